@@ -1,0 +1,1 @@
+"""The network, its dropout masks, MC-dropout sampling and the statistics of its answers."""

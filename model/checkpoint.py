@@ -1,0 +1,223 @@
+"""Checkpoints: safetensors plus one JSON document, written atomically, loaded strictly, no pickle.
+
+Identical trainings give identical files: the JSON is canonical, holds no time, and is the only
+metadata key, since safetensors writes several keys in random order.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from model.errors import CheckpointError, ShapeError
+from model.mlp import MLP, MLPConfig
+
+FORMAT_VERSION = 1
+METADATA_KEY = "dropserve"
+VERSION_DIGITS = 12
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "mnist.safetensors"
+
+
+def no_calibration() -> dict[str, Any]:
+    """The calibration of a network that has none yet: temperatures of 1, nothing else."""
+    return {
+        "temperature": 1.0,
+        "mc_temperature": 1.0,
+        "fitted_with": None,
+        "thresholds": {"predict": None, "mc": None},
+        "conformal": {"0.99": None, "0.995": None, "0.999": None},
+    }
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network and all that is known about it.
+
+    Attributes:
+        network: the weights, in an `MLP` of the checkpoint's own configuration.
+        calibration: temperatures and thresholds, fitted on validation data.
+        training: data set, recipe, rates used in training, seed, MD5 of the data.
+        metrics: what was measured on the network, for the model card.
+        name: how clients see the model: the data set it was trained on.
+        version: first 12 hexadecimal digits of the file's SHA-256; empty before it is saved.
+    """
+
+    network: MLP
+    calibration: Mapping[str, Any] = field(default_factory=no_calibration)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+
+    @property
+    def name(self) -> str:
+        """The data set the network was trained on."""
+        return str(self.training.get("dataset", "unknown"))
+
+    def card(self) -> dict[str, Any]:
+        """The JSON document inside the file; what `GET /model` shows."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "config": asdict(self.network.config),
+            "calibration": dict(self.calibration),
+            "training": dict(self.training),
+            "metrics": dict(self.metrics),
+        }
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
+    """Writes a checkpoint so that a reader sees the old file or the whole new one.
+
+    Returns:
+        The version of the written file.
+    """
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in checkpoint.network.state_dict().items()
+    }
+    document = json.dumps(checkpoint.card(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    content = save_tensors(tensors, metadata={METADATA_KEY: document})
+    write_atomically(path, content)
+    return _version(content)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint and refuses anything that is not exactly what it claims to be.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, a pickle, of another format, or a tensor's
+            name, shape, dtype or finiteness is wrong. The message is one line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    card, tensors = _parse(path, content)
+    try:
+        config = _config_from(card["config"])
+        calibration, training, metrics = (
+            _object_from(card, key) for key in ("calibration", "training", "metrics")
+        )
+        # Without storage, until the tensors are known to fit: a damaged description cannot ask for
+        # all the memory, and no weights are drawn from torch's global generator.
+        with torch.device("meta"):
+            network = MLP(config)
+    except KeyError as error:
+        raise CheckpointError(f"the checkpoint {path} has no {error} in its description") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError, ShapeError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} has a damaged description: {_one_line(error)}"
+        ) from error
+    _check_tensors(path, tensors, network)
+    network.to_empty(device="cpu")
+    network.load_state_dict(tensors)
+    network.requires_grad_(False)
+    return Checkpoint(network, calibration, training, metrics, _version(content))
+
+
+def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The JSON document and the tensors of a file."""
+    try:
+        tensors = load_tensors(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
+        # Asked only now: a sound file can begin with these bytes, which are its header's length.
+        if content.startswith((b"PK", b"\x80")):
+            raise CheckpointError(
+                f"the checkpoint {path} is a pickle or a torch archive; these can run code and are "
+                "never loaded: convert it to safetensors"
+            ) from error
+        raise CheckpointError(
+            f"the checkpoint {path} is truncated or no safetensors file: {_one_line(error)}"
+        ) from error
+    # The header is sound, or its tensors would not have been read.
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(content[8:header_end])
+        card = json.loads(header["__metadata__"][METADATA_KEY])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} was not written by dropserve-train"
+        ) from error
+    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"the checkpoint {path} has another format_version than {FORMAT_VERSION}"
+        )
+    return card, tensors
+
+
+def _object_from(card: Mapping[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(card[key], dict):
+        raise TypeError(f"{key} is no JSON object")
+    return dict(card[key])
+
+
+def _config_from(document: Mapping[str, Any]) -> MLPConfig:
+    rows, columns = document["input_shape"]
+    # JSON lets through what a network would only stumble over when it answers.
+    if not all(isinstance(label, str) for label in document["labels"]):
+        raise TypeError("labels must be strings")
+    if not math.isfinite(document["mean"]) or not math.isfinite(document["std"]):
+        raise ValueError("mean and std must be finite")
+    return MLPConfig(
+        layer_sizes=tuple(document["layer_sizes"]),
+        dropout_rates=tuple(document["dropout_rates"]),
+        input_shape=(rows, columns),
+        labels=tuple(document["labels"]),
+        mean=document["mean"],
+        std=document["std"],
+    )
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], network: MLP) -> None:
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise CheckpointError(f"the checkpoint {path} lacks the tensor {name}")
+        if name not in expected:
+            raise CheckpointError(f"the checkpoint {path} has a tensor too many: {name!r}")
+        found, wanted = tensors[name], expected[name]
+        if found.shape != wanted.shape:
+            raise CheckpointError(
+                f"the checkpoint {path} has {name} of shape {tuple(found.shape)}, "
+                f"not {tuple(wanted.shape)}"
+            )
+        if found.dtype != torch.float32:
+            raise CheckpointError(
+                f"the checkpoint {path} has {name} as {found.dtype}, not torch.float32"
+            )
+        if not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"the checkpoint {path} has a value in {name} that is not finite")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _version(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes through a temporary file beside `path` and a rename; a crash leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,120 @@
+"""Statistics of the passes: what N stochastic answers say together, and how far they disagree.
+
+Every function is pure and takes the class probabilities of all passes, `probs`, with the passes on the
+first axis: (T, C) for one image, (T, B, C) for several. Everything is computed in float64 and from the
+whole array, so that an answer does not depend on how its passes were grouped. Logarithms are natural.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Probs = NDArray[np.float32] | NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All statistics of one image's passes.
+
+    Attributes:
+        mean: see `mean`; (C,).
+        variance: see `variance`; (C,), or None for a single pass.
+        standard_error: see `standard_error`; (C,), or None for a single pass.
+        predictive_entropy: see `entropy` of the mean, nats.
+        expected_entropy: see `expected_entropy`, nats.
+        mutual_information: see `mutual_information`, nats.
+        votes: see `votes`; int64, (C,).
+    """
+
+    mean: Array
+    variance: Array | None
+    standard_error: Array | None
+    predictive_entropy: float
+    expected_entropy: float
+    mutual_information: float
+    votes: NDArray[np.int64]
+
+
+def summarise(probs: Probs) -> Summary:
+    """All statistics of one image's passes, (T, C)."""
+    passes = len(probs)
+    p = _in_one_layout(probs)
+    centre = mean(p)
+    spread = variance(p) if passes > 1 else None
+    total = float(entropy(centre))
+    expected = float(expected_entropy(p))
+    return Summary(
+        mean=centre,
+        variance=spread,
+        standard_error=None if spread is None else np.sqrt(spread / passes),
+        predictive_entropy=total,
+        expected_entropy=expected,
+        mutual_information=max(total - expected, 0.0),
+        votes=votes(p),
+    )
+
+
+def mean(probs: Probs) -> Array:
+    """Mean over the passes: the MC-dropout prediction (Gal and Ghahramani 2016, equation 6)."""
+    result: Array = _in_one_layout(probs).mean(axis=0)
+    return result
+
+
+def variance(probs: Probs) -> Array:
+    """Unbiased variance over the passes, with T - 1 in the denominator; T must be at least 2."""
+    p = _in_one_layout(probs)
+    deviations = p - p.mean(axis=0)
+    result: Array = np.square(deviations, out=deviations).sum(axis=0) / (len(p) - 1)
+    return result
+
+
+def standard_error(probs: Probs) -> Array:
+    """Monte Carlo standard error of the mean, s / sqrt(T); T must be at least 2.
+
+    Unreliable where the mean is below about 1 / T, since single passes are very skewed there, and too
+    large for balanced masks, whose passes are not independent.
+    """
+    result: Array = np.sqrt(variance(probs) / len(probs))
+    return result
+
+
+def entropy(probs: Probs) -> Array:
+    """Shannon entropy over the last axis, nats, 0 to ln C; x log x is 0 at 0.
+
+    Of the mean over passes it is the predictive entropy: the total doubt.
+    """
+    p = np.asarray(probs, dtype=np.float64)
+    # The smallest normal number stands for 0 inside the logarithm: 0 times a finite number is 0.
+    terms = np.log(np.maximum(p, np.finfo(np.float64).tiny))
+    result: Array = -np.multiply(p, terms, out=terms).sum(axis=-1)
+    return np.maximum(result, 0.0)
+
+
+def expected_entropy(probs: Probs) -> Array:
+    """Mean of the passes' entropies, nats: doubt that lies in the image (aleatoric)."""
+    result: Array = entropy(_in_one_layout(probs)).mean(axis=0)
+    return result
+
+
+def mutual_information(probs: Probs) -> Array:
+    """Predictive minus expected entropy, nats, clamped at 0: the model's own doubt (epistemic).
+
+    Known as BALD; Houlsby et al. 2011, "Bayesian Active Learning", equation 2. Rounding could make it
+    negative where all passes agree.
+    """
+    return np.maximum(entropy(mean(probs)) - expected_entropy(probs), 0.0)
+
+
+def votes(probs: Probs) -> NDArray[np.int64]:
+    """How many passes chose each class; ties go to the lower class. Int64, (C,) or (B, C)."""
+    choices = np.asarray(probs).argmax(axis=-1)  # (T,) or (T, B)
+    classes = np.arange(probs.shape[-1])
+    result: NDArray[np.int64] = (choices[..., None] == classes).sum(axis=0)
+    return result
+
+
+def _in_one_layout(probs: Probs) -> Array:
+    """As float64 in C order: sums in another memory order would differ in their last bits."""
+    return np.ascontiguousarray(probs, dtype=np.float64)

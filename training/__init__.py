@@ -1,0 +1,1 @@
+"""From MNIST to a checkpoint: data, augmentation, the recipe, and its evaluation."""

@@ -1,0 +1,127 @@
+"""The command line of training: `dropserve-train`, also `python -m training`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from model.errors import CheckpointError, ModelError
+from training.config import TrainConfig
+from training.errors import TrainingError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (TrainingError, ModelError, OSError) as error:
+        print(f"dropserve-train: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE if isinstance(error, CheckpointError) else EXIT_FAILED)
+    except KeyboardInterrupt:
+        hint = "; add --resume to continue" if options.command is _train else ""
+        print(f"\ndropserve-train: interrupted{hint}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(EXIT_OK)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dropserve-train", description="Train and evaluate the digit network."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="train a network and save its checkpoint",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    train.set_defaults(command=_train)
+    _add_data_dir(train)
+    train.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/mnist.safetensors"),
+        help="the checkpoint to write",
+    )
+    train.add_argument(
+        "--resume", action="store_true", help="continue the interrupted run at --output"
+    )
+    train.add_argument(
+        "--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one"
+    )
+    for field in fields(TrainConfig):
+        kind: dict[str, Any] = {"type": type(field.default)}
+        if isinstance(field.default, tuple):
+            kind = {"type": float, "nargs": len(field.default), "metavar": "RATE"}
+        train.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            default=field.default,
+            help=field.metadata["help"],
+            **kind,
+        )
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score a checkpoint on the test images",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    evaluate.set_defaults(command=_evaluate)
+    _add_data_dir(evaluate)
+    evaluate.add_argument(
+        "--checkpoint", type=Path, help="the checkpoint to score; without it the default one"
+    )
+    evaluate.add_argument("--passes", type=int, default=50, help="stochastic passes per image")
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of the dropout masks")
+    return parser
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="folder with MNIST's four IDX files; without it they are downloaded",
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from training.data import load_mnist
+    from training.train import train
+
+    values = {field.name: getattr(options, field.name) for field in fields(TrainConfig)}
+    config = TrainConfig(**{**values, "dropout": tuple(values["dropout"])})
+    device = _device(options.device)
+    checkpoint = train(
+        config,
+        load_mnist("train", options.data_dir),
+        options.output,
+        device=device,
+        resume=options.resume,
+    )
+    error = checkpoint.metrics["validation"]["error"]
+    print(f"{options.output}: version {checkpoint.version}, validation error {error:.2%}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from training.evaluate import evaluate
+
+    evaluate(options.checkpoint, options.data_dir, passes=options.passes, seed=options.seed)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    # More threads would not help at this size, and their number would change the low bits.
+    torch.set_num_threads(1)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
+        raise TrainingError(f"there is no device {name} here; try --device auto") from error
+    return device

@@ -1,0 +1,47 @@
+"""Every setting of a training run, with its help text; the command line is made from this."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field with its help text, shown by `dropserve-train train --help`."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe of one run; the defaults make the committed checkpoint."""
+
+    epochs: int = setting(300, "passes over the training images")
+    batch_size: int = setting(256, "images per step")
+    learning_rate: float = setting(3e-3, "the largest one of the one-cycle schedule")
+    weight_decay: float = setting(0.02, "decoupled weight decay of AdamW")
+    dropout: tuple[float, ...] = setting(
+        (0.2, 0.2, 0.2),
+        "probability of zeroing a unit, per hidden layer; rounded to a multiple of 1/256",
+    )
+    label_smoothing: float = setting(0.0, "probability spread over all classes in the target")
+    rotation: float = setting(12.0, "augmentation: largest rotation, degrees")
+    scale: float = setting(0.15, "augmentation: largest change of size per axis, as a share")
+    shear: float = setting(0.15, "augmentation: largest shear, as a share of the height")
+    shift: float = setting(1.5, "augmentation: largest shift per axis, pixels")
+    elastic: float = setting(
+        1.2, "augmentation: standard deviation of the elastic displacement, pixels"
+    )
+    relax: float = setting(
+        0.15, "share of the epochs, at the end, over which the augmentation fades"
+    )
+    averaging: float = setting(
+        0.999, "decay per step of the averaged weights, which are what is saved"
+    )
+    validation_images: int = setting(
+        5000, "images held out of training, for choosing and calibrating"
+    )
+    seed: int = setting(0, "determines weights, order, augmentation and dropout")
+
+    def rounded_rates(self) -> tuple[float, ...]:
+        """The dropout rates that the network really uses."""
+        from model.mlp import round_rate  # here, since --help needs the fields and no torch
+
+        return tuple(round_rate(rate) for rate in self.dropout)

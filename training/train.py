@@ -1,0 +1,327 @@
+"""The recipe: distorted digits, dropout, AdamW with a one-cycle schedule, averaged weights.
+
+A run is a function of its settings and seed. Whatever is random in an epoch is drawn from the seed
+and the epoch's number, so an interrupted run that is resumed ends with the bytes of one that was
+not.
+"""
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomically
+from model.errors import CheckpointError
+from model.masks import MAX_SEED, draw_masks
+from model.mlp import MLP, MLPConfig
+from model.preprocessing import normalise
+from training.augmentation import Distortion, distort
+from training.config import TrainConfig
+from training.data import FILES, MD5, Images
+from training.errors import TrainingError
+from training.metrics import Scores, score
+
+# The streams of random numbers that a seed is split into.
+_WEIGHTS, _EPOCH, _DROPOUT = range(3)
+# Images distorted at a time: small enough for the intermediate grids to stay in the cache.
+_DISTORTION_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run, beside one another."""
+
+    checkpoint: Path
+
+    @property
+    def history(self) -> Path:
+        """One JSON object per epoch."""
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.history.jsonl")
+
+    @property
+    def state(self) -> Path:
+        """What `--resume` continues from; there only while the run is unfinished."""
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.state")
+
+
+@dataclass
+class Run:
+    """Everything that changes while training."""
+
+    network: MLP
+    averaged: AveragedModel
+    optimizer: torch.optim.Optimizer
+    schedule: OneCycleLR
+    epoch: int = 0  # epochs finished
+
+
+def train(
+    config: TrainConfig, images: Images, output: Path, *, device: torch.device, resume: bool = False
+) -> Checkpoint:
+    """Trains a network and saves it.
+
+    Args:
+        config: the recipe.
+        images: the training set; the last `config.validation_images` are held out.
+        output: where the checkpoint goes; the history lies beside it.
+        device: what computes.
+        resume: continue the interrupted run at `output`, or begin where there is none.
+
+    Returns:
+        The saved checkpoint.
+
+    Raises:
+        TrainingError: `output` holds an unfinished run and `resume` is false, or a run with other
+            settings.
+    """
+    files = RunFiles(output)
+    if resume and not files.state.exists() and output.exists():
+        return _finished(config, output)
+    if not resume and files.state.exists():
+        raise TrainingError(
+            f"{output} has an unfinished run: add --resume to continue it, or delete {files.state}"
+        )
+
+    held_out = len(images) - config.validation_images
+    if held_out < config.batch_size:
+        raise TrainingError(
+            f"{len(images)} images leave fewer than one batch to train on; "
+            "lower --validation-images"
+        )
+    training, validation = images[:held_out], images[held_out:]
+    run = _start(config, training, device)
+    if resume and files.state.exists():
+        _restore(run, config, files)
+    else:
+        files.history.parent.mkdir(parents=True, exist_ok=True)
+        files.history.write_text("")
+
+    with tqdm(total=config.epochs, initial=run.epoch, unit="epoch", desc="training") as bar:
+        for x, labels in _epochs(config, training, run.epoch, device):
+            started = time.perf_counter()
+            loss, accuracy = _train_epoch(run, config, x, labels)
+            run.epoch += 1
+            scores = evaluate_network(_averaged_network(run), validation)
+            row = {
+                "epoch": run.epoch,
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                "validation_loss": scores.nll,
+                "validation_accuracy": 1 - scores.error,
+                "seconds": round(time.perf_counter() - started, 2),
+            }
+            _save_state(run, config, files, row)
+            bar.write(
+                f"epoch {run.epoch:3d}  train loss {loss:.4f} accuracy {accuracy:.4f}  "
+                f"validation loss {scores.nll:.4f} accuracy {1 - scores.error:.4f}"
+            )
+            bar.update()
+
+    network = _averaged_network(run)
+    scores = evaluate_network(network, validation)
+    checkpoint = Checkpoint(
+        network,
+        training={
+            "dataset": "mnist",
+            "recipe": _recipe(config),
+            "dropout_rates": list(config.dropout),
+            "seed": config.seed,
+            "data_md5": {name: MD5[name] for name in FILES["train"]},
+        },
+        metrics={
+            "validation": {
+                "images": scores.images,
+                "error": scores.error,
+                "nll": scores.nll,
+                "ece": scores.ece,
+            }
+        },
+    )
+    save_checkpoint(output, checkpoint)
+    files.state.unlink(missing_ok=True)
+    return load_checkpoint(output)
+
+
+def evaluate_network(network: MLP, images: Images) -> Scores:
+    """Scores of the network's deterministic answers."""
+    with torch.inference_mode():
+        device = next(network.parameters()).device
+        logits = network(normalise(images.pixels, network.config).to(device))
+        return score(logits.softmax(dim=1).cpu(), torch.from_numpy(images.labels))
+
+
+def _start(config: TrainConfig, training: Images, device: torch.device) -> Run:
+    scaled = training.pixels / np.float32(255)
+    network_config = MLPConfig(
+        dropout_rates=config.rounded_rates(),
+        mean=round(float(scaled.mean(dtype=np.float64)), 4),
+        std=round(float(scaled.std(dtype=np.float64)), 4),
+    )
+    network = MLP(network_config)
+    generator = torch.Generator().manual_seed(_stream_seed(config.seed, _WEIGHTS))
+    for layer in network.layers:
+        assert isinstance(layer, nn.Linear)
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(layer.bias)
+    network.to(device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    steps = config.epochs * (len(training) // config.batch_size)
+    schedule = OneCycleLR(optimizer, max_lr=config.learning_rate, total_steps=steps, pct_start=0.2)
+    average = get_ema_multi_avg_fn(config.averaging)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(network, multi_avg_fn=average)
+    return Run(network, averaged, optimizer, schedule)
+
+
+def _epochs(
+    config: TrainConfig, training: Images, first: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled, distorted images of each epoch; the next epoch is made while one is trained on."""
+    pixels, labels = torch.from_numpy(training.pixels), torch.from_numpy(training.labels)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        upcoming = pool.submit(_prepare_epoch, config, pixels, labels, first, device)
+        for epoch in range(first, config.epochs):
+            current = upcoming.result()
+            if epoch + 1 < config.epochs:
+                upcoming = pool.submit(_prepare_epoch, config, pixels, labels, epoch + 1, device)
+            yield current
+
+
+def _prepare_epoch(
+    config: TrainConfig, pixels: Tensor, labels: Tensor, epoch: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(_stream_seed(config.seed, _EPOCH, epoch))
+    order = torch.randperm(len(labels), generator=generator)
+    distortion = Distortion(
+        config.rotation, config.scale, config.shear, config.shift, config.elastic
+    )
+    distortion = distortion.scaled(_augmentation_strength(config, epoch))
+    distorted = [
+        distort(pixels[rows].to(device, torch.float32), distortion, generator)
+        for rows in torch.split(order, _DISTORTION_CHUNK)
+    ]
+    return torch.cat(distorted), labels[order].to(device)
+
+
+def _augmentation_strength(config: TrainConfig, epoch: int) -> float:
+    """1, then falling linearly towards 0 over the last `relax` of the epochs."""
+    remaining = (config.epochs - epoch) / config.epochs
+    return min(1.0, remaining / config.relax) if config.relax > 0 else 1.0
+
+
+def _train_epoch(
+    run: Run, config: TrainConfig, pixels: Tensor, labels: Tensor
+) -> tuple[float, float]:
+    """One pass over the images; returns mean loss and accuracy, both with dropout on."""
+    B = config.batch_size
+    steps = len(labels) // B
+    device = labels.device
+    dropout_seed = _stream_seed(config.seed, _DROPOUT)
+    network = run.network
+    network_config = network.config
+    total_loss = torch.zeros((), device=device)
+    total_correct = torch.zeros((), device=device, dtype=torch.int64)
+    for step in range(steps):
+        rows = slice(step * B, (step + 1) * B)
+        x = (pixels[rows].flatten(1) / 255 - network_config.mean) / network_config.std
+        # Every image of the run has a mask of its own: its number counts the generator.
+        number = (run.epoch * steps + step) * B
+        masks = [
+            mask.to(device)
+            for mask in draw_masks(network_config, dropout_seed, B, first_pass=number)
+        ]
+        logits = network(x, masks)
+        loss = nn.functional.cross_entropy(
+            logits, labels[rows], label_smoothing=config.label_smoothing
+        )
+        run.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.optimizer.step()
+        run.schedule.step()
+        run.averaged.update_parameters(network)
+        total_loss += loss.detach()
+        total_correct += (logits.argmax(dim=1) == labels[rows]).sum()
+    return float(total_loss) / steps, int(total_correct) / (steps * B)
+
+
+def _averaged_network(run: Run) -> MLP:
+    network = run.averaged.module
+    assert isinstance(network, MLP)
+    return network
+
+
+def _stream_seed(seed: int, *stream: int) -> int:
+    """Independent seeds for each purpose (and epoch), all from the run's one."""
+    word = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
+    return int(word) & MAX_SEED
+
+
+def _recipe(config: TrainConfig) -> dict[str, Any]:
+    recipe = asdict(config)
+    recipe["dropout"] = list(config.dropout)
+    del recipe["seed"]
+    return recipe
+
+
+def _save_state(run: Run, config: TrainConfig, files: RunFiles, row: dict[str, Any]) -> None:
+    with files.history.open("a") as history:
+        history.write(json.dumps(row) + "\n")
+    state = {
+        "recipe": _recipe(config) | {"seed": config.seed},
+        "epoch": run.epoch,
+        "network": run.network.state_dict(),
+        "averaged": run.averaged.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "schedule": run.schedule.state_dict(),
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(files.state, buffer.getvalue())
+
+
+def _restore(run: Run, config: TrainConfig, files: RunFiles) -> None:
+    state = torch.load(files.state, weights_only=True)
+    _require_same_recipe(config, state["recipe"], files.checkpoint)
+    run.epoch = state["epoch"]
+    run.network.load_state_dict(state["network"])
+    run.averaged.load_state_dict(state["averaged"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.schedule.load_state_dict(state["schedule"])
+    # An epoch whose state was never saved may have left its row.
+    rows = files.history.read_text().splitlines()[: run.epoch] if files.history.exists() else []
+    files.history.write_text("".join(row + "\n" for row in rows))
+
+
+def _finished(config: TrainConfig, output: Path) -> Checkpoint:
+    try:
+        checkpoint = load_checkpoint(output)
+    except CheckpointError as error:
+        raise TrainingError(f"{output} exists and is no finished run: {error}") from error
+    _require_same_recipe(
+        config, {**checkpoint.training["recipe"], "seed": checkpoint.training["seed"]}, output
+    )
+    return checkpoint
+
+
+def _require_same_recipe(config: TrainConfig, found: dict[str, Any], output: Path) -> None:
+    wanted = _recipe(config) | {"seed": config.seed}
+    different = sorted(
+        key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)
+    )
+    if different:
+        raise TrainingError(
+            f"the run at {output} has other settings ({', '.join(different)}): "
+            "repeat them, or choose another --output"
+        )
