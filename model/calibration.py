@@ -8,8 +8,8 @@ from model.uncertainty import Array, Probs
 def apply_temperature(probs: Probs, temperature: float) -> Array:
     """softmax(log(probs) / temperature): above 1 softens, below 1 sharpens, 1 changes nothing.
 
-    For a softmax of logits this is softmax(logits / temperature); Guo et al. 2017, "On Calibration of
-    Modern Neural Networks", section 4.2.
+    For a softmax of logits this is softmax(logits / temperature); Guo et al. 2017, "On Calibration
+    of Modern Neural Networks", section 4.2.
 
     Args:
         probs: (C,) or (B, C); rows sum to 1.

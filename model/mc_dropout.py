@@ -1,7 +1,7 @@
-"""MC dropout as the paper has it: stochastic passes with given masks, layer 1 computed once per image.
+"""MC dropout as the paper has it: passes with given masks, layer 1 computed once per image.
 
-This is the readable, portable form, on any device. `engine.py` computes the same numbers faster on a
-CPU and is tested against it.
+This is the readable, portable form, on any device. `engine.py` computes the same numbers faster on
+a CPU and is tested against it.
 """
 
 import torch
@@ -32,7 +32,9 @@ def sample_probs(network: MLP, x: Tensor, masks: Masks) -> Tensor:
     config = network.config
     shapes = [tuple(mask.shape[1:]) for mask in masks]
     if shapes != [(units,) for units in config.hidden_sizes]:
-        raise ShapeError(f"masks for layers {shapes} do not fit hidden layers {config.hidden_sizes}")
+        raise ShapeError(
+            f"masks for layers {shapes} do not fit hidden layers {config.hidden_sizes}"
+        )
     first, *later = network.layers
     # Before its mask, layer 1 is the same in every pass.
     h = torch.relu(first(x)).unsqueeze(0)  # (1, B, 512)

@@ -21,8 +21,8 @@ PREPROCESS_MODES: tuple[str, ...] = get_args(Preprocess)
 SIDE = 28
 BOX = 20
 
-# Ink is what exceeds this share of the image's own contrast: low enough to keep antialiased strokes,
-# high enough to ignore the rings that JPEG leaves around them.
+# Ink is what exceeds this share of the image's own contrast: low enough to keep antialiased
+# strokes, high enough to ignore the rings that JPEG leaves around them.
 _INK_SHARE = 0.2
 # Less contrast than this, of 255, is sensor noise and no ink.
 _LEAST_CONTRAST = 16
@@ -49,7 +49,7 @@ def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
         if image.shape != (SIDE, SIDE):
             height, width = image.shape
             raise InvalidPixelsError(
-                f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height} pixels; "
+                f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height}; "
                 "send it with preprocess=auto"
             )
         return image
@@ -90,13 +90,16 @@ def _find_ink(image: Pixels) -> Pixels:
     ink = background - grey if background - darkest > lightest - background else grey - background
     contrast = float(ink.max())
     if contrast < _LEAST_CONTRAST:
-        raise NoInkError("no ink: the image is uniform; send a digit that stands out from its background")
+        raise NoInkError(
+            "no ink: the image is uniform; send a digit that stands out from its background"
+        )
     ink = np.clip(ink / contrast, 0, 1)
     ink[ink < _INK_SHARE] = 0
     rows = ink.any(axis=1).nonzero()[0]
     columns = ink.any(axis=0).nonzero()[0]
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.rint(cropped * 255).astype(np.uint8)
+    digit: Pixels = np.rint(cropped * 255).astype(np.uint8)
+    return digit
 
 
 def _fit_box(ink: Pixels) -> Pixels:
@@ -104,9 +107,13 @@ def _fit_box(ink: Pixels) -> Pixels:
     height, width = ink.shape
     scale = BOX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resized = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BILINEAR))
+    resized = np.asarray(
+        Image.fromarray(ink).resize(size, Image.Resampling.BILINEAR), dtype=np.float32
+    )
     # A thin pen fades when it is scaled down; MNIST's strokes reach full white.
-    return np.clip(resized * (255 / max(1, int(resized.max()))), 0, 255).astype(np.uint8)
+    brightest = max(1.0, float(resized.max()))
+    stretched: Pixels = np.rint(resized * (255 / brightest)).astype(np.uint8)
+    return stretched
 
 
 def _centre(ink: Pixels) -> Pixels:

@@ -1,8 +1,9 @@
 """Statistics of the passes: what N stochastic answers say together, and how far they disagree.
 
-Every function is pure and takes the class probabilities of all passes, `probs`, with the passes on the
-first axis: (T, C) for one image, (T, B, C) for several. Everything is computed in float64 and from the
-whole array, so that an answer does not depend on how its passes were grouped. Logarithms are natural.
+Every function is pure and takes the class probabilities of all passes, `probs`, with the passes on
+the first axis: (T, C) for one image, (T, B, C) for several. Everything is computed in float64 and
+from the whole array, so that an answer does not depend on how its passes were grouped. Logarithms
+are natural.
 """
 
 from dataclasses import dataclass
@@ -73,8 +74,8 @@ def variance(probs: Probs) -> Array:
 def standard_error(probs: Probs) -> Array:
     """Monte Carlo standard error of the mean, s / sqrt(T); T must be at least 2.
 
-    Unreliable where the mean is below about 1 / T, since single passes are very skewed there, and too
-    large for balanced masks, whose passes are not independent.
+    Unreliable where the mean is below about 1 / T, since single passes are very skewed there, and
+    too large for balanced masks, whose passes are not independent.
     """
     result: Array = np.sqrt(variance(probs) / len(probs))
     return result
@@ -101,8 +102,8 @@ def expected_entropy(probs: Probs) -> Array:
 def mutual_information(probs: Probs) -> Array:
     """Predictive minus expected entropy, nats, clamped at 0: the model's own doubt (epistemic).
 
-    Known as BALD; Houlsby et al. 2011, "Bayesian Active Learning", equation 2. Rounding could make it
-    negative where all passes agree.
+    Known as BALD; Houlsby et al. 2011, "Bayesian Active Learning", equation 2. Rounding could make
+    it negative where all passes agree.
     """
     return np.maximum(entropy(mean(probs)) - expected_entropy(probs), 0.0)
 

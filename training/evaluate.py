@@ -9,13 +9,16 @@ from tqdm import tqdm
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engine import Engine
 from model.errors import CheckpointError
+from model.masks import Passes
 from model.uncertainty import mean
 from training.data import load_mnist
 from training.errors import TrainingError
 from training.metrics import Scores, score
 
 
-def evaluate(checkpoint_path: Path | None, data_dir: Path | None, *, passes: int, seed: int) -> None:
+def evaluate(
+    checkpoint_path: Path | None, data_dir: Path | None, *, passes: int, seed: int
+) -> None:
     """Prints error, NLL and ECE of the test images, each image with a seed of its own.
 
     Args:
@@ -37,7 +40,7 @@ def evaluate(checkpoint_path: Path | None, data_dir: Path | None, *, passes: int
     deterministic, sampled = [], []
     for number, pixels in enumerate(tqdm(images.pixels, desc="evaluating", unit="image")):
         deterministic.append(engine.predict_probs(pixels))
-        sampled.append(mean(engine.sample_probs(engine.prepare(pixels), seed + number, passes)))
+        sampled.append(mean(engine.sample_probs(pixels, Passes(passes, seed + number))))
     print(f"{checkpoint.name} {checkpoint.version}, {len(images):,} test images")
     print(f"{'':24}{'error':>8}{'NLL':>9}{'ECE':>9}")
     _print_row("deterministic", score(torch.from_numpy(np.stack(deterministic)), labels))

@@ -1,0 +1,5 @@
+"""`python -m app` is `dropserve`."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,330 @@
+"""From a request to an image source and parameters, whatever form the body has.
+
+The bytes of an image may come as the raw body, as a multipart file or as base64 in JSON; its pixels
+as numbers in JSON. Parameters come in the query, or under the same names in the JSON body or as
+form fields. Raw bodies are the fast path: multipart parsing alone takes longer than a prediction.
+"""
+
+import base64
+import binascii
+import difflib
+import itertools
+import json
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
+from urllib.parse import parse_qsl
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from app.errors import (
+    BodyTooLargeError,
+    ConflictingParametersError,
+    EmptyBodyError,
+    InvalidJsonError,
+    InvalidMultipartError,
+    InvalidParameterError,
+    InvalidPixelsError,
+    UnknownParameterError,
+    UnsupportedMediaTypeError,
+)
+from app.schemas import McParameters, MustBe, PredictParameters
+from app.settings import Settings
+from model.preprocessing import SIDE
+
+# What is read off a body that is too large before the answer, so that its sender sees the answer
+# and not a broken pipe.
+_DISCARDED_BYTES = 32 * 2**20
+_DISCARDING_SECONDS = 2.0
+
+_IMAGE_FIELDS = ("image", "pixels")
+_FILE_FIELDS = ("file", "image", "data")
+_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_LONGEST_NUMBER = 32
+_LONGEST_NAME = 64
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
+_SEND_INTEGERS = (
+    f"pixels must be {SIDE} rows of {SIDE} integers, where 255 is ink; send integers 0 to 255"
+)
+
+Pixels = NDArray[np.uint8]
+P = TypeVar("P", bound=PredictParameters)
+
+
+@dataclass(frozen=True)
+class ImageRequest(Generic[P]):
+    """What was asked: an image, encoded as bytes or already as pixels, and the parameters."""
+
+    image: bytes | Pixels
+    parameters: P
+
+
+async def read_image_request(
+    request: Request, parameters_type: type[P], settings: Settings
+) -> ImageRequest[P]:
+    """Reads and validates a request for one image.
+
+    Raises:
+        ApiError: the one that says what to change.
+    """
+    body = await _read_body(request, settings.max_body_bytes)
+    pairs = _query_pairs(request)
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    image: bytes | Pixels
+    if content_type == "application/json":
+        image, fields = _parse_json(body)
+        pairs.extend(fields)
+    elif content_type == "multipart/form-data":
+        image, fields = await _parse_multipart(request, body)
+        pairs.extend(fields)
+    else:
+        _require_image_type(content_type)
+        image = body
+    if len(image) == 0:
+        raise EmptyBodyError
+    return ImageRequest(image, parse_parameters(pairs, parameters_type, settings))
+
+
+def parse_parameters(
+    pairs: Iterable[tuple[str, Any]], parameters_type: type[P], settings: Settings
+) -> P:
+    """Validates named values; those from a query or a form went through `_scalar` before.
+
+    Raises:
+        ConflictingParametersError: a name has two different values.
+        UnknownParameterError: a name is not one of this route's.
+        InvalidParameterError: a value is of another type or outside its range.
+    """
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in parameters_type.model_fields:
+            _raise_unknown(name, parameters_type)
+        # 1, 1.0 and true are equal in Python and different values here.
+        if name in values and (type(values[name]), values[name]) != (type(value), value):
+            raise ConflictingParametersError(
+                f"{name} is given twice with different values; give it once", param=name
+            )
+        values[name] = value
+    try:
+        parameters = parameters_type.model_validate(values)
+    except ValidationError as error:
+        name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
+        _raise_invalid(name, parameters_type, settings)
+    if isinstance(parameters, McParameters) and parameters.passes > settings.max_passes:
+        _raise_invalid("passes", parameters_type, settings)
+    if (
+        isinstance(parameters, McParameters)
+        and parameters.max_standard_error is not None
+        and parameters.estimator != "independent"
+    ):
+        raise InvalidParameterError(
+            "max_standard_error works with estimator=independent only, since balanced masks depend "
+            "on the number of passes; leave out one of the two",
+            param="max_standard_error",
+        )
+    return parameters
+
+
+def _raise_invalid(
+    name: str, parameters_type: type[PredictParameters], settings: Settings
+) -> NoReturn:
+    words = next(
+        item.words
+        for item in parameters_type.model_fields[name].metadata
+        if isinstance(item, MustBe)
+    )
+    raise InvalidParameterError(
+        f"{name} must be {words.format(max_passes=settings.max_passes)}", param=name
+    )
+
+
+def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoReturn:
+    known = list(McParameters.model_fields)
+    # Only the beginning is compared: a name of megabytes would take seconds.
+    beginning = name[:_LONGEST_NAME].lower()
+    nearest = difflib.get_close_matches(beginning, known, n=1, cutoff=0.0)[0]
+    if name == nearest:
+        message = f"{name} is a parameter of /predict/mc; ask there, or leave it out"
+    elif nearest in parameters_type.model_fields:
+        message = f"a parameter is unknown; the nearest known one is {nearest}"
+    else:
+        message = (
+            f"a parameter is unknown; the nearest known one is {nearest}, of /predict/mc; "
+            "ask there, or leave it out"
+        )
+    here = ", ".join(parameters_type.model_fields)
+    raise UnknownParameterError(f"{message} (known here: {here})", param=nearest)
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    stream = request.stream()
+    # isdecimal, since a superscript 2 is a digit and no number.
+    if declared.isdecimal() and int(declared) > limit:
+        # A client that waits for "100 Continue" has sent nothing yet, and will not.
+        if "expect" not in request.headers:
+            await _discard(stream)
+        _raise_too_large(limit)
+    chunks = []
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > limit:
+            await _discard(stream)
+            _raise_too_large(limit)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _discard(stream: AsyncIterator[bytes]) -> None:
+    deadline = time.monotonic() + _DISCARDING_SECONDS
+    left = _DISCARDED_BYTES
+    async for chunk in stream:
+        left -= len(chunk)
+        if left < 0 or time.monotonic() > deadline:
+            return
+
+
+def _raise_too_large(limit: int) -> NoReturn:
+    raise BodyTooLargeError(
+        f"the body is larger than the {limit:,} bytes this server accepts; send a smaller image",
+        headers={"connection": "close"},
+    )
+
+
+def _query_pairs(request: Request) -> list[tuple[str, Any]]:
+    query: bytes = request.scope["query_string"]
+    if not query:
+        return []
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return [(name, _scalar(text)) for name, text in pairs]
+
+
+def _scalar(text: str) -> Any:
+    """A value of a query or form as JSON would have it: a number, true or false, else a string."""
+    if text in ("true", "false"):
+        return text == "true"
+    if len(text) <= _LONGEST_NUMBER and _JSON_NUMBER.fullmatch(text):
+        return json.loads(text)
+    return text
+
+
+def _require_image_type(content_type: str) -> None:
+    if content_type in ("", "application/octet-stream", "application/x-www-form-urlencoded"):
+        return
+    if content_type.startswith("image/") and content_type not in _UNREADABLE_TYPES:
+        return
+    cure = _UNREADABLE_TYPES.get(content_type, "send an image, JSON or multipart/form-data")
+    raise UnsupportedMediaTypeError(f"this content type cannot be read; {cure}")
+
+
+_CONVERT = "convert it to PNG or JPEG"
+_CONVERT_PHOTO = f"{_CONVERT}, or set the phone's camera to the compatible format"
+_UNREADABLE_TYPES = {
+    "image/svg+xml": f"SVG is a drawing program, not an image: {_CONVERT}",
+    "image/heic": f"HEIC needs a licensed decoder: {_CONVERT_PHOTO}",
+    "image/heif": f"HEIF needs a licensed decoder: {_CONVERT_PHOTO}",
+    "image/avif": f"AVIF is not read: {_CONVERT}",
+}
+
+
+def _parse_json(body: bytes) -> tuple[bytes | Pixels, list[tuple[str, Any]]]:
+    if not body:
+        raise EmptyBodyError
+    try:
+        document = json.loads(body, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidJsonError from error
+    if not isinstance(document, dict):
+        raise InvalidParameterError('the JSON body must be an object such as {"image": "<base64>"}')
+    given = [name for name in _IMAGE_FIELDS if name in document]
+    if len(given) > 1:
+        raise ConflictingParametersError(
+            "image and pixels are two images; send one of them", param="pixels"
+        )
+    if not given:
+        raise InvalidParameterError(
+            "the JSON body needs image (base64) or pixels (28 rows of 28)", param="image"
+        )
+    value = document.pop(given[0])
+    image = _decode_base64(value) if given[0] == "image" else _parse_pixels(value)
+    return image, list(document.items())
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ConflictingParametersError("a name stands twice in the JSON body; give it once")
+    return document
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _decode_base64(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise InvalidParameterError(
+            "image must be a string: the image file in base64", param="image"
+        )
+    prefix = _DATA_URL.match(value)
+    text = value[prefix.end() :] if prefix else value
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidParameterError(
+            "image is not valid base64; encode the image file's bytes", param="image"
+        ) from error
+
+
+def _parse_pixels(value: Any) -> Pixels:
+    rows = value if isinstance(value, list) else []
+    if len(rows) == SIDE and all(isinstance(row, list) and len(row) == SIDE for row in rows):
+        flat = list(itertools.chain.from_iterable(rows))
+    elif len(rows) == SIDE * SIDE:
+        flat = rows
+    else:
+        raise InvalidPixelsError(_SEND_INTEGERS, param="pixels")
+    # Booleans are integers in Python, so types are compared and not tested with isinstance.
+    if set(map(type, flat)) != {int} or min(flat) < 0 or max(flat) > 255:
+        raise InvalidPixelsError(_SEND_INTEGERS, param="pixels")
+    if max(flat) <= 1:
+        raise InvalidPixelsError(
+            "no pixel is above 1: these look scaled to [0, 1], which would be a black image; "
+            "send integers 0 to 255",
+            param="pixels",
+        )
+    return np.array(flat, dtype=np.uint8).reshape(SIDE, SIDE)
+
+
+async def _parse_multipart(request: Request, body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        form = await MultiPartParser(request.headers, stream(), max_files=8, max_fields=100).parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise InvalidMultipartError from error
+    try:
+        items = form.multi_items()
+        files = [(name, part) for name, part in items if isinstance(part, UploadFile)]
+        if len(files) != 1:
+            raise InvalidMultipartError(
+                "the form must have one file, the image, in the field named file "
+                "(curl: -F file=@digit.png)",
+                param="file",
+            )
+        name, part = files[0]
+        if name not in _FILE_FIELDS:
+            raise InvalidMultipartError("the file must be in the field named file", param="file")
+        fields = [(name, _scalar(text)) for name, text in items if isinstance(text, str)]
+        return await part.read(), fields
+    finally:
+        await form.close()

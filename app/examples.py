@@ -1,0 +1,32 @@
+"""Digits that come with the server: for the API docs, the first curl and the benchmark."""
+
+import base64
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# 28x28 images in MNIST's convention, one below the other: 0 to 9, again and again.
+_STRIP = Path(__file__).parent / "static" / "digits.png"
+_SIDE = 28
+_SHOWN = 7  # the number, and the digit, of the one that the docs show
+
+
+def example_digits() -> list[NDArray[np.uint8]]:
+    """32 drawn digits, each ink 0 to 255, (28, 28); number i shows the digit i modulo 10."""
+    with Image.open(_STRIP) as strip:
+        return list(np.array(strip).reshape(-1, _SIDE, _SIDE))
+
+
+def example_pixels() -> NDArray[np.uint8]:
+    """The digit of the docs, (28, 28)."""
+    return example_digits()[_SHOWN]
+
+
+def example_png_base64() -> str:
+    """The digit of the docs as a PNG in base64: short enough for a command line."""
+    buffer = BytesIO()
+    Image.fromarray(example_pixels()).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

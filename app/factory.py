@@ -1,0 +1,102 @@
+"""Builds the application; nothing runs at import."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.errors import (
+    ApiError,
+    InternalError,
+    InvalidParameterError,
+    MethodNotAllowedError,
+    NotFoundError,
+    NotReadyError,
+)
+from app.inference import Inference
+from app.middleware import RequestContextMiddleware
+from app.responses import error_response
+from app.routes import operations, predictions
+from app.settings import Settings
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
+
+_DESCRIPTION = "Which handwritten digit is this, and how sure is the network? MC dropout over HTTP."
+
+
+def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: how it runs.
+        checkpoint: what it serves; loaded as the settings say when the app starts, if not given.
+
+    Raises:
+        CheckpointError: at start-up, where the checkpoint cannot be served.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        inference = Inference(
+            checkpoint or load_checkpoint(settings.checkpoint or DEFAULT_CHECKPOINT), settings
+        )
+        inference.warm_up()
+        app.state.inference = inference
+        app.state.is_ready = True
+        try:
+            yield
+        finally:
+            app.state.is_ready = False
+            inference.close()
+
+    app = FastAPI(
+        title="Dropserve",
+        description=_DESCRIPTION,
+        version=version("dropserve"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.settings = settings
+    app.state.is_ready = False
+    app.include_router(predictions.router)
+    app.include_router(operations.router)
+    app.mount("/static", StaticFiles(directory=operations.STATIC_DIR), name="static")
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_middleware(RequestContextMiddleware)
+    return app
+
+
+async def _answer_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(request, error)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """What the framework itself refuses, in our shape."""
+    assert isinstance(error, HTTPException)
+    translated: ApiError
+    if error.status_code == 404:
+        translated = NotFoundError()
+    elif error.status_code == 405:
+        headers = dict(error.headers or {})
+        if request.method == "PUT":
+            translated = MethodNotAllowedError(
+                "PUT is not taken; curl -T sends PUT, so use --data-binary @FILE instead",
+                headers=headers,
+            )
+        else:
+            translated = MethodNotAllowedError(headers=headers)
+    elif error.status_code == 503:
+        translated = NotReadyError()
+    elif error.status_code < 500:
+        translated = InvalidParameterError()
+    else:
+        translated = InternalError()
+    return error_response(request, translated)

@@ -1,0 +1,183 @@
+"""What the bytes of an image file tell before it is decoded: its format, its end, its traps.
+
+Pillow finds out most of this too, but only after it has allocated memory, inflated text or
+complained on standard error; these checks come first and cost microseconds.
+"""
+
+import re
+import struct
+from typing import Literal
+
+Format = Literal["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF"]
+
+_MAGIC: tuple[tuple[bytes, Format], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+
+# How an SVG may begin; the tag itself follows within the first kilobytes.
+_MARKUP = (b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")
+_MARKUP_BYTES = 4096
+
+_HEIC_BRAND = re.compile(rb"he[iv].|mif1|msf1")
+
+# Encoders write about ten; a file of 150,000 empty ones would take minutes.
+_MAX_JPEG_SCANS = 50
+
+
+def identify(data: bytes) -> Format | None:
+    """The format whose signature the bytes begin with; None: no format that is read here."""
+    for magic, image_format in _MAGIC:
+        if data.startswith(magic):
+            return image_format
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    # Two letters alone would take any text that begins with BM: the size of the second header,
+    # 12 to 124, must follow.
+    if data[:2] == b"BM" and data[15:18] == b"\0\0\0":
+        return "BMP"
+    return None
+
+
+def identify_unsupported(data: bytes) -> str | None:
+    """The name of a well-known image format that is not read here; None: none of them."""
+    if data[4:8] == b"ftyp":
+        # One container for both; its compatible brands tell them apart.
+        brands = data[8 : max(12, min(int.from_bytes(data[:4], "big"), 256))]
+        if b"avif" in brands or b"avis" in brands:
+            return "AVIF"
+        if _HEIC_BRAND.search(brands):
+            return "HEIC"
+    head = data[:_MARKUP_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(_MARKUP) and b"<svg" in head:
+        return "SVG"
+    return None
+
+
+def is_cut_off(data: bytes, image_format: Format) -> bool:
+    """Whether a file that cannot be decoded lacks its end, rather than being damaged within."""
+    match image_format:
+        case "PNG":
+            return not any(kind == b"IEND" for kind, _, _ in png_chunks(data))
+        case "JPEG":
+            return not data.rstrip(b"\0").endswith(b"\xff\xd9")
+        case "GIF":
+            return not data.rstrip(b"\0").endswith(b";")
+        case "WebP":
+            return int.from_bytes(data[4:8], "little") + 8 > len(data)
+        case "BMP":
+            return int.from_bytes(data[2:6], "little") > len(data)
+        case "TIFF":
+            try:
+                return _tiff_pixels_end(data) > len(data)
+            except (struct.error, OverflowError):
+                return True
+
+
+def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """The whole chunks of a PNG: kind, and where the chunk begins and ends in `data`."""
+    chunks = []
+    start = 8
+    while start + 12 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if end > len(data):
+            break
+        chunks.append((data[start + 4 : start + 8], start, end))
+        start = end
+    return chunks
+
+
+def without_png_text(data: bytes) -> bytes:
+    """The PNG without its compressed texts and colour profile.
+
+    Pillow inflates them when it opens a file: a fifth of a second for one of 64 kB.
+    """
+    if not any(kind in data for kind in _INFLATED_CHUNKS):
+        return data
+    chunks = png_chunks(data)
+    kept = [data[start:end] for kind, start, end in chunks if kind not in _INFLATED_CHUNKS]
+    rest = chunks[-1][2] if chunks else 8  # of a file cut off within a chunk
+    return b"".join([data[:8], *kept, data[rest:]])
+
+
+_INFLATED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
+
+
+def gif_screen(data: bytes) -> int:
+    """Pixels of a GIF's screen, which Pillow may allocate when it opens the file."""
+    return int.from_bytes(data[6:8], "little") * int.from_bytes(data[8:10], "little")
+
+
+def jpeg_keeps_all_coefficients(data: bytes) -> bool:
+    """Whether a JPEG comes in several scans, progressive or a component each.
+
+    Its coefficients are then all held in memory, at full size, however far it is scaled down.
+    True also where the markers cannot be followed.
+    """
+    position, components = 2, 0
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xDA:  # start of scan
+            return data[position + 4] < components
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            if marker not in (0xC0, 0xC1):  # neither baseline nor extended sequential
+                return True
+            components = data[position + 9]
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return True
+
+
+def jpeg_has_too_many_scans(data: bytes) -> bool:
+    """Whether a JPEG would be decoded over and over: every scan may visit every pixel."""
+    # Within a scan the two bytes cannot occur; metadata may hold a few, a video after the picture
+    # many, but what writes those writes a single scan.
+    return data.count(b"\xff\xda") > _MAX_JPEG_SCANS and jpeg_keeps_all_coefficients(data)
+
+
+def _tiff_pixels_end(data: bytes) -> int:
+    """Where the last byte is that the first picture of a TIFF needs; other metadata may be damaged.
+
+    Raises:
+        struct.error, OverflowError: the directory is not whole, or points to nowhere.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = 43 in data[2:4]
+    pointer, entry = (order + "Q", order + "HHQ") if is_big else (order + "I", order + "HHI")
+    (directory,) = struct.unpack_from(pointer, data, 8 if is_big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), data, directory)
+    start = directory + (8 if is_big else 2)
+    step = struct.calcsize(entry) + struct.calcsize(pointer)
+    end = start + count * step
+    if end > len(data):
+        return int(end)
+    arrays: dict[int, tuple[int, ...]] = {}
+    for position in range(start, start + count * step, step):
+        tag, kind, values = struct.unpack_from(entry, data, position)
+        if tag not in _TIFF_PIXEL_TAGS or kind not in _TIFF_TYPES:
+            continue
+        code = f"{order}{values}{_TIFF_TYPES[kind]}"
+        at = position + struct.calcsize(entry)
+        if struct.calcsize(code) > struct.calcsize(pointer):
+            (at,) = struct.unpack_from(pointer, data, at)
+        end = max(end, at + struct.calcsize(code))
+        if end > len(data):
+            return int(end)
+        if tag in _TIFF_PIECES and tag not in arrays:
+            arrays[tag] = struct.unpack_from(code, data, at)
+    for offsets, lengths in ((273, 279), (324, 325)):
+        pieces = zip(arrays.get(offsets, ()), arrays.get(lengths, ()), strict=False)
+        end = max([end, *(offset + length for offset, length in pieces)])
+    return int(end)
+
+
+# Offsets and lengths of strips, and of tiles.
+_TIFF_PIECES = (273, 279, 324, 325)
+# Those, bits per sample, palette and JPEG tables.
+_TIFF_PIXEL_TAGS = (*_TIFF_PIECES, 258, 320, 347)
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 7: "B", 16: "Q"}

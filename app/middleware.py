@@ -1,0 +1,54 @@
+"""What every request passes: its id, and the last line of defence against unexpected exceptions.
+
+Pure ASGI: Starlette's BaseHTTPMiddleware costs a task per request.
+"""
+
+import logging
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import InternalError
+from app.responses import error_response
+
+REQUEST_ID_HEADER = "x-request-id"
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+logger = logging.getLogger("dropserve")
+
+
+class RequestContextMiddleware:
+    """Gives each request an id and answers what nobody expected with a plain 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs the app; see the class."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            logger.debug("request %s: the client went away", request_id)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if started:  # too late for another answer: let the server cut the connection
+                raise
+            await error_response(Request(scope), InternalError())(scope, receive, send_with_id)

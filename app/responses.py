@@ -1,0 +1,28 @@
+"""JSON answers: NumPy values written in their shortest form, and the one error body."""
+
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.errors import ApiError, error_body
+
+
+class JsonResponse(Response):
+    """A JSON body from Python and NumPy values; float32 is written with float32's digits."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Encodes the content; NaN cannot occur in an answer and would be written as null."""
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def error_response(request: Request, error: ApiError) -> JsonResponse:
+    """The answer to a failed request."""
+    return JsonResponse(
+        error_body(error, request.state.request_id),
+        status_code=error.status,
+        headers=dict(error.headers),
+    )

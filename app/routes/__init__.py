@@ -1,0 +1,1 @@
+"""The routes: each reads a request, hands it over, and answers."""

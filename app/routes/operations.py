@@ -1,0 +1,61 @@
+"""Health, the model card, and the API docs."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, RedirectResponse
+
+from app.errors import NotReadyError
+from app.responses import JsonResponse
+from app.schemas import ErrorBody, Health
+
+STATIC_DIR = Path(__file__).parents[1] / "static"
+
+# Nothing foreign is loaded, and no inline script runs. Swagger UI sets styles from its script,
+# which `style-src` allows, and draws its icons from data: addresses.
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live", summary="Is the process alive?", response_model=Health)
+async def live() -> JsonResponse:
+    """Always 200: a server that cannot answer this should be restarted."""
+    return JsonResponse({"status": "live"})
+
+
+@router.get(
+    "/health/ready",
+    summary="Can it answer predictions?",
+    response_model=Health,
+    responses={503: {"model": ErrorBody}},
+)
+async def ready(request: Request) -> JsonResponse:
+    """200 once the network is loaded and warm, 503 before and after."""
+    if not request.app.state.is_ready:
+        raise NotReadyError
+    return JsonResponse({"status": "ready"})
+
+
+@router.get("/model", summary="What is known about the network")
+async def model(request: Request) -> JsonResponse:
+    """The checkpoint's own description: layers, dropout rates, training, calibration, metrics."""
+    checkpoint = request.app.state.inference.checkpoint
+    return JsonResponse(
+        {"name": checkpoint.name, "version": checkpoint.version, **checkpoint.card()}
+    )
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> FileResponse:
+    """Swagger UI from this server's own files."""
+    return FileResponse(STATIC_DIR / "docs.html", headers={"content-security-policy": DOCS_POLICY})
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> RedirectResponse:
+    """Whoever opens the bare address in a browser finds the docs."""
+    return RedirectResponse("docs")

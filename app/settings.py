@@ -1,0 +1,90 @@
+"""Settings: one frozen object from `DROPSERVE_*` variables and command-line options."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PREFIX = "DROPSERVE_"
+# Read by training and by the tests; the server only must not mistake it for a typing error.
+_OTHER_NAMES = frozenset({"DATA_DIR"})
+# Kubernetes injects these into every container for a Service named `dropserve`.
+_KUBERNETES_NAME = re.compile(r"(.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT_\d+_.*")
+_KUBERNETES_VALUE = "tcp://"
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has an impossible value; the text is one line for the user."""
+
+
+class Settings(BaseModel):
+    """How the server runs. Every field is a `DROPSERVE_` variable and an option of `serve`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface"
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
+    )
+    checkpoint: Path | None = Field(
+        default=None, description="checkpoint to serve; without it the committed one"
+    )
+    max_body_bytes: int = Field(
+        default=10 * 2**20, ge=1024, description="largest request body, bytes"
+    )
+    max_pixels: int = Field(
+        default=50_000_000,
+        ge=784,
+        description="largest image, pixels, after a JPEG's reduced decoding",
+    )
+    max_passes: int = Field(
+        default=1000, ge=1, description="most stochastic passes a request may ask for"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe message that is logged"
+    )
+
+
+def load_settings(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from the environment, overridden by command-line options that are not None.
+
+    Raises:
+        SettingsError: a `DROPSERVE_*` name is unknown, or a value is impossible.
+    """
+    values: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX)
+        if name.lower() in Settings.model_fields and not value.startswith(_KUBERNETES_VALUE):
+            values[name.lower()] = value
+        elif not _is_ignored(name, value):
+            raise SettingsError(f"unknown setting {variable}; {_nearest(name)}")
+    values |= {name: value for name, value in (options or {}).items() if value is not None}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0])
+        raise SettingsError(
+            f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}): {first['msg']}"
+        ) from error
+
+
+def _is_ignored(name: str, value: str) -> bool:
+    return (
+        name in _OTHER_NAMES
+        or value.startswith(_KUBERNETES_VALUE)
+        or _KUBERNETES_NAME.fullmatch(name) is not None
+    )
+
+
+def _nearest(name: str) -> str:
+    known = [field.upper() for field in Settings.model_fields]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return f"the nearest known one is {PREFIX}{nearest}"

@@ -1,0 +1,8 @@
+// The validator badge would send the address of this server to a foreign host: null turns it off.
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+});

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+import model.errors
+from app.errors import (
+    STATUS_AND_CODE,
+    ApiError,
+    InternalError,
+    InvalidParameterError,
+    MethodNotAllowedError,
+    NotReadyError,
+    error_body,
+    from_image_error,
+)
+
+
+def test_every_code_has_its_status() -> None:
+    assert sorted(STATUS_AND_CODE.values()) == [
+        (400, "conflicting_parameters"),
+        (400, "empty_body"),
+        (400, "invalid_json"),
+        (400, "invalid_multipart"),
+        (400, "truncated_image"),
+        (404, "not_found"),
+        (405, "method_not_allowed"),
+        (413, "body_too_large"),
+        (413, "too_many_pixels"),
+        (415, "not_an_image"),
+        (415, "unsupported_media_type"),
+        (422, "invalid_parameter"),
+        (422, "invalid_pixels"),
+        (422, "no_ink"),
+        (422, "unknown_parameter"),
+        (500, "internal"),
+        (503, "not_ready"),
+    ]
+
+
+@pytest.mark.parametrize("error_class", STATUS_AND_CODE)
+def test_every_error_has_words_of_its_own(error_class: type[ApiError]) -> None:
+    error = error_class()
+
+    assert error.message != ApiError().message
+    assert str(error) == error.message
+    assert not error.message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        (model.errors.InvalidPixelsError("send 28x28"), 422, "invalid_pixels"),
+        (model.errors.NoInkError("send ink"), 422, "no_ink"),
+    ],
+)
+def test_what_the_model_refuses_becomes_an_answer(
+    raised: model.errors.ImageError, status: int, code: str
+) -> None:
+    error = from_image_error(raised, param="pixels")
+
+    assert (error.status, error.code) == (status, code)
+    assert (error.message, error.param) == (str(raised), "pixels")
+
+
+def test_every_image_error_of_the_model_has_an_answer() -> None:
+    for error_class in model.errors.ImageError.__subclasses__():
+        assert from_image_error(error_class("because")).status == 422
+
+
+def test_the_body_has_one_shape() -> None:
+    error = InvalidParameterError("passes must be at least 1", param="passes")
+
+    assert json.loads(json.dumps(error_body(error, "abc"))) == {
+        "error": {
+            "code": "invalid_parameter",
+            "message": "passes must be at least 1",
+            "param": "passes",
+            "request_id": "abc",
+        }
+    }
+    assert error_body(InternalError(), None)["error"]["param"] is None
+
+
+def test_headers_belong_to_one_error_alone() -> None:
+    error = MethodNotAllowedError(headers={"Allow": "GET"})
+
+    assert error.headers == {"Allow": "GET"}
+    assert MethodNotAllowedError().headers == {}
+    assert NotReadyError().headers == {"Retry-After": "1"}

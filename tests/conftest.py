@@ -1,0 +1,106 @@
+"""What several test files share: the application, its error shape, and where MNIST is."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import torch
+from fastapi import FastAPI
+
+from app.factory import create_app
+from app.settings import Settings
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
+from training.data import DATA_DIR_VARIABLE, find_mnist_folder
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = Path(__file__).parent / "samples"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for all: the application lives in the loop in which it was started."""
+    in_session_loop = pytest.mark.asyncio(loop_scope="session")
+    for item in items:
+        if pytest_asyncio.is_async_test(item):
+            item.add_marker(in_session_loop, append=False)
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """As the server sets it; more threads only wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def default_checkpoint() -> Checkpoint:
+    return load_checkpoint(DEFAULT_CHECKPOINT)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def app(one_thread: None, default_checkpoint: Checkpoint) -> AsyncIterator[FastAPI]:
+    """The application with default settings, started."""
+    application = create_app(Settings(), default_checkpoint)
+    async with application.router.lifespan_context(application):
+        yield application
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with connect(app) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> Path:
+    """Where MNIST's files are: in the folder of DROPSERVE_DATA_DIR, or in ../shared/data."""
+    folder = Path(os.environ.get(DATA_DIR_VARIABLE) or ROOT.parent / "shared" / "data")
+    mnist = find_mnist_folder(folder)
+    if not any(mnist.glob("t10k-images-idx3-ubyte*")):
+        pytest.skip(f"no MNIST in {folder}; name a folder that has it in {DATA_DIR_VARIABLE}")
+    return mnist
+
+
+def connect(app: FastAPI) -> httpx.AsyncClient:
+    """A client of a started application, without a network between them."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://dropserve")
+
+
+def sample(name: str) -> bytes:
+    """A committed picture, such as `7.png`: an encoded file."""
+    return (SAMPLES / name).read_bytes()
+
+
+def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Asserts that an answer is the one error shape, and returns the error itself."""
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert body.keys() == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert error.keys() == {"code", "message", "param", "request_id"}
+    assert error["request_id"] == response.headers["x-request-id"]
+    assert isinstance(error["message"], str)
+    assert error["param"] is None or isinstance(error["param"], str)
+    _assert_no_echo(response)
+    return error
+
+
+def _assert_no_echo(response: httpx.Response) -> None:
+    """Nothing that was sent comes back, except a name or value that the message has of its own."""
+    request = response.request
+    if len(request.content) >= _SHORTEST_ECHO:
+        assert request.content.decode("latin-1")[:1000] not in response.text
+    for name, value in request.url.params.multi_items():
+        for sent in (name, value):
+            assert len(sent) < _SHORTEST_ECHO or sent in _OWN_WORDS or sent not in response.text
+
+
+_SHORTEST_ECHO = 4
+_OWN_WORDS = frozenset({"preprocess", "passes", "seed", "return_input", "auto", "none", "true"})

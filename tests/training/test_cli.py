@@ -1,0 +1,237 @@
+"""`dropserve-train` and `python -m training`: help, options and how failures look."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import training.data
+import training.train
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.errors import CheckpointError
+from model.mlp import MLP, MLPConfig
+from training.cli import main
+from training.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No data folder from outside, help on one line, and torch's threads as they were."""
+    monkeypatch.delenv("DROPSERVE_DATA_DIR", raising=False)
+    monkeypatch.setenv("COLUMNS", "500")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+class Recorder:
+    """Stands for `train` and keeps what it was called with."""
+
+    def __init__(self, failure: BaseException | None = None) -> None:
+        self.failure = failure
+        self.arguments: tuple[Any, ...] = ()
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, *arguments: Any, **options: Any) -> object:
+        self.arguments, self.options = arguments, options
+        if self.failure is not None:
+            raise self.failure
+        return SimpleNamespace(version="0123456789ab", metrics={"validation": {"error": 0.0125}})
+
+
+def record(monkeypatch: pytest.MonkeyPatch, failure: BaseException | None = None) -> Recorder:
+    recorder = Recorder(failure)
+    monkeypatch.setattr(training.train, "train", recorder)
+    monkeypatch.setattr(training.data, "load_mnist", lambda split, data_dir: (split, data_dir))
+    return recorder
+
+
+def test_the_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    assert "train a network and save its checkpoint" in out
+    assert "score a checkpoint on the test images" in out
+
+
+@pytest.mark.parametrize("field", fields(TrainConfig), ids=lambda field: str(field.name))
+def test_every_setting_is_an_option_with_its_help_and_default(
+    field: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "--help") == 0
+    option = f"--{field.name.replace('_', '-')} "
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    # With a long name argparse puts the help on the line below.
+    place = next(number for number, line in enumerate(lines) if line.startswith(option))
+    text = " ".join(lines[place : place + 2])
+    assert f"{field.metadata['help']} (default: {field.default})" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"]])
+def test_help_never_imports_torch(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    finished = subprocess.run(
+        [sys.executable, "-m", "training", *arguments, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.startswith("usage: dropserve-train")
+
+
+@pytest.mark.slow
+def test_a_bad_data_folder_is_one_line_and_exit_code_1_from_the_shell(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "training", "train", "--data-dir", str(tmp_path / "nowhere")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (finished.returncode, finished.stdout) == (1, "")
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"dropserve-train: {tmp_path / 'nowhere'} has no train-images")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_bad_data_folder_is_one_line_and_exit_code_1(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [command, "--data-dir", str(tmp_path)]
+    if command == "evaluate":
+        checkpoint = tmp_path / "net.safetensors"
+        save_checkpoint(checkpoint, Checkpoint(MLP(MLPConfig())))
+        arguments += ["--checkpoint", str(checkpoint)]
+    assert run(*arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith(f"dropserve-train: {tmp_path} has no ")
+
+
+def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recorder = record(monkeypatch)
+    wanted = TrainConfig(
+        epochs=3,
+        batch_size=7,
+        learning_rate=0.5,
+        weight_decay=0.25,
+        dropout=(0.1, 0.2, 0.3),
+        label_smoothing=0.0625,
+        rotation=1.0,
+        scale=2.0,
+        shear=3.0,
+        shift=4.0,
+        elastic=5.0,
+        relax=0.75,
+        averaging=0.875,
+        validation_images=11,
+        seed=13,
+    )
+    arguments = []
+    for field in fields(TrainConfig):
+        value = getattr(wanted, field.name)
+        assert value != field.default, f"{field.name} would not show"
+        values = value if isinstance(value, tuple) else (value,)
+        arguments += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+    output, data_dir = tmp_path / "net", tmp_path / "data"
+    places = ["--output", str(output), "--data-dir", str(data_dir), "--device", "cpu"]
+    assert run("train", *arguments, *places, "--resume") == 0
+    assert recorder.arguments == (wanted, ("train", data_dir), output)
+    assert recorder.options == {"device": torch.device("cpu"), "resume": True}
+
+
+def test_without_options_the_run_has_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = record(monkeypatch)
+    assert run("train") == 0
+    config, images, output = recorder.arguments
+    assert config == TrainConfig()
+    assert images == ("train", None)
+    assert output == Path("runs/mnist.safetensors")
+    assert recorder.options["resume"] is False
+
+
+def test_a_finished_run_prints_where_it_is_and_how_good(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(monkeypatch)
+    assert run("train", "--output", "x/net.safetensors") == 0
+    expected = "x/net.safetensors: version 0123456789ab, validation error 1.25%\n"
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (PermissionError(13, "Permission denied", "/runs"), 1),
+        (CheckpointError("the checkpoint x is truncated"), 2),
+    ],
+)
+def test_a_failure_is_one_line_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failure: Exception,
+    code: int,
+) -> None:
+    record(monkeypatch, failure)
+    assert run("train") == code
+    assert capsys.readouterr().err == f"dropserve-train: {failure}\n"
+
+
+def test_an_interruption_says_how_to_continue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(monkeypatch, KeyboardInterrupt())
+    assert run("train") == 130
+    expected = "dropserve-train: interrupted; add --resume to continue"
+    assert capsys.readouterr().err.strip() == expected
+
+
+@pytest.mark.parametrize("device", ["banana", "cpu:x", "meta:meta", "xpu:99"])
+def test_a_device_that_is_not_there_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    recorder = record(monkeypatch)
+    assert run("train", "--device", device) == 1
+    assert recorder.arguments == ()
+    expected = f"dropserve-train: there is no device {device} here; try --device auto\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fit"],
+        ["train", "--epoch-count", "3"],
+        ["train", "--epochs", "many"],
+        ["train", "--dropout", "0.2"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: dropserve-train")

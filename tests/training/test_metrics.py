@@ -1,0 +1,108 @@
+"""Scores against cases worked by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.metrics import Scores, calibration_error, score
+
+# Three classes, four images. Answers: 0, 1, 2, 0; the last is wrong.
+PROBS = torch.tensor(
+    [
+        [0.70, 0.20, 0.10],
+        [0.25, 0.50, 0.25],
+        [0.10, 0.00, 0.90],
+        [0.60, 0.30, 0.10],
+    ],
+    dtype=torch.float64,
+)
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+def test_the_error_is_the_share_of_wrong_answers() -> None:
+    scores = score(PROBS, LABELS)
+    assert (scores.images, scores.errors, scores.error) == (4, 1, 0.25)
+
+
+def test_the_nll_is_the_mean_of_minus_the_logarithm_of_the_true_class() -> None:
+    # True classes have 0.70, 0.50, 0.90 and 0.30.
+    expected = -(math.log(0.70) + math.log(0.50) + math.log(0.90) + math.log(0.30)) / 4
+    assert score(PROBS, LABELS).nll == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_nll_of_even_odds_is_ln_10() -> None:
+    even = torch.full((5, 10), 0.1)
+    assert score(even, torch.arange(5)).nll == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_a_true_class_of_probability_0_has_a_large_and_finite_nll() -> None:
+    certain = torch.tensor([[1.0, 0.0]])
+    # The smallest normal float32 is 2^-126.
+    assert score(certain, torch.tensor([1])).nll == pytest.approx(126 * math.log(2), rel=1e-6)
+
+
+def test_confident_and_right_answers_have_no_calibration_error() -> None:
+    assert calibration_error(torch.eye(10), torch.arange(10)) == 0
+
+
+def test_confident_and_wrong_answers_have_a_calibration_error_of_1() -> None:
+    assert calibration_error(torch.eye(10), torch.arange(10).roll(1)) == 1
+
+
+def test_the_calibration_error_weighs_each_bins_gap_by_its_images() -> None:
+    # Five bins: (0, .2], (.2, .4], (.4, .6], (.6, .8], (.8, 1].
+    # Confidences 0.70 right | 0.50 right | 0.90 right | 0.60 wrong.
+    # Bin 3 holds 0.50 and 0.60: accuracy 1/2, confidence 0.55: gap 0.05, weight 2/4.
+    # Bin 4 holds 0.70: accuracy 1, gap 0.30, weight 1/4. Bin 5 holds 0.90: gap 0.10, weight 1/4.
+    # ECE = 0.025 + 0.075 + 0.025 = 0.125
+    assert calibration_error(PROBS, LABELS, bins=5) == pytest.approx(0.125, abs=1e-12)
+
+
+def test_opposite_gaps_in_one_bin_cancel() -> None:
+    # Two answers of confidence 0.75, one right, one wrong: accuracy 0.5, gap 0.25.
+    probs = torch.tensor([[0.75, 0.25], [0.75, 0.25]])
+    assert calibration_error(probs, torch.tensor([0, 1])) == pytest.approx(0.25)
+
+
+def test_opposite_gaps_in_two_bins_do_not_cancel() -> None:
+    # Confidence 0.6 and right: gap 0.4. Confidence 0.9 and wrong: gap 0.9. Mean 0.65, not 0.25.
+    probs = torch.tensor([[0.6, 0.4], [0.9, 0.1]])
+    assert calibration_error(probs, torch.tensor([0, 1])) == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize(
+    ("confidences", "expected"),
+    [
+        # Bins (0, .5] and (.5, 1]: 0.5 belongs to the lower one. One right at 0.5, one wrong at
+        # 0.75: in two bins (0.5 + 0.75) / 2; in one bin it would be |0.5 - 0.625| = 0.125.
+        ((0.5, 0.75), 0.625),
+        # Both in the upper bin: accuracy 0.5, confidence 0.875.
+        ((0.75, 1.0), 0.375),
+    ],
+)
+def test_a_confidence_on_an_edge_belongs_to_the_lower_bin(
+    confidences: tuple[float, float], expected: float
+) -> None:
+    first, second = confidences
+    probs = torch.tensor([[first, 1 - first, 0.0], [second, 1 - second, 0.0]])
+    # The first is right, the second wrong.
+    assert calibration_error(probs, torch.tensor([0, 2]), bins=2) == pytest.approx(expected)
+
+
+def test_a_score_has_the_calibration_error_of_15_bins() -> None:
+    # 0.61 right and 0.66 wrong share the bin (9/15, 10/15], where 14 or 16 bins would part them:
+    # |0.39 - 0.66| = 0.27. 0.69 right is alone in the next: 0.31. ECE = (0.27 + 0.31) / 3.
+    first = torch.tensor([0.61, 0.66, 0.69], dtype=torch.float64)
+    scores = score(torch.stack([first, 1 - first], dim=1), torch.tensor([0, 1, 0]))
+    assert scores.ece == pytest.approx(0.58 / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_precisions_score_alike(dtype: torch.dtype) -> None:
+    def rounded(probs: Tensor) -> Scores:
+        scores = score(probs, LABELS)
+        return Scores(scores.images, scores.errors, round(scores.nll, 6), round(scores.ece, 6))
+
+    assert rounded(PROBS.to(dtype)) == rounded(PROBS)
