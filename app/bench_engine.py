@@ -1,8 +1,8 @@
 """`dropserve bench engine`: the engine against what one would write first, in one run.
 
 Every round times each variant once, in a shuffled order, so that a slow moment of a shared machine
-hits all of them alike; medians with quartiles are reported and ratios are medians of the rounds' own
-ratios. Seeds are new in every call: nothing is answered from memory.
+hits all of them alike; medians with quartiles are reported, and ratios are medians of the rounds'
+own ratios. Seeds are new in every call: nothing is answered from memory.
 """
 
 import itertools
@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from app.examples import example_digits
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.engine import Engine
-from model.masks import Passes, random_bytes, row_bytes
+from model.engine import Engine, PassRange
+from model.masks import Passes, drop_thresholds, random_bytes, row_bytes
 from model.mlp import MLP
 from model.preprocessing import Pixels, normalise
 from model.uncertainty import summarise
@@ -125,8 +125,9 @@ def _measure(
     seeds = random.Random(0)
 
     def run_engine() -> None:
-        for pixels in digits:
-            summarise(engine.sample_probs(pixels, Passes(T, seeds.getrandbits(32))))
+        images = engine.prepare(digits, [Passes(T, seeds.getrandbits(32)) for _ in digits])
+        for probs in engine.sample([PassRange(image, 0, T) for image in images]):
+            summarise(probs)
 
     variants: dict[str, Callable[[], object]] = {
         "engine": run_engine,
@@ -218,34 +219,36 @@ def _split_time(engine: Engine, pixels: Pixels, T: int, rounds: int) -> dict[str
     """Where the time of one image goes: each part timed alone, on what the parts before gave."""
     width = row_bytes(engine.config)
     seeds = random.Random(0)
-    image = engine.prepare(pixels, Passes(T, 0))
-    probs = engine.sample(image)
-    block = next(engine._draw_blocks(image, 0, T))
+    (image,) = engine.prepare([pixels], [Passes(T, 0)])
+    asked = [PassRange(image, 0, T)]
+    (probs,) = engine.sample(asked)
+    thresholds = drop_thresholds(engine.config)
+    draws = random_bytes(0, 0, T, width)
     units = len(image.active)
+    (block,) = engine._blocks(asked)
 
-    def products() -> None:
+    def all_but_softmax() -> None:
         with torch.inference_mode():
-            engine._block_logits(image, block)
+            engine._block_logits(block)
 
     times = _time_rounds(
         {
             f"layer 1, and its {units} living units' weights": lambda: engine.prepare(
-                pixels, Passes(T, 0)
+                [pixels], [Passes(T, 0)]
             ),
             "random bytes": lambda: random_bytes(seeds.getrandbits(32), 0, T, width),
-            "random bytes compared (masks)": lambda: next(engine._draw_blocks(image, 0, T)),
-            "masks applied, products": products,
-            "all passes": lambda: engine.sample(image),
+            "bytes compared with the rates": lambda: draws[:, : len(thresholds)] >= thresholds,
+            "masks applied, products": all_but_softmax,
+            "softmax": lambda: engine.sample(asked),
             "statistics": lambda: summarise(probs),
         },
         rounds,
     )
     parts = {name: median(values) for name, values in times.items()}
-    parts["random bytes compared (masks)"] -= parts["random bytes"]
-    drawn = parts["random bytes"] + parts["random bytes compared (masks)"]
-    parts["softmax and the loop"] = (
-        parts.pop("all passes") - drawn - parts["masks applied, products"]
-    )
+    # The last two were timed with what comes before them.
+    parts["softmax"] -= parts["masks applied, products"]
+    for name in ("random bytes", "bytes compared with the rates"):
+        parts["masks applied, products"] -= parts[name]
     return parts
 
 

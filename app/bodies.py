@@ -308,8 +308,9 @@ async def _parse_multipart(request: Request, body: bytes) -> tuple[bytes, list[t
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
+    parser = MultiPartParser(request.headers, stream(), max_files=8, max_fields=100)
     try:
-        form = await MultiPartParser(request.headers, stream(), max_files=8, max_fields=100).parse()
+        form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise InvalidMultipartError from error
     try:
@@ -328,3 +329,6 @@ async def _parse_multipart(request: Request, body: bytes) -> tuple[bytes, list[t
         return await part.read(), fields
     finally:
         await form.close()
+        # Files that the body breaks off in are in no form.
+        for file in getattr(parser, "_files_to_close_on_error", ()):
+            file.close()

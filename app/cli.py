@@ -82,11 +82,13 @@ def _serve(options: argparse.Namespace) -> int:
     # Torch is imported only now, so that help and wrong settings answer at once.
     from app.server import run_server
     from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-    from model.errors import CheckpointError
+    from model.engine import build_engine
+    from model.errors import ModelError
 
     try:
         checkpoint = load_checkpoint(settings.checkpoint or DEFAULT_CHECKPOINT)
-    except CheckpointError as error:
+        build_engine(checkpoint.network, settings.device, settings.precision)
+    except ModelError as error:
         return _usage_error(error)
     return run_server(settings, checkpoint)
 

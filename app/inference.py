@@ -17,7 +17,7 @@ from app.settings import Settings
 from model.adaptive import sample_until
 from model.calibration import apply_temperature
 from model.checkpoint import Checkpoint
-from model.engine import Engine
+from model.engine import PassRange, build_engine
 from model.errors import ImageError
 from model.masks import Passes, dropped_units
 from model.preprocessing import Pixels, preprocess_image
@@ -33,7 +33,7 @@ class Inference:
     def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
         self.checkpoint = checkpoint
         self._settings = settings
-        self._engine = Engine(checkpoint.network)
+        self._engine = build_engine(checkpoint.network, settings.device, settings.precision)
         self._labels = checkpoint.network.config.labels
         self._identity = {"name": checkpoint.name, "version": checkpoint.version}
         # One thread each: the sampling methods of the engine belong to one, and more decoding
@@ -96,9 +96,10 @@ class Inference:
         if seed is None:
             seed = secrets.randbits(_DRAWN_SEED_BITS)
         passes = Passes(parameters.passes, seed, parameters.estimator)
-        image = self._engine.prepare(pixels, passes)
+        (image,) = self._engine.prepare([pixels], [passes])
         if parameters.max_standard_error is None:
-            probs, stop_reason = self._engine.sample(image), "passes"
+            (probs,) = self._engine.sample([PassRange(image, 0, passes.count)])
+            stop_reason = "passes"
         else:
             probs, stop_reason = sample_until(self._engine, image, parameters.max_standard_error)
         summary = summarise(probs)

@@ -103,7 +103,7 @@ class McPrediction(Prediction):
         description="Unbiased variance of the passes' probabilities per class; null for one pass."
     )
     standard_error: list[float] | None = Field(
-        description="Monte Carlo standard error of `mean`, sqrt(variance / passes); null for 1 pass."
+        description="Monte Carlo standard error of `mean`: sqrt(variance / passes); null for one."
     )
     expected_entropy: float = Field(
         description="Mean entropy of the passes, nats: doubt in the image."

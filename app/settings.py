@@ -34,6 +34,11 @@ class Settings(BaseModel):
     checkpoint: Path | None = Field(
         default=None, description="checkpoint to serve; without it the committed one"
     )
+    device: str = Field(default="cpu", description="what computes: cpu, cuda or cuda:1")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the stochastic layers: float32, or the less exact bfloat16",
+    )
     max_body_bytes: int = Field(
         default=10 * 2**20, ge=1024, description="largest request body, bytes"
     )

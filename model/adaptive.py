@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from model.engine import Engine, PreparedImage, Probs
+from model.engine import Engine, PassRange, PreparedImage, Probs
 from model.uncertainty import standard_error
 
 StopReason = Literal["passes", "standard_error"]
@@ -35,7 +35,8 @@ def sample_until(
     """
     probs = np.empty((0, engine.config.layer_sizes[-1]), dtype=np.float32)
     for stop in _steps(image.passes.count):
-        probs = np.concatenate([probs, engine.sample(image, len(probs), stop)])
+        (further,) = engine.sample([PassRange(image, len(probs), stop)])
+        probs = np.concatenate([probs, further])
         for passes in _promising(probs, max_standard_error):
             # The statistics of the answer decide, so that it never contradicts itself.
             if standard_error(probs[:passes]).max() <= max_standard_error:

@@ -1,6 +1,6 @@
-"""The engine: MC-dropout passes of one image, as fast as one CPU core allows.
+"""The engine: MC-dropout passes, as fast as one CPU core allows.
 
-What makes it fast, for one image and T passes:
+What makes it fast:
 
 1. Layer 1 is the same in every pass and sees mostly black: it is one weighted sum over the rows of
    the inked pixels (`embedding_bag`), with the normalisation folded into weights and bias.
@@ -9,17 +9,17 @@ What makes it fast, for one image and T passes:
    into layer 2's weights once, so that the left factor is the bare 0/1 mask.
 3. The scaling of kept units is folded into the next layer's weights: a mask costs one product with
    0 or 1, made from raw random bytes by one comparison.
-4. The passes of a block are one matrix product per layer, and a block's activations stay in the L2
-   cache.
+4. The passes of a block, of one image or of several, are one matrix product per layer, and a
+   block's activations stay in the L2 cache.
 
-Images are computed one by one. They share no product, so an answer cannot depend on what else is
-asked at the same time. What remains is that a pass must not depend on how many passes are asked
+Several images share the products of layer 3 and after, and must not feel it: an answer may depend
+neither on what else is asked at the same time, nor may a pass depend on how many passes are asked
 for. That holds where the matrix library gives a row the same bits whatever the number of rows (from
 four on; fewer take another path), which `_rows_are_invariant` finds out once. Where it does not
-hold, every product gets the same number of rows.
+hold, images share nothing and every product gets the same number of rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -47,8 +47,9 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 Probs = NDArray[np.float32]
 Keep = NDArray[np.bool_]
 
-# Passes per product: 128 rows of the widest activation, 128 kB, lie well within an L2 cache.
-BLOCK_PASSES = 128
+# Rows of a product, each a pass of some image: 256 rows of the widest activation, 256 kB, lie well
+# within an L2 cache together with the weights.
+BLOCK_ROWS = 256
 # Matrix libraries compute one to three rows by a path of their own, with other low bits.
 _LEAST_ROWS = 4
 # The output layer is padded to a whole vector, since narrow products also depend on alignment.
@@ -62,12 +63,26 @@ class PrecisionError(ModelError):
     """The processor cannot compute in the precision asked for."""
 
 
-class _Block(NamedTuple):
-    """Masks of consecutive passes; rows beyond the first `size` are padding."""
+class DeviceError(ModelError):
+    """The device asked for is not there."""
 
+
+class PassRange(NamedTuple):
+    """Consecutive passes of an image: from number `start` up to, without it, `stop`."""
+
+    image: "PreparedImage"
+    start: int
+    stop: int
+
+
+class _Piece(NamedTuple):
+    """The passes of one image in a block: `size` of them, from number `first` on."""
+
+    image: "PreparedImage"
+    answer: int  # which of the answers they belong to
+    first: int
     size: int
-    first: Keep  # (rows, active units of layer 1)
-    later: Keep  # (rows, units of all later hidden layers side by side)
+    rows: int  # `size`, and rows of padding
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ class PreparedImage:
 
 
 class Engine:
-    """Answers for single images from one network on one CPU thread.
+    """Answers from one network on one CPU thread.
 
     Deterministic answers may be asked for from any thread; `prepare` and `sample` reuse buffers and
     belong to one thread at a time.
@@ -120,7 +135,7 @@ class Engine:
             self._fold_weights()
             widest = max(config.layer_sizes[1:]) + _BFLOAT16_UNITS
             self._buffers = tuple(
-                torch.empty(BLOCK_PASSES * widest, dtype=self._dtype) for _ in range(2)
+                torch.empty(BLOCK_ROWS * widest, dtype=self._dtype) for _ in range(2)
             )
             self._rows_vary = self._rows_are_invariant()
 
@@ -132,7 +147,6 @@ class Engine:
         weight, bias = layers[0].weight.double(), layers[0].bias.double()
         self._ink_rows = (weight.T / (255 * config.std)).float().contiguous()  # (784, 512)
         self._ink_bias = (bias - weight.sum(dim=1) * (config.mean / config.std)).float()
-        self._one_bag = torch.zeros(1, dtype=torch.int64)
         self._weights: list[Tensor] = []  # of the stochastic layers, (inputs, outputs)
         self._biases: list[Tensor] = []
         for layer, rate in zip(layers[1:], config.dropout_rates, strict=True):
@@ -153,45 +167,51 @@ class Engine:
             float32, (C,).
         """
         with torch.inference_mode():
-            h = self._first_layer(pixels)
+            h = self._first_layer(pixels)[0]
             for layer in self._later_layers:
                 h = F.linear(h.relu_(), layer.weight, layer.bias)
             probs: Probs = h.softmax(dim=0).numpy()
             return probs
 
     def sample_probs(self, pixels: Pixels, passes: Passes) -> Probs:
-        """Class probabilities of all passes, (T, C); see `prepare` and `sample`."""
-        return self.sample(self.prepare(pixels, passes))
+        """Class probabilities of all passes of one image, (T, C); see `sample`."""
+        (image,) = self.prepare([pixels], [passes])
+        return self.sample([PassRange(image, 0, passes.count)])[0]
 
-    def prepare(self, pixels: Pixels, passes: Passes) -> PreparedImage:
-        """Computes what the passes share: layer 1, its part of layer 2, balanced masks.
+    def prepare(self, pixels: Sequence[Pixels], passes: Sequence[Passes]) -> list[PreparedImage]:
+        """Computes what an image's passes share: layer 1, its part of layer 2, balanced masks.
 
         Args:
-            pixels: ink 0 to 255, (28, 28).
-            passes: which passes will be sampled.
+            pixels: images, each ink 0 to 255, (28, 28).
+            passes: which passes will be sampled, per image.
         """
         with torch.inference_mode():
-            h = self._first_layer(pixels).relu_()
-            active = h.numpy().nonzero()[0]
-            units = torch.from_numpy(active)
-            folded = self._weights[0].index_select(0, units) * h.index_select(0, units)[:, None]
-            if padding := -len(active) % self._unit_multiple:
-                folded = F.pad(folded, (0, 0, 0, padding))
-            folded = folded.to(self._dtype)
-        return PreparedImage(passes, active, folded, self._draw_balanced(passes, active))
+            h = self._first_layer(np.stack(pixels)).relu_()  # (B, 512)
+            return [self._prepare_one(*each) for each in zip(h, passes, strict=True)]
+
+    def _prepare_one(self, h: Tensor, passes: Passes) -> PreparedImage:
+        active = h.numpy().nonzero()[0]
+        units = torch.from_numpy(active)
+        folded = self._weights[0].index_select(0, units) * h.index_select(0, units)[:, None]
+        if padding := -len(active) % self._unit_multiple:
+            folded = F.pad(folded, (0, 0, 0, padding))
+        balanced = self._draw_balanced(passes, active)
+        return PreparedImage(passes, active, folded.to(self._dtype), balanced)
 
     def _first_layer(self, pixels: Pixels) -> Tensor:
-        """Layer 1 before its ReLU, (512,): the weighted sum of the inked pixels' weights."""
+        """Layer 1 before its ReLU, (B, 512): the weighted sum of the inked pixels' weights."""
         ink = pixels.reshape(-1)
         inked = ink.nonzero()[0]
+        size = self.config.layer_sizes[0]
+        starts = np.arange(0, len(ink), size)
         total = F.embedding_bag(
-            torch.from_numpy(inked),
+            torch.from_numpy(inked % size if len(starts) > 1 else inked),
             self._ink_rows,
-            self._one_bag,
+            torch.from_numpy(inked.searchsorted(starts)),
             mode="sum",
             per_sample_weights=torch.from_numpy(ink[inked].astype(np.float32)),
         )
-        return total[0].add_(self._ink_bias)
+        return total.add_(self._ink_bias)
 
     def _draw_balanced(self, passes: Passes, active: NDArray[np.int64]) -> Keep | None:
         if passes.estimator != "balanced":
@@ -200,57 +220,60 @@ class Engine:
         units = np.concatenate([active, later])
         return balanced_keep(self.config, passes.seed, passes.count, units)
 
-    def sample(self, image: PreparedImage, start: int = 0, stop: int | None = None) -> Probs:
-        """Class probabilities of consecutive passes.
-
-        Args:
-            image: from `prepare`.
-            start: number of the first pass, from 0.
-            stop: number after the last; all that the image is prepared for by default.
+    def sample(self, ranges: Sequence[PassRange]) -> list[Probs]:
+        """Class probabilities of passes of any number of images.
 
         Returns:
-            float32, (stop - start, C); a pass has the same bits whatever `start` and `stop`.
+            Per range float32, (stop - start, C). A pass has the same bits whatever else is asked
+            for, of the same image and of others.
         """
-        stop = image.passes.count if stop is None else stop
-        probs = np.empty((stop - start, self.config.layer_sizes[-1]), dtype=np.float32)
-        done = 0
+        classes = self.config.layer_sizes[-1]
+        answers = [np.empty((asked.stop - asked.start, classes), np.float32) for asked in ranges]
         with torch.inference_mode():
-            for block in self._draw_blocks(image, start, stop):
-                logits = self._block_logits(image, block)
-                probs[done : done + block.size] = _softmax(logits[: block.size, : probs.shape[1]])
-                done += block.size
-        self.passes_computed += done
-        return probs
+            for block in self._blocks(ranges):
+                probs = _softmax(self._block_logits(block)[:, :classes])
+                row = 0
+                for piece in block:
+                    done = piece.first - ranges[piece.answer].start
+                    answers[piece.answer][done : done + piece.size] = probs[row : row + piece.size]
+                    row += piece.rows
+                    self.passes_computed += piece.size
+        return answers
 
-    def _draw_blocks(self, image: PreparedImage, start: int, stop: int) -> Iterator[_Block]:
-        """The masks of the passes, a block at a time."""
-        for first in range(start, stop, BLOCK_PASSES):
-            count = min(BLOCK_PASSES, stop - first)
-            rows = max(count, _LEAST_ROWS) if self._rows_vary else BLOCK_PASSES
-            rows += -rows % self._row_multiple
-            if image.balanced is None:
-                # The padding rows are further passes that nobody asked for.
-                draws = random_bytes(image.passes.seed, first, rows, self._row_bytes)
-                k = self._first_units
-                first_keep = draws.take(image.active, axis=1) >= self._thresholds[0]
-                later_keep = draws[:, k : len(self._thresholds)] >= self._thresholds[k:]
-            else:
-                keep = np.resize(
-                    image.balanced[first : first + count], (rows, image.balanced.shape[1])
-                )
-                first_keep, later_keep = np.split(keep, [len(image.active)], axis=1)
-            yield _Block(count, first_keep, later_keep)
+    def _blocks(self, ranges: Sequence[PassRange]) -> Iterator[list[_Piece]]:
+        """Packs the passes into blocks of at most `BLOCK_ROWS` rows."""
+        block: list[_Piece] = []
+        free = BLOCK_ROWS
+        for answer, (image, start, stop) in enumerate(ranges):
+            while start < stop:
+                size = min(stop - start, free)
+                rows = max(size, _LEAST_ROWS)
+                rows += -rows % self._row_multiple
+                if rows > free:  # the padding does not fit
+                    yield block
+                    block, free = [], BLOCK_ROWS
+                    continue
+                block.append(_Piece(image, answer, start, size, rows))
+                start += size
+                free -= rows
+                if free == 0 or not self._rows_vary:
+                    yield block
+                    block, free = [], BLOCK_ROWS
+        if block:
+            yield block
 
-    def _block_logits(self, image: PreparedImage, block: _Block) -> Probs:
+    def _block_logits(self, block: Sequence[_Piece]) -> Probs:
         """Logits of one block, float32, (rows, C padded)."""
-        rows, active = block.first.shape
+        rows = sum(piece.rows for piece in block) if self._rows_vary else BLOCK_ROWS
+        h = _view(self._buffers[1], rows, len(self._biases[0]))
+        later = np.empty((rows, len(self._thresholds) - self._first_units), dtype=np.bool_)
+        row = 0
+        for piece in block:
+            below = row + (piece.rows if self._rows_vary else rows)
+            self._second_layer(piece, h[row:below], later[row:below])
+            row = below
         # Viewed as bytes: torch converts them to floats five times as fast as booleans.
-        left = _view(self._buffers[0], rows, len(image.shared))
-        left[:, :active].copy_(torch.from_numpy(block.first.view(np.uint8)))
-        left[:, active:].zero_()
-        keep = torch.from_numpy(block.later.view(np.uint8)).to(self._dtype)
-        out = _view(self._buffers[1], rows, image.shared.shape[1])
-        h = torch.addmm(self._biases[0], left, image.shared, out=out)
+        keep = torch.from_numpy(later.view(np.uint8)).to(self._dtype)
         begin = 0
         for index in range(1, len(self._weights)):
             weight, bias = self._weights[index], self._biases[index]
@@ -266,6 +289,31 @@ class Engine:
         logits: Probs = h.float().numpy()
         return logits
 
+    def _second_layer(self, piece: _Piece, out: Tensor, later: Keep) -> None:
+        """Layer 2 before its ReLU, into `out`, and the masks of the layers after it, into `later`.
+
+        Args:
+            piece: whose passes.
+            out: (rows, units of layer 2).
+            later: (rows, units of all hidden layers but the first).
+        """
+        image, rows, k = piece.image, len(out), self._first_units
+        if image.balanced is None:
+            # The rows of padding are further passes that nobody asked for.
+            draws = random_bytes(image.passes.seed, piece.first, rows, self._row_bytes)
+            first = draws.take(image.active, axis=1) >= self._thresholds[0]
+            np.greater_equal(draws[:, k : len(self._thresholds)], self._thresholds[k:], out=later)
+        else:
+            keep = image.balanced[piece.first : piece.first + piece.size]
+            keep = np.resize(keep, (rows, keep.shape[1]))
+            first, later[:] = keep[:, : len(image.active)], keep[:, len(image.active) :]
+        left = _view(self._buffers[0], rows, len(image.shared))
+        active = len(image.active)
+        left[:, :active].copy_(torch.from_numpy(first.view(np.uint8)))
+        if len(image.shared) > active:
+            left[:, active:].zero_()
+        torch.addmm(self._biases[0], left, image.shared, out=out)
+
     def _rows_are_invariant(self) -> bool:
         """Whether a row of each product has the same bits for every number of rows in a block."""
         generator = torch.Generator().manual_seed(0)
@@ -275,9 +323,9 @@ class Engine:
         products += list(zip(self._weights[1:], self._biases[1:], strict=True))
         step = self._row_multiple
         for weight, bias in products:
-            left = torch.rand(BLOCK_PASSES, len(weight), generator=generator).to(weight.dtype)
+            left = torch.rand(BLOCK_ROWS, len(weight), generator=generator).to(weight.dtype)
             whole = torch.addmm(bias, left, weight)
-            for rows in range(max(_LEAST_ROWS, step), BLOCK_PASSES, step):
+            for rows in range(max(_LEAST_ROWS, step), BLOCK_ROWS, step):
                 if not torch.equal(torch.addmm(bias, left[:rows], weight), whole[:rows]):
                     return False
         return True
@@ -287,6 +335,11 @@ class DeviceEngine(Engine):
     """The same answers from another device, or from a CPU without the tricks of `Engine`.
 
     Every product has the same number of rows, so that a pass has the same bits in every answer.
+
+    Args:
+        network: the network; a copy of it goes to the device.
+        device: what computes.
+        precision: of the hidden stochastic layers.
     """
 
     def __init__(
@@ -297,50 +350,76 @@ class DeviceEngine(Engine):
         self.config = config
         self.passes_computed = 0
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._row_multiple = 1
+        self._rows_vary = False
         self._first_units = config.hidden_sizes[0]
         self._device = device
-        self._on_device = MLP(config).to(device)
-        self._on_device.load_state_dict(network.state_dict())
-        self._on_device.requires_grad_(False)
-        layers = [layer for layer in self._on_device.layers if isinstance(layer, nn.Linear)]
-        self._later_layers = layers[1:]
+        on_device = MLP(config).to(device)
+        on_device.load_state_dict(network.state_dict())
+        on_device.requires_grad_(False)
+        self._layers = [layer for layer in on_device.layers if isinstance(layer, nn.Linear)]
 
     def predict_probs(self, pixels: Pixels) -> Probs:
         """Deterministic class probabilities, dropout off; see `Engine.predict_probs`."""
         with torch.inference_mode():
-            logits = self._on_device(normalise(pixels, self.config).to(self._device))
-            probs: Probs = logits[0].softmax(dim=0).cpu().numpy()
+            h = normalise(pixels, self.config).to(self._device)
+            for layer in self._layers[:-1]:
+                h = F.linear(h, layer.weight, layer.bias).relu()
+            probs: Probs = self._layers[-1](h)[0].softmax(dim=0).cpu().numpy()
             return probs
 
-    def prepare(self, pixels: Pixels, passes: Passes) -> PreparedImage:
-        """Computes layer 1; see `Engine.prepare`."""
-        with torch.inference_mode():
-            h = self._on_device.layers[0](normalise(pixels, self.config).to(self._device)).relu()
+    def prepare(self, pixels: Sequence[Pixels], passes: Sequence[Passes]) -> list[PreparedImage]:
+        """Computes layer 1, image by image; see `Engine.prepare`."""
         active = np.arange(self._first_units)
-        return PreparedImage(passes, active, h[0], self._draw_balanced(passes, active))
+        prepared = []
+        with torch.inference_mode():
+            for image, which in zip(pixels, passes, strict=True):
+                h = self._layers[0](normalise(image, self.config).to(self._device)).relu()[0]
+                prepared.append(PreparedImage(which, active, h, self._draw_balanced(which, active)))
+        return prepared
 
-    def _draw_blocks(self, image: PreparedImage, start: int, stop: int) -> Iterator[_Block]:
-        for first in range(start, stop, BLOCK_PASSES):
-            count = min(BLOCK_PASSES, stop - first)
-            if image.balanced is None:
-                seed = image.passes.seed
-                keep = independent_keep(self.config, seed, BLOCK_PASSES, first_pass=first)
-            else:
-                keep = image.balanced[first : first + count]
-                keep = np.resize(keep, (BLOCK_PASSES, keep.shape[1]))
-            yield _Block(count, *np.split(keep, [self._first_units], axis=1))
-
-    def _block_logits(self, image: PreparedImage, block: _Block) -> Probs:
-        keep = torch.from_numpy(np.concatenate([block.first, block.later], axis=1)).to(self._device)
-        first_mask, *masks = torch.split(keep, self.config.hidden_sizes, dim=1)
+    def _block_logits(self, block: Sequence[_Piece]) -> Probs:
+        (piece,) = block  # a block holds one image's passes where rows do not vary
+        image, passes = piece.image, piece.image.passes
+        if image.balanced is None:
+            keep = independent_keep(self.config, passes.seed, BLOCK_ROWS, first_pass=piece.first)
+        else:
+            keep = image.balanced[piece.first : piece.first + piece.size]
+            keep = np.resize(keep, (BLOCK_ROWS, keep.shape[1]))
+        on_device = torch.from_numpy(keep).to(self._device)
+        first_mask, *masks = torch.split(on_device, list(self.config.hidden_sizes), dim=1)
         first_rate, *rates = self.config.dropout_rates
-        *hidden, output = self._later_layers
+        *hidden, output = self._layers[1:]
         h = image.shared * first_mask / (1 - first_rate)  # (rows, units)
         for layer, mask, rate in zip(hidden, masks, rates, strict=True):
             weight, bias = layer.weight.to(self._dtype), layer.bias.to(self._dtype)
             h = F.linear(h.to(self._dtype), weight, bias).relu().float() * mask / (1 - rate)
         logits: Probs = output(h).cpu().numpy()
         return logits
+
+
+def build_engine(network: MLP, device: str = "cpu", precision: Precision = "float32") -> Engine:
+    """The engine for a device.
+
+    Args:
+        network: the network.
+        device: as torch names it: cpu, cuda, cuda:1.
+        precision: of the hidden stochastic layers.
+
+    Raises:
+        PrecisionError: the processor cannot compute in that precision.
+        DeviceError: there is no such device.
+    """
+    if device == "cpu":
+        return Engine(network, precision)
+    try:
+        wanted = torch.device(device)
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(
+            "there is no such device here; cuda needs a GPU and a CUDA build of torch"
+        ) from error
+    return DeviceEngine(network, wanted, precision)
 
 
 def _view(buffer: Tensor, rows: int, columns: int) -> Tensor:

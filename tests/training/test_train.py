@@ -20,7 +20,15 @@ from model.mlp import MLPConfig
 from training.config import TrainConfig
 from training.data import Images
 from training.errors import TrainingError
-from training.train import RunFiles, _augmentation_strength, _epochs, evaluate_network, train
+from training.train import (
+    Run,
+    RunFiles,
+    _augmentation_strength,
+    _epochs,
+    _train_epoch,
+    evaluate_network,
+    train,
+)
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -318,6 +326,27 @@ def test_every_image_of_a_run_has_dropout_masks_of_its_own(
     assert seed not in {seed for seed, _ in drawn}
 
 
+def test_the_learning_rate_rises_to_its_maximum_and_falls_to_almost_0(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+
+    def train_and_record(run: Run, *arguments: Any) -> tuple[float, float]:
+        rates.append(run.optimizer.param_groups[0]["lr"])
+        scores = _train_epoch(run, *arguments)
+        rates.append(run.optimizer.param_groups[0]["lr"])
+        return scores
+
+    monkeypatch.setattr(training.train, "_train_epoch", train_and_record)
+    run(output)
+    # A 25th at first; the maximum a fifth of the way on, in the first of the four epochs.
+    first, *after_each_epoch = rates[0], *rates[1::2]
+    assert first == pytest.approx(TINY.learning_rate / 25)
+    assert after_each_epoch == sorted(after_each_epoch, reverse=True)
+    assert 0.9 * TINY.learning_rate < after_each_epoch[0] <= TINY.learning_rate
+    assert 0 < after_each_epoch[-1] < 0.01 * TINY.learning_rate
+
+
 # Interruption
 
 
@@ -491,6 +520,7 @@ def test_an_unfinished_run_is_not_overwritten_without_resume(
 
 def test_a_finished_run_is_trained_anew_without_resume(output: Path, undisturbed: Path) -> None:
     output.write_bytes(undisturbed.read_bytes())
+    RunFiles(output).history.write_bytes(RunFiles(undisturbed).history.read_bytes())
     run(output, replace(TINY, epochs=1))
     assert output.read_bytes() != undisturbed.read_bytes()
     assert len(read_history(output)) == 1

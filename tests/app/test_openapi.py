@@ -1,0 +1,398 @@
+"""The API's description tells the truth, and its page works without the internet."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi.openapi.models import OpenAPI
+from PIL import Image
+from pydantic import BaseModel
+
+import app.schemas
+from app.routes.operations import STATIC_DIR
+from app.schemas import ErrorBody, McParameters, PredictParameters
+from tests.conftest import assert_error, sample
+
+PARAMETERS: dict[str, type[PredictParameters]] = {
+    "/predict": PredictParameters,
+    "/predict/mc": McParameters,
+}
+PICTURE = sample("7.png")
+METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def document(client: httpx.AsyncClient) -> dict[str, Any]:
+    response = await client.get("/openapi.json")
+    assert response.status_code == 200
+    description: dict[str, Any] = response.json()
+    return description
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield path, method, operation
+
+
+def every_value(node: Any, key: str) -> Iterator[Any]:
+    """The values of a key, wherever it stands in the document."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == key:
+                yield value
+            yield from every_value(value, key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from every_value(value, key)
+
+
+def resolve(document: dict[str, Any], reference: str) -> Any:
+    node: Any = document
+    for name in reference.removeprefix("#/").split("/"):
+        node = node[name]
+    return node
+
+
+def body_of(document: dict[str, Any], path: str) -> dict[str, Any]:
+    content: dict[str, Any] = document["paths"][path]["post"]["requestBody"]["content"]
+    return content
+
+
+def declared_model(operation: dict[str, Any], status: int) -> type[BaseModel] | None:
+    """The model of the answers with a status; None: the description does not say."""
+    schema = operation["responses"][str(status)]["content"]["application/json"]["schema"]
+    if "$ref" not in schema:
+        return None
+    model: type[BaseModel] = getattr(app.schemas, schema["$ref"].rpartition("/")[2])
+    return model
+
+
+def assert_declared(operation: dict[str, Any], response: httpx.Response) -> None:
+    """Asserts that an answer is what the operation declares for its status."""
+    model = declared_model(operation, response.status_code)
+    if model is not None:
+        model.model_validate_json(response.content, strict=True)
+        assert_no_more(json.loads(response.content), model)
+
+
+def assert_no_more(answer: dict[str, Any], model: type[BaseModel]) -> None:
+    assert answer.keys() <= model.model_fields.keys()
+    for name, value in answer.items():
+        inner = model.model_fields[name].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            assert_no_more(value, inner)
+
+
+def encode(image_format: str) -> bytes:
+    buffer = BytesIO()
+    with Image.open(BytesIO(PICTURE)) as image:
+        image.save(buffer, image_format)
+    return buffer.getvalue()
+
+
+# The description
+
+
+def test_the_description_is_openapi(document: dict[str, Any]) -> None:
+    OpenAPI.model_validate(document)
+    assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
+    assert document["info"].keys() >= {"title", "version", "description"}
+    for reference in every_value(document, "$ref"):
+        assert resolve(document, reference)
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+    for path, method, operation in operations(document):
+        assert path.startswith("/")
+        assert method in METHODS
+        assert operation["summary"]
+        assert operation["description"]
+        assert "200" in operation["responses"]
+        assert all(answer["description"] for answer in operation["responses"].values())
+        where = [(one["in"], one["name"]) for one in operation.get("parameters", [])]
+        assert len(set(where)) == len(where)
+
+
+def test_every_route_that_people_call_is_described(document: dict[str, Any]) -> None:
+    described = {(method, path) for path, method, _ in operations(document)}
+
+    assert described >= {
+        ("post", "/predict"),
+        ("post", "/predict/mc"),
+        ("get", "/health/live"),
+        ("get", "/health/ready"),
+        ("get", "/model"),
+    }
+
+
+@pytest.mark.parametrize("path", PARAMETERS)
+def test_the_parameters_described_are_those_that_exist(document: dict[str, Any], path: str) -> None:
+    query = document["paths"][path]["post"]["parameters"]
+    content = body_of(document, path)
+    in_json = content["application/json"]["schema"]["properties"]
+    in_form = content["multipart/form-data"]["schema"]["properties"]
+    fields = PARAMETERS[path].model_fields
+
+    assert [one["name"] for one in query] == list(fields)
+    assert in_json.keys() == fields.keys() | {"image", "pixels"}
+    assert in_form.keys() == fields.keys() | {"file"}
+    for one in query:
+        field = fields[one["name"]]
+        assert (one["in"], one["required"]) == ("query", False)
+        assert one["description"] == field.description
+        assert one["schema"].get("default") == field.default
+        for form in (in_json, in_form):
+            described = dict(form[one["name"]])
+            assert described.pop("description") == field.description
+            assert described == one["schema"]
+
+
+def edges(schema: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Values that a parameter's schema just allows, and values that it just does not."""
+    if "enum" in schema:
+        return schema["enum"], ["other"]
+    if schema["type"] == "boolean":
+        return [True, False], ["maybe", 1]
+    allowed, refused = [], ["many"]
+    for bound, step in (("minimum", -1), ("maximum", 1)):
+        if bound in schema:
+            allowed.append(schema[bound])
+            refused.append(schema[bound] + step)
+    if "exclusiveMinimum" in schema:
+        refused.append(schema["exclusiveMinimum"])
+    return allowed, refused
+
+
+@pytest.mark.parametrize("path", PARAMETERS)
+async def test_the_bounds_described_are_those_that_hold(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    picture = base64.b64encode(PICTURE).decode()
+    for one in document["paths"][path]["post"]["parameters"]:
+        name, (allowed, refused) = one["name"], edges(one["schema"])
+        assert allowed or refused
+        for value in allowed:
+            response = await client.post(path, json={"image": picture, name: value})
+            assert response.status_code == 200, (name, value, response.text)
+        for value in refused:
+            response = await client.post(path, json={"image": picture, name: value})
+            assert_error(response, 422, "invalid_parameter")
+
+
+# The examples
+
+
+@pytest.mark.parametrize("path", PARAMETERS)
+async def test_every_example_works_as_it_stands(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    operation = document["paths"][path]["post"]
+    examples = body_of(document, path)["application/json"]["examples"]
+    answers = []
+    for name, example in examples.items():
+        assert example["summary"]
+        response = await client.post(path, json=example["value"])
+        assert response.status_code == 200, (name, response.text)
+        assert_declared(operation, response)
+        answers.append(response.json()["digit"])
+
+    assert examples.keys() >= {"image", "pixels"}
+    # Two forms of one picture.
+    assert len(set(answers)) == 1
+
+
+@pytest.mark.parametrize("path", PARAMETERS)
+async def test_every_body_type_described_is_read(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    content = body_of(document, path)
+    expected = (await client.post(path, content=PICTURE)).json()["digit"]
+    raw = content.keys() - {"application/json", "multipart/form-data"}
+
+    assert raw == {f"image/{kind}" for kind in ("png", "jpeg", "webp", "bmp", "gif", "tiff")}
+    for kind in raw:
+        # What makes the docs page show a file picker.
+        assert content[kind]["schema"] == {"type": "string", "format": "binary"}
+        picture = encode(kind.removeprefix("image/").upper())
+        response = await client.post(path, content=picture, headers={"content-type": kind})
+        assert (response.status_code, response.json()["digit"]) == (200, expected)
+    form = content["multipart/form-data"]["schema"]
+    assert form["required"] == ["file"]
+    assert form["properties"]["file"]["format"] == "binary"
+    response = await client.post(path, files={"file": PICTURE})
+    assert (response.status_code, response.json()["digit"]) == (200, expected)
+
+
+# The answers
+
+
+QUERIES: dict[str, list[str]] = {
+    "/predict": ["", "return_input=true"],
+    "/predict/mc": ["", "passes=1", "seed=1&return_input=true"],
+}
+
+
+async def test_every_answer_is_what_its_route_declares(
+    client: httpx.AsyncClient, document: dict[str, Any]
+) -> None:
+    for path, method, operation in operations(document):
+        if method == "get":
+            response = await client.get(path)
+            assert response.status_code == 200
+            assert_declared(operation, response)
+            continue
+        for query in QUERIES[path]:
+            response = await client.post(f"{path}?{query}", content=sample("doubtful.png"))
+            assert response.status_code == 200
+            assert declared_model(operation, 200) is not None
+            assert_declared(operation, response)
+
+
+@pytest.mark.parametrize("path", PARAMETERS)
+async def test_every_error_is_what_its_route_declares(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    operation = document["paths"][path]["post"]
+    declared = {int(status) for status in operation["responses"]}
+    requests: list[dict[str, Any]] = [
+        {"content": b""},
+        {"content": bytes(11 * 2**20)},
+        {"content": b"text", "headers": {"content-type": "text/plain"}},
+        {"content": PICTURE, "params": {"preprocess": "odd"}},
+    ]
+
+    statuses = set()
+    for request in requests:
+        response = await client.post(path, **request)
+        statuses.add(response.status_code)
+        assert declared_model(operation, response.status_code) is ErrorBody
+        assert_declared(operation, response)
+
+    assert statuses == {400, 413, 415, 422}
+    assert declared == statuses | {200, 503}
+
+
+def test_the_descriptions_of_the_answers_name_every_field(document: dict[str, Any]) -> None:
+    for name in ("Prediction", "McPrediction", "ErrorDetail"):
+        schema = document["components"]["schemas"][name]
+        for field, described in schema["properties"].items():
+            assert described.get("description") or "$ref" in described, (name, field)
+
+
+# The page
+
+
+class Page(HTMLParser):
+    """What a page loads, and what of it a Content-Security-Policy would not allow."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.inline: list[str] = []
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        for name, value in attrs:
+            if name == "src" or (name == "href" and tag == "link"):
+                self.loaded.append(value or "")
+            elif name == "style" or name.startswith("on"):
+                self.inline.append(f"{tag} {name}")
+            elif name in ("href", "action"):
+                assert not (value or "").startswith("javascript:")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+
+def test_the_page_reader_sees_what_is_inline() -> None:
+    page = Page('<script src="a.js"></script><script>x()</script><p onclick="y()" style="z">')
+
+    assert page.loaded == ["a.js"]
+    assert page.inline == ["x()", "p onclick", "p style"]
+
+
+TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+
+async def test_the_docs_page_loads_only_what_this_server_has(client: httpx.AsyncClient) -> None:
+    response = await client.get("/docs")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/html")
+    page = Page(response.text)
+
+    assert page.inline == []
+    origin = str(client.base_url)
+    loaded = [urljoin(f"{origin}/docs", one) for one in page.loaded if one != "data:,"]
+    assert len(loaded) >= 3
+    for address in loaded:
+        assert address.startswith(f"{origin}/")
+        asset = await client.get(address)
+        assert asset.status_code == 200, address
+        assert asset.headers["content-type"].startswith(TYPES[Path(address).suffix])
+        assert asset.content
+        # A style sheet could load more.
+        if address.endswith(".css"):
+            found = re.findall(r"url\(\s*[\"']?([a-z]*:?)", asset.text)
+            assert set(found) <= {"data:"}
+            assert "@import" not in asset.text
+
+
+async def test_the_docs_page_describes_this_server(client: httpx.AsyncClient) -> None:
+    script = (await client.get("/static/docs.js")).text
+
+    (address,) = re.findall(r'url: "([^"]+)"', script)
+    description = await client.get(urljoin(f"{client.base_url}/docs", address))
+    assert description.json()["info"]["title"] == "Dropserve"
+    assert "validatorUrl: null" in script  # else it would tell a foreign host
+    assert "http" not in script
+
+
+async def test_the_docs_page_has_a_policy_that_allows_nothing_foreign(
+    client: httpx.AsyncClient,
+) -> None:
+    header = (await client.get("/docs")).headers["content-security-policy"]
+
+    policy = {}
+    for directive in header.split(";"):
+        name, *sources = directive.split()
+        policy[name] = sources
+    assert policy["default-src"] == ["'none'"]
+    assert policy["script-src"] == ["'self'"]
+    assert policy["connect-src"] == ["'self'"]
+    assert policy["base-uri"] == ["'none'"]
+    assert policy["frame-ancestors"] == ["'none'"]
+    allowed = {source for sources in policy.values() for source in sources}
+    assert allowed <= {"'none'", "'self'", "data:"}
+
+
+async def test_the_bare_address_leads_to_the_docs(client: httpx.AsyncClient) -> None:
+    response = await client.get("/", follow_redirects=True)
+
+    assert (response.status_code, response.url.path) == (200, "/docs")
+
+
+def test_swagger_ui_lies_beside_its_licence() -> None:
+    folder = STATIC_DIR / "swagger-ui"
+
+    assert (folder / "swagger-ui-bundle.js").is_file()
+    licence = (folder / "LICENSE").read_text()
+    assert "Apache License" in licence
+    assert "Version 2.0, January 2004" in licence
+    assert "SmartBear" in (folder / "NOTICE").read_text()
+    # The bundle's first line refers to it.
+    assert (folder / "swagger-ui-bundle.js.LICENSE.txt").is_file()
