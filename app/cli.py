@@ -80,13 +80,13 @@ def _serve(options: argparse.Namespace) -> int:
     except SettingsError as error:
         return _usage_error(error)
     # Torch is imported only now, so that help and wrong settings answer at once.
+    from app.factory import load_served_checkpoint
     from app.server import run_server
-    from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
     from model.engine import build_engine
     from model.errors import ModelError
 
     try:
-        checkpoint = load_checkpoint(settings.checkpoint or DEFAULT_CHECKPOINT)
+        checkpoint = load_served_checkpoint(settings)
         build_engine(checkpoint.network, settings.device, settings.precision)
     except ModelError as error:
         return _usage_error(error)

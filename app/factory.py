@@ -23,6 +23,8 @@ from app.responses import error_response
 from app.routes import operations, predictions
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
+from model.errors import CheckpointError
+from model.preprocessing import SIDE
 
 _DESCRIPTION = "Which handwritten digit is this, and how sure is the network? MC dropout over HTTP."
 
@@ -40,9 +42,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        inference = Inference(
-            checkpoint or load_checkpoint(settings.checkpoint or DEFAULT_CHECKPOINT), settings
-        )
+        inference = Inference(checkpoint or load_served_checkpoint(settings), settings)
         inference.warm_up()
         app.state.inference = inference
         app.state.is_ready = True
@@ -71,6 +71,22 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_middleware(RequestContextMiddleware)
     return app
+
+
+def load_served_checkpoint(settings: Settings) -> Checkpoint:
+    """The checkpoint that the settings name, or the committed one.
+
+    Raises:
+        CheckpointError: it cannot be read, or its network takes other images than are served.
+    """
+    path = settings.checkpoint or DEFAULT_CHECKPOINT
+    checkpoint = load_checkpoint(path)
+    shape = checkpoint.network.config.input_shape
+    if shape != (SIDE, SIDE):
+        raise CheckpointError(
+            f"the checkpoint {path} is for images of shape {shape}; only {SIDE}x{SIDE} is served"
+        )
+    return checkpoint
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

@@ -25,8 +25,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # Not empty: that would mean every interface.
     host: str = Field(
-        default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface"
+        default="127.0.0.1",
+        min_length=1,
+        description="address to listen on; 0.0.0.0 for every interface",
     )
     port: int = Field(
         default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"

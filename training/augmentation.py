@@ -91,7 +91,7 @@ def _elastic_field(B: int, side: int, std: float, generator: torch.Generator) ->
 
 
 def _smooth_basis(side: int) -> Tensor:
-    """Gaussian bumps at the control points, (K, side), scaled to unit variance in the middle."""
+    """Gaussian bumps at the control points, (K, side), scaled to a mean variance of 1."""
     positions = torch.arange(side, dtype=torch.float32)
     centres = torch.linspace(-2.0, side + 1.0, _CONTROL_POINTS)
     bumps = torch.exp(-((positions - centres[:, None]) ** 2) / (2 * _SMOOTHNESS**2))

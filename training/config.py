@@ -3,10 +3,32 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.errors import TrainingError
+
 
 def setting(default: Any, help: str) -> Any:
     """A field with its help text, shown by `dropserve-train train --help`."""
     return field(default=default, metadata={"help": help})
+
+
+# Anything else is a typing error, or trains nothing.
+_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (1, 60_000),
+    "learning_rate": (0, 10),
+    "weight_decay": (0, 10),
+    "dropout": (0, 0.99),
+    "label_smoothing": (0, 0.99),
+    "rotation": (0, 180),
+    "scale": (0, 0.9),
+    "shear": (0, 2),
+    "shift": (0, 14),
+    "elastic": (0, 14),
+    "relax": (0, 1),
+    "averaging": (0, 0.999999),
+    "validation_images": (1, 59_999),
+    "seed": (0, 2**53 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,14 @@ class TrainConfig:
         5000, "images held out of training, for choosing and calibrating"
     )
     seed: int = setting(0, "determines weights, order, augmentation and dropout")
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if not least <= value <= most:
+                    option = f"--{name.replace('_', '-')}"
+                    raise TrainingError(f"{option} must be from {least} to {most}, not {value}")
 
     def rounded_rates(self) -> tuple[float, ...]:
         """The dropout rates that the network really uses."""

@@ -8,11 +8,9 @@ from tqdm import tqdm
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engine import Engine
-from model.errors import CheckpointError
 from model.masks import Passes
 from model.uncertainty import mean
 from training.data import load_mnist
-from training.errors import TrainingError
 from training.metrics import Scores, score
 
 
@@ -28,12 +26,10 @@ def evaluate(
         seed: image i uses the seed `seed + i`.
 
     Raises:
-        TrainingError: the checkpoint or the data cannot be used.
+        CheckpointError: the checkpoint cannot be used.
+        TrainingError: the data cannot be used.
     """
-    try:
-        checkpoint = load_checkpoint(checkpoint_path or DEFAULT_CHECKPOINT)
-    except CheckpointError as error:
-        raise TrainingError(str(error)) from error
+    checkpoint = load_checkpoint(checkpoint_path or DEFAULT_CHECKPOINT)
     images = load_mnist("test", data_dir)
     engine = Engine(checkpoint.network)
     labels = torch.from_numpy(images.labels)

@@ -7,6 +7,7 @@ not.
 
 import io
 import json
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -124,7 +125,8 @@ def train(
             _save_state(run, config, files, row)
             bar.write(
                 f"epoch {run.epoch:3d}  train loss {loss:.4f} accuracy {accuracy:.4f}  "
-                f"validation loss {scores.nll:.4f} accuracy {1 - scores.error:.4f}"
+                f"validation loss {scores.nll:.4f} accuracy {1 - scores.error:.4f}",
+                file=sys.stderr,
             )
             bar.update()
 
@@ -292,7 +294,7 @@ def _save_state(run: Run, config: TrainConfig, files: RunFiles, row: dict[str, A
 
 
 def _restore(run: Run, config: TrainConfig, files: RunFiles) -> None:
-    state = torch.load(files.state, weights_only=True)
+    state = torch.load(files.state, weights_only=True, map_location="cpu")
     _require_same_recipe(config, state["recipe"], files.checkpoint)
     run.epoch = state["epoch"]
     run.network.load_state_dict(state["network"])

@@ -1,12 +1,13 @@
 """Dropout masks: what a seed promises, and that the drops have the rates they should have."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from model.masks import MAX_SEED, byte_layout, draw_masks, drop_thresholds, random_bytes
+from model.masks import MAX_SEED, draw_masks, drop_thresholds, random_bytes, row_bytes
 from model.mlp import MLPConfig
 
 # Three different rates: layers that took each other's would show.
@@ -80,9 +81,9 @@ def test_each_layer_has_its_own_rate(layer: int) -> None:
     assert_frequency(dropped, CONFIG.dropout_rates[layer])
 
 
-def assert_frequency(dropped: torch.Tensor, rate: float) -> None:
-    standard_error = math.sqrt(rate * (1 - rate) / dropped.numel())
-    assert abs(float(dropped.double().mean()) - rate) < 5 * standard_error
+def assert_frequency(events: torch.Tensor, rate: float) -> None:
+    standard_error = math.sqrt(rate * (1 - rate) / events.numel())
+    assert abs(float(events.double().mean()) - rate) < 5 * standard_error
 
 
 def test_every_unit_is_dropped_at_the_same_rate_and_apart_from_its_neighbour() -> None:
@@ -107,7 +108,7 @@ def test_rate_0_drops_nothing() -> None:
 
 def test_the_smallest_and_the_largest_rate_are_exact() -> None:
     config = MLPConfig(dropout_rates=(1 / 256, 255 / 256, 0.0))
-    assert drop_thresholds(config) == (1, 255, 0)
+    assert drop_thresholds(config).tolist() == [1] * 512 + [255] * 256 + [0] * 128
     rare, frequent, never = draw_masks(config, 5, 2000)
     assert_frequency(~rare, 1 / 256)
     assert_frequency(~frequent, 255 / 256)
@@ -116,18 +117,20 @@ def test_the_smallest_and_the_largest_rate_are_exact() -> None:
 
 def test_a_byte_at_the_threshold_keeps_its_unit() -> None:
     """Bytes 0 to 76 are 77 of 256: with byte 77 dropped too, the rate would be 78/256."""
-    draws = random_bytes(9, 0, 40, byte_layout(CONFIG).row_bytes)
+    draws = random_bytes(9, 0, 40, row_bytes(CONFIG))
     first_layer = draw_masks(CONFIG, 9, 40)[0].numpy()
     bytes_of_layer = draws[:, :512]
     assert first_layer[bytes_of_layer == 77].all()
     assert not first_layer[bytes_of_layer == 76].any()
 
 
-def test_layers_do_not_share_bytes() -> None:
-    slices = byte_layout(CONFIG).slices
-    used = [position for columns in slices for position in range(columns.start, columns.stop)]
-    assert len(used) == len(set(used)) == 512 + 256 + 128
-    assert byte_layout(CONFIG).row_bytes >= max(used) + 1
+def test_layers_of_the_same_rate_do_not_share_their_masks() -> None:
+    config = MLPConfig(dropout_rates=(77 / 256, 77 / 256, 77 / 256))
+    layers = [mask[:, :128] for mask in draw_masks(config, 6, 20)]
+    for some, others in itertools.combinations(layers, 2):
+        # Independent masks agree where both keep or both drop.
+        rate = 77 / 256
+        assert_frequency(some == others, rate**2 + (1 - rate) ** 2)
 
 
 @pytest.mark.parametrize("hidden", [1, 31, 33, 100])

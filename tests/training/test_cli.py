@@ -139,8 +139,8 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         dropout=(0.1, 0.2, 0.3),
         label_smoothing=0.0625,
         rotation=1.0,
-        scale=2.0,
-        shear=3.0,
+        scale=0.5,
+        shear=1.5,
         shift=4.0,
         elastic=5.0,
         relax=0.75,
@@ -235,3 +235,24 @@ def test_wrong_usage_is_exit_code_2(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("usage: dropserve-train")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--epochs", "0"),
+        ("--batch-size", "0"),
+        ("--dropout", "0.2", "1.0", "0.2"),
+        ("--seed", "-1"),
+        ("--validation-images", "0"),
+        ("--learning-rate", "nan"),
+    ],
+)
+def test_an_impossible_setting_is_named(
+    options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *options])
+
+    assert ended.value.code == 1
+    assert options[0] in capsys.readouterr().err

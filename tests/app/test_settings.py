@@ -1,0 +1,147 @@
+"""Settings: from variables and options, strict in names and values."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings, SettingsError, load_settings
+
+
+def refusal(environ: dict[str, str], options: dict[str, Any] | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ, options)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_nothing_said_means_the_defaults() -> None:
+    assert load_settings({"PATH": "/bin", "HOST": "else", "XDROPSERVE_PORT": "1"}) == Settings()
+    assert (Settings().host, Settings().port) == ("127.0.0.1", 8000)
+    assert Settings().max_body_bytes == 10 * 2**20
+    assert Settings().max_pixels == 50_000_000
+    assert Settings().max_passes == 1000
+
+
+def test_every_setting_is_a_variable(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "host": "::1",
+        "port": 81,
+        "checkpoint": tmp_path / "own.safetensors",
+        "max_body_bytes": 2048,
+        "max_pixels": 10_000,
+        "max_passes": 7,
+        "log_level": "warning",
+    }
+    environ = {f"DROPSERVE_{name.upper()}": str(value) for name, value in values.items()}
+
+    settings = load_settings(environ)
+
+    assert {name: getattr(settings, name) for name in values} == values
+    for name in values:
+        assert getattr(settings, name) != Settings.model_fields[name].default
+
+
+def test_an_option_overrides_its_variable_and_no_other() -> None:
+    environ = {"DROPSERVE_PORT": "81", "DROPSERVE_HOST": "::1"}
+
+    settings = load_settings(environ, {"port": "82", "host": None, "max_passes": "9"})
+
+    assert (settings.port, settings.host, settings.max_passes) == (82, "::1", 9)
+
+
+def test_an_option_overrides_even_a_wrong_variable() -> None:
+    assert load_settings({"DROPSERVE_PORT": "many"}, {"port": "82"}).port == 82
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("DROPSERVE_MAX_PASES", "DROPSERVE_MAX_PASSES"),
+        ("DROPSERVE_PROT", "DROPSERVE_PORT"),
+        ("DROPSERVE_CHECKPIONT", "DROPSERVE_CHECKPOINT"),
+        ("DROPSERVE_LOGLEVEL", "DROPSERVE_LOG_LEVEL"),
+        ("DROPSERVE_MAXBODYBYTES", "DROPSERVE_MAX_BODY_BYTES"),
+        ("DROPSERVE_PORT_", "DROPSERVE_PORT"),
+    ],
+)
+def test_an_unknown_variable_is_refused_and_the_nearest_named(variable: str, nearest: str) -> None:
+    message = refusal({variable: "5"})
+
+    assert f"{variable};" in message
+    assert message.endswith(f" {nearest}")
+
+
+@pytest.mark.parametrize("variable", ["DROPSERVE_", "DROPSERVE_XYZZY", "DROPSERVE_SERVICE"])
+def test_a_variable_like_no_other_is_refused_too(variable: str) -> None:
+    assert variable in refusal({variable: ""})
+
+
+@pytest.mark.parametrize("service", ["DROPSERVE", "DROPSERVE_CANARY"])
+def test_what_kubernetes_injects_for_a_service_is_ignored(service: str) -> None:
+    injected = {
+        f"{service}_SERVICE_HOST": "10.0.0.1",
+        f"{service}_SERVICE_PORT": "80",
+        f"{service}_SERVICE_PORT_HTTP": "80",
+        f"{service}_PORT": "tcp://10.0.0.1:80",
+        f"{service}_PORT_80_TCP": "tcp://10.0.0.1:80",
+        f"{service}_PORT_80_TCP_PROTO": "tcp",
+        f"{service}_PORT_80_TCP_PORT": "80",
+        f"{service}_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+
+    assert load_settings(injected) == Settings()
+    assert load_settings(injected, {"port": "82"}).port == 82
+
+
+def test_the_data_folder_of_training_is_no_typing_error() -> None:
+    assert load_settings({"DROPSERVE_DATA_DIR": "/data"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "many"),
+        ("port", "-1"),
+        ("port", "65536"),
+        ("port", "80.5"),
+        ("port", ""),
+        ("host", ""),
+        ("max_body_bytes", "1023"),
+        ("max_body_bytes", "10 MiB"),
+        ("max_pixels", "783"),
+        ("max_passes", "0"),
+        ("max_passes", "nan"),
+        ("log_level", "loud"),
+        ("log_level", "INFO"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(name: str, value: str) -> None:
+    variable, option = f"DROPSERVE_{name.upper()}", f"--{name.replace('_', '-')}"
+    for message in (refusal({variable: value}), refusal({}, {name: value})):
+        assert variable in message
+        assert option in message
+
+
+@pytest.mark.parametrize(("port", "expected"), [("0", 0), ("65535", 65535)])
+def test_the_outermost_ports_are_possible(port: str, expected: int) -> None:
+    assert load_settings({"DROPSERVE_PORT": port}).port == expected
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = Settings()
+
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1
+
+
+def test_an_unknown_field_is_no_setting() -> None:
+    with pytest.raises(ValidationError, match="extra"):
+        Settings.model_validate({"prot": 1})
+
+
+def test_every_setting_is_documented() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name

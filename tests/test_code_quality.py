@@ -1,0 +1,79 @@
+"""Lint, formatting, types and the direction of imports: one command checks everything."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("app", "model", "training")
+
+# Who may import whom. `training` and `app` never see each other, and `model` sees neither.
+ALLOWED = {"model": {"model"}, "app": {"app", "model"}, "training": {"training", "model"}}
+# What keeps `model` pure: no HTTP, no environment.
+FORBIDDEN_IN_MODEL = {"fastapi", "starlette", "httpx", "uvicorn", "pydantic", "orjson"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported_packages(module: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing() -> None:
+    run("ruff", "check")
+
+
+def test_ruff_would_format_nothing() -> None:
+    run("ruff", "format", "--check")
+
+
+def test_mypy_finds_nothing() -> None:
+    run("mypy")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str) -> None:
+    for module in modules(package):
+        foreign = (imported_packages(module) & {*PACKAGES, "tests"}) - ALLOWED[package]
+        assert not foreign, f"{module.relative_to(ROOT)} imports {foreign}"
+
+
+def test_the_model_knows_no_http_and_no_environment() -> None:
+    for module in modules("model"):
+        assert not imported_packages(module) & FORBIDDEN_IN_MODEL, module
+        assert "os.environ" not in module.read_text(), module
+
+
+def test_imports_do_not_go_in_circles() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import training.cli, training.train, app.factory, app.server"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for package in PACKAGES:
+        for module in modules(package):
+            assert ast.get_docstring(ast.parse(module.read_text())), module
