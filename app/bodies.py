@@ -25,6 +25,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from app.errors import (
+    ApiError,
     BodyTooLargeError,
     ConflictingParametersError,
     EmptyBodyError,
@@ -32,6 +33,7 @@ from app.errors import (
     InvalidMultipartError,
     InvalidParameterError,
     InvalidPixelsError,
+    TooManyImagesError,
     UnknownParameterError,
     UnsupportedMediaTypeError,
 )
@@ -55,14 +57,24 @@ _SEND_INTEGERS = (
 )
 
 Pixels = NDArray[np.uint8]
+# An image file's bytes, or its pixels.
+Image = bytes | Pixels
 P = TypeVar("P", bound=PredictParameters)
 
 
 @dataclass(frozen=True)
 class ImageRequest(Generic[P]):
-    """What was asked: an image, encoded as bytes or already as pixels, and the parameters."""
+    """What was asked: an image and the parameters."""
 
-    image: bytes | Pixels
+    image: Image
+    parameters: P
+
+
+@dataclass(frozen=True)
+class BatchRequest(Generic[P]):
+    """What was asked: images, or what is wrong with one, and the parameters of all."""
+
+    images: list[Image | ApiError]
     parameters: P
 
 
@@ -76,13 +88,23 @@ async def read_image_request(
     """
     body = await _read_body(request, settings.max_body_bytes)
     pairs = _query_pairs(request)
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    image: bytes | Pixels
+    content_type = _content_type(request)
+    image: Image
     if content_type == "application/json":
-        image, fields = _parse_json(body)
-        pairs.extend(fields)
+        document = _parse_json(body)
+        image = _take_image(document)
+        pairs.extend(document.items())
     elif content_type == "multipart/form-data":
-        image, fields = await _parse_multipart(request, body)
+        files, fields = await _parse_multipart(request, body, max_files=8)
+        if len(files) != 1:
+            raise InvalidMultipartError(
+                "the form must have one file, the image, in the field named file "
+                "(curl: -F file=@digit.png); /predict/batch takes several",
+                param="file",
+            )
+        name, image = files[0]
+        if name not in _FILE_FIELDS:
+            raise InvalidMultipartError("the file must be in the field named file", param="file")
         pairs.extend(fields)
     else:
         _require_image_type(content_type)
@@ -90,6 +112,50 @@ async def read_image_request(
     if len(image) == 0:
         raise EmptyBodyError
     return ImageRequest(image, parse_parameters(pairs, parameters_type, settings))
+
+
+async def read_batch_request(
+    request: Request, parameters_type: type[P], settings: Settings
+) -> BatchRequest[P]:
+    """Reads and validates a request for many images.
+
+    What is wrong with one image stands in its place; what is wrong with the request is raised.
+
+    Raises:
+        ApiError: the one that says what to change.
+    """
+    body = await _read_body(request, settings.max_body_bytes)
+    pairs = _query_pairs(request)
+    content_type = _content_type(request)
+    limit = settings.max_batch_images
+    images: list[Image | ApiError]
+    if content_type == "application/json":
+        document = _parse_json(body)
+        inputs = document.pop("inputs", None)
+        if not isinstance(inputs, list) or not inputs:
+            raise InvalidParameterError(
+                'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
+            )
+        if len(inputs) > limit:
+            _raise_too_many(limit)
+        images = [_image_or_error(item) for item in inputs]
+        pairs.extend(document.items())
+    elif content_type == "multipart/form-data":
+        files, fields = await _parse_multipart(request, body, max_files=limit)
+        if not files or any(name != "file" for name, _ in files):
+            raise InvalidMultipartError(
+                "the form must have the images as files, all in fields named file "
+                "(curl: -F file=@1.png -F file=@2.png)",
+                param="file",
+            )
+        images = [image for _, image in files]
+        pairs.extend(fields)
+    else:
+        raise UnsupportedMediaTypeError(
+            "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
+            "/predict/mc take the bytes of one image"
+        )
+    return BatchRequest(images, parse_parameters(pairs, parameters_type, settings))
 
 
 def parse_parameters(
@@ -117,18 +183,17 @@ def parse_parameters(
     except ValidationError as error:
         name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
         _raise_invalid(name, parameters_type, settings)
-    if isinstance(parameters, McParameters) and parameters.passes > settings.max_passes:
-        _raise_invalid("passes", parameters_type, settings)
-    if (
-        isinstance(parameters, McParameters)
-        and parameters.max_standard_error is not None
-        and parameters.estimator != "independent"
-    ):
-        raise InvalidParameterError(
-            "max_standard_error works with estimator=independent only, since balanced masks depend "
-            "on the number of passes; leave out one of the two",
-            param="max_standard_error",
-        )
+    if (parameters.timeout_ms or 0) > settings.max_timeout_ms:
+        _raise_invalid("timeout_ms", parameters_type, settings)
+    if isinstance(parameters, McParameters):
+        if parameters.passes > settings.max_passes:
+            _raise_invalid("passes", parameters_type, settings)
+        if parameters.max_standard_error is not None and parameters.estimator == "balanced":
+            raise InvalidParameterError(
+                "max_standard_error works with estimator=independent only, since balanced masks "
+                "depend on the number of passes; leave out one of the two",
+                param="max_standard_error",
+            )
     return parameters
 
 
@@ -140,9 +205,12 @@ def _raise_invalid(
         for item in parameters_type.model_fields[name].metadata
         if isinstance(item, MustBe)
     )
-    raise InvalidParameterError(
-        f"{name} must be {words.format(max_passes=settings.max_passes)}", param=name
-    )
+    limits = {"max_passes": settings.max_passes, "max_timeout_ms": settings.max_timeout_ms}
+    raise InvalidParameterError(f"{name} must be {words.format(**limits)}", param=name)
+
+
+def _raise_too_many(limit: int) -> NoReturn:
+    raise TooManyImagesError(f"a batch takes at most {limit} images; send several smaller batches")
 
 
 def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoReturn:
@@ -235,7 +303,11 @@ _UNREADABLE_TYPES = {
 }
 
 
-def _parse_json(body: bytes) -> tuple[bytes | Pixels, list[tuple[str, Any]]]:
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _parse_json(body: bytes) -> dict[str, Any]:
     if not body:
         raise EmptyBodyError
     try:
@@ -244,6 +316,11 @@ def _parse_json(body: bytes) -> tuple[bytes | Pixels, list[tuple[str, Any]]]:
         raise InvalidJsonError from error
     if not isinstance(document, dict):
         raise InvalidParameterError('the JSON body must be an object such as {"image": "<base64>"}')
+    return document
+
+
+def _take_image(document: dict[str, Any]) -> Image:
+    """Removes the image from the document and reads it."""
     given = [name for name in _IMAGE_FIELDS if name in document]
     if len(given) > 1:
         raise ConflictingParametersError(
@@ -254,8 +331,21 @@ def _parse_json(body: bytes) -> tuple[bytes | Pixels, list[tuple[str, Any]]]:
             "the JSON body needs image (base64) or pixels (28 rows of 28)", param="image"
         )
     value = document.pop(given[0])
-    image = _decode_base64(value) if given[0] == "image" else _parse_pixels(value)
-    return image, list(document.items())
+    return _decode_base64(value) if given[0] == "image" else _parse_pixels(value)
+
+
+def _image_or_error(item: Any) -> Image | ApiError:
+    if not isinstance(item, dict):
+        return InvalidParameterError('an input must be an object such as {"image": "<base64>"}')
+    try:
+        image = _take_image(item)
+    except ApiError as error:
+        return error
+    if item:
+        return InvalidParameterError(
+            "an input has image or pixels and nothing else; parameters stand beside inputs"
+        )
+    return image
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -304,31 +394,28 @@ def _parse_pixels(value: Any) -> Pixels:
     return np.array(flat, dtype=np.uint8).reshape(SIDE, SIDE)
 
 
-async def _parse_multipart(request: Request, body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
+async def _parse_multipart(
+    request: Request, body: bytes, *, max_files: int
+) -> tuple[list[tuple[str, bytes]], list[tuple[str, Any]]]:
+    """Files and fields of a form, each with its name."""
+
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=8, max_fields=100)
+    parser = MultiPartParser(request.headers, stream(), max_files=max_files, max_fields=100)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
+        if "Too many files" in str(getattr(error, "message", "")):
+            _raise_too_many(max_files)
         raise InvalidMultipartError from error
     try:
-        items = form.multi_items()
-        files = [(name, part) for name, part in items if isinstance(part, UploadFile)]
-        if len(files) != 1:
-            raise InvalidMultipartError(
-                "the form must have one file, the image, in the field named file "
-                "(curl: -F file=@digit.png)",
-                param="file",
-            )
-        name, part = files[0]
-        if name not in _FILE_FIELDS:
-            raise InvalidMultipartError("the file must be in the field named file", param="file")
-        fields = [(name, _scalar(text)) for name, text in items if isinstance(text, str)]
-        return await part.read(), fields
+        files, fields = [], []
+        for name, part in form.multi_items():
+            if isinstance(part, UploadFile):
+                files.append((name, await part.read()))
+            else:
+                fields.append((name, _scalar(part)))
+        return files, fields
     finally:
         await form.close()
-        # Files that the body breaks off in are in no form.
-        for file in getattr(parser, "_files_to_close_on_error", ()):
-            file.close()

@@ -11,7 +11,8 @@ ApiError
 ├── MethodNotAllowedError           405 method_not_allowed
 ├── TooLargeError                   413
 │   ├── BodyTooLargeError               body_too_large
-│   └── TooManyPixelsError              too_many_pixels
+│   ├── TooManyPixelsError              too_many_pixels
+│   └── TooManyImagesError              too_many_images
 ├── UnsupportedError                415
 │   ├── UnsupportedMediaTypeError       unsupported_media_type
 │   └── NotAnImageError                 not_an_image
@@ -20,7 +21,9 @@ ApiError
 │   ├── UnknownParameterError           unknown_parameter
 │   ├── InvalidPixelsError              invalid_pixels
 │   └── NoInkError                      no_ink
+├── OverloadedError                 429 overloaded
 ├── NotReadyError                   503 not_ready
+├── DeadlineExceededError           504 deadline_exceeded
 └── InternalError                   500 internal
 
 A message says what to do and never repeats what was sent: it may be secret, huge or markup.
@@ -144,6 +147,13 @@ class TooManyPixelsError(TooLargeError):
     message = "the image has more pixels than this server decodes; scale it down"
 
 
+class TooManyImagesError(TooLargeError):
+    """A batch of more images than the server takes at once."""
+
+    code = "too_many_images"
+    message = "the batch has more images than this server takes; send several smaller batches"
+
+
 class UnsupportedError(ApiError):
     """Not a kind of content that can be answered."""
 
@@ -200,6 +210,14 @@ class NoInkError(UnprocessableError):
     message = "the image is uniform; send a digit that stands out from its background"
 
 
+class OverloadedError(ApiError):
+    """More work is queued than the server will promise to do; `headers` must hold Retry-After."""
+
+    status = 429
+    code = "overloaded"
+    message = "the server has too much to do; try again after the seconds in Retry-After"
+
+
 class NotReadyError(ApiError):
     """Warming up, or draining before the end."""
 
@@ -207,6 +225,14 @@ class NotReadyError(ApiError):
     code = "not_ready"
     message = "the server is starting or stopping; try again in a moment"
     headers = MappingProxyType({"Retry-After": "1"})
+
+
+class DeadlineExceededError(ApiError):
+    """The answer was not ready in time."""
+
+    status = 504
+    code = "deadline_exceeded"
+    message = "the answer took longer than timeout_ms; allow more time, or ask for fewer passes"
 
 
 class InternalError(ApiError):

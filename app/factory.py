@@ -50,7 +50,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
             yield
         finally:
             app.state.is_ready = False
-            inference.close()
+            await inference.close(settings.drain_seconds)
 
     app = FastAPI(
         title="Dropserve",

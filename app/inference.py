@@ -1,30 +1,40 @@
-"""Joins requests to the model: decoding, preprocessing, the network, the fields of the answer."""
+"""From requests to answers: admission, decoding, preprocessing, and the engine's batcher."""
 
 import asyncio
-import base64
-import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, overload
+from contextlib import aclosing, contextmanager
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from app.bodies import ImageRequest
-from app.errors import from_image_error
-from app.images import decode_if_small, decode_image
+from app.batching import Batcher
+from app.bodies import BatchRequest, Image, ImageRequest
+from app.errors import ApiError, DeadlineExceededError, from_image_error
+from app.images import INLINE_BYTES, decode_if_small, decode_image
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
-from model.adaptive import sample_until
-from model.calibration import apply_temperature
+from app.work import DETERMINISTIC_COST, Answer, McWork, PredictWork, Worker
 from model.checkpoint import Checkpoint
-from model.engine import PassRange, build_engine
+from model.engine import BLOCK_ROWS, Engine, build_engine
 from model.errors import ImageError
-from model.masks import Passes, dropped_units
 from model.preprocessing import Pixels, preprocess_image
-from model.uncertainty import entropy, summarise
 
-# Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
-_DRAWN_SEED_BITS = 32
+T = TypeVar("T")
+
+# A round of so many passes takes less than a millisecond: it can run on the event loop.
+_ROUND_PASSES = BLOCK_ROWS
+# After so many passes a request lets others go first: one image with the most passes is no longer.
+_SHARE_PASSES = 1024
+# What preparing an image and summing it up costs, in passes.
+_IMAGE_COST = 32
+# Bytes of an image file that take as long to decode as one pass: 2 MB of JPEG take 30 ms.
+_DECODED_BYTES_PER_PASS = 150
+# Drawing balanced masks of more passes than this would hold up the event loop.
+_INLINE_BALANCED_PASSES = 64
+# Images of a batch that are decoded before others get their turn on the event loop.
+_DECODED_AT_A_TIME = 8
 
 
 class Inference:
@@ -32,127 +42,162 @@ class Inference:
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
         self.checkpoint = checkpoint
+        self.engine: Engine = build_engine(checkpoint.network, settings.device, settings.precision)
+        self.worker = Worker(checkpoint, self.engine)
+        self.batcher: Batcher[PredictWork | McWork, Answer] = Batcher(
+            self.worker.step,
+            round_passes=_ROUND_PASSES,
+            share_passes=_SHARE_PASSES,
+            work_overhead=_IMAGE_COST,
+            max_queued=settings.max_queued_passes,
+        )
         self._settings = settings
-        self._engine = build_engine(checkpoint.network, settings.device, settings.precision)
-        self._labels = checkpoint.network.config.labels
-        self._identity = {"name": checkpoint.name, "version": checkpoint.version}
-        # One thread each: the sampling methods of the engine belong to one, and more decoding
-        # threads would only take the engine's core from it.
+        # One thread: more decoding at a time would only take the engine's core from it.
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self._sampling = ThreadPoolExecutor(1, thread_name_prefix="sample")
 
     def warm_up(self) -> None:
         """Computes one answer of each kind, so that no caller pays for first times."""
         pixels = np.zeros(self.checkpoint.network.config.input_shape, dtype=np.uint8)
         pixels[4:24, 12:16] = 255
-        self._predict(pixels, PredictParameters())
-        self._predict_mc(pixels, McParameters(seed=0))
+        predicted = PredictWork(pixels, PredictParameters())
+        sampled = McWork(pixels, McParameters(seed=0), is_streamed=False)
+        self.worker.step([(predicted, 1), (sampled, sampled.remaining)])
 
-    def close(self) -> None:
-        """Waits for running work and ends the threads."""
-        self._decoding.shutdown()
-        self._sampling.shutdown()
+    async def close(self, seconds: float) -> None:
+        """Finishes what is queued, for at most `seconds`; answers the rest with an error."""
+        await self.batcher.close(seconds)
+        self._decoding.shutdown(wait=False, cancel_futures=True)
 
-    async def predict(self, asked: ImageRequest[PredictParameters]) -> dict[str, Any]:
-        """The deterministic answer, computed at once: it takes less than handing it to a thread."""
-        return self._predict(await self._read_pixels(asked), asked.parameters)
+    async def predict(self, asked: ImageRequest[PredictParameters]) -> Answer:
+        """The deterministic answer, computed at once: it takes less than queueing it would."""
+        with self.batcher.admit(DETERMINISTIC_COST + _decoding_cost([asked.image])):
+            deadline = self._deadline(asked.parameters)
+            pixels = await self._read(asked.image, asked.parameters, deadline)
+            return self.worker.predict(PredictWork(pixels, asked.parameters))
 
-    async def predict_mc(self, asked: ImageRequest[McParameters]) -> dict[str, Any]:
-        """The MC-dropout answer, computed in the sampling thread."""
-        pixels = await self._read_pixels(asked)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._sampling, self._predict_mc, pixels, asked.parameters
-        )
+    async def predict_mc(self, asked: ImageRequest[McParameters]) -> Answer:
+        """The MC-dropout answer."""
+        with self.admit_mc(asked):
+            deadline = self._deadline(asked.parameters)
+            work = await self._mc_work(asked, deadline, is_streamed=False)
+            (answer,) = await self.batcher.run([work], deadline)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    async def _read_pixels(self, asked: ImageRequest[Any]) -> Pixels:
+    @contextmanager
+    def admit_mc(self, asked: ImageRequest[McParameters]) -> Iterator[None]:
+        """Counts a request for one image's passes as queued work."""
+        cost = asked.parameters.passes + _IMAGE_COST + _decoding_cost([asked.image])
+        with self.batcher.admit(cost):
+            yield
+
+    async def stream_mc(self, asked: ImageRequest[McParameters]) -> AsyncGenerator[Answer, None]:
+        """The MC-dropout answer, after the estimates on the way; the caller has been admitted.
+
+        The first step of the iterator decodes the image: what is wrong with the request shows then.
+        """
+        deadline = self._deadline(asked.parameters)
+        work = await self._mc_work(asked, deadline, is_streamed=True)
+        async with aclosing(self.batcher.stream(work, deadline)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def predict_batch(
+        self, asked: BatchRequest[PredictParameters]
+    ) -> list[Answer | ApiError]:
+        """An answer, or what is wrong with the image, for each image in order."""
+        parameters = asked.parameters
+        passes = DETERMINISTIC_COST
+        if isinstance(parameters, McParameters):
+            passes = parameters.passes + _IMAGE_COST
+        cost = passes * len(asked.images) + _decoding_cost(asked.images)
+        with self.batcher.admit(cost):
+            deadline = self._deadline(asked.parameters)
+            works: list[PredictWork | McWork | ApiError] = []
+            for number, image in enumerate(asked.images):
+                works.append(await self._batch_work(image, parameters, deadline))
+                if number % _DECODED_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
+            good = [work for work in works if not isinstance(work, ApiError)]
+            answers = iter(await self.batcher.run(good, deadline))
+        return [work if isinstance(work, ApiError) else _checked(next(answers)) for work in works]
+
+    async def _batch_work(
+        self, image: Image | ApiError, parameters: PredictParameters, deadline: float
+    ) -> PredictWork | McWork | ApiError:
+        if isinstance(image, ApiError):
+            return image
+        try:
+            pixels = await self._read(image, parameters, deadline)
+        except DeadlineExceededError:
+            raise
+        except ApiError as error:
+            return error
+        if isinstance(parameters, McParameters):
+            return await self._prepared(McWork(pixels, parameters, is_streamed=False))
+        return PredictWork(pixels, parameters)
+
+    async def _mc_work(
+        self, asked: ImageRequest[McParameters], deadline: float, *, is_streamed: bool
+    ) -> McWork:
+        pixels = await self._read(asked.image, asked.parameters, deadline)
+        return await self._prepared(McWork(pixels, asked.parameters, is_streamed=is_streamed))
+
+    async def _prepared(self, work: McWork) -> McWork:
+        """The work, with what would take too long on the event loop done in a thread."""
+        passes = work.passes
+        if passes.estimator == "balanced" and passes.count > _INLINE_BALANCED_PASSES:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._decoding, self.worker.prepare, [work])
+        return work
+
+    async def _read(self, image: Image, parameters: PredictParameters, deadline: float) -> Pixels:
         """The 28x28 pixels that the network sees.
 
         Raises:
-            ApiError: the image cannot be decoded, or shows nothing.
+            ApiError: the image cannot be decoded in time, or shows nothing.
         """
-        image = asked.image
         try:
             if isinstance(image, bytes):
                 max_pixels = self._settings.max_pixels
                 grey = decode_if_small(image, max_pixels=max_pixels)
                 if grey is None:
                     loop = asyncio.get_running_loop()
-                    return await loop.run_in_executor(
-                        self._decoding, _decode_and_preprocess, image, max_pixels, asked.parameters
+                    decoded = loop.run_in_executor(
+                        self._decoding, _decode_and_preprocess, image, max_pixels, parameters
                     )
+                    return await _in_time(decoded, deadline)
                 image = grey
-            return preprocess_image(image, asked.parameters.preprocess)
+            return preprocess_image(image, parameters.preprocess)
         except ImageError as error:
             raise from_image_error(error) from error
 
-    def _predict(self, pixels: Pixels, parameters: PredictParameters) -> dict[str, Any]:
-        probs = self._engine.predict_probs(pixels)
-        probabilities = apply_temperature(probs, self.checkpoint.calibration["temperature"])
-        return self._answer(probabilities, float(entropy(probs)), pixels, parameters)
-
-    def _predict_mc(self, pixels: Pixels, parameters: McParameters) -> dict[str, Any]:
-        seed = parameters.seed
-        if seed is None:
-            seed = secrets.randbits(_DRAWN_SEED_BITS)
-        passes = Passes(parameters.passes, seed, parameters.estimator)
-        (image,) = self._engine.prepare([pixels], [passes])
-        if parameters.max_standard_error is None:
-            (probs,) = self._engine.sample([PassRange(image, 0, passes.count)])
-            stop_reason = "passes"
-        else:
-            probs, stop_reason = sample_until(self._engine, image, parameters.max_standard_error)
-        summary = summarise(probs)
-        temperature = self.checkpoint.calibration["mc_temperature"]
-        probabilities = apply_temperature(summary.mean, temperature)
-        answer = self._answer(probabilities, summary.predictive_entropy, pixels, parameters)
-        answer |= {
-            "mean": _single(summary.mean),
-            "variance": _single(summary.variance),
-            "standard_error": _single(summary.standard_error),
-            "expected_entropy": np.float32(summary.expected_entropy),
-            "mutual_information": np.float32(summary.mutual_information),
-            "votes": summary.votes,
-            "passes": len(probs),
-            "stop_reason": stop_reason,
-            "seed": seed,
-            "estimator": parameters.estimator,
-        }
-        if parameters.return_passes:
-            bits = dropped_units(self._engine.config, passes)[: len(probs)]
-            answer["pass_probabilities"] = np.ascontiguousarray(probs)
-            answer["dropped"] = [base64.b64encode(row.tobytes()).decode() for row in bits]
-        return answer
-
-    def _answer(
-        self,
-        probabilities: NDArray[np.float64],
-        doubt: float,
-        pixels: Pixels,
-        parameters: PredictParameters,
-    ) -> dict[str, Any]:
-        digit = int(probabilities.argmax())
-        answer = {
-            "digit": digit,
-            "label": self._labels[digit],
-            "confidence": np.float32(probabilities[digit]),
-            "probabilities": _single(probabilities),
-            "predictive_entropy": np.float32(doubt),
-            "decision": None,
-            "model": self._identity,
-        }
-        if parameters.return_input:
-            answer["input"] = np.ascontiguousarray(pixels)
-        return answer
+    def _deadline(self, parameters: PredictParameters) -> float:
+        timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms
+        return time.monotonic() + timeout_ms / 1000
 
 
-@overload
-def _single(values: NDArray[np.float64]) -> NDArray[np.float32]: ...
-@overload
-def _single(values: None) -> None: ...
-def _single(values: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
-    """As float32, whose shortest decimal form is half as long: the network knows no more digits."""
-    return None if values is None else values.astype(np.float32)
+async def _in_time(result: Awaitable[T], deadline: float) -> T:
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await result
+    except TimeoutError as error:
+        raise DeadlineExceededError from error
+
+
+def _checked(answer: Answer | Exception) -> Answer | ApiError:
+    """An image's answer or its own error; what concerns the whole batch is raised."""
+    if isinstance(answer, DeadlineExceededError) or not isinstance(answer, ApiError | dict):
+        assert isinstance(answer, Exception)
+        raise answer
+    return answer
+
+
+def _decoding_cost(images: Sequence[Image | ApiError]) -> int:
+    """What decoding in the thread costs, in passes; small images are decoded on the way."""
+    sizes = [len(image) for image in images if isinstance(image, bytes)]
+    return sum(size // _DECODED_BYTES_PER_PASS for size in sizes if size > INLINE_BYTES)
 
 
 def _decode_and_preprocess(data: bytes, max_pixels: int, parameters: PredictParameters) -> Pixels:

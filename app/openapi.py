@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from app.examples import example_pixels, example_png_base64
 from app.schemas import ErrorBody, PredictParameters
 
+_SIDE = 28
 _BINARY = {"type": "string", "format": "binary"}
 _RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff")
 _STATUSES = {
@@ -14,16 +16,60 @@ _STATUSES = {
     413: "The body or the image is too large.",
     415: "Not a kind of body or image that is read.",
     422: "Readable, but impossible: a parameter, the pixels, or no ink.",
+    429: "Too much is queued; try again after the seconds in Retry-After.",
     503: "Starting or stopping; try again.",
+    504: "The answer was not ready within timeout_ms.",
 }
 
 
 def describe_image_route(
     parameters: type[PredictParameters], answer: type[BaseModel]
 ) -> dict[str, Any]:
-    """Arguments of a route's decorator: parameters, body forms and answers for OpenAPI."""
-    properties = parameters.model_json_schema()["properties"]
-    query = [
+    """Arguments of the decorator of a route for one image."""
+    return {
+        "response_model": answer,
+        "responses": _failures(),
+        "openapi_extra": {
+            "parameters": _query(parameters),
+            "requestBody": _image_body(parameters),
+        },
+    }
+
+
+def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]:
+    """Arguments of the decorator of a route for one image that answers with events."""
+    events = {"schema": {"type": "string"}, "example": "event: estimate\ndata: {...}\n\n"}
+    success = {"description": "Events.", "content": {"text/event-stream": events}}
+    return {
+        "response_class": StreamingResponse,
+        "responses": {200: success, **_failures()},
+        "openapi_extra": {
+            "parameters": _query(parameters),
+            "requestBody": _image_body(parameters),
+        },
+    }
+
+
+def describe_batch_route(
+    parameters: type[PredictParameters], answer: type[BaseModel]
+) -> dict[str, Any]:
+    """Arguments of the decorator of a route for many images."""
+    return {
+        "response_model": answer,
+        "responses": _failures(),
+        "openapi_extra": {
+            "parameters": _query(parameters),
+            "requestBody": _batch_body(parameters),
+        },
+    }
+
+
+def _failures() -> dict[int | str, Any]:
+    return {status: {"model": ErrorBody, "description": text} for status, text in _STATUSES.items()}
+
+
+def _query(parameters: type[PredictParameters]) -> list[dict[str, Any]]:
+    return [
         {
             "name": name,
             "in": "query",
@@ -31,15 +77,21 @@ def describe_image_route(
             "description": schema.get("description", ""),
             "schema": _plain(schema),
         }
-        for name, schema in properties.items()
+        for name, schema in _properties(parameters).items()
     ]
+
+
+def _fields(parameters: type[PredictParameters]) -> dict[str, Any]:
+    """The parameters as they stand in a JSON body or a form."""
     return {
-        "response_model": answer,
-        "responses": {
-            status: {"model": ErrorBody, "description": text} for status, text in _STATUSES.items()
-        },
-        "openapi_extra": {"parameters": query, "requestBody": _body(properties)},
+        name: {**_plain(schema), "description": schema.get("description", "")}
+        for name, schema in _properties(parameters).items()
     }
+
+
+def _properties(parameters: type[PredictParameters]) -> dict[str, Any]:
+    properties: dict[str, Any] = parameters.model_json_schema()["properties"]
+    return properties
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
@@ -55,48 +107,82 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _body(properties: dict[str, Any]) -> dict[str, Any]:
-    fields = {
-        name: {**_plain(schema), "description": schema.get("description", "")}
-        for name, schema in properties.items()
-    }
-    pixels = {
+def _image_properties() -> dict[str, Any]:
+    row = {
         "type": "array",
-        "description": "28 rows of 28 integers, 0 to 255; 255 is ink. 784 in one list work too.",
-        "minItems": 28,
-        "maxItems": 28,
-        "items": {
+        "minItems": _SIDE,
+        "maxItems": _SIDE,
+        "items": {"type": "integer", "minimum": 0, "maximum": 255},
+    }
+    return {
+        "image": {
+            "type": "string",
+            "description": "An image file in base64, or a data: URL of one.",
+        },
+        "pixels": {
             "type": "array",
-            "minItems": 28,
-            "maxItems": 28,
-            "items": {"type": "integer", "minimum": 0, "maximum": 255},
+            "description": "28 rows of 28 integers, 0 to 255; 255 is ink. 784 in one list work.",
+            "minItems": _SIDE,
+            "maxItems": _SIDE,
+            "items": row,
         },
     }
-    image = {"type": "string", "description": "An image file in base64, or a data: URL of one."}
+
+
+def _image_body(parameters: type[PredictParameters]) -> dict[str, Any]:
     json_schema = {
         "type": "object",
         "description": "Either image or pixels, and any parameters.",
-        "properties": {"image": image, "pixels": pixels, **fields},
+        "properties": {**_image_properties(), **_fields(parameters)},
         "additionalProperties": False,
     }
+    image = {"image": example_png_base64()}
+    pixels = {"pixels": example_pixels().tolist()}
+    examples = {
+        "image": {"summary": "An image file in base64", "value": image},
+        "pixels": {"summary": "28 x 28 values", "value": pixels},
+    }
+    content: dict[str, Any] = {kind: {"schema": _BINARY} for kind in _RAW_TYPES}
+    content["application/json"] = {"schema": json_schema, "examples": examples}
+    content["multipart/form-data"] = {
+        "schema": {
+            "type": "object",
+            "required": ["file"],
+            "properties": {
+                "file": {**_BINARY, "description": "The image file."},
+                **_fields(parameters),
+            },
+        }
+    }
+    return {"required": True, "content": content}
+
+
+def _batch_body(parameters: type[PredictParameters]) -> dict[str, Any]:
+    item = {
+        "type": "object",
+        "description": "Either image or pixels.",
+        "properties": _image_properties(),
+        "additionalProperties": False,
+    }
+    json_schema = {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {"inputs": {"type": "array", "items": item}, **_fields(parameters)},
+        "additionalProperties": False,
+    }
+    image = {"image": example_png_base64()}
     form_schema = {
         "type": "object",
         "required": ["file"],
-        "properties": {"file": {**_BINARY, "description": "The image file."}, **fields},
+        "properties": {"file": {"type": "array", "items": _BINARY}, **_fields(parameters)},
     }
-    content: dict[str, Any] = {kind: {"schema": _BINARY} for kind in _RAW_TYPES}
-    content["application/json"] = {
-        "schema": json_schema,
-        "examples": {
-            "image": {
-                "summary": "An image file in base64",
-                "value": {"image": example_png_base64()},
-            },
-            "pixels": {
-                "summary": "28 x 28 values",
-                "value": {"pixels": example_pixels().tolist()},
+    content = {
+        "application/json": {
+            "schema": json_schema,
+            "examples": {
+                "images": {"summary": "Two image files", "value": {"inputs": [image, image]}}
             },
         },
+        "multipart/form-data": {"schema": form_schema},
     }
-    content["multipart/form-data"] = {"schema": form_schema}
     return {"required": True, "content": content}

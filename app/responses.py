@@ -9,14 +9,19 @@ from starlette.responses import Response
 from app.errors import ApiError, error_body
 
 
+def encode_json(content: Any) -> bytes:
+    """JSON of Python and NumPy values; float32 is written with float32's digits."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 class JsonResponse(Response):
-    """A JSON body from Python and NumPy values; float32 is written with float32's digits."""
+    """A JSON body from Python and NumPy values; see `encode_json`."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """Encodes the content; NaN cannot occur in an answer and would be written as null."""
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        """Encodes the content."""
+        return encode_json(content)
 
 
 def error_response(request: Request, error: ApiError) -> JsonResponse:

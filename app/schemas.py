@@ -30,6 +30,11 @@ class PredictParameters(BaseModel):
     return_input: Annotated[bool, MustBe("true or false")] = Field(
         default=False, description="Also return `input`: the 28x28 values that the network saw."
     )
+    timeout_ms: Annotated[int | None, MustBe("a whole number from 1 to {max_timeout_ms}")] = Field(
+        default=None,
+        ge=1,
+        description="Deadline in milliseconds; an answer that is not ready by then is a 504.",
+    )
 
 
 class McParameters(PredictParameters):
@@ -126,6 +131,24 @@ class McPrediction(Prediction):
         description="Only with `return_passes`: per pass, one bit per hidden neuron, layer after "
         "layer, highest bit first, 1 is dropped; base64.",
     )
+
+
+class FailedImage(BaseModel):
+    """What is wrong with one image of a batch, in its place."""
+
+    error: dict[str, str | None] = Field(description="`code`, `message` and `param`.")
+
+
+class PredictionBatch(BaseModel):
+    """Deterministic answers in the order of the images."""
+
+    predictions: list[Prediction | FailedImage]
+
+
+class McPredictionBatch(BaseModel):
+    """MC-dropout answers in the order of the images."""
+
+    predictions: list[McPrediction | FailedImage]
 
 
 class ErrorDetail(BaseModel):

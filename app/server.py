@@ -1,5 +1,6 @@
-"""Runs the application in uvicorn: one process, one torch thread, a hint on the screen."""
+"""Runs the application in uvicorn: one torch thread a process, a hint on the screen."""
 
+import os
 import signal
 import socket
 import sys
@@ -7,10 +8,12 @@ from typing import NoReturn
 
 import torch
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
 from app.examples import example_png_base64
 from app.factory import create_app
-from app.settings import Settings
+from app.settings import PREFIX, Settings, load_settings
 from model.checkpoint import Checkpoint
 
 
@@ -21,22 +24,49 @@ def run_server(settings: Settings, checkpoint: Checkpoint) -> int:
         settings: how to serve.
         checkpoint: the network, already loaded and checked.
     """
-    # Before the first operation: on a busy machine a second thread makes one request wait for
-    # another.
-    torch.set_num_threads(1)
+    if settings.workers > 1:
+        return _run_workers(settings)
+    _use_one_thread()
     # uvicorn shuts down on SIGTERM and then raises the signal again: that is a clean end here.
     signal.signal(signal.SIGTERM, _exit_cleanly)
-    config = uvicorn.Config(
-        create_app(settings, checkpoint),
+    server = _Server(_configure(create_app(settings, checkpoint), settings))
+    server.run()
+    return 0 if server.started else 1
+
+
+def create_worker_app() -> FastAPI:
+    """The application of one of several workers: its settings come through the environment."""
+    _use_one_thread()
+    return create_app(load_settings(os.environ))
+
+
+def _run_workers(settings: Settings) -> int:
+    """Several processes on one socket under uvicorn's supervisor, which replaces a killed one."""
+    for name, value in settings.model_dump(exclude_none=True).items():
+        os.environ[f"{PREFIX}{name.upper()}"] = str(value)
+    config = _configure(f"{__name__}:{create_worker_app.__name__}", settings)
+    listener = config.bind_socket()
+    _print_hint(*listener.getsockname()[:2])
+    Multiprocess(config, sockets=[listener]).run()
+    return 0
+
+
+def _configure(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
         host=settings.host,
         port=settings.port,
+        workers=settings.workers,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
     )
-    server = _Server(config)
-    server.run()
-    return 0 if server.started else 1
+
+
+def _use_one_thread() -> None:
+    """Before the first operation: on a busy machine a second thread makes requests wait."""
+    torch.set_num_threads(1)
 
 
 class _Server(uvicorn.Server):

@@ -51,7 +51,18 @@ class Settings(BaseModel):
         description="largest image, pixels, after a JPEG's reduced decoding",
     )
     max_passes: int = Field(
-        default=1000, ge=1, description="most stochastic passes a request may ask for"
+        default=1000, ge=1, le=65_536, description="most stochastic passes a request may ask for"
+    )
+    max_batch_images: int = Field(default=256, ge=1, description="most images in one batch request")
+    max_queued_passes: int = Field(
+        default=20_000, ge=1, description="passes queued at a time; more is answered with 429"
+    )
+    max_timeout_ms: int = Field(
+        default=30_000, ge=1, description="longest deadline of a request, milliseconds"
+    )
+    workers: int = Field(default=1, ge=1, description="processes that serve, one thread each")
+    drain_seconds: float = Field(
+        default=5, ge=0, description="longest time to finish what is queued when stopping"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe message that is logged"

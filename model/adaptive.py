@@ -1,6 +1,5 @@
 """Stops sampling as soon as the mean is known well enough."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -12,8 +11,8 @@ StopReason = Literal["passes", "standard_error"]
 
 # A standard error from fewer passes says little: single passes are very skewed.
 LEAST_PASSES = 32
-# Passes per look at the standard error; the answer does not depend on it.
-_STEP = 32
+# Passes between two looks at the standard error; the answer does not depend on it.
+LOOK_PASSES = 32
 
 
 def sample_until(
@@ -21,8 +20,7 @@ def sample_until(
 ) -> tuple[Probs, StopReason]:
     """Samples until the largest standard error of the mean is at most `max_standard_error`.
 
-    The criterion is looked at after every single pass from `LEAST_PASSES` on, so the number of
-    passes is the smallest that meets it.
+    The number of passes is the smallest, from `LEAST_PASSES` on, that meets the criterion.
 
     Args:
         engine: what samples.
@@ -34,30 +32,35 @@ def sample_until(
         Probabilities, (T, C), and why T is what it is.
     """
     probs = np.empty((0, engine.config.layer_sizes[-1]), dtype=np.float32)
-    for stop in _steps(image.passes.count):
-        (further,) = engine.sample([PassRange(image, len(probs), stop)])
+    while len(probs) < image.passes.count:
+        looked_at = len(probs)
+        stop = min(looked_at + LOOK_PASSES, image.passes.count)
+        (further,) = engine.sample([PassRange(image, looked_at, stop)])
         probs = np.concatenate([probs, further])
-        for passes in _promising(probs, max_standard_error):
-            # The statistics of the answer decide, so that it never contradicts itself.
-            if standard_error(probs[:passes]).max() <= max_standard_error:
-                return probs[:passes], "standard_error"
+        enough = sufficient_passes(probs, looked_at, max_standard_error)
+        if enough is not None:
+            return probs[:enough], "standard_error"
     return probs, "passes"
 
 
-def _steps(count: int) -> Iterator[int]:
-    yield from range(_STEP, count, _STEP)
-    yield count
+def sufficient_passes(probs: Probs, looked_at: int, max_standard_error: float) -> int | None:
+    """The smallest number of passes that meets the criterion, or None.
 
-
-def _promising(probs: Probs, max_standard_error: float) -> Iterator[int]:
-    """The numbers of passes, in the last step, that meet the criterion by running sums."""
+    Args:
+        probs: all passes so far, (T, C).
+        looked_at: up to how many passes the criterion is known not to be met.
+        max_standard_error: see `sample_until`.
+    """
+    first = max(LEAST_PASSES, looked_at + 1)
     p = probs.astype(np.float64)
     counts = np.arange(1, len(p) + 1)[:, None]
     means = p.cumsum(axis=0) / counts
     squares = np.maximum((p * p).cumsum(axis=0) / counts - means**2, 0)
     # Running sums round: what misses narrowly is given to the exact criterion too.
     errors = np.sqrt(squares / np.maximum(counts - 1, 1)).max(axis=1) * (1 - 1e-6) - 1e-9
-    first = max(LEAST_PASSES, len(p) - _STEP + 1)
     for passes in range(first, len(p) + 1):
-        if errors[passes - 1] <= max_standard_error:
-            yield passes
+        promising = errors[passes - 1] <= max_standard_error
+        # The statistics of the answer decide, so that it never contradicts itself.
+        if promising and standard_error(probs[:passes]).max() <= max_standard_error:
+            return passes
+    return None

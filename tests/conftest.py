@@ -1,7 +1,12 @@
-"""What several test files share: the application, its error shape, and where MNIST is."""
+"""What several test files share: the application, its error shape, real servers, MNIST."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +72,109 @@ def mnist_folder() -> Path:
     return mnist
 
 
+@dataclass(frozen=True)
+class RunningServer:
+    """A server in a process of its own, which has said that it is ready.
+
+    Attributes:
+        address: `http://...`, from what it printed.
+        curl: the command line that it printed.
+    """
+
+    process: subprocess.Popen[str]
+    address: str
+    curl: str
+
+    def stop(self, how: signal.Signals, *, within_seconds: float) -> tuple[int, str]:
+        """Sends a signal; returns the exit code and what else was printed on standard error."""
+        self.process.send_signal(how)
+        output, errors = self.process.communicate(timeout=within_seconds)
+        assert output == ""
+        return self.process.returncode, errors
+
+
+class ServerStarter:
+    """Starts servers on free ports and ends them all."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def start(
+        self, *options: str, folder: Path = ROOT, environ: Mapping[str, str] | None = None
+    ) -> RunningServer:
+        """Starts a server and waits until it can be reached.
+
+        Args:
+            options: of `serve`, besides the port.
+            folder: the working directory; ours comes from the repository otherwise.
+            environ: variables besides those of this process, which has no settings for it.
+        """
+        process = self.open("--port", "0", *options, folder=folder, environ=environ)
+        watchdog = threading.Timer(_STARTING_SECONDS, process.kill)
+        watchdog.start()
+        printed: list[str] = []
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                printed.append(line)
+                if "curl" in line:
+                    break
+        finally:
+            watchdog.cancel()
+        text = "".join(printed)
+        assert "curl" in text, f"the server did not start:\n{text}"
+        (docs,) = [word for word in text.split() if word.endswith("/docs")]
+        return RunningServer(process, docs.removesuffix("/docs"), printed[-1].strip())
+
+    def open(
+        self, *options: str, folder: Path = ROOT, environ: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Starts `serve` without waiting for anything."""
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("DROPSERVE_")
+        }
+        # A shell that runs the tests in the background lets Ctrl-C be ignored, which is inherited.
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app", "serve", *options],
+                cwd=folder,
+                env={**inherited, **(environ or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, previous)
+        self._processes.append(process)
+        return process
+
+    def end_all(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            if not process.stdout or process.stdout.closed:
+                continue
+            try:
+                process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+# Importing torch takes three seconds, and more on a busy machine.
+_STARTING_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[ServerStarter]:
+    starter = ServerStarter()
+    yield starter
+    starter.end_all()
+
+
 def connect(app: FastAPI) -> httpx.AsyncClient:
     """A client of a started application, without a network between them."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -99,7 +207,7 @@ def _assert_no_echo(response: httpx.Response) -> None:
     for word in (*McParameters.model_fields, *_EXPLAINED):
         text = text.replace(word, "")
     request = response.request
-    sent = [request.content.decode("latin-1")[:1000]]
+    sent = [request.content[:1000].decode("latin-1")]
     for pair in request.url.params.multi_items():
         sent.extend(pair)
     # One or two characters are in every text.

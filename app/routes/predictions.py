@@ -1,15 +1,38 @@
-"""`POST /predict` and `POST /predict/mc`.
+"""`POST /predict` and its relatives: with MC dropout, as a stream, for batches.
 
 The handlers take the bare request: FastAPI's own parsing would accept less (one form of body) and
 take longer than the prediction. `app.bodies` reads every form; `app.openapi` describes them.
 """
 
-from fastapi import APIRouter, Request
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import ExitStack, aclosing
+from typing import Any, TypeVar
 
-from app.bodies import read_image_request
-from app.openapi import describe_image_route
-from app.responses import JsonResponse
-from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.bodies import read_batch_request, read_image_request
+from app.errors import ApiError, InternalError, error_body
+from app.inference import Inference
+from app.openapi import describe_batch_route, describe_image_route, describe_stream_route
+from app.responses import JsonResponse, encode_json
+from app.schemas import (
+    McParameters,
+    McPrediction,
+    McPredictionBatch,
+    Prediction,
+    PredictionBatch,
+    PredictParameters,
+)
+from app.work import Answer
+
+T = TypeVar("T")
+
+# Shorter requests are answered before their caller can be seen to be gone.
+_WATCHED_PASSES = 256
 
 router = APIRouter(tags=["predictions"])
 
@@ -39,4 +62,130 @@ async def predict_mc(request: Request) -> JsonResponse:
     """
     state = request.app.state
     asked = await read_image_request(request, McParameters, state.settings)
-    return JsonResponse(await state.inference.predict_mc(asked))
+    answer = state.inference.predict_mc(asked)
+    if asked.parameters.passes > _WATCHED_PASSES:
+        answer = _while_connected(request, answer)
+    return JsonResponse(await answer)
+
+
+@router.post(
+    "/predict/mc/stream",
+    summary="The same, while the passes are computed",
+    **describe_stream_route(McParameters),
+)
+async def predict_mc_stream(request: Request) -> StreamingResponse:
+    """Server-sent events: `estimate` with the fields so far, then `result`.
+
+    The result is the answer of `/predict/mc`, byte for byte. An `error` has the error shape; a
+    stream that ends without `result` has failed.
+    """
+    state = request.app.state
+    inference: Inference = state.inference
+    asked = await read_image_request(request, McParameters, state.settings)
+    admitted = ExitStack()
+    admitted.enter_context(inference.admit_mc(asked))
+    try:
+        answers = inference.stream_mc(asked)
+        # The first answer is awaited here, so that a bad image is a plain error response.
+        first = await anext(answers)
+    except BaseException:
+        admitted.close()
+        raise
+    events = _events(first, answers, request.state.request_id)
+    return _EventStream(events, admitted)
+
+
+@router.post(
+    "/predict/batch",
+    summary="Which digits are these?",
+    **describe_batch_route(PredictParameters, PredictionBatch),
+)
+async def predict_batch(request: Request) -> JsonResponse:
+    """Many images, dropout off; one bad image has its error in its place."""
+    return await _answer_batch(request, PredictParameters)
+
+
+@router.post(
+    "/predict/mc/batch",
+    summary="Which digits are these, and how sure are you?",
+    **describe_batch_route(McParameters, McPredictionBatch),
+)
+async def predict_mc_batch(request: Request) -> JsonResponse:
+    """Many images, dropout on; a seed applies to every image, so each gets its single answer."""
+    return await _answer_batch(request, McParameters)
+
+
+async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
+    state = request.app.state
+    asked = await read_batch_request(request, parameters_type, state.settings)
+    answers = await _while_connected(request, state.inference.predict_batch(asked))
+    return JsonResponse({"predictions": [_in_its_place(answer) for answer in answers]})
+
+
+def _in_its_place(answer: Answer | ApiError) -> dict[str, Any]:
+    """The answer, or the error without the request id: a body must not depend on it."""
+    if not isinstance(answer, ApiError):
+        return answer
+    detail = error_body(answer, None)["error"]
+    del detail["request_id"]
+    return {"error": detail}
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """Awaits the answer, and gives it up once the client is gone."""
+    computing = asyncio.ensure_future(answer)
+    listening = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({computing, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not computing.done():
+            raise ClientDisconnect
+        return computing.result()
+    finally:
+        computing.cancel()
+        listening.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(
+    first: Answer, answers: AsyncGenerator[Answer, None], request_id: str
+) -> AsyncIterator[bytes]:
+    """The answers as server-sent events; only the last, with a reason to stop, is the result."""
+    try:
+        async with aclosing(answers):
+            yield _event(first)
+            async for answer in answers:
+                yield _event(answer)
+    except ApiError as error:
+        yield _encode_event("error", error_body(error, request_id))
+    except Exception:
+        yield _encode_event("error", error_body(InternalError(), request_id))
+        raise
+
+
+def _event(answer: Answer) -> bytes:
+    return _encode_event("result" if answer["stop_reason"] else "estimate", answer)
+
+
+def _encode_event(name: str, content: Any) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), encode_json(content))
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events that no proxy stores or holds back."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], admitted: ExitStack) -> None:
+        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        self._admitted = admitted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events; whatever ends them, the request no longer counts as queued."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._admitted.close()

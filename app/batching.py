@@ -1,0 +1,293 @@
+"""Shares one engine among requests: takes what is queued when it is free, and never waits.
+
+A request brings one or many pieces of work. The engine computes in rounds, short enough to run on
+the event loop; a round is filled from the queue, oldest request first, with the work of as many
+requests as fit. A request that has had its share goes to the back, so that a large batch does not
+hold up small questions. Waiting for company would only add its delay: a round costs less.
+
+This module knows asyncio and a clock; what the work is, only the `step` function knows.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from app.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+
+logger = logging.getLogger("dropserve")
+
+
+class Work(Protocol):
+    """Something that is computed in steps."""
+
+    @property
+    def remaining(self) -> int:
+        """Passes still to compute, at least 1 until it is finished."""
+
+    @property
+    def largest_step(self) -> int:
+        """The most passes that one step should take."""
+
+
+W = TypeVar("W", bound=Work)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[R]):
+    """What a step did to a piece of work.
+
+    Attributes:
+        is_finished: whether this was its last step.
+        value: the answer if it was; otherwise an intermediate one, or None.
+    """
+
+    is_finished: bool
+    value: R | None
+
+
+# Computes one step of each piece of work, of at most so many passes; an exception in place of an
+# outcome is that work's alone.
+Step = Callable[[Sequence[tuple[W, int]]], Sequence[Outcome[R] | Exception]]
+
+
+class WrongLengthError(RuntimeError):
+    """The step function did not return one outcome for each piece of work."""
+
+
+class _Job(Generic[W, R]):
+    """One request's works, in the order of its answers."""
+
+    def __init__(self, works: Sequence[W], deadline: float, done: "asyncio.Future[None]") -> None:
+        self.open = list(enumerate(works))
+        self.answers: list[R | Exception | None] = [None] * len(works)
+        self.deadline = deadline
+        self.done = done
+        self.events: asyncio.Queue[R | None] | None = None  # None in it is the end
+        self.spent = 0  # passes since it last stood at the back
+
+    def fail(self, error: Exception) -> None:
+        """Ends whatever is open with the error."""
+        for index, _ in self.open:
+            self.answers[index] = error
+        self.finish()
+
+    def finish(self) -> None:
+        """Tells the caller, if there still is one."""
+        self.open.clear()
+        if self.events is not None:
+            self.events.put_nowait(None)
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class Batcher(Generic[W, R]):
+    """Runs works in rounds on the running event loop.
+
+    Args:
+        step: computes; called on the event loop, so a round must be short.
+        round_passes: passes in a round.
+        share_passes: passes after which a request goes to the back of the queue.
+        work_overhead: what a piece of work costs in a round besides its passes, in passes.
+        max_queued: passes that may be admitted at a time.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        step: Step[W, R],
+        *,
+        round_passes: int,
+        share_passes: int,
+        work_overhead: int,
+        max_queued: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._step = step
+        self._round_passes = round_passes
+        self._share_passes = share_passes
+        self._work_overhead = work_overhead
+        self._max_queued = max_queued
+        self._clock = clock
+        self._jobs: deque[_Job[W, R]] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_closed = False
+        self._serving: asyncio.Task[None] | None = None
+        self._passes_per_second = 100_000.0  # a cautious first guess, replaced by what is measured
+        self.queued = 0  # passes admitted and not yet answered
+
+    @contextmanager
+    def admit(self, cost: int) -> Iterator[None]:
+        """Counts a request's cost, in passes, from here until it is answered.
+
+        A request that finds nobody before it is admitted whatever it costs: it could never be.
+
+        Raises:
+            OverloadedError: too much is queued already.
+            NotReadyError: the server is stopping.
+        """
+        if self._is_closed:
+            raise NotReadyError
+        if self.queued and self.queued + cost > self._max_queued:
+            seconds = max(1, math.ceil(self.queued / self._passes_per_second))
+            raise OverloadedError(headers={"Retry-After": str(seconds)})
+        self.queued += cost
+        try:
+            yield
+        finally:
+            self.queued -= cost
+
+    async def run(self, works: Sequence[W], deadline: float) -> list[R | Exception]:
+        """Computes works; the answers come in their order, an exception where a work failed.
+
+        Cancelling the call drops what is not computed yet.
+
+        Args:
+            works: one request's.
+            deadline: on the batcher's clock; what is not computed by then ends with a
+                DeadlineExceededError.
+        """
+        if not works:
+            return []
+        job = self._enqueue(works, deadline)
+        try:
+            await job.done
+        finally:
+            job.open.clear()
+        return [_settled(answer) for answer in job.answers]
+
+    async def stream(self, work: W, deadline: float) -> AsyncGenerator[R, None]:
+        """Computes one work and yields its intermediate answers, then the final one.
+
+        Raises:
+            Exception: what the work failed with; also DeadlineExceededError.
+        """
+        job = self._enqueue([work], deadline)
+        events: asyncio.Queue[R | None] = asyncio.Queue()
+        job.events = events
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+        finally:
+            job.open.clear()
+        answer = _settled(job.answers[0])
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
+
+    async def close(self, seconds: float) -> None:
+        """Takes nothing more, finishes what is queued, and answers the rest after `seconds`."""
+        self._is_closed = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            for job in self._jobs:
+                job.fail(NotReadyError())
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def _enqueue(self, works: Sequence[W], deadline: float) -> _Job[W, R]:
+        loop = asyncio.get_running_loop()
+        if self._serving is None or self._serving.done():
+            self._serving = loop.create_task(self._serve(), name="batcher")
+        job: _Job[W, R] = _Job(works, deadline, loop.create_future())
+        self._jobs.append(job)
+        self._idle.clear()
+        self._wake.set()
+        return job
+
+    async def _serve(self) -> None:
+        while True:
+            self._drop_ended()
+            if not self._jobs:
+                self._idle.set()
+                self._wake.clear()
+                await self._wake.wait()
+            else:
+                try:
+                    self._run_round(self._fill_round())
+                except Exception as error:  # a defect here must not leave callers waiting for ever
+                    logger.exception("the batcher failed")
+                    for job in self._jobs:
+                        job.fail(_as_internal(error))
+            # Whatever arrived meanwhile is read now, and can be in the next round.
+            await asyncio.sleep(0)
+
+    def _drop_ended(self) -> None:
+        """Forgets jobs that are answered or whose caller went away, and ends the overdue."""
+        now = self._clock()
+        for job in self._jobs:
+            if job.open and job.deadline <= now:
+                job.fail(DeadlineExceededError())
+        if any(not job.open for job in self._jobs):
+            self._jobs = deque(job for job in self._jobs if job.open)
+
+    def _fill_round(self) -> list[tuple[_Job[W, R], int, W, int]]:
+        """Works for one round: job, place in its answers, work, and passes."""
+        batch: list[tuple[_Job[W, R], int, W, int]] = []
+        free = self._round_passes
+        for job in list(self._jobs):
+            for index, work in job.open:
+                if free <= 0:
+                    return batch
+                passes = min(work.remaining, work.largest_step, free)
+                batch.append((job, index, work, passes))
+                free -= passes + self._work_overhead
+                job.spent += passes
+            if job.spent >= self._share_passes:
+                job.spent = 0
+                self._jobs.remove(job)
+                self._jobs.append(job)
+        return batch
+
+    def _run_round(self, batch: Sequence[tuple[_Job[W, R], int, W, int]]) -> None:
+        started = self._clock()
+        outcomes = self._compute([(work, passes) for _, _, work, passes in batch])
+        for (job, index, _, _), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                job.answers[index] = outcome
+            elif outcome.is_finished:
+                job.answers[index] = outcome.value
+            else:
+                if job.events is not None and outcome.value is not None:
+                    job.events.put_nowait(outcome.value)
+                continue
+            job.open = [each for each in job.open if each[0] != index]
+            if not job.open:
+                job.finish()
+        seconds = self._clock() - started
+        if seconds > 0:
+            rate = sum(passes for *_, passes in batch) / seconds
+            self._passes_per_second += 0.05 * (rate - self._passes_per_second)
+
+    def _compute(self, batch: Sequence[tuple[W, int]]) -> Sequence[Outcome[R] | Exception]:
+        try:
+            outcomes = self._step(batch)
+            if len(outcomes) != len(batch):
+                raise WrongLengthError(f"{len(batch)} works gave {len(outcomes)} outcomes")
+        except Exception as error:
+            if len(batch) == 1:
+                logger.exception("a step failed")
+                return [_as_internal(error)]
+            # One of them is to blame, and the others shall not suffer: each gets a step alone.
+            return [outcome for each in batch for outcome in self._compute([each])]
+        return outcomes
+
+
+def _as_internal(error: Exception) -> InternalError:
+    internal = InternalError()
+    internal.__cause__ = error
+    return internal
+
+
+def _settled(answer: "R | Exception | None") -> "R | Exception":
+    assert answer is not None, "a job ended with an open answer"
+    return answer

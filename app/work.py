@@ -1,0 +1,179 @@
+"""What the engine is asked for, in pieces that the batcher can run step by step."""
+
+import base64
+import secrets
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.batching import Outcome
+from app.schemas import McParameters, PredictParameters
+from model.adaptive import LOOK_PASSES, StopReason, sufficient_passes
+from model.calibration import apply_temperature
+from model.checkpoint import Checkpoint
+from model.engine import Engine, PassRange, PreparedImage
+from model.masks import Passes, dropped_units
+from model.preprocessing import Pixels
+from model.uncertainty import entropy, summarise
+
+Answer = dict[str, Any]
+
+# Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
+_DRAWN_SEED_BITS = 32
+# A stream tells its estimate about so many times.
+_ESTIMATES = 10
+_LEAST_ESTIMATE_PASSES = 4
+# A deterministic answer costs about as much as so many passes.
+DETERMINISTIC_COST = 20
+
+
+class PredictWork:
+    """A deterministic prediction of one image: a single step."""
+
+    remaining = DETERMINISTIC_COST
+    largest_step = DETERMINISTIC_COST
+
+    def __init__(self, pixels: Pixels, parameters: PredictParameters) -> None:
+        self.pixels = pixels
+        self.parameters = parameters
+
+
+class McWork:
+    """An MC-dropout prediction of one image."""
+
+    def __init__(self, pixels: Pixels, parameters: McParameters, *, is_streamed: bool) -> None:
+        seed = parameters.seed
+        if seed is None:
+            seed = secrets.randbits(_DRAWN_SEED_BITS)
+        self.pixels = pixels
+        self.parameters = parameters
+        self.passes = Passes(parameters.passes, seed, parameters.estimator)
+        self.image: PreparedImage | None = None
+        self.probs: NDArray[np.float32] | None = None  # (passes so far, C)
+        self.done = 0
+        self.is_streamed = is_streamed
+        self.largest_step = self.passes.count
+        if is_streamed:
+            self.largest_step = max(-(-self.passes.count // _ESTIMATES), _LEAST_ESTIMATE_PASSES)
+        if parameters.max_standard_error is not None:
+            self.largest_step = min(self.largest_step, LOOK_PASSES)
+
+    @property
+    def remaining(self) -> int:
+        """Passes still to compute."""
+        return self.passes.count - self.done
+
+    def append(self, probs: NDArray[np.float32]) -> None:
+        """Takes the next passes, (passes, C)."""
+        self.probs = probs if self.probs is None else np.concatenate([self.probs, probs])
+        self.done = len(self.probs)
+
+
+class Worker:
+    """Takes steps of works with one engine, and turns what is finished into answers."""
+
+    def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
+        self._engine = engine
+        self._labels = checkpoint.network.config.labels
+        self._temperature = checkpoint.calibration["temperature"]
+        self._mc_temperature = checkpoint.calibration["mc_temperature"]
+        self._identity = {"name": checkpoint.name, "version": checkpoint.version}
+
+    def step(
+        self, batch: Sequence[tuple[PredictWork | McWork, int]]
+    ) -> list[Outcome[Answer] | Exception]:
+        """One step of each work: of a sampled one at most the given number of passes."""
+        sampled = [(work, passes) for work, passes in batch if isinstance(work, McWork)]
+        self.prepare([work for work, _ in sampled if work.image is None])
+        ranges = [
+            PassRange(work.image, work.done, work.done + passes)
+            for work, passes in sampled
+            if work.image is not None
+        ]
+        probs = iter(self._engine.sample(ranges))
+        return [
+            self._advance(work, next(probs))
+            if isinstance(work, McWork)
+            else Outcome(True, self.predict(work))
+            for work, _ in batch
+        ]
+
+    def prepare(self, works: Sequence[McWork]) -> None:
+        """What the passes of each image share; may run in another thread than `step`."""
+        if works:
+            images = self._engine.prepare(
+                [work.pixels for work in works], [work.passes for work in works]
+            )
+            for work, image in zip(works, images, strict=True):
+                work.image = image
+
+    def predict(self, work: PredictWork) -> Answer:
+        """The deterministic answer."""
+        probs = self._engine.predict_probs(work.pixels)
+        probabilities = apply_temperature(probs, self._temperature)
+        return self._answer(probabilities, float(entropy(probs)), work)
+
+    def _advance(self, work: McWork, probs: NDArray[np.float32]) -> Outcome[Answer]:
+        looked_at = work.done
+        work.append(probs)
+        assert work.probs is not None
+        target = work.parameters.max_standard_error
+        if target is not None:
+            enough = sufficient_passes(work.probs, looked_at, target)
+            if enough is not None:
+                answer = self._mc_answer(work, work.probs[:enough], "standard_error")
+                return Outcome(True, answer)
+        if work.remaining == 0:
+            return Outcome(True, self._mc_answer(work, work.probs, "passes"))
+        return Outcome(False, self._mc_answer(work, work.probs, None) if work.is_streamed else None)
+
+    def _mc_answer(
+        self, work: McWork, probs: NDArray[np.float32], stop_reason: StopReason | None
+    ) -> Answer:
+        """The answer from the passes so far; an estimate where there is no reason to stop yet."""
+        summary = summarise(probs)
+        probabilities = apply_temperature(summary.mean, self._mc_temperature)
+        answer = self._answer(probabilities, summary.predictive_entropy, work)
+        answer["mean"] = _single(summary.mean)
+        answer["variance"] = _single(summary.variance)
+        answer["standard_error"] = _single(summary.standard_error)
+        answer["expected_entropy"] = np.float32(summary.expected_entropy)
+        answer["mutual_information"] = np.float32(summary.mutual_information)
+        answer["votes"] = summary.votes
+        answer["passes"] = len(probs)
+        answer["stop_reason"] = stop_reason
+        answer["seed"] = work.passes.seed
+        answer["estimator"] = work.passes.estimator
+        if work.parameters.return_passes:
+            bits = dropped_units(self._engine.config, work.passes)[: len(probs)]
+            answer["pass_probabilities"] = np.ascontiguousarray(probs)
+            answer["dropped"] = [base64.b64encode(row.tobytes()).decode() for row in bits]
+        return answer
+
+    def _answer(
+        self, probabilities: NDArray[np.float64], doubt: float, work: PredictWork | McWork
+    ) -> Answer:
+        digit = int(probabilities.argmax())
+        answer: Answer = {
+            "digit": digit,
+            "label": self._labels[digit],
+            "confidence": np.float32(probabilities[digit]),
+            "probabilities": _single(probabilities),
+            "predictive_entropy": np.float32(doubt),
+            "decision": None,
+            "model": self._identity,
+        }
+        if work.parameters.return_input:
+            answer["input"] = np.ascontiguousarray(work.pixels)
+        return answer
+
+
+@overload
+def _single(values: NDArray[np.float64]) -> NDArray[np.float32]: ...
+@overload
+def _single(values: None) -> None: ...
+def _single(values: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
+    """As float32, whose shortest decimal form is half as long: the network knows no more digits."""
+    return None if values is None else values.astype(np.float32)

@@ -1,0 +1,31 @@
+"""All of MNIST's test images, as files over HTTP: the server changes no answer of the network."""
+
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import torch
+from PIL import Image
+
+from model.checkpoint import Checkpoint
+from model.preprocessing import normalise
+from training.data import load_mnist
+
+
+async def test_every_test_image_gets_the_digit_of_the_network_called_directly(
+    client: httpx.AsyncClient, default_checkpoint: Checkpoint, mnist_folder: Path
+) -> None:
+    pixels = load_mnist("test", mnist_folder).pixels  # (10000, 28, 28)
+    network = default_checkpoint.network
+    with torch.inference_mode():
+        direct: list[int] = network(normalise(pixels, network.config)).argmax(dim=1).tolist()
+
+    served = []
+    for image in pixels:
+        buffer = BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        response = await client.post("/predict", content=buffer.getvalue())
+        served.append(response.json()["digit"])
+
+    agreeing = sum(one == other for one, other in zip(served, direct, strict=True))
+    assert (agreeing, len(served)) == (10_000, 10_000)
