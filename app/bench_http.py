@@ -39,6 +39,10 @@ class BenchError(Exception):
     """Nothing could be measured; the text is one line for the user."""
 
 
+class BenchUsageError(BenchError):
+    """What was asked for makes no sense."""
+
+
 def run_http_bench(
     *,
     url: str | None,
@@ -68,17 +72,18 @@ def run_http_bench(
         Whether every measurement had successes.
 
     Raises:
+        BenchUsageError: the address is none, or `constant` is to be measured at it.
         BenchError: the server cannot be measured.
     """
+    body, content_type = _read_image(image)
+    if url:
+        _check_address(url, targets or ())
     if targets is None:
         targets = ("predict", "mc") if url else ("constant", "predict", "mc")
-    elif url and "constant" in targets:
-        raise BenchError("constant is a server of the bench's own: leave it out, or --url")
     if connections is None:
         connections = () if rates else (1, 16, 64)
     loads = [Load(connections=count) for count in connections] + [Load(rate=rate) for rate in rates]
     rows = [Row(name, load, []) for load, name in product(loads, dict.fromkeys(targets))]
-    body, content_type = _read_image(image)
     cores = usable_cores()
     # As far apart as can be: neighbours may be two threads of one core.
     server_core, own_core = (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
@@ -90,7 +95,7 @@ def run_http_bench(
                 _start_targets(url, targets, passes, body, content_type, server_core)
             )
             requests = {name: post(urls[name], body, content_type) for name in targets}
-        except (ServerError, LoadClientError) as error:
+        except ServerError as error:
             raise BenchError(str(error)) from error
         if own_core is not None:
             stack.callback(os.sched_setaffinity, 0, cores)
@@ -157,7 +162,7 @@ async def _measure(
     """Fills the rows' rounds."""
     for target in requests.values():
         await run_closed_loop(target, _WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     total = rounds * len(rows) * seconds
     with tqdm(total=total, file=sys.stderr, bar_format=layout) as bar:
         for number, row in product(range(rounds), rows):
@@ -182,6 +187,15 @@ async def _tick(bar: "tqdm[NoReturn]", seconds: float) -> None:
         await asyncio.sleep(step)
         bar.update(step)
         left -= step
+
+
+def _check_address(url: str, targets: Sequence[str]) -> None:
+    try:
+        post(url, b"", "")
+    except LoadClientError as error:
+        raise BenchUsageError(str(error)) from error
+    if "constant" in targets:
+        raise BenchUsageError("constant is a server of the bench's own; leave it out, or --url")
 
 
 def _read_image(path: Path | None) -> tuple[bytes, str]:

@@ -95,13 +95,14 @@ async def read_image_request(
         image = _take_image(document)
         pairs.extend(document.items())
     elif content_type == "multipart/form-data":
-        files, fields = await _parse_multipart(request, body, max_files=8)
-        if len(files) != 1:
-            raise InvalidMultipartError(
-                "the form must have one file, the image, in the field named file "
-                "(curl: -F file=@digit.png); /predict/batch takes several",
-                param="file",
-            )
+        one_file = InvalidMultipartError(
+            "the form must have one file, the image, in the field named file "
+            "(curl: -F file=@digit.png); /predict/batch takes several",
+            param="file",
+        )
+        files, fields = await _parse_multipart(request, body, 1, one_file)
+        if not files:
+            raise one_file
         name, image = files[0]
         if name not in _FILE_FIELDS:
             raise InvalidMultipartError("the file must be in the field named file", param="file")
@@ -137,11 +138,11 @@ async def read_batch_request(
                 'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
             )
         if len(inputs) > limit:
-            _raise_too_many(limit)
+            raise _too_many(limit)
         images = [_image_or_error(item) for item in inputs]
         pairs.extend(document.items())
     elif content_type == "multipart/form-data":
-        files, fields = await _parse_multipart(request, body, max_files=limit)
+        files, fields = await _parse_multipart(request, body, limit, _too_many(limit))
         if not files or any(name != "file" for name, _ in files):
             raise InvalidMultipartError(
                 "the form must have the images as files, all in fields named file "
@@ -209,8 +210,8 @@ def _raise_invalid(
     raise InvalidParameterError(f"{name} must be {words.format(**limits)}", param=name)
 
 
-def _raise_too_many(limit: int) -> NoReturn:
-    raise TooManyImagesError(f"a batch takes at most {limit} images; send several smaller batches")
+def _too_many(limit: int) -> TooManyImagesError:
+    return TooManyImagesError(f"a batch takes at most {limit} images; send several smaller batches")
 
 
 def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoReturn:
@@ -395,9 +396,9 @@ def _parse_pixels(value: Any) -> Pixels:
 
 
 async def _parse_multipart(
-    request: Request, body: bytes, *, max_files: int
+    request: Request, body: bytes, max_files: int, too_many: ApiError
 ) -> tuple[list[tuple[str, bytes]], list[tuple[str, Any]]]:
-    """Files and fields of a form, each with its name."""
+    """Files and fields of a form, each with its name; `too_many` is raised for more files."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
@@ -407,7 +408,7 @@ async def _parse_multipart(
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         if "Too many files" in str(getattr(error, "message", "")):
-            _raise_too_many(max_files)
+            raise too_many from error
         raise InvalidMultipartError from error
     try:
         files, fields = [], []

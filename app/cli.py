@@ -152,7 +152,7 @@ def _bench_engine(options: argparse.Namespace) -> int:
 
 
 def _bench_http(options: argparse.Namespace) -> int:
-    from app.bench_http import BenchError, run_http_bench
+    from app.bench_http import BenchError, BenchUsageError, run_http_bench
 
     try:
         all_answered = run_http_bench(
@@ -166,6 +166,8 @@ def _bench_http(options: argparse.Namespace) -> int:
             image=options.image,
             as_json=options.json,
         )
+    except BenchUsageError as error:
+        return _usage_error(error)
     except BenchError as error:
         print(f"dropserve: {error}", file=sys.stderr)
         return EXIT_FAILED

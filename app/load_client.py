@@ -14,7 +14,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -27,6 +27,8 @@ _RETRY_SECONDS = 0.05
 _MOST_CONNECTIONS = 512
 # uvloop's timers count milliseconds: what is due sooner than this is waited for by looking.
 _TIMER_SECONDS = 0.002
+
+_ADDRESS = "http://127.0.0.1:8000"
 
 _clock = time.perf_counter
 
@@ -55,9 +57,9 @@ def post(url: str, body: bytes, content_type: str) -> Target:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise LoadClientError(f"{url} is no address: {error}") from error
+        raise LoadClientError(f"{url} is no address such as {_ADDRESS}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise LoadClientError(f"{url} is no address such as http://127.0.0.1:8000")
+        raise LoadClientError(f"{url} is no address such as {_ADDRESS}")
     is_tls = parts.scheme == "https"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
@@ -167,8 +169,7 @@ class _Connection(asyncio.Protocol):
         self.closed = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._parser = httptools.HttpResponseParser(self)
         self._load.connections.add(self)
         self._load.free(self)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from training.data import DATA_DIR_VARIABLE, find_mnist_folder
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = Path(__file__).parent / "samples"
+OURS = (sys.executable, "-m", "app")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -100,16 +101,23 @@ class ServerStarter:
         self._processes: list[subprocess.Popen[str]] = []
 
     def start(
-        self, *options: str, folder: Path = ROOT, environ: Mapping[str, str] | None = None
+        self,
+        *options: str,
+        folder: Path = ROOT,
+        environ: Mapping[str, str] | None = None,
+        program: Sequence[str] = OURS,
     ) -> RunningServer:
         """Starts a server and waits until it can be reached.
 
         Args:
             options: of `serve`, besides the port.
+            program: the command line before `serve`.
             folder: the working directory; ours comes from the repository otherwise.
             environ: variables besides those of this process, which has no settings for it.
         """
-        process = self.open("--port", "0", *options, folder=folder, environ=environ)
+        process = self.open(
+            "--port", "0", *options, folder=folder, environ=environ, program=program
+        )
         watchdog = threading.Timer(_STARTING_SECONDS, process.kill)
         watchdog.start()
         printed: list[str] = []
@@ -127,7 +135,11 @@ class ServerStarter:
         return RunningServer(process, docs.removesuffix("/docs"), printed[-1].strip())
 
     def open(
-        self, *options: str, folder: Path = ROOT, environ: Mapping[str, str] | None = None
+        self,
+        *options: str,
+        folder: Path = ROOT,
+        environ: Mapping[str, str] | None = None,
+        program: Sequence[str] = OURS,
     ) -> subprocess.Popen[str]:
         """Starts `serve` without waiting for anything."""
         inherited = {
@@ -137,7 +149,7 @@ class ServerStarter:
         previous = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve", *options],
+                [*program, "serve", *options],
                 cwd=folder,
                 env={**inherited, **(environ or {})},
                 stdin=subprocess.DEVNULL,

@@ -168,6 +168,7 @@ def edges(schema: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         return schema["enum"], ["other"]
     if schema["type"] == "boolean":
         return [True, False], ["maybe", 1]
+    assert schema.keys() & {"minimum", "exclusiveMinimum"}
     allowed, refused = [], ["many"]
     for bound, step in (("minimum", -1), ("maximum", 1)):
         if bound in schema:
@@ -185,7 +186,6 @@ async def test_the_bounds_described_are_those_that_hold(
     picture = base64.b64encode(PICTURE).decode()
     for one in document["paths"][path]["post"]["parameters"]:
         name, (allowed, refused) = one["name"], edges(one["schema"])
-        assert allowed or refused
         for value in allowed:
             response = await client.post(path, json={"image": picture, name: value})
             assert response.status_code == 200, (name, value, response.text)

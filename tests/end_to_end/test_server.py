@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -113,15 +115,25 @@ def pieces(count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("is_length_known", [True, False])
-def test_a_client_that_only_sends_sees_an_answer_and_no_broken_pipe(
-    http: httpx.Client, is_length_known: bool
+def test_a_client_that_reads_nothing_before_it_has_sent_all_sees_the_answer(
+    server: RunningServer, is_length_known: bool
 ) -> None:
-    body = bytes(20 * 2**20) if is_length_known else pieces(20)
-    response = http.post("/predict", content=body)
+    # Such a client: httpx would find the answer behind a broken pipe.
+    connection = HTTPConnection(server.address.removeprefix("http://"), timeout=30)
+    with closing(connection):
+        body = bytes(20 * 2**20) if is_length_known else pieces(20)
+        connection.request("POST", "/predict", body, encode_chunked=not is_length_known)
+        response = connection.getresponse()
+        error = json.load(response)["error"]
 
-    error = response.json()["error"]
-    assert (response.status_code, error["code"]) == (413, "body_too_large")
-    assert http.post("/predict", content=sample("7.png")).json()["digit"] == 7
+    assert (response.status, error["code"]) == (413, "body_too_large")
+    assert response.headers["connection"] == "close"
+
+
+def test_httpx_sees_that_its_body_is_too_large_and_goes_on(http: httpx.Client) -> None:
+    for body in (bytes(20 * 2**20), pieces(20)):
+        assert http.post("/predict", content=body).status_code == 413
+        assert http.post("/predict", content=sample("7.png")).json()["digit"] == 7
 
 
 def take_photo() -> bytes:

@@ -34,7 +34,7 @@ from model.engine import (
     Probs,
     build_engine,
 )
-from model.masks import ESTIMATORS, MAX_SEED, Estimator, Passes, draw_masks
+from model.masks import MAX_SEED, Estimator, Passes, draw_masks
 from model.mlp import MLP, MLPConfig
 from model.preprocessing import Pixels, normalise, preprocess_image
 from model.uncertainty import mean, variance
@@ -52,14 +52,17 @@ TOLERANCES: dict[Precision, tuple[float, float]] = {
 }
 
 Kind = tuple[str, Precision]
-KINDS: tuple[Kind, ...] = (
+KINDS: list[Kind] = [
     ("cpu", "float32"),
     ("cpu", "bfloat16"),
-    ("fallback", "float32"),  # what other devices do, on the CPU
-    ("fallback", "bfloat16"),
-    ("cuda", "float32"),
-    ("cuda", "bfloat16"),
-)
+    ("rows vary", "float32"),  # as where a row's bits depend on the number of rows
+    ("rows vary", "bfloat16"),
+    ("other device", "float32"),  # what other devices do, on the CPU
+    ("other device", "bfloat16"),
+]
+if torch.cuda.is_available():
+    KINDS += [("cuda", "float32"), ("cuda", "bfloat16")]
+BOTH: tuple[Estimator, ...] = ("independent", "balanced")
 RATES = (77 / 256, 26 / 256, 128 / 256, 51 / 256)
 # Widths that fill no vector, one hidden layer only, and layers of a single unit.
 LAYER_SIZES = [
@@ -74,14 +77,15 @@ PASS_COUNTS = (1, 2, 3, 4, 5, 10, 50, 100, 127, 128, 129, 255, 256, 257, 300, 10
 
 def build(kind: Kind, network: MLP) -> Engine:
     where, precision = kind
-    if where == "fallback":
+    if where == "other device":
         return DeviceEngine(network, torch.device("cpu"), precision)
-    if where == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     try:
-        return build_engine(network, where, precision)
+        engine = build_engine(network, "cpu" if where == "rows vary" else where, precision)
     except PrecisionError:
         pytest.skip("this processor has no bfloat16 products")
+    if where == "rows vary":
+        engine._rows_vary = False
+    return engine
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="-".join)
@@ -178,7 +182,7 @@ def assert_agree(probs: Probs, expected: NDArray[np.float64], precision: Precisi
 # The right numbers
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", BOTH)
 def test_mean_and_variance_are_those_of_a_float64_textbook_computation(
     engine: Engine, kind: Kind, estimator: Estimator
 ) -> None:
@@ -197,14 +201,15 @@ def test_deterministic_answers_are_those_of_the_network(engine: Engine) -> None:
         with torch.inference_mode():
             expected = network(normalise(pixels, network.config))[0].softmax(dim=0).numpy()
         probs = engine.predict_probs(pixels)
-        assert (probs.shape, probs.dtype) == ((10,), np.float32)
+        assert probs.shape == (10,)
+        assert probs.dtype == np.float32
         # In float32 whatever the precision of the passes.
         assert probs == pytest.approx(expected, abs=1e-5)
         assert probs == pytest.approx(textbook_probs(network, pixels)[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("layer_sizes", LAYER_SIZES, ids=str)
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", BOTH)
 def test_networks_of_other_sizes_are_computed_as_the_textbook_does(
     kind: Kind, layer_sizes: tuple[int, ...], estimator: Estimator
 ) -> None:
@@ -218,11 +223,11 @@ def test_networks_of_other_sizes_are_computed_as_the_textbook_does(
         assert engine.predict_probs(pixels) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", BOTH)
 def test_a_network_whose_first_layer_is_silent_answers(kind: Kind, estimator: Estimator) -> None:
     network = make_network((784, 64, 32, 10))
     with torch.no_grad():
-        next(layer.bias for layer in network.layers).fill_(-1000)  # type: ignore[union-attr, operator]
+        next(layer.bias for layer in network.layers).fill_(-1000)  # type: ignore[operator]
     engine = build(kind, network)
     for pixels in draw_images()[::20]:
         masks = draw_masks(network.config, 3, 50, estimator=estimator)
@@ -231,7 +236,7 @@ def test_a_network_whose_first_layer_is_silent_answers(kind: Kind, estimator: Es
         assert float(expected.var(axis=0).max()) > 0  # the second layer still drops units
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", BOTH)
 def test_rate_0_gives_the_same_bits_in_every_pass(kind: Kind, estimator: Estimator) -> None:
     for layer_sizes in ((784, 512, 256, 128, 10), (784, 33, 17, 5, 3)):
         engine = build(kind, make_network(layer_sizes, rates=(0.0, 0.0, 0.0)))
@@ -241,6 +246,11 @@ def test_rate_0_gives_the_same_bits_in_every_pass(kind: Kind, estimator: Estimat
             assert variance(probs).tolist() == [0] * layer_sizes[-1]
             of_mean, _ = TOLERANCES[kind[1]]
             assert probs[0] == pytest.approx(engine.predict_probs(pixels), abs=of_mean)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to test beside the CPU")
+def test_cuda_is_among_what_is_tested() -> None:
+    assert ("cuda", "float32") in KINDS
 
 
 def test_rows_sum_to_1(engine: Engine) -> None:
@@ -253,13 +263,7 @@ def test_rows_sum_to_1(engine: Engine) -> None:
 # The same bits, whatever else is asked
 
 
-@pytest.mark.parametrize("forced", [False, True], ids=["as found", "rows vary"])
-def test_a_pass_has_the_same_bits_in_answers_of_any_length(
-    engine: Engine, forced: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if forced:
-        # As on a machine where a row's bits depend on the number of rows.
-        monkeypatch.setattr(engine, "_rows_vary", False)
+def test_a_pass_has_the_same_bits_in_answers_of_any_length(engine: Engine) -> None:
     for number in (7, 45, 99):
         pixels = draw_images()[number]
         whole = engine.sample_probs(pixels, Passes(1000, number))
@@ -268,13 +272,10 @@ def test_a_pass_has_the_same_bits_in_answers_of_any_length(
             assert probs.tobytes() == whole[:count].tobytes()
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("forced", [False, True], ids=["as found", "rows vary"])
+@pytest.mark.parametrize("estimator", BOTH)
 def test_a_pass_has_the_same_bits_wherever_a_range_starts_and_stops(
-    engine: Engine, estimator: Estimator, forced: bool, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, estimator: Estimator
 ) -> None:
-    if forced:
-        monkeypatch.setattr(engine, "_rows_vary", False)
     pixels = draw_images()[45]
     (image,) = engine.prepare([pixels], [Passes(600, 5, estimator)])
     (whole,) = engine.sample([PassRange(image, 0, 600)])
@@ -291,7 +292,7 @@ def test_networks_of_other_sizes_keep_their_bits_too(
 ) -> None:
     engine = build(kind, make_network(layer_sizes))
     pixels = draw_images()[45], draw_images()[3]
-    passes = [Passes(600, seed, estimator) for seed, estimator in enumerate(ESTIMATORS)]
+    passes = [Passes(600, seed, estimator) for seed, estimator in enumerate(BOTH)]
     images = engine.prepare(pixels, passes)
     wholes = [engine.sample([PassRange(image, 0, 600)])[0] for image in images]
     for start, length in itertools.product((0, 1, 255, 300), (1, 2, 3, 5, 130, 300)):
@@ -317,7 +318,7 @@ def draw_requests(count: int) -> list[Request]:
                 # Few, many, and what just fills a block of rows or just does not.
                 int(generator.choice([1, 2, 3, 4, 7, 10, 31, 50, 64, 100, BLOCK_ROWS, 257])),
                 int(generator.integers(MAX_SEED, endpoint=True)),
-                ESTIMATORS[generator.integers(2)],
+                BOTH[generator.integers(2)],
             ),
         )
         for _ in range(count)
@@ -357,25 +358,33 @@ def digests_in_company(engine: Engine, requests: Sequence[Request], *, seed: int
     return digests
 
 
-@pytest.mark.parametrize("forced", [False, True], ids=["as found", "rows vary"])
-def test_requests_have_the_same_bytes_alone_and_in_any_company(
-    engine: Engine, kind: Kind, forced: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def digests_of_2000(cpu_engine: Engine) -> list[str]:
+    return digests_alone(cpu_engine, draw_requests(2000))
+
+
+def test_2000_requests_have_the_same_bytes_alone_and_in_any_company(
+    cpu_engine: Engine, digests_of_2000: list[str]
 ) -> None:
-    if forced:
-        monkeypatch.setattr(engine, "_rows_vary", False)
-    # The default path answers all 2,000; the others share its code or take longer.
-    requests = draw_requests(2000 if kind == ("cpu", "float32") and not forced else 150)
-    alone = digests_alone(engine, requests)
-    assert len(set(alone)) == len(requests)
-    assert digests_in_company(engine, requests, seed=2) == alone
-    assert digests_in_company(engine, requests, seed=3) == alone
+    assert len(set(digests_of_2000)) == 2000
+    for seed in (2, 3):
+        assert digests_in_company(cpu_engine, draw_requests(2000), seed=seed) == digests_of_2000
 
 
 @pytest.mark.slow
-def test_2000_requests_have_the_same_bytes_in_another_process(cpu_engine: Engine) -> None:
+def test_2000_requests_have_the_same_bytes_in_another_process(digests_of_2000: list[str]) -> None:
     command = [sys.executable, "-m", "tests.model.test_engine"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert finished.stdout.split() == digests_alone(cpu_engine, draw_requests(2000))
+    assert finished.stdout.split() == digests_of_2000
+
+
+def test_every_kind_of_engine_gives_the_same_bytes_alone_and_in_any_company(
+    engine: Engine,
+) -> None:
+    requests = draw_requests(100)
+    alone = digests_alone(engine, requests)
+    assert len(set(alone)) == 100
+    assert digests_in_company(engine, requests, seed=2) == alone
 
 
 def test_engines_built_anew_give_the_same_bytes(kind: Kind, engine: Engine) -> None:
@@ -387,13 +396,14 @@ def test_engines_built_anew_give_the_same_bytes(kind: Kind, engine: Engine) -> N
 def test_where_rows_do_vary_the_engine_finds_out_and_still_repeats_its_bytes(
     layer_sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A matrix library whose low bits depend on the number of rows."""
+    """A matrix library whose low bits depend on the number of rows, and on a row's place."""
     addmm: Callable[..., Tensor] = torch.addmm
 
     def moody_addmm(
         bias: Tensor, left: Tensor, weight: Tensor, *, out: Tensor | None = None
     ) -> Tensor:
-        product = addmm(bias, left, weight) * (1 + len(left) * 1e-6)
+        places = torch.arange(len(left))[:, None]
+        product = addmm(bias, left, weight) * (1 + 1e-6 * (len(left) + places))
         return product if out is None else out.copy_(product)
 
     monkeypatch.setattr(torch, "addmm", moody_addmm)
@@ -418,7 +428,7 @@ def test_where_rows_do_not_vary_the_fallback_gives_the_same_bytes(
     assert digests_alone(cpu_engine, requests) == alone
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", BOTH)
 def test_other_seeds_images_and_estimators_give_other_passes(
     engine: Engine, estimator: Estimator
 ) -> None:
@@ -429,7 +439,7 @@ def test_other_seeds_images_and_estimators_give_other_passes(
     }
     assert len(answers) == 4
     assert digest(engine.sample_probs(draw_images()[44], Passes(50, 0, estimator))) not in answers
-    others = {digest(engine.sample_probs(pixels, Passes(50, 0, other))) for other in ESTIMATORS}
+    others = {digest(engine.sample_probs(pixels, Passes(50, 0, other))) for other in BOTH}
     assert len(others) == 2
 
 
@@ -444,7 +454,7 @@ def test_neither_the_network_nor_a_global_generator_is_touched(kind: Kind) -> No
     for seed, pixels in enumerate(draw_images()[::10]):
         given = pixels.copy()
         engine.predict_probs(pixels)
-        for estimator in ESTIMATORS:
+        for estimator in BOTH:
             engine.sample_probs(pixels, Passes(20, seed, estimator))
         assert pixels.tobytes() == given.tobytes()
     assert torch.equal(torch.get_rng_state(), before[0])

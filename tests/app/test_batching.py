@@ -1,0 +1,442 @@
+"""The batcher alone: a step whose answers depend on what it was given, and a clock moved by hand.
+
+Each fault that other servers' batchers had is a test: lost callers, exchanged rows, a batcher that
+died and was still asked, waiting for company.
+"""
+
+import asyncio
+import itertools
+import math
+import random
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.batching import Batcher, Outcome
+from app.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+
+NEVER = math.inf
+# A test that would wait longer than this has found a caller who waits for ever.
+PATIENCE_SECONDS = 20.0
+
+ROUND, SHARE, OVERHEAD, MOST_QUEUED = 100, 300, 10, 10_000
+
+Answer = tuple[int, int]
+
+
+@dataclass(eq=False)
+class Sum:
+    """Work whose answer tells whose it is, and that each of its passes was computed once."""
+
+    number: int
+    passes: int
+    largest_step: int = 1_000_000
+    is_streamed: bool = False
+    fault: Exception | None = None  # what the step returns in place of an answer
+    is_poisonous: bool = False  # makes the whole step fail
+    done: int = 0
+    total: int = 0
+
+    @property
+    def remaining(self) -> int:
+        return self.passes - self.done
+
+    @property
+    def right(self) -> Answer:
+        return self.number, sum(_value(self.number, index) for index in range(self.passes))
+
+
+def _value(number: int, index: int) -> int:
+    """Of one pass: another for every work and pass."""
+    return hash((number, index)) % 1_000_003
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Adder:
+    """The step: adds up passes, and takes time to do so.
+
+    Attributes:
+        rounds: what was asked for in each call: number of the work, and passes.
+        before: called with the number of each call, from 0, before anything is computed.
+        alter: what becomes of the right outcomes.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    seconds_per_pass: float = 0.001
+    before: Callable[[int], object] = lambda number: None
+    alter: Callable[[list[Any]], Any] = lambda outcomes: outcomes
+    rounds: list[list[tuple[int, int]]] = field(default_factory=list)
+
+    def __call__(self, batch: Sequence[tuple[Sum, int]]) -> Any:
+        number = len(self.rounds)
+        self.rounds.append([(work.number, passes) for work, passes in batch])
+        self.before(number)
+        if any(work.is_poisonous for work, _ in batch):
+            raise ValueError("this batch cannot be computed")
+        return self.alter([self._advance(work, passes) for work, passes in batch])
+
+    def _advance(self, work: Sum, passes: int) -> Outcome[Answer] | Exception:
+        if work.fault is not None:
+            return work.fault
+        assert 0 < passes <= min(work.remaining, work.largest_step)
+        self.clock.now += passes * self.seconds_per_pass
+        for index in range(work.done, work.done + passes):
+            work.total += _value(work.number, index)
+        work.done += passes
+        so_far = (work.number, work.total)
+        is_finished = work.remaining == 0
+        return Outcome(is_finished, so_far if is_finished or work.is_streamed else None)
+
+    @property
+    def passes(self) -> int:
+        return sum(passes for batch in self.rounds for _, passes in batch)
+
+
+@asynccontextmanager
+async def serving(
+    step: Adder, *, max_queued: int = MOST_QUEUED
+) -> AsyncGenerator[Batcher[Sum, Answer], None]:
+    batcher: Batcher[Sum, Answer] = Batcher(
+        step,
+        round_passes=ROUND,
+        share_passes=SHARE,
+        work_overhead=OVERHEAD,
+        max_queued=max_queued,
+        clock=step.clock,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            yield batcher
+    finally:
+        await batcher.close(0)
+
+
+Running = asyncio.Task[list[Answer | Exception]]
+
+
+def ask(batcher: Batcher[Sum, Answer], *works: Sum, deadline: float = NEVER) -> Running:
+    """A request of its own, queued by the next turn of the event loop."""
+    return asyncio.create_task(batcher.run(works, deadline))
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# Sharing rounds
+
+
+async def test_one_work_is_computed_at_once_and_waits_for_no_company() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        request = ask(batcher, Sum(1, 50))
+        # The request's first turn, and the batcher's: no timer could end within them.
+        await turns(2)
+
+        assert step.rounds == [[(1, 50)]]
+        assert await request == [Sum(1, 50).right]
+
+
+async def test_what_is_queued_together_shares_a_round() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        works = [Sum(1, 1), Sum(2, 30), Sum(3, 7), Sum(4, 12)]
+        requests = [ask(batcher, work) for work in works]
+
+        assert await asyncio.gather(*requests) == [[work.right] for work in works]
+        assert step.rounds == [[(1, 1), (2, 30), (3, 7), (4, 12)]]
+
+
+async def test_what_comes_during_a_round_is_in_the_next() -> None:
+    late: list[Running] = []
+
+    def arrive(number: int) -> None:
+        if number == 0:
+            late.append(ask(batcher, Sum(2, 10)))
+
+    step = Adder(before=arrive)
+    async with serving(step) as batcher:
+        await ask(batcher, Sum(1, 150))
+        assert await late[0] == [Sum(2, 10).right]
+
+    assert step.rounds[1] == [(1, 50), (2, 10)]
+
+
+async def test_a_round_counts_passes_and_an_overhead_for_each_work() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        works = [Sum(number, 15) for number in range(12)]
+        await asyncio.gather(*(ask(batcher, work) for work in works))
+
+    # 15 and an overhead of 10 fill a quarter of a round.
+    assert [len(batch) for batch in step.rounds] == [4, 4, 4]
+
+
+async def test_a_step_takes_no_more_than_the_work_wants() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        work = Sum(1, 70, largest_step=32)
+
+        assert await ask(batcher, work) == [Sum(1, 70).right]
+
+    assert step.rounds == [[(1, 32)], [(1, 32)], [(1, 6)]]
+
+
+async def test_the_oldest_request_is_answered_first() -> None:
+    answered: list[int] = []
+    async with serving(Adder()) as batcher:
+        requests = []
+        for number in range(5):
+            request = ask(batcher, Sum(number, 120))
+            request.add_done_callback(lambda _, number=number: answered.append(number))
+            requests.append(request)
+        await asyncio.gather(*requests)
+
+    assert answered == [0, 1, 2, 3, 4]
+
+
+LARGE_REQUESTS = {
+    "one image with many passes": lambda: [Sum(1, 20 * SHARE)],
+    "many images": lambda: [Sum(1, 50) for _ in range(100)],
+}
+
+
+@pytest.mark.parametrize("name", LARGE_REQUESTS)
+async def test_a_large_request_lets_others_go_first_once_it_had_its_share(name: str) -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        large = ask(batcher, *LARGE_REQUESTS[name]())
+        small = ask(batcher, Sum(2, 60))
+
+        assert await small == [Sum(2, 60).right]
+
+        passes_before = sum(
+            passes for batch in step.rounds for number, passes in batch if number == 1
+        )
+        assert SHARE <= passes_before <= SHARE + ROUND
+        assert not large.done()
+        await large
+
+
+async def test_two_large_requests_take_turns() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        await asyncio.gather(ask(batcher, Sum(1, 4 * SHARE)), ask(batcher, Sum(2, 4 * SHARE)))
+
+    order = [number for number, _ in itertools.chain.from_iterable(step.rounds)]
+    assert [number for number, _ in itertools.groupby(order)] == [1, 2] * 4
+
+
+async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
+    seen: list[int] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(len(step.rounds))
+            await asyncio.sleep(0)
+
+    step = Adder()
+    async with serving(step) as batcher:
+        looking = asyncio.create_task(look())
+        await ask(batcher, Sum(1, 20 * ROUND))
+        looking.cancel()
+
+    assert set(range(1, 20)) <= set(seen)
+
+
+async def test_a_request_without_works_has_no_answers() -> None:
+    async with serving(Adder()) as batcher:
+        assert await batcher.run([], NEVER) == []
+
+
+# Everybody gets their own
+
+
+@st.composite
+def requests_of_works(draw: st.DrawFn) -> list[list[Sum]]:
+    numbers = itertools.count()
+
+    def draw_work() -> Sum:
+        number = next(numbers)
+        kind = draw(st.sampled_from(["right", "right", "right", "fault", "poison"]))
+        return Sum(
+            number,
+            passes=draw(st.integers(1, 3 * ROUND)),
+            largest_step=draw(st.sampled_from([1_000_000, 32, 5])),
+            fault=KeyError(number) if kind == "fault" else None,
+            is_poisonous=kind == "poison",
+        )
+
+    counts = draw(st.lists(st.integers(1, 8), min_size=1, max_size=8))
+    return [[draw_work() for _ in range(count)] for count in counts]
+
+
+@given(requests_of_works())
+async def test_every_caller_gets_its_own_answers_in_its_order(requests: list[list[Sum]]) -> None:
+    async with serving(Adder()) as batcher:
+        answers = await asyncio.gather(*(ask(batcher, *works) for works in requests))
+
+    for works, own in zip(requests, answers, strict=True):
+        assert len(own) == len(works)
+        for work, answer in zip(works, own, strict=True):
+            if work.is_poisonous:
+                assert isinstance(answer, InternalError)
+            elif work.fault is not None:
+                assert answer is work.fault
+            else:
+                assert answer == work.right
+
+
+# One caller's cancellation
+
+
+async def test_a_request_cancelled_before_its_turn_is_never_computed() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        first, second, third = (ask(batcher, Sum(number, 150)) for number in (1, 2, 3))
+        await turns(1)
+        second.cancel()
+
+        assert await first == [Sum(1, 150).right]
+        assert await third == [Sum(3, 150).right]
+        assert second.cancelled()
+
+    computed = {number for number, _ in itertools.chain.from_iterable(step.rounds)}
+    assert computed == {1, 3}
+
+
+async def test_a_request_cancelled_between_rounds_is_computed_no_further() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        leaving = ask(batcher, Sum(1, 50 * ROUND))
+        staying = ask(batcher, Sum(2, 4 * ROUND))
+        while len(step.rounds) < 2:
+            await asyncio.sleep(0)
+        leaving.cancel()
+
+        assert await staying == [Sum(2, 4 * ROUND).right]
+
+    # One more round may have been on its way.
+    assert step.passes <= 3 * ROUND + 4 * ROUND
+
+
+@pytest.mark.parametrize("who", [0, 1, 2])
+async def test_a_request_cancelled_during_its_round_harms_nobody(who: int) -> None:
+    step = Adder(before=lambda _: requests[who].cancel())
+    async with serving(step) as batcher:
+        requests = [ask(batcher, Sum(number, 20)) for number in range(3)]
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+
+        for number, answer in enumerate(answers):
+            if number == who:
+                assert isinstance(answer, asyncio.CancelledError)
+            else:
+                assert answer == [Sum(number, 20).right]
+        step.before = lambda _: None
+        assert await ask(batcher, Sum(9, 20)) == [Sum(9, 20).right]
+
+
+# Failures
+
+
+async def test_a_work_that_fails_fails_alone() -> None:
+    fault = KeyError("this one")
+    step = Adder()
+    async with serving(step) as batcher:
+        good, mixed = ask(batcher, Sum(1, 20)), ask(batcher, Sum(2, 20, fault=fault), Sum(3, 20))
+
+        assert await good == [Sum(1, 20).right]
+        assert await mixed == [fault, Sum(3, 20).right]
+
+    assert len(step.rounds) == 1
+
+
+async def test_a_batch_that_fails_is_computed_one_by_one_and_the_next_one_works(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        works = [Sum(1, 20), Sum(2, 20, is_poisonous=True), Sum(3, 20)]
+        answers = await asyncio.gather(*(ask(batcher, work) for work in works))
+
+        assert answers[0] == [Sum(1, 20).right]
+        assert answers[2] == [Sum(3, 20).right]
+        (failed,) = answers[1]
+        assert isinstance(failed, InternalError)
+        assert isinstance(failed.__cause__, ValueError)
+        assert step.rounds == [[(1, 20), (2, 20), (3, 20)], [(1, 20)], [(2, 20)], [(3, 20)]]
+        assert "this batch cannot be computed" in caplog.text
+
+        again = await asyncio.gather(*(ask(batcher, Sum(number, 20)) for number in range(3)))
+        assert again == [[Sum(number, 20).right] for number in range(3)]
+
+
+@pytest.mark.parametrize("change", [lambda found: found[:-1], lambda found: [*found, found[0]]])
+async def test_a_result_of_the_wrong_length_is_given_to_nobody_and_nobody_waits(
+    change: Callable[[list[Any]], list[Any]],
+) -> None:
+    async with serving(Adder(alter=change)) as batcher:
+        answers = await asyncio.gather(*(ask(batcher, Sum(number, 20)) for number in range(3)))
+
+        assert all(isinstance(answer, InternalError) for (answer,) in answers)
+
+
+async def test_after_a_result_of_the_wrong_length_each_work_is_asked_for_alone() -> None:
+    def lose_the_last(outcomes: list[Any]) -> list[Any]:
+        return outcomes[:-1] if len(outcomes) > 1 else outcomes
+
+    step = Adder(alter=lose_the_last)
+    async with serving(step) as batcher:
+        answers = await asyncio.gather(*(ask(batcher, Sum(number, 400)) for number in range(3)))
+
+        # The passes of the failed step are computed already, and the rest is still to come.
+        assert all(len(own) == 1 for own in answers)
+
+
+def fail(_: object) -> Any:
+    raise LookupError("a defect")
+
+
+def cancel(_: object) -> Any:
+    raise asyncio.CancelledError
+
+
+DEFECTS: dict[str, Callable[[Adder], object]] = {
+    "outcomes that are none": lambda step: setattr(step, "alter", lambda found: [None] * len(found)),
+    "no outcomes at all": lambda step: setattr(step, "alter", lambda found: None),
+    "the clock": lambda step: setattr(step.clock, "now", "midnight"),
+    "a step that is cancelled": lambda step: setattr(step, "before", cancel),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_whatever_breaks_everybody_is_told_and_the_next_request_is_served(
+    defect: str,
+) -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        assert await ask(batcher, Sum(0, 20)) == [Sum(0, 20).right]
+        DEFECTS[defect](step)
+
+        requests = [ask(batcher, Sum(number, 20)) for number in range(3)]
+        for own in await asyncio.gather(*requests):
+            (answer,) = own
+            assert isinstance(answer, InternalError | NotReadyError)
+
+        step.alter, step.before, step.clock.now = lambda found: found, lambda _: None, 0.0
+        assert await ask(batcher, Sum(4, 20)) == [Sum(4, 20).right]

@@ -1,0 +1,167 @@
+"""Every promise of the README: its commands run and print what it says."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import PREFIX, Settings
+from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter
+
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each command of the README with the output that it promises."""
+    found = []
+    for block in BLOCK.findall(README):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            found.append((command, output))
+    return found
+
+
+CURLS = [each for each in commands() if each[0].startswith("curl")]
+SET_UPS = [command for command, _ in commands() if command.startswith("python3 -m venv")]
+# What is appended so that a command takes seconds: the last of two options counts.
+SHORTENED = {
+    "dropserve bench engine": "--rounds 2 --images 1 --passes 100",
+    "dropserve-train evaluate": "",
+    "dropserve-train train": "--epochs 1 --output {tmp}/net.safetensors",
+}
+
+
+def run(command: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=cwd,
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+
+
+def test_no_command_is_left_untested() -> None:
+    tested = {*(command for command, _ in CURLS), *SET_UPS, *SHORTENED}
+    assert {command for command, _ in commands()} == tested
+
+
+def test_urls_stand_in_single_quotes() -> None:
+    for command, _ in commands():
+        for match in re.finditer(r"https?://", command):
+            assert command[match.start() - 1] == "'", command
+
+
+@pytest.fixture(scope="module")
+def server(servers: ServerStarter) -> RunningServer:
+    return servers.start()
+
+
+def post(server: RunningServer, path: str, image: Path) -> Any:
+    return httpx.post(f"{server.address}{path}", content=image.read_bytes()).json()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "output"), CURLS, ids=[command for command, _ in CURLS])
+def test_a_curl_answers_as_printed(server: RunningServer, command: str, output: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    done = run(command.replace(ADDRESS, server.address), ROOT)
+    assert done.returncode == 0, done.stderr
+    assert_close(json.loads(done.stdout), json.loads(output))
+
+
+def assert_close(found: Any, promised: Any) -> None:
+    """Equal, but for the last bits of numbers: the README was printed on one kind of machine."""
+    if isinstance(promised, dict):
+        assert list(found) == list(promised)
+        for key in promised:
+            assert_close(found[key], promised[key])
+    elif isinstance(promised, list):
+        assert len(found) == len(promised)
+        for each, other in zip(found, promised, strict=True):
+            assert_close(each, other)
+    elif isinstance(promised, float):
+        assert found == pytest.approx(promised, rel=1e-2, abs=1e-6)
+    else:
+        assert found == promised
+
+
+@pytest.mark.slow
+def test_the_first_table_says_what_the_server_answers(server: RunningServer) -> None:
+    for name in ("7", "doubtful"):
+        row = next(line for line in README.splitlines() if f"tests/samples/{name}.png)" in line)
+        answer = post(server, "/predict/mc?seed=1", SAMPLES / f"{name}.png")
+        assert f"predictive entropy {answer['predictive_entropy']:.3f}" in row
+        leaders = sorted(enumerate(answer["votes"]), key=lambda each: -each[1])
+        assert f"{leaders[0][1]} of 50" in row
+        assert f"say {leaders[0][0]}" in row
+
+
+@pytest.mark.slow
+def test_evaluate_prints_the_figures(mnist_folder: Path) -> None:
+    promised = next(output for command, output in commands() if command.endswith("evaluate"))
+    done = run("dropserve-train evaluate", ROOT, DROPSERVE_DATA_DIR=str(mnist_folder))
+    assert done.returncode == 0, done.stderr
+    number = re.compile(r"\d+\.\d+")
+    assert number.sub("#", done.stdout.strip()) == number.sub("#", promised.strip())
+    for found, stated in zip(
+        number.findall(done.stdout), number.findall(promised), strict=True
+    ):  # in per cent, or in nats
+        assert float(found) == pytest.approx(float(stated), abs=0.011)
+
+
+@pytest.mark.slow
+def test_the_bench_runs() -> None:
+    done = run(f"dropserve bench engine {SHORTENED['dropserve bench engine']}", ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "speed-up" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_training_command_runs(mnist_folder: Path, tmp_path: Path) -> None:
+    options = SHORTENED["dropserve-train train"].format(tmp=tmp_path)
+    done = run(f"dropserve-train train {options}", ROOT, DROPSERVE_DATA_DIR=str(mnist_folder))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "net.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CI" not in os.environ, reason="installs torch anew; set CI=true to run it")
+def test_the_first_command_sets_up_and_serves(servers: ServerStarter, tmp_path: Path) -> None:
+    serve, _ = SET_UPS
+    clone = tmp_path / "clone"
+    ignored = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "runs")
+    shutil.copytree(ROOT, clone, ignore=ignored)
+    set_up = serve.removesuffix(" && .venv/bin/dropserve serve")
+    assert set_up != serve
+    done = run(set_up, clone)
+    assert done.returncode == 0, done.stderr
+    program = [str(clone / ".venv" / "bin" / "dropserve")]
+    installed = servers.start(folder=tmp_path, program=program)
+    assert post(installed, "/predict", SAMPLES / "7.png")["digit"] == 7
+
+
+def test_every_setting_stands_in_the_table_with_its_default() -> None:
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else str(field.default)
+        row = f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |"
+        assert row.replace("|  |", "| |") in README
+
+
+def test_local_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "model" / "README.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
