@@ -14,7 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -53,7 +53,7 @@ class Outcome(Generic[R]):
 
 
 # Computes one step of each piece of work, of at most so many passes; an exception in place of an
-# outcome is that work's alone.
+# outcome is that work's alone. A step that raises leaves its works as they were.
 Step = Callable[[Sequence[tuple[W, int]]], Sequence[Outcome[R] | Exception]]
 
 
@@ -119,7 +119,8 @@ class Batcher(Generic[W, R]):
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._is_closed = False
+        self._is_closed = False  # takes nothing more
+        self._is_stopped = False  # computes nothing more
         self._serving: asyncio.Task[None] | None = None
         self._passes_per_second = 100_000.0  # a cautious first guess, replaced by what is measured
         self.queued = 0  # passes admitted and not yet answered
@@ -140,10 +141,12 @@ class Batcher(Generic[W, R]):
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
             raise OverloadedError(headers={"Retry-After": str(seconds)})
         self.queued += cost
+        self._idle.clear()
         try:
             yield
         finally:
             self.queued -= cost
+            self._note_if_idle()
 
     async def run(self, works: Sequence[W], deadline: float) -> list[R | Exception]:
         """Computes works; the answers come in their order, an exception where a work failed.
@@ -154,6 +157,9 @@ class Batcher(Generic[W, R]):
             works: one request's.
             deadline: on the batcher's clock; what is not computed by then ends with a
                 DeadlineExceededError.
+
+        Raises:
+            NotReadyError: the batcher was closed, and its time to finish is over.
         """
         if not works:
             return []
@@ -184,17 +190,18 @@ class Batcher(Generic[W, R]):
         yield answer
 
     async def close(self, seconds: float) -> None:
-        """Takes nothing more, finishes what is queued, and answers the rest after `seconds`."""
+        """Takes nothing more, finishes what is admitted, and answers the rest after `seconds`."""
         self._is_closed = True
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
-        except TimeoutError:
-            for job in self._jobs:
-                job.fail(NotReadyError())
+        self._is_stopped = True
+        self._fail_all(NotReadyError())
         if self._serving is not None:
             self._serving.cancel()
 
     def _enqueue(self, works: Sequence[W], deadline: float) -> _Job[W, R]:
+        if self._is_stopped:
+            raise NotReadyError
         loop = asyncio.get_running_loop()
         if self._serving is None or self._serving.done():
             self._serving = loop.create_task(self._serve(), name="batcher")
@@ -205,21 +212,32 @@ class Batcher(Generic[W, R]):
         return job
 
     async def _serve(self) -> None:
-        while True:
-            self._drop_ended()
-            if not self._jobs:
-                self._idle.set()
-                self._wake.clear()
-                await self._wake.wait()
-            else:
+        try:
+            while True:
                 try:
-                    self._run_round(self._fill_round())
+                    self._drop_ended()
+                    if self._jobs:
+                        self._run_round(self._fill_round())
                 except Exception as error:  # a defect here must not leave callers waiting for ever
                     logger.exception("the batcher failed")
-                    for job in self._jobs:
-                        job.fail(_as_internal(error))
-            # Whatever arrived meanwhile is read now, and can be in the next round.
-            await asyncio.sleep(0)
+                    self._fail_all(_as_internal(error))
+                if not self._jobs:
+                    self._note_if_idle()
+                    self._wake.clear()
+                    await self._wake.wait()
+                # Whatever arrived meanwhile is read now, and can be in the next round.
+                await asyncio.sleep(0)
+        finally:  # neither must the end of this task; the next request starts another
+            self._fail_all(NotReadyError())
+
+    def _note_if_idle(self) -> None:
+        if not self._jobs and not self.queued:
+            self._idle.set()
+
+    def _fail_all(self, error: Exception) -> None:
+        for job in self._jobs:
+            job.fail(error)
+        self._jobs.clear()
 
     def _drop_ended(self) -> None:
         """Forgets jobs that are answered or whose caller went away, and ends the overdue."""
@@ -235,9 +253,11 @@ class Batcher(Generic[W, R]):
         batch: list[tuple[_Job[W, R], int, W, int]] = []
         free = self._round_passes
         for job in list(self._jobs):
+            if free <= 0:
+                break
             for index, work in job.open:
                 if free <= 0:
-                    return batch
+                    break
                 passes = min(work.remaining, work.largest_step, free)
                 batch.append((job, index, work, passes))
                 free -= passes + self._work_overhead

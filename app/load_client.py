@@ -153,7 +153,7 @@ async def _measured(load: "_Load") -> Measurement:
         await load.run()
     finally:
         gc.enable()
-        load.abort()
+        await load.abort()
     return load.measurement
 
 
@@ -256,12 +256,13 @@ class _Load(ABC):
             latencies = measurement.latencies[outcome] = array("d")
         latencies.append(now - since)
 
-    def abort(self) -> None:
+    async def abort(self) -> None:
         """Drops what is still open; whatever is on its way had its time."""
         for connection in list(self.connections):
             connection.fail("no answer")
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connect(self) -> _Connection:
         """A new connection, which `free` has had already.

