@@ -423,6 +423,3 @@ async def _parse_multipart(
         # Files that the body breaks off in are in no form.
         for file in getattr(parser, "_files_to_close_on_error", ()):
             file.close()
-        # Files that the body breaks off in are in no form.
-        for file in getattr(parser, "_files_to_close_on_error", ()):
-            file.close()

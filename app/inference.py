@@ -31,8 +31,9 @@ _SHARE_PASSES = 1024
 _IMAGE_COST = 32
 # Bytes of an image file that take as long to decode as one pass: 2 MB of JPEG take 30 ms.
 _DECODED_BYTES_PER_PASS = 150
-# Drawing balanced masks of more passes than this would hold up the event loop.
-_INLINE_BALANCED_PASSES = 64
+# Drawing balanced masks of more passes than this, or telling what they drop, would hold up the
+# event loop.
+_INLINE_MASKS = 64
 # Images of a batch that are decoded before others get their turn on the event loop.
 _DECODED_AT_A_TIME = 8
 
@@ -66,7 +67,8 @@ class Inference:
     async def close(self, seconds: float) -> None:
         """Finishes what is queued, for at most `seconds`; answers the rest with an error."""
         await self.batcher.close(seconds)
-        self._decoding.shutdown(wait=False, cancel_futures=True)
+        # What is being decoded is answered, if only with an error.
+        self._decoding.shutdown(wait=False)
 
     async def predict(self, asked: ImageRequest[PredictParameters]) -> Answer:
         """The deterministic answer, computed at once: it takes less than queueing it would."""
@@ -135,21 +137,27 @@ class Inference:
         except ApiError as error:
             return error
         if isinstance(parameters, McParameters):
-            return await self._prepared(McWork(pixels, parameters, is_streamed=False))
+            return await self._prepared(McWork(pixels, parameters, is_streamed=False), deadline)
         return PredictWork(pixels, parameters)
 
     async def _mc_work(
         self, asked: ImageRequest[McParameters], deadline: float, *, is_streamed: bool
     ) -> McWork:
         pixels = await self._read(asked.image, asked.parameters, deadline)
-        return await self._prepared(McWork(pixels, asked.parameters, is_streamed=is_streamed))
+        work = McWork(pixels, asked.parameters, is_streamed=is_streamed)
+        return await self._prepared(work, deadline)
 
-    async def _prepared(self, work: McWork) -> McWork:
-        """The work, with what would take too long on the event loop done in a thread."""
-        passes = work.passes
-        if passes.estimator == "balanced" and passes.count > _INLINE_BALANCED_PASSES:
+    async def _prepared(self, work: McWork, deadline: float) -> McWork:
+        """The work, with what would take too long on the event loop done in a thread.
+
+        Raises:
+            DeadlineExceededError: it takes too long there, too.
+        """
+        are_masks_needed = work.passes.estimator == "balanced" or work.parameters.return_passes
+        if are_masks_needed and work.passes.count > _INLINE_MASKS:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._decoding, self.worker.prepare, [work])
+            prepared = loop.run_in_executor(self._decoding, self.worker.prepare, [work])
+            await _in_time(prepared, deadline)
         return work
 
     async def _read(self, image: Image, parameters: PredictParameters, deadline: float) -> Pixels:

@@ -1,6 +1,7 @@
 """What the engine is asked for, in pieces that the batcher can run step by step."""
 
 import base64
+import logging
 import secrets
 from collections.abc import Sequence
 from typing import Any, overload
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching import Outcome
+from app.errors import InternalError
 from app.schemas import McParameters, PredictParameters
 from model.adaptive import LOOK_PASSES, StopReason, sufficient_passes
 from model.calibration import apply_temperature
@@ -19,6 +21,8 @@ from model.preprocessing import Pixels
 from model.uncertainty import entropy, summarise
 
 Answer = dict[str, Any]
+
+logger = logging.getLogger("dropserve")
 
 # Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
 _DRAWN_SEED_BITS = 32
@@ -51,6 +55,7 @@ class McWork:
         self.parameters = parameters
         self.passes = Passes(parameters.passes, seed, parameters.estimator)
         self.image: PreparedImage | None = None
+        self.dropped: list[str] | None = None  # per pass, if asked for
         self.probs: NDArray[np.float32] | None = None  # (passes so far, C)
         self.done = 0
         self.is_streamed = is_streamed
@@ -93,12 +98,18 @@ class Worker:
             if work.image is not None
         ]
         probs = iter(self._engine.sample(ranges))
-        return [
-            self._advance(work, next(probs))
-            if isinstance(work, McWork)
-            else Outcome(True, self.predict(work))
-            for work, _ in batch
-        ]
+        outcomes: list[Outcome[Answer] | Exception] = []
+        for work, _ in batch:
+            try:
+                outcomes.append(
+                    self._advance(work, next(probs))
+                    if isinstance(work, McWork)
+                    else Outcome(True, self.predict(work))
+                )
+            except Exception:  # this work's alone: the others have taken their passes
+                logger.exception("an answer could not be made")
+                outcomes.append(InternalError())
+        return outcomes
 
     def prepare(self, works: Sequence[McWork]) -> None:
         """What the passes of each image share; may run in another thread than `step`."""
@@ -108,6 +119,9 @@ class Worker:
             )
             for work, image in zip(works, images, strict=True):
                 work.image = image
+                if work.parameters.return_passes:
+                    bits = dropped_units(self._engine.config, work.passes)
+                    work.dropped = [base64.b64encode(row).decode() for row in bits]
 
     def predict(self, work: PredictWork) -> Answer:
         """The deterministic answer."""
@@ -146,10 +160,9 @@ class Worker:
         answer["stop_reason"] = stop_reason
         answer["seed"] = work.passes.seed
         answer["estimator"] = work.passes.estimator
-        if work.parameters.return_passes:
-            bits = dropped_units(self._engine.config, work.passes)[: len(probs)]
+        if work.dropped is not None:
             answer["pass_probabilities"] = np.ascontiguousarray(probs)
-            answer["dropped"] = [base64.b64encode(row.tobytes()).decode() for row in bits]
+            answer["dropped"] = work.dropped[: len(probs)]
         return answer
 
     def _answer(

@@ -52,7 +52,8 @@ def sufficient_passes(probs: Probs, looked_at: int, max_standard_error: float) -
         max_standard_error: see `sample_until`.
     """
     first = max(LEAST_PASSES, looked_at + 1)
-    p = probs.astype(np.float64)
+    # Measured from the first pass, since the squares of nearly equal numbers would cancel.
+    p = probs.astype(np.float64) - probs[0]
     counts = np.arange(1, len(p) + 1)[:, None]
     means = p.cumsum(axis=0) / counts
     squares = np.maximum((p * p).cumsum(axis=0) / counts - means**2, 0)

@@ -16,9 +16,10 @@ Several images share the products of layer 3 and after, and must not feel it: an
 neither on what else is asked at the same time, nor may a pass depend on how many passes are asked
 for. That holds where the matrix library gives a row the same bits whatever the number of rows (from
 four on; fewer take another path), which `_rows_are_invariant` finds out once. Where it does not
-hold, images share nothing and every product gets the same number of rows.
+hold, images share nothing, every product gets the same number of rows, and a pass the same row.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -76,13 +77,14 @@ class PassRange(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """The passes of one image in a block: `size` of them, from number `first` on."""
+    """The passes of one image in a block."""
 
     image: "PreparedImage"
     answer: int  # which of the answers they belong to
-    first: int
-    size: int
-    rows: int  # `size`, and rows of padding
+    first: int  # number of the pass in the first row
+    skip: int  # rows before the first pass that is asked for
+    size: int  # how many passes are asked for
+    rows: int  # all rows, those of padding at the end included
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Engine:
             self._fold_weights()
             widest = max(config.layer_sizes[1:]) + _BFLOAT16_UNITS
             self._buffers = tuple(
-                torch.empty(BLOCK_ROWS * widest, dtype=self._dtype) for _ in range(2)
+                torch.empty(BLOCK_ROWS * widest, dtype=self._weights[0].dtype) for _ in range(2)
             )
             self._rows_vary = self._rows_are_invariant()
 
@@ -196,7 +198,7 @@ class Engine:
         if padding := -len(active) % self._unit_multiple:
             folded = F.pad(folded, (0, 0, 0, padding))
         balanced = self._draw_balanced(passes, active)
-        return PreparedImage(passes, active, folded.to(self._dtype), balanced)
+        return PreparedImage(passes, active, folded.to(self._weights[0].dtype), balanced)
 
     def _first_layer(self, pixels: Pixels) -> Tensor:
         """Layer 1 before its ReLU, (B, 512): the weighted sum of the inked pixels' weights."""
@@ -234,14 +236,20 @@ class Engine:
                 probs = _softmax(self._block_logits(block)[:, :classes])
                 row = 0
                 for piece in block:
-                    done = piece.first - ranges[piece.answer].start
-                    answers[piece.answer][done : done + piece.size] = probs[row : row + piece.size]
+                    begin = row + piece.skip
+                    done = piece.first + piece.skip - ranges[piece.answer].start
+                    answers[piece.answer][done : done + piece.size] = probs[
+                        begin : begin + piece.size
+                    ]
                     row += piece.rows
                     self.passes_computed += piece.size
         return answers
 
     def _blocks(self, ranges: Sequence[PassRange]) -> Iterator[list[_Piece]]:
         """Packs the passes into blocks of at most `BLOCK_ROWS` rows."""
+        if not self._rows_vary:
+            yield from self._fixed_blocks(ranges)
+            return
         block: list[_Piece] = []
         free = BLOCK_ROWS
         for answer, (image, start, stop) in enumerate(ranges):
@@ -253,27 +261,35 @@ class Engine:
                     yield block
                     block, free = [], BLOCK_ROWS
                     continue
-                block.append(_Piece(image, answer, start, size, rows))
+                block.append(_Piece(image, answer, start, 0, size, rows))
                 start += size
                 free -= rows
-                if free == 0 or not self._rows_vary:
+                if free == 0:
                     yield block
                     block, free = [], BLOCK_ROWS
         if block:
             yield block
 
+    def _fixed_blocks(self, ranges: Sequence[PassRange]) -> Iterator[list[_Piece]]:
+        """Blocks of one image and one size, in which a pass always has the same row."""
+        for answer, (image, start, stop) in enumerate(ranges):
+            for first in range(start - start % BLOCK_ROWS, stop, BLOCK_ROWS):
+                skip = max(start - first, 0)
+                size = min(stop - first, BLOCK_ROWS) - skip
+                yield [_Piece(image, answer, first, skip, size, BLOCK_ROWS)]
+
     def _block_logits(self, block: Sequence[_Piece]) -> Probs:
         """Logits of one block, float32, (rows, C padded)."""
-        rows = sum(piece.rows for piece in block) if self._rows_vary else BLOCK_ROWS
+        rows = sum(piece.rows for piece in block)
         h = _view(self._buffers[1], rows, len(self._biases[0]))
         later = np.empty((rows, len(self._thresholds) - self._first_units), dtype=np.bool_)
         row = 0
         for piece in block:
-            below = row + (piece.rows if self._rows_vary else rows)
+            below = row + piece.rows
             self._second_layer(piece, h[row:below], later[row:below])
             row = below
         # Viewed as bytes: torch converts them to floats five times as fast as booleans.
-        keep = torch.from_numpy(later.view(np.uint8)).to(self._dtype)
+        keep = torch.from_numpy(later.view(np.uint8)).to(h.dtype)
         begin = 0
         for index in range(1, len(self._weights)):
             weight, bias = self._weights[index], self._biases[index]
@@ -304,7 +320,7 @@ class Engine:
             first = draws.take(image.active, axis=1) >= self._thresholds[0]
             np.greater_equal(draws[:, k : len(self._thresholds)], self._thresholds[k:], out=later)
         else:
-            keep = image.balanced[piece.first : piece.first + piece.size]
+            keep = image.balanced[piece.first : piece.first + rows]
             keep = np.resize(keep, (rows, keep.shape[1]))
             first, later[:] = keep[:, : len(image.active)], keep[:, len(image.active) :]
         left = _view(self._buffers[0], rows, len(image.shared))
@@ -354,9 +370,7 @@ class DeviceEngine(Engine):
         self._rows_vary = False
         self._first_units = config.hidden_sizes[0]
         self._device = device
-        on_device = MLP(config).to(device)
-        on_device.load_state_dict(network.state_dict())
-        on_device.requires_grad_(False)
+        on_device = copy.deepcopy(network).to(device)
         self._layers = [layer for layer in on_device.layers if isinstance(layer, nn.Linear)]
 
     def predict_probs(self, pixels: Pixels) -> Probs:
@@ -384,7 +398,7 @@ class DeviceEngine(Engine):
         if image.balanced is None:
             keep = independent_keep(self.config, passes.seed, BLOCK_ROWS, first_pass=piece.first)
         else:
-            keep = image.balanced[piece.first : piece.first + piece.size]
+            keep = image.balanced[piece.first : piece.first + BLOCK_ROWS]
             keep = np.resize(keep, (BLOCK_ROWS, keep.shape[1]))
         on_device = torch.from_numpy(keep).to(self._device)
         first_mask, *masks = torch.split(on_device, list(self.config.hidden_sizes), dim=1)

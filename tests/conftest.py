@@ -226,4 +226,4 @@ def _assert_no_echo(response: httpx.Response) -> None:
     assert [one for one in sent if len(one) > 2 and one in text] == []
 
 
-_EXPLAINED = ("image", "pixels", "file", "auto", "none", "true", "false", "null")
+_EXPLAINED = ("image", "pixels", "file", "inputs", "auto", "none", "true", "false", "null")

@@ -6,7 +6,7 @@ take longer than the prediction. `app.bodies` reads every form; `app.openapi` de
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -91,8 +91,7 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     except BaseException:
         admitted.close()
         raise
-    events = _events(first, answers, request.state.request_id)
-    return _EventStream(events, admitted)
+    return _EventStream(first, answers, request.state.request_id, admitted)
 
 
 @router.post(
@@ -155,10 +154,9 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     """The answers as server-sent events; only the last, with a reason to stop, is the result."""
     try:
-        async with aclosing(answers):
-            yield _event(first)
-            async for answer in answers:
-                yield _event(answer)
+        yield _event(first)
+        async for answer in answers:
+            yield _event(answer)
     except ApiError as error:
         yield _encode_event("error", error_body(error, request_id))
     except Exception:
@@ -179,13 +177,25 @@ class _EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], admitted: ExitStack) -> None:
-        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+    def __init__(
+        self,
+        first: Answer,
+        answers: AsyncGenerator[Answer, None],
+        request_id: str,
+        admitted: ExitStack,
+    ) -> None:
+        super().__init__(
+            _events(first, answers, request_id),
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+        self._answers = answers
         self._admitted = admitted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the events; whatever ends them, the request no longer counts as queued."""
+        """Sends the events; whatever ends them, nothing more is computed or counts as queued."""
         try:
             await super().__call__(scope, receive, send)
         finally:
+            # A reader that goes away while an event is sent leaves the generator suspended.
+            await self._answers.aclose()
             self._admitted.close()

@@ -297,6 +297,13 @@ PARAMETERS: dict[str, Bad] = {
     **parameter(SECRET, "seed"),
     **parameter(SECRET, "preprocess", names="auto or none"),
     **parameter("AUTO", "preprocess"),
+    **parameter("even", "estimator", names="independent or balanced"),
+    **parameter("0", "max_standard_error", names="above 0"),
+    **parameter("1e999", "max_standard_error"),
+    **parameter("NaN", "max_standard_error"),
+    **parameter("1", "return_passes", names="true or false"),
+    **parameter("0", "timeout_ms", names="1 to 30000"),
+    **parameter("30001", "timeout_ms", names="1 to 30000"),
     **parameter("1", "return_input", names="true or false"),
     **parameter("yes", "return_input"),
     **parameter("True", "return_input"),
@@ -475,6 +482,32 @@ FORMS: dict[str, Bad] = {
     ),
 }
 
+BATCHES: dict[str, Bad] = {
+    "no inputs": Bad(
+        422, "invalid_parameter", "{}", JSON, path="/predict/batch", names="inputs", param="inputs"
+    ),
+    "257 images": Bad(
+        413,
+        "too_many_images",
+        json.dumps({"inputs": [{"image": IMAGE}] * 257}),
+        JSON,
+        path="/predict/mc/batch",
+        names="256",
+    ),
+    "one image as it is": Bad(
+        415, "unsupported_media_type", DIGIT, "image/png", path="/predict/batch", names="/predict"
+    ),
+    "a misspelt parameter": Bad(
+        422,
+        "unknown_parameter",
+        json.dumps({"inputs": [{"image": IMAGE}], "pases": 5}),
+        JSON,
+        path="/predict/mc/batch",
+        names="passes",
+        param="passes",
+    ),
+}
+
 METHODS = ("GET", "PATCH", "DELETE", "OPTIONS")
 ROUTES: dict[str, Bad] = {
     "an unknown route": Bad(404, "not_found", path=f"/{SECRET}", names="/docs"),
@@ -503,6 +536,7 @@ TABLE: dict[str, Bad] = {
         "parameter": PARAMETERS,
         "name": NAMES,
         "form": FORMS,
+        "batch": BATCHES,
         "route": ROUTES,
     }.items()
     for name, bad in cases.items()
@@ -530,8 +564,8 @@ async def test_bad_input_gets_its_status_and_code_and_the_server_keeps_serving(
 def test_the_table_has_every_code_that_a_request_can_cause() -> None:
     codes = {(bad.status, bad.code) for bad in TABLE.values()}
 
-    # What takes a defect, a batch or load has tests of its own.
-    others = {"internal", "not_ready", "too_many_images", "overloaded", "deadline_exceeded"}
+    # What takes a defect or load has tests of its own.
+    others = {"internal", "not_ready", "overloaded", "deadline_exceeded"}
     assert codes == {each for each in STATUS_AND_CODE.values() if each[1] not in others}
 
 
@@ -756,7 +790,11 @@ async def test_a_defect_is_answered_without_its_internals_and_logged(
 class Fuzzer:
     """Requests at random, from a seed: most are nearly right, since those reach deepest."""
 
-    _PATHS = (*["/predict", "/predict/mc"] * 8, "/health/ready", "/model", "/docs", "/")
+    _PATHS = (
+        *["/predict", "/predict/mc"] * 8,
+        *("/predict/mc/stream", "/predict/batch", "/predict/mc/batch"),
+        *("/health/ready", "/model", "/docs", "/"),
+    )
     _METHODS = (*["POST"] * 30, "GET", "PUT", "HEAD", "OPTIONS", "DELETE")
     _TYPES = (
         None,
@@ -775,7 +813,11 @@ class Fuzzer:
         f"{FORM}; charset=utf-16",
         "application/json; charset=latin-1",
     )
-    _NAMES = (*McParameters.model_fields, "image", "pixels", "file", "pases")
+    # Without the deadline, which may pass.
+    _NAMES = (
+        *(name for name in McParameters.model_fields if name != "timeout_ms"),
+        *("image", "pixels", "file", "pases", "inputs"),
+    )
     _TEXTS = (
         *("1", "0", "-1", "50", "true", "false", "null", "auto", "none", "", "1e999", "NaN"),
         *("[]", "{}", '"0.5"', str(2**53), "1e400", "%00", "%ff", "\\ud800", "[[[[", "a" * 300),

@@ -159,7 +159,7 @@ def test_the_units_that_are_reported_are_those_that_are_dropped(passes: int) -> 
 # The estimates made with them
 
 PASSES = 50
-TRUTH_PASSES = 20_000
+TRUTH_PASSES = 10_000
 MSE_SEEDS = range(1000, 1200)
 VARIANCE_PASSES = 10
 VARIANCE_SEEDS = range(2000, 2500)
@@ -191,7 +191,7 @@ def images(engine: Engine) -> list[PreparedImage]:
 
 @pytest.fixture(scope="module")
 def truth(engine: Engine, images: list[PreparedImage]) -> tuple[Array, Array]:
-    """Mean and variance of 20,000 independent passes, each (images, C)."""
+    """Mean and variance of 10,000 independent passes, each (images, C)."""
     answers = [
         engine.sample([PassRange(image, 0, TRUTH_PASSES)])[0].astype(np.float64) for image in images
     ]
