@@ -5,14 +5,15 @@ as numbers in JSON. Parameters come in the query, or under the same names in the
 form fields. Raw bodies are the fast path: multipart parsing alone takes longer than a prediction.
 """
 
+import asyncio
 import base64
 import binascii
 import difflib
 import itertools
 import json
 import re
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import parse_qsl
@@ -253,12 +254,13 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 
 async def _discard(stream: AsyncIterator[bytes]) -> None:
-    deadline = time.monotonic() + _DISCARDING_SECONDS
     left = _DISCARDED_BYTES
-    async for chunk in stream:
-        left -= len(chunk)
-        if left < 0 or time.monotonic() > deadline:
-            return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARDING_SECONDS):
+            async for chunk in stream:
+                left -= len(chunk)
+                if left < 0:
+                    return
 
 
 def _raise_too_large(limit: int) -> NoReturn:
@@ -352,7 +354,11 @@ def _image_or_error(item: Any) -> Image | ApiError:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
-        raise ConflictingParametersError("a name stands twice in the JSON body; give it once")
+        for name, value in pairs:
+            if (type(value), value) != (type(document[name]), document[name]):
+                raise ConflictingParametersError(
+                    "a name stands twice in the JSON body with different values; give it once"
+                )
     return document
 
 

@@ -8,9 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from app.settings import PREFIX, Settings, SettingsError, load_settings
-
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -248,7 +248,7 @@ class _Load(ABC):
         measurement = self.measurement
         if status < 300:
             outcome = str(status)
-            measurement.in_time += 1
+            measurement.in_time += now <= self._end
         else:
             outcome = _name_error(status, error_body)
         latencies = measurement.latencies.get(outcome)

@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+from contextlib import suppress
 from typing import NoReturn
 
 import torch
@@ -12,6 +14,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from app.examples import example_png_base64
+from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from app.factory import create_app
 from app.settings import PREFIX, Settings, load_settings
 from model.checkpoint import Checkpoint
@@ -31,7 +34,7 @@ def run_server(settings: Settings, checkpoint: Checkpoint) -> int:
     signal.signal(signal.SIGTERM, _exit_cleanly)
     server = _Server(_configure(create_app(settings, checkpoint), settings))
     server.run()
-    return 0 if server.started else 1
+    return EXIT_OK if server.started else EXIT_FAILED
 
 
 def create_worker_app() -> FastAPI:
@@ -46,9 +49,9 @@ def _run_workers(settings: Settings) -> int:
         os.environ[f"{PREFIX}{name.upper()}"] = str(value)
     config = _configure(f"{__name__}:{create_worker_app.__name__}", settings)
     listener = config.bind_socket()
-    _print_hint(*listener.getsockname()[:2])
-    Multiprocess(config, sockets=[listener]).run()
-    return 0
+    supervisor = _Supervisor(config, [listener])
+    supervisor.run()
+    return EXIT_INTERRUPTED if supervisor.was_interrupted else EXIT_OK
 
 
 def _configure(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
@@ -69,6 +72,27 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor, which says how to reach the workers once one is reachable."""
+
+    was_interrupted = False
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        threading.Thread(target=self._announce, daemon=True).start()
+
+    def handle_int(self) -> None:
+        self.was_interrupted = True
+        super().handle_int()
+
+    def _announce(self) -> None:
+        host, port = self.sockets[0].getsockname()[:2]
+        while not self.should_exit.wait(0.1):
+            with suppress(OSError), socket.create_connection((_reachable(host), port), timeout=1):
+                _print_hint(host, port)
+                return
+
+
 class _Server(uvicorn.Server):
     """A uvicorn server that says how to reach it once it is reachable."""
 
@@ -80,11 +104,8 @@ class _Server(uvicorn.Server):
 
 
 def _print_hint(host: str, port: int) -> None:
-    # What listens on every interface is reached at the loopback address from here.
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
-        host, f"[{host}]" if ":" in host else host
-    )
-    address = f"http://{reachable}:{port}"
+    reachable = _reachable(host)
+    address = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
     print(f"Dropserve answers at {address}; API docs: {address}/docs", file=sys.stderr)
     print("Try it, in another terminal (the base64 is a small PNG of a digit):", file=sys.stderr)
     print(
@@ -95,5 +116,10 @@ def _print_hint(host: str, port: int) -> None:
     )
 
 
+def _reachable(host: str) -> str:
+    """What listens on every interface is reached at the loopback address from here."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def _exit_cleanly(*_: object) -> NoReturn:
-    sys.exit(0)
+    sys.exit(EXIT_OK)

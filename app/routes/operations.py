@@ -5,6 +5,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse
 
+from app.dependencies import started_state
 from app.errors import NotReadyError
 from app.responses import JsonResponse
 from app.schemas import ErrorBody, Health
@@ -21,12 +22,15 @@ DOCS_POLICY = (
 router = APIRouter(tags=["operations"])
 
 
+# Some load balancers ask with HEAD.
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Is the process alive?", response_model=Health)
 async def live() -> JsonResponse:
     """Always 200: a server that cannot answer this should be restarted."""
     return JsonResponse({"status": "live"})
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get(
     "/health/ready",
     summary="Can it answer predictions?",
@@ -43,7 +47,7 @@ async def ready(request: Request) -> JsonResponse:
 @router.get("/model", summary="What is known about the network")
 async def model(request: Request) -> JsonResponse:
     """The checkpoint's own description: layers, dropout rates, training, calibration, metrics."""
-    checkpoint = request.app.state.inference.checkpoint
+    checkpoint = started_state(request).inference.checkpoint
     return JsonResponse(
         {"name": checkpoint.name, "version": checkpoint.version, **checkpoint.card()}
     )

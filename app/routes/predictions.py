@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.bodies import read_batch_request, read_image_request
+from app.dependencies import started_state
 from app.errors import ApiError, InternalError, error_body
 from app.inference import Inference
 from app.openapi import describe_batch_route, describe_image_route, describe_stream_route
@@ -44,7 +45,7 @@ router = APIRouter(tags=["predictions"])
 )
 async def predict(request: Request) -> JsonResponse:
     """One image, dropout off: the same image always gets the same answer."""
-    state = request.app.state
+    state = started_state(request)
     asked = await read_image_request(request, PredictParameters, state.settings)
     return JsonResponse(await state.inference.predict(asked))
 
@@ -60,7 +61,7 @@ async def predict_mc(request: Request) -> JsonResponse:
     Each pass switches off a random share of the neurons, so the passes scatter where the network is
     unsure. The same image, parameters and seed give the same bytes, whatever else the server does.
     """
-    state = request.app.state
+    state = started_state(request)
     asked = await read_image_request(request, McParameters, state.settings)
     answer = state.inference.predict_mc(asked)
     if asked.parameters.passes > _WATCHED_PASSES:
@@ -79,7 +80,7 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     The result is the answer of `/predict/mc`, byte for byte. An `error` has the error shape; a
     stream that ends without `result` has failed.
     """
-    state = request.app.state
+    state = started_state(request)
     inference: Inference = state.inference
     asked = await read_image_request(request, McParameters, state.settings)
     admitted = ExitStack()
@@ -115,7 +116,7 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
-    state = request.app.state
+    state = started_state(request)
     asked = await read_batch_request(request, parameters_type, state.settings)
     answers = await _while_connected(request, state.inference.predict_batch(asked))
     return JsonResponse({"predictions": [_in_its_place(answer) for answer in answers]})
