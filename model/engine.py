@@ -288,13 +288,12 @@ class Engine:
             below = row + piece.rows
             self._second_layer(piece, h[row:below], later[row:below])
             row = below
-        # Viewed as bytes: torch converts them to floats five times as fast as booleans.
-        keep = torch.from_numpy(later.view(np.uint8)).to(h.dtype)
+        keep = later.view(np.uint8)
         begin = 0
         for index in range(1, len(self._weights)):
             weight, bias = self._weights[index], self._biases[index]
             units = len(weight)
-            h = h[:, :units].relu_().mul_(keep[:, begin : begin + units])
+            h = _apply_mask(h[:, :units].relu_(), keep[:, begin : begin + units])
             begin += units
             if weight.dtype != h.dtype:
                 h = torch.addmm(bias, h.to(weight.dtype), weight)
@@ -325,6 +324,7 @@ class Engine:
             first, later[:] = keep[:, : len(image.active)], keep[:, len(image.active) :]
         left = _view(self._buffers[0], rows, len(image.shared))
         active = len(image.active)
+        # Viewed as bytes: torch converts them to floats five times as fast as booleans.
         left[:, :active].copy_(torch.from_numpy(first.view(np.uint8)))
         if len(image.shared) > active:
             left[:, active:].zero_()
@@ -434,6 +434,16 @@ def build_engine(network: MLP, device: str = "cpu", precision: Precision = "floa
             "there is no such device here; cuda needs a GPU and a CUDA build of torch"
         ) from error
     return DeviceEngine(network, wanted, precision)
+
+
+def _apply_mask(h: Tensor, keep: NDArray[np.uint8]) -> Tensor:
+    """Zeroes what is not kept, in place; both (rows, units)."""
+    if h.dtype == torch.float32:
+        # NumPy converts the mask a few kilobytes at a time and needs no array of floats for it.
+        values = h.numpy()
+        np.multiply(values, keep, out=values)
+        return h
+    return h.mul_(torch.from_numpy(keep).to(h.dtype))
 
 
 def _view(buffer: Tensor, rows: int, columns: int) -> Tensor:

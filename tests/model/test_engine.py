@@ -34,7 +34,7 @@ from model.engine import (
     Probs,
     build_engine,
 )
-from model.masks import MAX_SEED, Estimator, Passes, draw_masks
+from model.masks import MAX_SEED, Estimator, Passes, draw_masks, dropped_units
 from model.mlp import MLP, MLPConfig
 from model.preprocessing import Pixels, normalise, preprocess_image
 from model.uncertainty import mean, variance
@@ -251,6 +251,19 @@ def test_rate_0_gives_the_same_bits_in_every_pass(kind: Kind, estimator: Estimat
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to test beside the CPU")
 def test_cuda_is_among_what_is_tested() -> None:
     assert ("cuda", "float32") in KINDS
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_the_units_reported_as_dropped_are_those_that_were(
+    engine: Engine, kind: Kind, estimator: Estimator
+) -> None:
+    network, pixels, passes = engine.network, draw_images()[45], Passes(50, 8, estimator)
+    bits = np.unpackbits(dropped_units(network.config, passes), axis=1)
+    ends = np.cumsum(network.config.hidden_sizes)
+    masks = [torch.from_numpy(part == 0) for part in np.split(bits, ends, axis=1)[:-1]]
+    assert_agree(
+        engine.sample_probs(pixels, passes), textbook_probs(network, pixels, masks), kind[1]
+    )
 
 
 def test_rows_sum_to_1(engine: Engine) -> None:
