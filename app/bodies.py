@@ -12,7 +12,7 @@ import difflib
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
@@ -161,7 +161,7 @@ async def read_batch_request(
 
 
 def parse_parameters(
-    pairs: Iterable[tuple[str, Any]], parameters_type: type[P], settings: Settings
+    pairs: Sequence[tuple[str, Any]], parameters_type: type[P], settings: Settings
 ) -> P:
     """Validates named values; those from a query or a form went through `_scalar` before.
 
@@ -170,21 +170,7 @@ def parse_parameters(
         UnknownParameterError: a name is not one of this route's.
         InvalidParameterError: a value is of another type or outside its range.
     """
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name not in parameters_type.model_fields:
-            _raise_unknown(name, parameters_type)
-        # 1, 1.0 and true are equal in Python and different values here.
-        if name in values and (type(values[name]), values[name]) != (type(value), value):
-            raise ConflictingParametersError(
-                f"{name} is given twice with different values; give it once", param=name
-            )
-        values[name] = value
-    try:
-        parameters = parameters_type.model_validate(values)
-    except ValidationError as error:
-        name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
-        _raise_invalid(name, parameters_type, settings)
+    parameters = _validated(pairs, parameters_type, settings) if pairs else parameters_type()
     if (parameters.timeout_ms or 0) > settings.max_timeout_ms:
         _raise_invalid("timeout_ms", parameters_type, settings)
     if isinstance(parameters, McParameters):
@@ -197,6 +183,24 @@ def parse_parameters(
                 param="max_standard_error",
             )
     return parameters
+
+
+def _validated(pairs: Sequence[tuple[str, Any]], parameters_type: type[P], settings: Settings) -> P:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in parameters_type.model_fields:
+            _raise_unknown(name, parameters_type)
+        # 1, 1.0 and true are equal in Python and different values here.
+        if name in values and (type(values[name]), values[name]) != (type(value), value):
+            raise ConflictingParametersError(
+                f"{name} is given twice with different values; give it once", param=name
+            )
+        values[name] = value
+    try:
+        return parameters_type.model_validate(values)
+    except ValidationError as error:
+        name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
+        _raise_invalid(name, parameters_type, settings)
 
 
 def _raise_invalid(
@@ -242,7 +246,7 @@ async def _read_body(request: Request, limit: int) -> bytes:
         if "expect" not in request.headers:
             await _discard(stream)
         _raise_too_large(limit)
-    chunks = []
+    chunks: list[bytes] = []
     size = 0
     async for chunk in stream:
         size += len(chunk)

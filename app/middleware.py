@@ -5,9 +5,8 @@ Pure ASGI: Starlette's BaseHTTPMiddleware costs a task per request.
 
 import logging
 import re
-import uuid
+import secrets
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,9 +14,18 @@ from app.errors import InternalError
 from app.responses import error_response
 
 REQUEST_ID_HEADER = "x-request-id"
-_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEADER_BYTES = REQUEST_ID_HEADER.encode()
+_VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 logger = logging.getLogger("dropserve")
+
+
+def _given_id(scope: Scope) -> str | None:
+    """The caller's id, if it is one."""
+    for name, value in scope["headers"]:
+        if name == _HEADER_BYTES and _VALID_ID.fullmatch(value):
+            return str(value, "ascii")
+    return None
 
 
 class RequestContextMiddleware:
@@ -31,8 +39,8 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        request_id = given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = _given_id(scope) or secrets.token_hex(16)
+        header = (_HEADER_BYTES, request_id.encode())
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
 
@@ -40,7 +48,7 @@ class RequestContextMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                message["headers"].append(header)
             await send(message)
 
         try:

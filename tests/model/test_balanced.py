@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model import masks
 from model.checkpoint import Checkpoint
 from model.engine import Engine, PassRange, PreparedImage
 from model.masks import MAX_BALANCED_PASSES, Estimator, Passes, balanced_keep, dropped_units
@@ -138,8 +139,24 @@ def test_the_seed_decides_and_so_does_the_number_of_passes() -> None:
     assert (balanced_keep(config, 5, 100)[:50] != masks).any()
 
 
-def test_equal_sorting_keys_favour_no_pass() -> None:
-    """Of 65,536 passes with keys of 16 bits, most share their key with others."""
+def test_passes_with_equal_sorting_keys_are_dropped_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys have 16 bits, so that two passes now and then draw the same; here all of them do."""
+    draw_words, rate, passes = masks._random_words, 51 / 256, 12
+
+    def draw_equal_keys(key: int, words: int, counter: int) -> NDArray[np.uint64]:
+        drawn = draw_words(key, words, counter)
+        drawn.reshape(-1, 4)[:, 1:] = 0  # after the four 16-bit words of a unit's header
+        return drawn
+
+    monkeypatch.setattr(masks, "_random_words", draw_equal_keys)
+    config = make_config(rate)
+    dropped = np.array([~balanced_keep(config, seed, passes) for seed in range(SEEDS)])
+    error = math.sqrt(rate * (1 - rate) / (SEEDS * UNITS))
+    assert np.abs(dropped.mean(axis=(0, 2)) - rate).max() < 5 * error
+    assert set(np.unique(dropped.sum(axis=1))) == {2, 3}  # 12 * 51 / 256 is 2.4
+
+
+def test_the_largest_number_of_passes_is_balanced_too() -> None:
     rate, passes = 51 / 256, MAX_BALANCED_PASSES
     dropped = ~balanced_keep(make_config(rate), 1, passes)
     assert (dropped.sum(axis=0) == passes * rate).all()

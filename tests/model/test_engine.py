@@ -257,7 +257,7 @@ def test_cuda_is_among_what_is_tested() -> None:
 def test_the_units_reported_as_dropped_are_those_that_were(
     engine: Engine, kind: Kind, estimator: Estimator
 ) -> None:
-    network, pixels, passes = engine.network, draw_images()[45], Passes(50, 8, estimator)
+    network, pixels, passes = engine.network, draw_images()[40], Passes(50, 8, estimator)
     bits = np.unpackbits(dropped_units(network.config, passes), axis=1)
     ends = np.cumsum(network.config.hidden_sizes)
     masks = [torch.from_numpy(part == 0) for part in np.split(bits, ends, axis=1)[:-1]]
@@ -277,7 +277,7 @@ def test_rows_sum_to_1(engine: Engine) -> None:
 
 
 def test_a_pass_has_the_same_bits_in_answers_of_any_length(engine: Engine) -> None:
-    for number in (7, 45, 99):
+    for number in (7, 40, 99):
         pixels = draw_images()[number]
         whole = engine.sample_probs(pixels, Passes(1000, number))
         for count in PASS_COUNTS:
@@ -289,7 +289,7 @@ def test_a_pass_has_the_same_bits_in_answers_of_any_length(engine: Engine) -> No
 def test_a_pass_has_the_same_bits_wherever_a_range_starts_and_stops(
     engine: Engine, estimator: Estimator
 ) -> None:
-    pixels = draw_images()[45]
+    pixels = draw_images()[40]
     (image,) = engine.prepare([pixels], [Passes(600, 5, estimator)])
     (whole,) = engine.sample([PassRange(image, 0, 600)])
     starts, lengths = (0, 1, 3, 50, 127, 255, 256, 300), (0, 1, 2, 3, 4, 5, 17, 128, 257, 300)
@@ -304,7 +304,7 @@ def test_networks_of_other_sizes_keep_their_bits_too(
     kind: Kind, layer_sizes: tuple[int, ...]
 ) -> None:
     engine = build(kind, make_network(layer_sizes))
-    pixels = draw_images()[45], draw_images()[3]
+    pixels = draw_images()[40], draw_images()[3]
     passes = [Passes(600, seed, estimator) for seed, estimator in enumerate(BOTH)]
     images = engine.prepare(pixels, passes)
     wholes = [engine.sample([PassRange(image, 0, 600)])[0] for image in images]
@@ -406,17 +406,22 @@ def test_engines_built_anew_give_the_same_bytes(kind: Kind, engine: Engine) -> N
 
 
 @pytest.mark.parametrize("layer_sizes", [(784, 512, 256, 128, 10), *LAYER_SIZES], ids=str)
+@pytest.mark.parametrize("dependence", ["number of rows", "place of a row"])
 def test_where_rows_do_vary_the_engine_finds_out_and_still_repeats_its_bytes(
-    layer_sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    dependence: str, layer_sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A matrix library whose low bits depend on the number of rows, and on a row's place."""
+    """A matrix library whose low bits depend on how many rows there are, or on which it is.
+
+    Neither is made up: rows of odd widths lie in memory at other places within a vector.
+    """
     addmm: Callable[..., Tensor] = torch.addmm
 
     def moody_addmm(
         bias: Tensor, left: Tensor, weight: Tensor, *, out: Tensor | None = None
     ) -> Tensor:
-        places = torch.arange(len(left))[:, None]
-        product = addmm(bias, left, weight) * (1 + 1e-6 * (len(left) + places))
+        places = torch.arange(len(left))[:, None] % 16
+        mood = places if dependence == "place of a row" else places + len(left)
+        product = addmm(bias, left, weight) * (1 + 1e-6 * mood)
         return product if out is None else out.copy_(product)
 
     monkeypatch.setattr(torch, "addmm", moody_addmm)
@@ -424,7 +429,7 @@ def test_where_rows_do_vary_the_engine_finds_out_and_still_repeats_its_bytes(
     requests = draw_requests(60)
     alone = digests_alone(engine, requests)
     assert digests_in_company(engine, requests, seed=2) == alone
-    pixels = draw_images()[45]
+    pixels = draw_images()[40]
     whole = engine.sample_probs(pixels, Passes(300, 9))
     for count in (1, 3, 50, 257):
         assert engine.sample_probs(pixels, Passes(count, 9)).tobytes() == whole[:count].tobytes()
@@ -445,13 +450,13 @@ def test_where_rows_do_not_vary_the_fallback_gives_the_same_bytes(
 def test_other_seeds_images_and_estimators_give_other_passes(
     engine: Engine, estimator: Estimator
 ) -> None:
-    pixels = draw_images()[45]
+    pixels = draw_images()[40]
     answers = {
         digest(engine.sample_probs(pixels, Passes(50, seed, estimator)))
         for seed in (0, 1, 2**32, MAX_SEED)
     }
     assert len(answers) == 4
-    assert digest(engine.sample_probs(draw_images()[44], Passes(50, 0, estimator))) not in answers
+    assert digest(engine.sample_probs(draw_images()[41], Passes(50, 0, estimator))) not in answers
     others = {digest(engine.sample_probs(pixels, Passes(50, 0, other))) for other in BOTH}
     assert len(others) == 2
 
@@ -480,12 +485,12 @@ def test_neither_the_network_nor_a_global_generator_is_touched(kind: Kind) -> No
 def test_an_answer_is_not_overwritten_by_the_next(engine: Engine) -> None:
     images = draw_images()
     passes, other_passes = Passes(50, 0), Passes(50, 1)
-    prepared = engine.prepare([images[45]], [passes])[0]
+    prepared = engine.prepare([images[40]], [passes])[0]
     answer = engine.sample([PassRange(prepared, 0, 50)])[0]
-    probs = engine.predict_probs(images[45])
+    probs = engine.predict_probs(images[40])
     kept = answer.tobytes(), probs.tobytes()
-    engine.sample_probs(images[46], other_passes)
-    engine.predict_probs(images[46])
+    engine.sample_probs(images[41], other_passes)
+    engine.predict_probs(images[41])
     assert (answer.tobytes(), probs.tobytes()) == kept
     assert engine.sample([PassRange(prepared, 0, 50)])[0].tobytes() == kept[0]
 
