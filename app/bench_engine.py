@@ -7,8 +7,6 @@ own ratios. Seeds are new in every call: nothing is answered from memory.
 
 import itertools
 import json
-import os
-import platform
 import random
 import sys
 import time
@@ -24,6 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from app.examples import example_digits
+from app.machine import describe_machine
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engine import Engine, PassRange
 from model.masks import Passes, drop_thresholds, random_bytes, row_bytes
@@ -96,7 +95,7 @@ def run_engine_bench(
                 bar.update()
     parts = _split_time(engine, digits[0], 100, rounds)
     deterministic = _measure_deterministic(network, engine, digits[0], rounds)
-    machine = _describe_machine()
+    machine = describe_machine()
     if as_json:
         document = {
             "machine": machine,
@@ -295,14 +294,3 @@ def _print_rows(rows: Sequence[Row]) -> None:
             f"{row.expansion.median * 1e3:>13.2f} {row.speedup:>8.1f}x {row.gflops:>8.0f} "
             f"{row.share_of_ceiling:>9.0%}"
         )
-
-
-def _describe_machine() -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {os.cpu_count()} cores"

@@ -14,10 +14,10 @@ What makes it fast:
 
 Several images share the products of layer 3 and after, and must not feel it: an answer may depend
 neither on what else is asked at the same time, nor may a pass depend on how many passes are asked
-for. That holds where the matrix library gives a row the same bits whatever its place and the number
-of rows (from four on; fewer take another path), which `_rows_are_invariant` finds out once. Where it
-does not hold, images share nothing, every product gets the same number of rows, and a pass the same
-row.
+for. That holds where the matrix library gives a row the same bits whatever its place and whatever
+the number of rows (from four on; fewer take another path), which `_rows_are_invariant` finds out
+once. Where it does not hold, images share nothing, every product gets the same number of rows, and
+a pass the same row.
 """
 
 import copy

@@ -35,6 +35,7 @@ SET_UPS = [command for command, _ in commands() if command.startswith("python3 -
 # What is appended so that a command takes seconds: the last of two options counts.
 SHORTENED = {
     "dropserve bench engine": "--rounds 2 --images 1 --passes 100",
+    "dropserve bench http --connections 16 --duration 4 --rounds 3": "--duration 1 --rounds 1",
     "dropserve-train evaluate": "",
     "dropserve-train train": "--epochs 1 --output {tmp}/net.safetensors",
 }
@@ -124,10 +125,13 @@ def test_evaluate_prints_the_figures(mnist_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_bench_runs() -> None:
-    done = run(f"dropserve bench engine {SHORTENED['dropserve bench engine']}", ROOT)
+@pytest.mark.parametrize("command", [each for each in SHORTENED if " bench " in each])
+def test_a_benchmark_runs_and_prints_the_same_table(command: str) -> None:
+    promised = next(output for each, output in commands() if each == command)
+    done = run(f"{command} {SHORTENED[command]}", ROOT)
     assert done.returncode == 0, done.stderr
-    assert "speed-up" in done.stdout
+    (header,) = [line for line in promised.splitlines() if "passes " in line or "p50" in line]
+    assert header.split() in [line.split() for line in done.stdout.splitlines()]
 
 
 @pytest.mark.slow

@@ -74,8 +74,8 @@ async def measure(url: str, pid: int, seconds: float, *, has_own_core: bool) -> 
     """
     target = post(f"{url}/predict/mc?passes={PASSES}&seed=1", sample("7.png"), "image/png")
     await run_closed_loop(target, _CONNECTIONS, 1.0)
-    capacity = (await run_closed_loop(target, _CONNECTIONS, max(1.0, seconds / 5))).in_time
-    capacity /= max(1.0, seconds / 5)
+    trial_seconds = max(1.0, seconds / 5)
+    capacity = (await run_closed_loop(target, _CONNECTIONS, trial_seconds)).in_time / trial_seconds
     comfortable = await run_open_loop(
         target, COMFORTABLE * capacity, seconds, has_own_core=has_own_core
     )
@@ -178,9 +178,8 @@ def main() -> None:
             server = starter.start(*arguments.serve)
         with on_core(cores[-1]):
             for number in range(arguments.rounds):
-                say(
-                    f"round {number + 1}, {time.strftime('%H:%M:%S')}, load {os.getloadavg()[0]:.1f}"
-                )
+                load = os.getloadavg()[0]
+                say(f"round {number + 1}, {time.strftime('%H:%M:%S')}, load {load:.1f}")
                 figures = uvloop.run(
                     measure(
                         server.address,
