@@ -25,6 +25,7 @@ def test_every_code_has_its_status() -> None:
         (404, "not_found"),
         (405, "method_not_allowed"),
         (413, "body_too_large"),
+        (413, "too_many_images"),
         (413, "too_many_pixels"),
         (415, "not_an_image"),
         (415, "unsupported_media_type"),
@@ -32,8 +33,10 @@ def test_every_code_has_its_status() -> None:
         (422, "invalid_pixels"),
         (422, "no_ink"),
         (422, "unknown_parameter"),
+        (429, "overloaded"),
         (500, "internal"),
         (503, "not_ready"),
+        (504, "deadline_exceeded"),
     ]
 
 
