@@ -110,8 +110,7 @@ class PreparedImage:
 class Engine:
     """Answers from one network on one CPU thread.
 
-    Deterministic answers may be asked for from any thread; `prepare` and `sample` reuse buffers and
-    belong to one thread at a time.
+    `sample` reuses buffers and belongs to one thread at a time; the rest may be called from any.
 
     Args:
         network: the network; it is not changed.
