@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import CheckpointError, ModelError
-from training.config import TrainConfig
+from training.config import TeacherConfig, TrainConfig
 from training.errors import TrainingError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"dropserve-train: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE if isinstance(error, CheckpointError) else EXIT_FAILED)
     except KeyboardInterrupt:
-        hint = "; add --resume to continue" if options.command is _train else ""
+        is_resumable = options.command in (_train, _train_teacher)
+        hint = "; add --resume to continue" if is_resumable else ""
         print(f"\ndropserve-train: interrupted{hint}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(EXIT_OK)
@@ -41,29 +42,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     train.set_defaults(command=_train)
-    _add_data_dir(train)
+    _add_run_arguments(train, Path("runs/mnist.safetensors"), TrainConfig)
     train.add_argument(
-        "--output",
+        "--teacher",
         type=Path,
-        default=Path("runs/mnist.safetensors"),
-        help="the checkpoint to write",
+        nargs="+",
+        metavar="FILE",
+        help="networks to learn from besides the labels: files of dropserve-train teacher, "
+        "or checkpoints",
     )
-    train.add_argument(
-        "--resume", action="store_true", help="continue the interrupted run at --output"
+
+    teacher = commands.add_parser(
+        "teacher",
+        help="train a convolutional network for the digit network to learn from",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    train.add_argument(
-        "--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one"
-    )
-    for field in fields(TrainConfig):
-        kind: dict[str, Any] = {"type": type(field.default)}
-        if isinstance(field.default, tuple):
-            kind = {"type": float, "nargs": len(field.default), "metavar": "RATE"}
-        train.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            default=field.default,
-            help=field.metadata["help"],
-            **kind,
-        )
+    teacher.set_defaults(command=_train_teacher)
+    _add_run_arguments(teacher, Path("runs/teacher.safetensors"), TeacherConfig)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -80,6 +75,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_run_arguments(
+    parser: argparse.ArgumentParser, output: Path, config: type[TrainConfig | TeacherConfig]
+) -> None:
+    _add_data_dir(parser)
+    parser.add_argument("--output", type=Path, default=output, help="the file to write")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the interrupted run at --output"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one"
+    )
+    for field in fields(config):
+        kind: dict[str, Any] = {"type": type(field.default)}
+        if isinstance(field.default, tuple):
+            kind = {"type": float, "nargs": len(field.default), "metavar": "RATE"}
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            default=field.default,
+            help=field.metadata["help"],
+            **kind,
+        )
+
+
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
@@ -90,6 +108,7 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from training.data import load_mnist
+    from training.teacher import load_teacher
     from training.train import train
 
     values = {field.name: getattr(options, field.name) for field in fields(TrainConfig)}
@@ -101,9 +120,27 @@ def _train(options: argparse.Namespace) -> None:
         options.output,
         device=device,
         resume=options.resume,
+        teacher=load_teacher(options.teacher, device) if options.teacher else None,
     )
     error = checkpoint.metrics["validation"]["error"]
     print(f"{options.output}: version {checkpoint.version}, validation error {error:.2%}")
+
+
+def _train_teacher(options: argparse.Namespace) -> None:
+    from training.convnet import train_convnet
+    from training.data import load_mnist
+
+    network = train_convnet(
+        TeacherConfig(
+            **{field.name: getattr(options, field.name) for field in fields(TeacherConfig)}
+        ),
+        load_mnist("train", options.data_dir),
+        options.output,
+        device=_device(options.device),
+        resume=options.resume,
+    )
+    version, error = network.card["version"], network.card["validation_error"]
+    print(f"{options.output}: version {version}, validation error {error:.2%}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Every setting of a training run, with its help text; the command line is made from this."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.errors import TrainingError
@@ -27,6 +27,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "relax": (0, 1),
     "averaging": (0, 0.999999),
     "validation_images": (1, 59_999),
+    "views": (1, 100_000),
+    "distillation_weight": (0, 1),
+    "distillation_temperature": (0.1, 100),
     "seed": (0, 2**53 - 1),
 }
 
@@ -60,6 +63,16 @@ class TrainConfig:
     validation_images: int = setting(
         5000, "images held out of training, for choosing and calibrating"
     )
+    views: int = setting(
+        80,
+        "with --teacher: distorted copies of each image that it is asked about; epochs share them",
+    )
+    distillation_weight: float = setting(
+        0.9, "with --teacher: its share in the loss; the rest is the labels'"
+    )
+    distillation_temperature: float = setting(
+        2.0, "with --teacher: softens its probabilities and the network's alike"
+    )
     seed: int = setting(0, "determines weights, order, augmentation and dropout")
 
     def __post_init__(self) -> None:
@@ -75,3 +88,21 @@ class TrainConfig:
         from model.mlp import round_rate  # here, since --help needs the fields and no torch
 
         return tuple(round_rate(rate) for rate in self.dropout)
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The recipe of a teacher; its augmentation is the default one of `TrainConfig`."""
+
+    epochs: int = setting(24, "passes over the training images")
+    batch_size: int = setting(256, "images per step")
+    learning_rate: float = setting(4e-3, "the largest one of the one-cycle schedule")
+    weight_decay: float = setting(0.05, "decoupled weight decay of AdamW")
+    validation_images: int = setting(5000, "images held out, the same as in training the student")
+    seed: int = setting(0, "determines weights, order, augmentation and dropout")
+
+    def images(self) -> TrainConfig:
+        """What `FreshImages` needs to know."""
+        return replace(
+            TrainConfig(), epochs=self.epochs, batch_size=self.batch_size, seed=self.seed
+        )

@@ -9,8 +9,6 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +22,19 @@ from tqdm import tqdm
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomically
 from model.errors import CheckpointError
-from model.masks import MAX_SEED, draw_masks
+from model.masks import draw_masks
 from model.mlp import MLP, MLPConfig
 from model.preprocessing import normalise
-from training.augmentation import Distortion, distort
 from training.config import TrainConfig
 from training.data import FILES, MD5, Images
+from training.epochs import DROPOUT, WEIGHTS, Epoch, FreshImages, make_epochs, stream_seed
 from training.errors import TrainingError
 from training.metrics import Scores, score
+from training.teacher import Teacher
+from training.views import Views
 
-# The streams of random numbers that a seed is split into.
-_WEIGHTS, _EPOCH, _DROPOUT = range(3)
-# Images distorted at a time: small enough for the intermediate grids to stay in the cache.
-_DISTORTION_CHUNK = 500
+# Without a teacher these change nothing, and are not part of a recipe.
+TEACHER_SETTINGS = {"views", "distillation_weight", "distillation_temperature"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,13 @@ class Run:
 
 
 def train(
-    config: TrainConfig, images: Images, output: Path, *, device: torch.device, resume: bool = False
+    config: TrainConfig,
+    images: Images,
+    output: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    teacher: Teacher | None = None,
 ) -> Checkpoint:
     """Trains a network and saves it.
 
@@ -78,6 +82,7 @@ def train(
         output: where the checkpoint goes; the history lies beside it.
         device: what computes.
         resume: continue the interrupted run at `output`, or begin where there is none.
+        teacher: whose opinions of the distorted images the network learns, too.
 
     Returns:
         The saved checkpoint.
@@ -87,8 +92,9 @@ def train(
             settings.
     """
     files = RunFiles(output)
+    recipe = _recipe(config, teacher)
     if resume and not files.state.exists() and output.exists():
-        return _finished(config, output)
+        return _finished(recipe, output)
     if not resume and files.state.exists():
         raise TrainingError(
             f"{output} has an unfinished run: add --resume to continue it, or delete {files.state}"
@@ -103,15 +109,16 @@ def train(
     training, validation = images[:held_out], images[held_out:]
     run = _start(config, training, device)
     if resume and files.state.exists():
-        _restore(run, config, files)
+        _restore(run, recipe, files)
     else:
         files.history.parent.mkdir(parents=True, exist_ok=True)
         files.history.write_text("")
 
     with tqdm(total=config.epochs, initial=run.epoch, unit="epoch", desc="training") as bar:
-        for x, labels in _epochs(config, training, run.epoch, device):
+        source = Views(config, training, teacher) if teacher else FreshImages(config, training)
+        for epoch in make_epochs(source, run.epoch, config.epochs, device):
             started = time.perf_counter()
-            loss, accuracy = _train_epoch(run, config, x, labels)
+            loss, accuracy = _train_epoch(run, config, epoch)
             run.epoch += 1
             scores = evaluate_network(_averaged_network(run), validation)
             row = {
@@ -122,7 +129,7 @@ def train(
                 "validation_accuracy": 1 - scores.error,
                 "seconds": round(time.perf_counter() - started, 2),
             }
-            _save_state(run, config, files, row)
+            _save_state(run, recipe, files, row)
             bar.write(
                 f"epoch {run.epoch:3d}  train loss {loss:.4f} accuracy {accuracy:.4f}  "
                 f"validation loss {scores.nll:.4f} accuracy {1 - scores.error:.4f}",
@@ -136,7 +143,7 @@ def train(
         network,
         training={
             "dataset": "mnist",
-            "recipe": _recipe(config),
+            "recipe": {name: value for name, value in recipe.items() if name != "seed"},
             "dropout_rates": list(config.dropout),
             "seed": config.seed,
             "data_md5": {name: MD5[name] for name in FILES["train"]},
@@ -171,7 +178,7 @@ def _start(config: TrainConfig, training: Images, device: torch.device) -> Run:
         std=round(float(scaled.std(dtype=np.float64)), 4),
     )
     network = MLP(network_config)
-    generator = torch.Generator().manual_seed(_stream_seed(config.seed, _WEIGHTS))
+    generator = torch.Generator().manual_seed(stream_seed(config.seed, WEIGHTS))
     for layer in network.layers:
         assert isinstance(layer, nn.Linear)
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
@@ -187,50 +194,13 @@ def _start(config: TrainConfig, training: Images, device: torch.device) -> Run:
     return Run(network, averaged, optimizer, schedule)
 
 
-def _epochs(
-    config: TrainConfig, training: Images, first: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, distorted images of each epoch; the next epoch is made while one is trained on."""
-    pixels, labels = torch.from_numpy(training.pixels), torch.from_numpy(training.labels)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        upcoming = pool.submit(_prepare_epoch, config, pixels, labels, first, device)
-        for epoch in range(first, config.epochs):
-            current = upcoming.result()
-            if epoch + 1 < config.epochs:
-                upcoming = pool.submit(_prepare_epoch, config, pixels, labels, epoch + 1, device)
-            yield current
-
-
-def _prepare_epoch(
-    config: TrainConfig, pixels: Tensor, labels: Tensor, epoch: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(_stream_seed(config.seed, _EPOCH, epoch))
-    order = torch.randperm(len(labels), generator=generator)
-    distortion = Distortion(
-        config.rotation, config.scale, config.shear, config.shift, config.elastic
-    )
-    distortion = distortion.scaled(_augmentation_strength(config, epoch))
-    distorted = [
-        distort(pixels[rows].to(device, torch.float32), distortion, generator)
-        for rows in torch.split(order, _DISTORTION_CHUNK)
-    ]
-    return torch.cat(distorted), labels[order].to(device)
-
-
-def _augmentation_strength(config: TrainConfig, epoch: int) -> float:
-    """1, then falling linearly towards 0 over the last `relax` of the epochs."""
-    remaining = (config.epochs - epoch) / config.epochs
-    return min(1.0, remaining / config.relax) if config.relax > 0 else 1.0
-
-
-def _train_epoch(
-    run: Run, config: TrainConfig, pixels: Tensor, labels: Tensor
-) -> tuple[float, float]:
+def _train_epoch(run: Run, config: TrainConfig, epoch: Epoch) -> tuple[float, float]:
     """One pass over the images; returns mean loss and accuracy, both with dropout on."""
+    pixels, labels, opinions = epoch
     B = config.batch_size
     steps = len(labels) // B
     device = labels.device
-    dropout_seed = _stream_seed(config.seed, _DROPOUT)
+    dropout_seed = stream_seed(config.seed, DROPOUT)
     network = run.network
     network_config = network.config
     total_loss = torch.zeros((), device=device)
@@ -245,9 +215,8 @@ def _train_epoch(
             for mask in draw_masks(network_config, dropout_seed, B, first_pass=number)
         ]
         logits = network(x, masks)
-        loss = nn.functional.cross_entropy(
-            logits, labels[rows], label_smoothing=config.label_smoothing
-        )
+        opinion = None if opinions is None else opinions[rows]
+        loss = _loss(logits, labels[rows], opinion, config)
         run.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
@@ -258,30 +227,43 @@ def _train_epoch(
     return float(total_loss) / steps, int(total_correct) / (steps * B)
 
 
+def _loss(logits: Tensor, labels: Tensor, opinion: Tensor | None, config: TrainConfig) -> Tensor:
+    """Cross-entropy with the labels, and with the teacher's softened probabilities.
+
+    With t the distillation temperature the teacher's part is t^2 CE(softmax(opinion / t),
+    softmax(logits / t)), Hinton et al. 2015, section 2: t^2 keeps its gradient's size.
+    """
+    loss = nn.functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if opinion is None:
+        return loss
+    t, share = config.distillation_temperature, config.distillation_weight
+    soft = nn.functional.cross_entropy(logits / t, (opinion / t).softmax(dim=1))
+    return (1 - share) * loss + share * t**2 * soft
+
+
 def _averaged_network(run: Run) -> MLP:
     network = run.averaged.module
     assert isinstance(network, MLP)
     return network
 
 
-def _stream_seed(seed: int, *stream: int) -> int:
-    """Independent seeds for each purpose (and epoch), all from the run's one."""
-    word = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
-    return int(word) & MAX_SEED
-
-
-def _recipe(config: TrainConfig) -> dict[str, Any]:
+def _recipe(config: TrainConfig, teacher: Teacher | None) -> dict[str, Any]:
+    """Every setting that makes a difference, the seed and the teacher included."""
     recipe = asdict(config)
     recipe["dropout"] = list(config.dropout)
-    del recipe["seed"]
+    if teacher is None:
+        for name in TEACHER_SETTINGS:
+            del recipe[name]
+    else:
+        recipe["teacher"] = list(teacher.cards)
     return recipe
 
 
-def _save_state(run: Run, config: TrainConfig, files: RunFiles, row: dict[str, Any]) -> None:
+def _save_state(run: Run, recipe: dict[str, Any], files: RunFiles, row: dict[str, Any]) -> None:
     with files.history.open("a") as history:
         history.write(json.dumps(row) + "\n")
     state = {
-        "recipe": _recipe(config) | {"seed": config.seed},
+        "recipe": recipe,
         "epoch": run.epoch,
         "network": run.network.state_dict(),
         "averaged": run.averaged.state_dict(),
@@ -293,9 +275,9 @@ def _save_state(run: Run, config: TrainConfig, files: RunFiles, row: dict[str, A
     write_atomically(files.state, buffer.getvalue())
 
 
-def _restore(run: Run, config: TrainConfig, files: RunFiles) -> None:
+def _restore(run: Run, recipe: dict[str, Any], files: RunFiles) -> None:
     state = torch.load(files.state, weights_only=True, map_location="cpu")
-    _require_same_recipe(config, state["recipe"], files.checkpoint)
+    _require_same_recipe(recipe, state["recipe"], files.checkpoint)
     run.epoch = state["epoch"]
     run.network.load_state_dict(state["network"])
     run.averaged.load_state_dict(state["averaged"])
@@ -306,19 +288,17 @@ def _restore(run: Run, config: TrainConfig, files: RunFiles) -> None:
     files.history.write_text("".join(row + "\n" for row in rows))
 
 
-def _finished(config: TrainConfig, output: Path) -> Checkpoint:
+def _finished(recipe: dict[str, Any], output: Path) -> Checkpoint:
     try:
         checkpoint = load_checkpoint(output)
     except CheckpointError as error:
         raise TrainingError(f"{output} exists and is no finished run: {error}") from error
-    _require_same_recipe(
-        config, {**checkpoint.training["recipe"], "seed": checkpoint.training["seed"]}, output
-    )
+    made = {**checkpoint.training["recipe"], "seed": checkpoint.training["seed"]}
+    _require_same_recipe(recipe, made, output)
     return checkpoint
 
 
-def _require_same_recipe(config: TrainConfig, found: dict[str, Any], output: Path) -> None:
-    wanted = _recipe(config) | {"seed": config.seed}
+def _require_same_recipe(wanted: dict[str, Any], found: dict[str, Any], output: Path) -> None:
     different = sorted(
         key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)
     )

@@ -146,6 +146,9 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         relax=0.75,
         averaging=0.875,
         validation_images=11,
+        views=12,
+        distillation_weight=0.5,
+        distillation_temperature=3.0,
         seed=13,
     )
     arguments = []
@@ -158,7 +161,7 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     places = ["--output", str(output), "--data-dir", str(data_dir), "--device", "cpu"]
     assert run("train", *arguments, *places, "--resume") == 0
     assert recorder.arguments == (wanted, ("train", data_dir), output)
-    assert recorder.options == {"device": torch.device("cpu"), "resume": True}
+    assert recorder.options == {"device": torch.device("cpu"), "resume": True, "teacher": None}
 
 
 def test_without_options_the_run_has_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,12 @@ from model.masks import draw_masks
 from model.mlp import MLPConfig
 from training.config import TrainConfig
 from training.data import Images
+from training.epochs import Epoch, FreshImages, augmentation_strength, make_epochs
 from training.errors import TrainingError
 from training.train import (
+    TEACHER_SETTINGS,
     Run,
     RunFiles,
-    _augmentation_strength,
-    _epochs,
     _train_epoch,
     evaluate_network,
     train,
@@ -153,7 +153,8 @@ def test_mean_and_std_are_those_of_the_images_trained_on(undisturbed: Path) -> N
 def test_the_checkpoint_records_recipe_seed_data_and_rates(undisturbed: Path) -> None:
     checkpoint = load_checkpoint(undisturbed)
     recipe = asdict(TINY)
-    del recipe["seed"]
+    for name in {"seed"} | TEACHER_SETTINGS:
+        del recipe[name]
     assert checkpoint.training == {
         "dataset": "mnist",
         "recipe": {**recipe, "dropout": [0.2, 0.2, 0.2]},
@@ -262,10 +263,15 @@ def test_every_setting_changes_the_weights(
 
 def test_the_settings_above_are_all_there_are() -> None:
     (mark,) = test_every_setting_changes_the_weights.pytestmark
-    assert {setting for setting, _ in mark.args[1]} == asdict(TINY).keys()
+    without_teacher = asdict(TINY).keys() - TEACHER_SETTINGS
+    assert {setting for setting, _ in mark.args[1]} == without_teacher
 
 
 # The order of the images
+
+
+def epochs_of(config: TrainConfig, images: Images = IMAGES, first: int = 0) -> Iterator[Epoch]:
+    return make_epochs(FreshImages(config, images), first, config.epochs, CPU)
 
 
 def test_every_epoch_shows_each_image_once_in_an_order_of_its_own() -> None:
@@ -276,7 +282,7 @@ def test_every_epoch_shows_each_image_once_in_an_order_of_its_own() -> None:
     images = Images(pixels, np.arange(count))
     plain = replace(TINY, epochs=3, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
     orders = []
-    for x, labels in _epochs(plain, images, 0, CPU):
+    for x, labels, _ in epochs_of(plain, images):
         assert sorted(labels.tolist()) == list(range(count))
         torch.testing.assert_close(x[:, 14, 14], labels.float(), rtol=0, atol=0.01)
         orders.append(tuple(labels.tolist()))
@@ -284,25 +290,25 @@ def test_every_epoch_shows_each_image_once_in_an_order_of_its_own() -> None:
 
 
 def test_another_seed_shows_the_images_in_another_order() -> None:
-    orders = [next(_epochs(replace(TINY, seed=seed), IMAGES, 0, CPU))[1] for seed in (0, 1)]
+    orders = [next(epochs_of(replace(TINY, seed=seed))).labels for seed in (0, 1)]
     assert not torch.equal(*orders)
 
 
 def test_epochs_that_are_resumed_are_those_that_were_missed() -> None:
-    whole = list(_epochs(TINY, IMAGES, 0, CPU))
-    rest = list(_epochs(TINY, IMAGES, 2, CPU))
+    whole = list(epochs_of(TINY))
+    rest = list(epochs_of(TINY, first=2))
     assert len(rest) == 2
-    for (x, labels), (rest_x, rest_labels) in zip(whole[2:], rest, strict=True):
+    for (x, labels, _), (rest_x, rest_labels, _) in zip(whole[2:], rest, strict=True):
         assert torch.equal(x, rest_x)
         assert torch.equal(labels, rest_labels)
 
 
 def test_the_augmentation_fades_over_the_last_epochs() -> None:
     config = replace(TINY, epochs=10, relax=0.4)
-    strengths = [_augmentation_strength(config, epoch) for epoch in range(10)]
+    strengths = [augmentation_strength(config, epoch) for epoch in range(10)]
     assert strengths[:7] == [1.0] * 7
     assert strengths[7:] == pytest.approx([0.75, 0.5, 0.25])
-    assert _augmentation_strength(replace(config, relax=0.0), 9) == 1
+    assert augmentation_strength(replace(config, relax=0.0), 9) == 1
 
 
 def test_every_image_of_a_run_has_dropout_masks_of_its_own(
