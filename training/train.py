@@ -53,6 +53,12 @@ class RunFiles:
         """What `--resume` continues from; there only while the run is unfinished."""
         return self.checkpoint.with_name(f"{self.checkpoint.name}.state")
 
+    def clear_abandoned(self) -> None:
+        """Removes what a killed run had half written; it was never seen under its name."""
+        for path in (self.checkpoint, self.state):
+            for half_written in path.parent.glob(f".{path.name}.*"):
+                half_written.unlink()
+
 
 @dataclass
 class Run:
@@ -107,6 +113,7 @@ def train(
             "lower --validation-images"
         )
     training, validation = images[:held_out], images[held_out:]
+    files.clear_abandoned()
     run = _start(config, training, device)
     if resume and files.state.exists():
         _restore(run, recipe, files)

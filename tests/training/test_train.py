@@ -17,6 +17,7 @@ import training.train
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.masks import draw_masks
 from model.mlp import MLPConfig
+from tests.training.kill_and_resume import kill_and_resume
 from training.config import TrainConfig
 from training.data import Images
 from training.epochs import Epoch, FreshImages, augmentation_strength, make_epochs
@@ -463,6 +464,25 @@ def test_a_killed_and_resumed_run_ends_as_an_undisturbed_one(
     assert len(read_history(output)) == 2
     run(output, resume=True)
     assert_as_undisturbed(output, undisturbed)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_leave_a_whole_checkpoint_and_the_same_end(tmp_path: Path) -> None:
+    outcome = kill_and_resume(tmp_path, kills=2, seed=0)
+    assert outcome.kills == 2
+    assert outcome.loads > 0
+    assert outcome.is_same
+    assert outcome.files == {"net.safetensors", "net.safetensors.history.jsonl"}
+
+
+def test_a_half_written_state_of_a_killed_run_is_cleared_away(output: Path) -> None:
+    abandoned = output.with_name(f".{RunFiles(output).state.name}.abc123")
+    somebody_elses = output.with_name(".other.safetensors.state.abc123")
+    for path in (abandoned, somebody_elses):
+        path.write_bytes(b"half")
+    run(output)
+    assert not abandoned.exists()
+    assert somebody_elses.exists()
 
 
 def test_resume_begins_where_there_is_no_run(output: Path, undisturbed: Path) -> None:
