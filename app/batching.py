@@ -13,10 +13,10 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from app.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
 
@@ -125,9 +125,8 @@ class Batcher(Generic[W, R]):
         self._passes_per_second = 100_000.0  # a cautious first guess, replaced by what is measured
         self.queued = 0  # passes admitted and not yet answered
 
-    @contextmanager
-    def admit(self, cost: int) -> Iterator[None]:
-        """Counts a request's cost, in passes, from here until it is answered.
+    def admit(self, cost: int) -> "Admission":
+        """Counts a request's cost, in passes, while the `with` block lasts: until it is answered.
 
         A request that finds nobody before it is admitted whatever it costs: it could never be.
 
@@ -140,12 +139,14 @@ class Batcher(Generic[W, R]):
         if self.queued and self.queued + cost > self._max_queued:
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
             raise OverloadedError(headers={"Retry-After": str(seconds)})
+        return Admission(self, cost)
+
+    def count(self, cost: int) -> None:
+        """Adds to what is queued; negative where something is answered."""
         self.queued += cost
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self.queued -= cost
+        if self.queued:
+            self._idle.clear()
+        else:
             self._note_if_idle()
 
     async def run(self, works: Sequence[W], deadline: float) -> list[R | Exception]:
@@ -300,6 +301,20 @@ class Batcher(Generic[W, R]):
             # One of them is to blame, and the others shall not suffer: each gets a step alone.
             return [outcome for each in batch for outcome in self._compute([each])]
         return outcomes
+
+
+class Admission:
+    """A request's cost, counted from entering to leaving the block."""
+
+    def __init__(self, batcher: Batcher[Any, Any], cost: int) -> None:
+        self._batcher = batcher
+        self._cost = cost
+
+    def __enter__(self) -> None:
+        self._batcher.count(self._cost)
+
+    def __exit__(self, *_: object) -> None:
+        self._batcher.count(-self._cost)
 
 
 def _as_internal(error: Exception) -> InternalError:

@@ -1,9 +1,9 @@
 """`dropserve bench http`: requests a second and latencies, and the price of doubt over HTTP.
 
-Three targets: `constant`, an app that reads the body and answers always the same, which is what
-FastAPI and uvicorn leave to a prediction; `predict`; and `mc`. Every round measures all of them one
-after the other under each load, so that a slow moment of a shared machine hits all alike. Figures
-are medians of the rounds; ratios are medians of the rounds' own ratios.
+Three targets: `constant`, a FastAPI handler in the same app that reads the body and answers always
+the same, which is what FastAPI and uvicorn leave to a prediction; `predict`; and `mc`. Every round
+measures all of them one after the other under each load, so that a slow moment of a shared machine
+hits all alike. Figures are medians of the rounds; ratios are medians of the rounds' own ratios.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import product
 from pathlib import Path
 from typing import NoReturn
@@ -23,7 +23,7 @@ import uvloop
 from tqdm import tqdm
 
 from app.bench_report import Conditions, Load, Row, find_limits, summarise, to_document, to_text
-from app.bench_servers import ServerError, start_server
+from app.bench_servers import ServerError, set_constant, start_bench_app
 from app.examples import example_png_base64
 from app.load_client import LoadClientError, Target, post, run_closed_loop, run_open_loop
 from app.machine import describe_machine, usable_cores
@@ -137,17 +137,16 @@ def _start_targets(
         BenchError: nobody answers, or not to such a request.
         ServerError: a server of our own did not start.
     """
-    with ExitStack() as stack:
-        serve = ["serve", "--host", "127.0.0.1", "--port", "PORT"]
-        base = (
-            url.rstrip("/") if url else stack.enter_context(start_server("app", serve, core=core))
-        )
-        urls = {"predict": f"{base}/predict", "mc": f"{base}/predict/mc?passes={passes}"}
+    with nullcontext(url.rstrip("/")) if url else start_bench_app(core) as base:
+        urls = {
+            "constant": f"{base}/constant",
+            "predict": f"{base}/predict",
+            "mc": f"{base}/predict/mc?passes={passes}",
+        }
         answer = _ask(urls["predict"], body, content_type)
         _ask(urls["mc"], body, content_type)
         if "constant" in targets:
-            constant = start_server("app.constant_app", ["PORT"], standard_input=answer, core=core)
-            urls["constant"] = f"{stack.enter_context(constant)}/predict"
+            set_constant(base, answer)
         yield urls
 
 

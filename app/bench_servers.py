@@ -1,4 +1,4 @@
-"""The servers that a benchmark starts for itself, each a process on loopback."""
+"""The server that a benchmark starts for itself: a process on loopback."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -24,15 +24,10 @@ class ServerError(Exception):
 
 
 @contextmanager
-def start_server(
-    module: str, arguments: Sequence[str], *, standard_input: bytes = b"", core: int | None = None
-) -> Iterator[str]:
-    """Runs `python -m MODULE` on a free port until the block ends; gives its address.
+def start_bench_app(core: int | None = None) -> Iterator[str]:
+    """Runs `app.bench_app` on a free port until the block ends; gives its address.
 
     Args:
-        module: what is run; answers /health/ready.
-        arguments: its arguments; "PORT" is replaced by the port.
-        standard_input: what it can read.
         core: the only core that it may use; None: all.
 
     Raises:
@@ -40,14 +35,11 @@ def start_server(
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-P", "-m", module]
-    command += [str(port) if argument == "PORT" else argument for argument in arguments]
-    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as given:
-        given.write(standard_input)
-        given.seek(0)
+    command = [sys.executable, "-P", "-m", "app.bench_app", str(port)]
+    with tempfile.TemporaryFile() as log:
         with _keep_to(core):
             process = subprocess.Popen(
-                command, stdin=given, stdout=log, stderr=log, env=_environment()
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()
             )
         try:
             _wait_until_ready(process, url, log)
@@ -56,10 +48,17 @@ def start_server(
             _stop(process)
 
 
+def set_constant(base: str, answer: bytes) -> None:
+    """Tells the app at the address what `/constant` answers."""
+    httpx.put(f"{base}/constant", content=answer, trust_env=False).raise_for_status()
+
+
 def _environment() -> dict[str, str]:
     """This process's, with our packages found before any others named `app`."""
     folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
+    # As `app.cli` has it for `serve`.
+    threads = {"OPENBLAS_NUM_THREADS": "1"}
+    return os.environ | threads | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
 
 
 def _free_port() -> int:

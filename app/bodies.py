@@ -12,10 +12,10 @@ import difflib
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, TypeVar
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from app.errors import (
     ApiError,
@@ -51,6 +51,7 @@ _IMAGE_FIELDS = ("image", "pixels")
 _FILE_FIELDS = ("file", "image", "data")
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _LONGEST_NUMBER = 32
+_REMEMBERED_QUERY = 256  # the longest, in bytes
 _LONGEST_NAME = 64
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 _SEND_INTEGERS = (
@@ -63,16 +64,14 @@ Image = bytes | Pixels
 P = TypeVar("P", bound=PredictParameters)
 
 
-@dataclass(frozen=True)
-class ImageRequest(Generic[P]):
+class ImageRequest(NamedTuple, Generic[P]):
     """What was asked: an image and the parameters."""
 
     image: Image
     parameters: P
 
 
-@dataclass(frozen=True)
-class BatchRequest(Generic[P]):
+class BatchRequest(NamedTuple, Generic[P]):
     """What was asked: images, or what is wrong with one, and the parameters of all."""
 
     images: list[Image | ApiError]
@@ -87,14 +86,16 @@ async def read_image_request(
     Raises:
         ApiError: the one that says what to change.
     """
-    body = await _read_body(request, settings.max_body_bytes)
-    pairs = _query_pairs(request)
-    content_type = _content_type(request)
+    headers = _headers(request)
+    body = await _read_body(request, headers, settings.max_body_bytes)
+    content_type = _content_type(headers)
+    query: bytes = request.scope["query_string"]
     image: Image
+    fields: Iterable[tuple[str, Any]]
     if content_type == "application/json":
         document = _parse_json(body)
         image = _take_image(document)
-        pairs.extend(document.items())
+        fields = document.items()
     elif content_type == "multipart/form-data":
         one_file = InvalidMultipartError(
             "the form must have one file, the image, in the field named file "
@@ -107,12 +108,14 @@ async def read_image_request(
         name, image = files[0]
         if name not in _FILE_FIELDS:
             raise InvalidMultipartError("the file must be in the field named file", param="file")
-        pairs.extend(fields)
     else:
         _require_image_type(content_type)
-        image = body
+        image, fields = body, ()
     if len(image) == 0:
         raise EmptyBodyError
+    if not fields and len(query) <= _REMEMBERED_QUERY:
+        return ImageRequest(image, _parameters_of_query(query, parameters_type, settings))
+    pairs = [*_query_pairs(query), *fields]
     return ImageRequest(image, parse_parameters(pairs, parameters_type, settings))
 
 
@@ -126,9 +129,10 @@ async def read_batch_request(
     Raises:
         ApiError: the one that says what to change.
     """
-    body = await _read_body(request, settings.max_body_bytes)
-    pairs = _query_pairs(request)
-    content_type = _content_type(request)
+    headers = _headers(request)
+    body = await _read_body(request, headers, settings.max_body_bytes)
+    pairs = _query_pairs(request.scope["query_string"])
+    content_type = _content_type(headers)
     limit = settings.max_batch_images
     images: list[Image | ApiError]
     if content_type == "application/json":
@@ -237,21 +241,35 @@ def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoRet
     raise UnknownParameterError(f"{message} (known here: {here})", param=nearest)
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    stream = request.stream()
-    # isdecimal, since a superscript 2 is a digit and no number.
-    if declared.isdecimal() and int(declared) > limit:
+Headers = dict[bytes, bytes]
+
+
+def _headers(request: Request) -> Headers:
+    """By name; of several of one name the first."""
+    return dict(reversed(request.scope["headers"]))
+
+
+async def _read_body(request: Request, headers: Headers, limit: int) -> bytes:
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit:
         # A client that waits for "100 Continue" has sent nothing yet, and will not.
-        if "expect" not in request.headers:
-            await _discard(stream)
+        if b"expect" not in headers:
+            await _discard(request.stream())
         _raise_too_large(limit)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in stream:
+    has_more = True
+    # As `request.stream` does, without a generator: nearly every body is a single chunk.
+    while has_more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        has_more = message.get("more_body", False)
         size += len(chunk)
         if size > limit:
-            await _discard(stream)
+            if has_more:
+                await _discard(request.stream())
             _raise_too_large(limit)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -274,12 +292,17 @@ def _raise_too_large(limit: int) -> NoReturn:
     )
 
 
-def _query_pairs(request: Request) -> list[tuple[str, Any]]:
-    query: bytes = request.scope["query_string"]
+def _query_pairs(query: bytes) -> list[tuple[str, Any]]:
     if not query:
         return []
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     return [(name, _scalar(text)) for name, text in pairs]
+
+
+@lru_cache(maxsize=256)
+def _parameters_of_query(query: bytes, parameters_type: type[P], settings: Settings) -> P:
+    """As `parse_parameters`; remembered, since clients ask again with the same query."""
+    return parse_parameters(_query_pairs(query), parameters_type, settings)
 
 
 def _scalar(text: str) -> Any:
@@ -310,8 +333,9 @@ _UNREADABLE_TYPES = {
 }
 
 
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def _content_type(headers: Headers) -> str:
+    value = headers.get(b"content-type", b"").decode("latin-1")
+    return value.partition(";")[0].strip().lower()
 
 
 def _parse_json(body: bytes) -> dict[str, Any]:

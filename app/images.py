@@ -39,6 +39,7 @@ from app.image_formats import (
     jpeg_keeps_all_coefficients,
     without_png_text,
 )
+from app.plain_png import decode_plain_png
 
 Grey = NDArray[np.uint8]
 
@@ -104,6 +105,9 @@ def decode_image(data: bytes, *, max_pixels: int) -> Grey:
 
 def decode_if_small(data: bytes, *, max_pixels: int) -> Grey | None:
     """As `decode_image`, for the event loop; None: it takes long enough to be worth a thread."""
+    plain = decode_plain_png(data)
+    if plain is not None:
+        return plain
     # A few bytes of GIF or TIFF can make Pillow work for 0.1 s before it knows the size.
     if len(data) > INLINE_BYTES or identify(data) in ("GIF", "TIFF"):
         return None

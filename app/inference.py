@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import TypeVar
 
 import numpy as np
 
-from app.batching import Batcher
+from app.batching import Admission, Batcher
 from app.bodies import BatchRequest, Image, ImageRequest
 from app.errors import ApiError, DeadlineExceededError, from_image_error
 from app.images import INLINE_BYTES, decode_if_small, decode_image
@@ -72,10 +72,12 @@ class Inference:
 
     async def predict(self, asked: ImageRequest[PredictParameters]) -> Answer:
         """The deterministic answer, computed at once: it takes less than queueing it would."""
-        with self.batcher.admit(DETERMINISTIC_COST + _decoding_cost([asked.image])):
-            deadline = self._deadline(asked.parameters)
-            pixels = await self._read(asked.image, asked.parameters, deadline)
-            return self.worker.predict(PredictWork(pixels, asked.parameters))
+        image, parameters = asked
+        with self.batcher.admit(DETERMINISTIC_COST + _decoding_cost(image)):
+            pixels = self._read_small(image, parameters)
+            if pixels is None:
+                pixels = await self._read_large(image, parameters, self._deadline(parameters))
+            return self.worker.predict(PredictWork(pixels, parameters))
 
     async def predict_mc(self, asked: ImageRequest[McParameters]) -> Answer:
         """The MC-dropout answer."""
@@ -87,12 +89,10 @@ class Inference:
             raise answer
         return answer
 
-    @contextmanager
-    def admit_mc(self, asked: ImageRequest[McParameters]) -> Iterator[None]:
-        """Counts a request for one image's passes as queued work."""
-        cost = asked.parameters.passes + _IMAGE_COST + _decoding_cost([asked.image])
-        with self.batcher.admit(cost):
-            yield
+    def admit_mc(self, asked: ImageRequest[McParameters]) -> Admission:
+        """Counts a request for one image's passes as queued work; see `Batcher.admit`."""
+        cost = asked.parameters.passes + _IMAGE_COST + _decoding_cost(asked.image)
+        return self.batcher.admit(cost)
 
     async def stream_mc(self, asked: ImageRequest[McParameters]) -> AsyncGenerator[Answer, None]:
         """The MC-dropout answer, after the estimates on the way; the caller has been admitted.
@@ -113,7 +113,7 @@ class Inference:
         passes = DETERMINISTIC_COST
         if isinstance(parameters, McParameters):
             passes = parameters.passes + _IMAGE_COST
-        cost = passes * len(asked.images) + _decoding_cost(asked.images)
+        cost = sum(passes + _decoding_cost(image) for image in asked.images)
         with self.batcher.admit(cost):
             deadline = self._deadline(asked.parameters)
             works: list[PredictWork | McWork | ApiError] = []
@@ -166,20 +166,30 @@ class Inference:
         Raises:
             ApiError: the image cannot be decoded in time, or shows nothing.
         """
-        try:
-            if isinstance(image, bytes):
-                max_pixels = self._settings.max_pixels
-                grey = decode_if_small(image, max_pixels=max_pixels)
-                if grey is None:
-                    loop = asyncio.get_running_loop()
-                    decoded = loop.run_in_executor(
-                        self._decoding, _decode_and_preprocess, image, max_pixels, parameters
-                    )
-                    return await _in_time(decoded, deadline)
-                image = grey
-            return preprocess_image(image, parameters.preprocess)
-        except ImageError as error:
-            raise from_image_error(error) from error
+        pixels = self._read_small(image, parameters)
+        if pixels is None:
+            pixels = await self._read_large(image, parameters, deadline)
+        return pixels
+
+    def _read_small(self, image: Image, parameters: PredictParameters) -> Pixels | None:
+        """As `_read`, at once; None: it takes long enough to be worth a thread."""
+        if isinstance(image, bytes):
+            grey = decode_if_small(image, max_pixels=self._settings.max_pixels)
+            if grey is None:
+                return None
+            image = grey
+        return _preprocess(image, parameters)
+
+    async def _read_large(
+        self, image: Image, parameters: PredictParameters, deadline: float
+    ) -> Pixels:
+        assert isinstance(image, bytes)  # pixels are read at once
+        loop = asyncio.get_running_loop()
+        max_pixels = self._settings.max_pixels
+        decoded = loop.run_in_executor(
+            self._decoding, _decode_and_preprocess, image, max_pixels, parameters
+        )
+        return await _in_time(decoded, deadline)
 
     def _deadline(self, parameters: PredictParameters) -> float:
         timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms
@@ -202,11 +212,19 @@ def _checked(answer: Answer | Exception) -> Answer | ApiError:
     return answer
 
 
-def _decoding_cost(images: Sequence[Image | ApiError]) -> int:
+def _decoding_cost(image: Image | ApiError) -> int:
     """What decoding in the thread costs, in passes; small images are decoded on the way."""
-    sizes = [len(image) for image in images if isinstance(image, bytes)]
-    return sum(size // _DECODED_BYTES_PER_PASS for size in sizes if size > INLINE_BYTES)
+    if isinstance(image, bytes) and len(image) > INLINE_BYTES:
+        return len(image) // _DECODED_BYTES_PER_PASS
+    return 0
 
 
 def _decode_and_preprocess(data: bytes, max_pixels: int, parameters: PredictParameters) -> Pixels:
-    return preprocess_image(decode_image(data, max_pixels=max_pixels), parameters.preprocess)
+    return _preprocess(decode_image(data, max_pixels=max_pixels), parameters)
+
+
+def _preprocess(image: Pixels, parameters: PredictParameters) -> Pixels:
+    try:
+        return preprocess_image(image, parameters.preprocess)
+    except ImageError as error:
+        raise from_image_error(error) from error

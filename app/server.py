@@ -29,10 +29,15 @@ def run_server(settings: Settings, checkpoint: Checkpoint) -> int:
     """
     if settings.workers > 1:
         return _run_workers(settings)
+    return run_app(create_app(settings, checkpoint), settings)
+
+
+def run_app(app: FastAPI, settings: Settings) -> int:
+    """Serves an application in this process until SIGINT or SIGTERM; returns the exit code."""
     _use_one_thread()
     # uvicorn shuts down on SIGTERM and then raises the signal again: that is a clean end here.
     signal.signal(signal.SIGTERM, _exit_cleanly)
-    server = _Server(_configure(create_app(settings, checkpoint), settings))
+    server = _Server(_configure(app, settings))
     server.run()
     return EXIT_OK if server.started else EXIT_FAILED
 

@@ -63,21 +63,32 @@ def follows_convention(image: Pixels) -> bool:
     """Whether an image (H, W) is already in MNIST's convention; true of MNIST's own images."""
     if image.shape != (SIDE, SIDE):
         return False
-    columns = image.sum(axis=0, dtype=np.int64)
-    rows = image.sum(axis=1, dtype=np.int64)
-    total = int(columns.sum())
-    if total == 0:
+    # Where the ink begins and ends, from the bytes row by row and column by column: a quarter of
+    # what the same takes in NumPy, whose calls cost more than so few numbers.
+    by_rows, by_columns = image.tobytes(), image.T.tobytes()
+    height, width = _inked_lines(by_rows), _inked_lines(by_columns)
+    if max(height, width) not in (BOX - 1, BOX):
         return False
-    # The outermost inked lines, and the centre of mass, from the two projections alone.
-    x, y = columns.nonzero()[0], rows.nonzero()[0]
-    if max(x[-1] - x[0], y[-1] - y[0]) + 1 not in (BOX - 1, BOX):
-        return False
-    centre_x = float(columns @ _POSITIONS) / total
-    centre_y = float(rows @ _POSITIONS) / total
-    return 13.5 <= centre_x < 14.5 and 13.5 <= centre_y < 14.5
+    # The sums are whole numbers below 2^24, which float32 holds exactly.
+    moments: list[float] = (image.reshape(-1).astype(np.float32) @ _MOMENTS).tolist()
+    total, moment_x, moment_y = moments
+    return 13.5 <= moment_x / total < 14.5 and 13.5 <= moment_y / total < 14.5
 
 
-_POSITIONS = np.arange(SIDE, dtype=np.int64)
+def _inked_lines(lines: bytes) -> int:
+    """How many lines of an image there are from the first with ink to the last, 0 without ink."""
+    first = SIDE * SIDE - len(lines.lstrip(b"\0"))
+    last = len(lines.rstrip(b"\0")) - 1
+    return last // SIDE - first // SIDE + 1 if last >= 0 else 0
+
+
+def _moments() -> NDArray[np.float32]:
+    """What a pixel adds per unit of ink: 1, its column, and its row; (784, 3)."""
+    row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
+    return np.stack([np.ones(SIDE * SIDE), column, row], axis=1).astype(np.float32)
+
+
+_MOMENTS = _moments()
 
 
 def _find_ink(image: Pixels) -> Pixels:

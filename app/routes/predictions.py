@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.bodies import read_batch_request, read_image_request
 from app.dependencies import started_state
+from app.direct_route import DirectRoute
 from app.errors import ApiError, InternalError, error_body
 from app.inference import Inference
 from app.openapi import describe_batch_route, describe_image_route, describe_stream_route
@@ -35,7 +36,7 @@ T = TypeVar("T")
 # Shorter requests are answered before their caller can be seen to be gone.
 _WATCHED_PASSES = 256
 
-router = APIRouter(tags=["predictions"])
+router = APIRouter(tags=["predictions"], route_class=DirectRoute)
 
 
 @router.post(

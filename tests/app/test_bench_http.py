@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app.load_client
+from app.bench_app import create_bench_app
 from app.bench_report import (
     Conditions,
     Errors,
@@ -31,7 +32,6 @@ from app.bench_report import (
     to_text,
 )
 from app.cli import main
-from app.constant_app import create_constant_app
 from app.load_client import (
     LoadClientError,
     Measurement,
@@ -42,6 +42,7 @@ from app.load_client import (
     run_closed_loop,
     run_open_loop,
 )
+from app.settings import Settings
 from tests.conftest import ROOT, RunningServer, ServerStarter
 
 
@@ -393,14 +394,19 @@ async def test_what_is_not_http_is_counted() -> None:
     assert set(counts(measurement)) == {"not HTTP"}
 
 
-async def test_the_baseline_reads_the_body_and_answers_what_it_was_given() -> None:
-    transport = httpx.ASGITransport(create_constant_app(b'{"digit":7}'))
-    async with httpx.AsyncClient(transport=transport, base_url="http://constant") as client:
+async def test_the_constant_reads_the_body_and_answers_what_it_was_given() -> None:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_bench_app(Settings())), base_url="http://bench"
+    ) as client:
+        await client.put("/constant", content=b'{"digit":7}')
         for body in (b"", bytes(100_000)):
-            response = await client.post("/predict", content=body)
+            response = await client.post("/constant", content=body)
             assert (response.status_code, response.content) == (200, b'{"digit":7}')
             assert response.headers["content-type"] == "application/json"
-        assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_the_constant_is_no_part_of_the_product(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/constant")).status_code == 404
 
 
 # From measurements to figures
