@@ -134,12 +134,21 @@ class Batcher(Generic[W, R]):
             OverloadedError: too much is queued already.
             NotReadyError: the server is stopping.
         """
+        self.check(cost)
+        return Admission(self, cost)
+
+    def check(self, cost: int) -> None:
+        """As `admit`, but admits nothing: for what is known of a request before it is read.
+
+        Raises:
+            OverloadedError: too much is queued already.
+            NotReadyError: the server is stopping.
+        """
         if self._is_closed:
             raise NotReadyError
         if self.queued and self.queued + cost > self._max_queued:
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
             raise OverloadedError(headers={"Retry-After": str(seconds)})
-        return Admission(self, cost)
 
     def count(self, cost: int) -> None:
         """Adds to what is queued; negative where something is answered."""
@@ -259,7 +268,12 @@ class Batcher(Generic[W, R]):
             for index, work in job.open:
                 if free <= 0:
                     break
-                passes = min(work.remaining, work.largest_step, free)
+                passes = min(work.remaining, work.largest_step)
+                if passes > free:
+                    if batch and passes <= self._round_passes:
+                        free = 0  # a step costs more in two rounds than in one: it can wait
+                        break
+                    passes = free
                 batch.append((job, index, work, passes))
                 free -= passes + self._work_overhead
                 job.spent += passes

@@ -70,6 +70,17 @@ class Inference:
         # What is being decoded is answered, if only with an error.
         self._decoding.shutdown(wait=False)
 
+    def refuse_if_full(self, parameters_type: type[PredictParameters]) -> None:
+        """Raises what admission would for the smallest request: before its body is read.
+
+        Under overload the server must spend next to nothing on what it refuses.
+
+        Raises:
+            OverloadedError, NotReadyError: see `Batcher.admit`.
+        """
+        is_sampled = issubclass(parameters_type, McParameters)
+        self.batcher.check(_IMAGE_COST + 1 if is_sampled else DETERMINISTIC_COST)
+
     async def predict(self, asked: ImageRequest[PredictParameters]) -> Answer:
         """The deterministic answer, computed at once: it takes less than queueing it would."""
         image, parameters = asked

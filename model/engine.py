@@ -6,7 +6,7 @@ What makes it fast:
    the inked pixels, with the normalisation folded into weights and bias.
 2. After its ReLU few units of layer 1 are alive, about one in seven on digits. A silent unit is
    silent in every pass, so layer 2 multiplies the living ones only. Their activations are folded
-   into layer 2's weights once, so that the left factor is the bare 0/1 mask.
+   into layer 2's weights, so that the left factor is the bare 0/1 mask.
 3. The scaling of kept units is folded into the next layer's weights: a mask costs one product with
    0 or 1, made from raw random bytes by one comparison.
 4. The passes of a block, of one image or of several, are one matrix product per layer, and a
@@ -22,7 +22,6 @@ a pass the same row.
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -88,22 +87,20 @@ class _Piece(NamedTuple):
     rows: int  # all rows, those of padding at the end included
 
 
-@dataclass(frozen=True)
-class PreparedImage:
+class PreparedImage(NamedTuple):
     """What all passes of an image share.
 
     Attributes:
         passes: which passes it is prepared for.
         active: the units of layer 1 that are not silent, int64, (K,).
-        shared: what layer 2 is multiplied from, (K, units of layer 2), or on other devices layer 1
-            itself, (units of layer 1,).
+        first: layer 1 of these units, after its ReLU, float32, (K,).
         balanced: the masks of balanced passes, (T, K + later hidden units); None: drawn pass by
             pass.
     """
 
     passes: Passes
     active: NDArray[np.int64]
-    shared: Tensor
+    first: Tensor
     balanced: Keep | None
 
 
@@ -139,13 +136,15 @@ class Engine:
             self._buffers = tuple(
                 torch.empty(BLOCK_ROWS * widest, dtype=self._weights[0].dtype) for _ in range(2)
             )
+            self._folded = np.empty_like(self._second_rows)
             self._rows_vary = self._rows_are_invariant()
 
     def _fold_weights(self) -> None:
         config = self.config
         layers = [layer for layer in self.network.layers if isinstance(layer, nn.Linear)]
-        # Without dropout, layer after layer reads only the rows of the units that are not silent: a
-        # third of the weights, which then stay in the L2 cache beside whatever else is served.
+        # Without dropout, layers 1 and 2 read only the rows of what is not silent: a fifth of the
+        # weights, which then stay in the L2 cache beside whatever else is served. The later layers
+        # are so small that choosing rows costs more than multiplying all.
         self._plain_layers = [
             (layer.weight.T.contiguous().numpy(), layer.bias.numpy()) for layer in layers[1:]
         ]
@@ -177,12 +176,14 @@ class Engine:
             float32, (C,).
         """
         h = self._first_layer(pixels)
-        for weight, bias in self._plain_layers:
-            h = _sparse_product(np.maximum(h, 0, out=h), weight) + bias
+        (weight, bias), *later = self._plain_layers
+        h = _sparse_product(np.maximum(h, 0, out=h), weight) + bias
+        for weight, bias in later:
+            h = np.maximum(h, 0, out=h) @ weight + bias
         h -= h.max()
-        np.exp(h, out=h)
-        h /= h.sum()
-        return h
+        probs: Probs = np.exp(h, out=h)
+        probs /= probs.sum()
+        return probs
 
     def sample_probs(self, pixels: Pixels, passes: Passes) -> Probs:
         """Class probabilities of all passes of one image, (T, C); see `sample`."""
@@ -190,7 +191,7 @@ class Engine:
         return self.sample([PassRange(image, 0, passes.count)])[0]
 
     def prepare(self, pixels: Sequence[Pixels], passes: Sequence[Passes]) -> list[PreparedImage]:
-        """Computes what an image's passes share: layer 1, its part of layer 2, balanced masks.
+        """Computes what an image's passes share: layer 1 and balanced masks.
 
         Args:
             pixels: images, each ink 0 to 255, (28, 28).
@@ -200,16 +201,9 @@ class Engine:
 
     def _prepare_one(self, pixels: Pixels, passes: Passes) -> PreparedImage:
         h = self._first_layer(pixels)
-        np.maximum(h, 0, out=h)
-        active = h.nonzero()[0]
-        folded = self._second_rows.take(active, axis=0)
-        folded *= h[active][:, None]
-        with torch.inference_mode():
-            shared = torch.from_numpy(folded)
-            if padding := -len(active) % self._unit_multiple:
-                shared = F.pad(shared, (0, 0, 0, padding))
-            shared = shared.to(self._weights[0].dtype)
-        return PreparedImage(passes, active, shared, self._draw_balanced(passes, active))
+        active = (h > 0).nonzero()[0]
+        first = torch.from_numpy(h[active])
+        return PreparedImage(passes, active, first, self._draw_balanced(passes, active))
 
     def _first_layer(self, pixels: Pixels) -> Probs:
         """Layer 1 before its ReLU, (512,): the weighted sum of the inked pixels' weights."""
@@ -322,13 +316,30 @@ class Engine:
             keep = image.balanced[piece.first : piece.first + rows]
             keep = np.resize(keep, (rows, keep.shape[1]))
             first, later[:] = keep[:, : len(image.active)], keep[:, len(image.active) :]
-        left = _view(self._buffers[0], rows, len(image.shared))
-        active = len(image.active)
+        weight = self._fold(image)
+        left = _view(self._buffers[0], rows, len(weight))
         # Viewed as bytes: torch converts them to floats five times as fast as booleans.
-        left[:, :active].copy_(torch.from_numpy(first.view(np.uint8)))
-        if len(image.shared) > active:
-            left[:, active:].zero_()
-        torch.addmm(self._biases[0], left, image.shared, out=out)
+        mask = torch.from_numpy(first.view(np.uint8))
+        if len(weight) == len(image.active):
+            left.copy_(mask)
+        else:
+            left[:, : len(image.active)].copy_(mask)
+            left[:, len(image.active) :].zero_()
+        torch.addmm(self._biases[0], left, weight, out=out)
+
+    def _fold(self, image: PreparedImage) -> Tensor:
+        """Layer 2's weights times what layer 1 gives them, (K, units of layer 2), in a buffer.
+
+        Made anew for each block rather than kept with the image: it is then still in the cache.
+        """
+        folded = self._folded[: len(image.active)]
+        # The indices are right; "clip" is the mode that writes without a copy.
+        np.take(self._second_rows, image.active, axis=0, out=folded, mode="clip")
+        np.multiply(folded, image.first.numpy()[:, None], out=folded)
+        weight = torch.from_numpy(folded)
+        if padding := -len(folded) % self._unit_multiple:
+            weight = F.pad(weight, (0, 0, 0, padding))
+        return weight.to(self._weights[0].dtype)
 
     def _rows_are_invariant(self) -> bool:
         """Whether a row of each product has the same bits among however many, and wherever."""
@@ -405,7 +416,7 @@ class DeviceEngine(Engine):
         first_mask, *masks = torch.split(on_device, list(self.config.hidden_sizes), dim=1)
         first_rate, *rates = self.config.dropout_rates
         *hidden, output = self._layers[1:]
-        h = image.shared * first_mask / (1 - first_rate)  # (rows, units)
+        h = image.first * first_mask / (1 - first_rate)  # (rows, units)
         for layer, mask, rate in zip(hidden, masks, rates, strict=True):
             weight, bias = layer.weight.to(self._dtype), layer.bias.to(self._dtype)
             h = F.linear(h.to(self._dtype), weight, bias).relu().float() * mask / (1 - rate)
@@ -458,7 +469,7 @@ def _apply_mask(h: Tensor, keep: NDArray[np.uint8]) -> Tensor:
 
 
 def _view(buffer: Tensor, rows: int, columns: int) -> Tensor:
-    return buffer[: rows * columns].view(rows, columns)
+    return buffer.as_strided((rows, columns), (columns, 1))
 
 
 def _softmax(logits: Probs) -> Probs:

@@ -6,7 +6,7 @@ from the whole array, so that an answer does not depend on how its passes were g
 are natural.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,7 @@ Probs = NDArray[np.float32] | NDArray[np.float64]
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """All statistics of one image's passes.
 
     Attributes:
@@ -50,7 +49,7 @@ def summarise(probs: Probs) -> Summary:
         deviations = p - centre
         spread = np.add.reduce(np.square(deviations, out=deviations), axis=0) / (passes - 1)
     total = float(entropy(centre))
-    expected = float(np.add.reduce(entropy(p)) / passes)
+    expected = float(_negative_sum(_x_log_x(p).reshape(-1))) / passes
     return Summary(
         mean=centre,
         variance=spread,
@@ -91,19 +90,26 @@ def entropy(probs: Probs) -> Array:
 
     Of the mean over passes it is the predictive entropy: the total doubt.
     """
-    p = _in_one_layout(probs)
-    # The smallest normal number stands for 0 inside the logarithm: 0 times a finite number is 0.
-    logs = np.log(np.maximum(p, _TINY))
-    result: Array = np.maximum(-np.add.reduce(np.multiply(p, logs, out=logs), axis=-1), 0.0)
-    return result
+    return _negative_sum(_x_log_x(_in_one_layout(probs)))
 
 
 def expected_entropy(probs: Probs) -> Array:
     """Mean of the passes' entropies, nats: doubt that lies in the image (aleatoric)."""
-    entropies = entropy(probs)
-    # With the passes last, each image's are summed alike, alone or among others.
-    result: Array = np.add.reduce(_in_one_layout(np.moveaxis(entropies, 0, -1)), axis=-1)
-    return result / len(entropies)
+    # With the passes beside the classes, each image's terms are one sum, alone or among others.
+    p = _in_one_layout(np.moveaxis(probs, 0, -2))  # (T, C) or (B, T, C)
+    return _negative_sum(_x_log_x(p).reshape(*p.shape[:-2], -1)) / len(probs)
+
+
+def _x_log_x(p: Array) -> Array:
+    # The smallest normal number stands for 0 inside the logarithm: 0 times a finite number is 0.
+    logs = np.log(np.maximum(p, _TINY))
+    return np.multiply(p, logs, out=logs)
+
+
+def _negative_sum(terms: Array) -> Array:
+    """Of terms over the last axis, not below 0."""
+    result: Array = np.maximum(-np.add.reduce(terms, axis=-1), 0.0)
+    return result
 
 
 def mutual_information(probs: Probs) -> Array:

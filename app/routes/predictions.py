@@ -1,7 +1,8 @@
 """`POST /predict` and its relatives: with MC dropout, as a stream, for batches.
 
-The handlers take the bare request: FastAPI's own parsing would accept less (one form of body) and
-take longer than the prediction. `app.bodies` reads every form; `app.openapi` describes them.
+The handlers are called with the bare request: FastAPI's own parsing would accept less (one form of
+body) and take longer than the prediction. `app.bodies` reads every form; `app.openapi` describes
+them.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from app.schemas import (
     PredictionBatch,
     PredictParameters,
 )
+from app.settings import Settings
 from app.work import Answer
 
 T = TypeVar("T")
@@ -46,9 +48,9 @@ router = APIRouter(tags=["predictions"], route_class=DirectRoute)
 )
 async def predict(request: Request) -> JsonResponse:
     """One image, dropout off: the same image always gets the same answer."""
-    state = started_state(request)
-    asked = await read_image_request(request, PredictParameters, state.settings)
-    return JsonResponse(await state.inference.predict(asked))
+    inference, settings = _serving(request, PredictParameters)
+    asked = await read_image_request(request, PredictParameters, settings)
+    return JsonResponse(await inference.predict(asked))
 
 
 @router.post(
@@ -62,9 +64,9 @@ async def predict_mc(request: Request) -> JsonResponse:
     Each pass switches off a random share of the neurons, so the passes scatter where the network is
     unsure. The same image, parameters and seed give the same bytes, whatever else the server does.
     """
-    state = started_state(request)
-    asked = await read_image_request(request, McParameters, state.settings)
-    answer = state.inference.predict_mc(asked)
+    inference, settings = _serving(request, McParameters)
+    asked = await read_image_request(request, McParameters, settings)
+    answer = inference.predict_mc(asked)
     if asked.parameters.passes > _WATCHED_PASSES:
         answer = _while_connected(request, answer)
     return JsonResponse(await answer)
@@ -81,9 +83,8 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     The result is the answer of `/predict/mc`, byte for byte. An `error` has the error shape; a
     stream that ends without `result` has failed.
     """
-    state = started_state(request)
-    inference: Inference = state.inference
-    asked = await read_image_request(request, McParameters, state.settings)
+    inference, settings = _serving(request, McParameters)
+    asked = await read_image_request(request, McParameters, settings)
     admitted = ExitStack()
     admitted.enter_context(inference.admit_mc(asked))
     try:
@@ -116,10 +117,25 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
     return await _answer_batch(request, McParameters)
 
 
-async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
+def _serving(
+    request: Request, parameters_type: type[PredictParameters]
+) -> tuple[Inference, Settings]:
+    """What answers, and its settings.
+
+    Raises:
+        NotReadyError: the server is starting or stopping.
+        OverloadedError: no request of this kind would be admitted; its body need not be read.
+    """
     state = started_state(request)
-    asked = await read_batch_request(request, parameters_type, state.settings)
-    answers = await _while_connected(request, state.inference.predict_batch(asked))
+    inference: Inference = state.inference
+    inference.refuse_if_full(parameters_type)
+    return inference, state.settings
+
+
+async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
+    inference, settings = _serving(request, parameters_type)
+    asked = await read_batch_request(request, parameters_type, settings)
+    answers = await _while_connected(request, inference.predict_batch(asked))
     return JsonResponse({"predictions": [_in_its_place(answer) for answer in answers]})
 
 

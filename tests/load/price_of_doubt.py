@@ -27,7 +27,7 @@ from app.machine import describe_machine, usable_cores
 TARGETS = ("constant", "predict", "mc")
 RATIOS = (("predict", "constant"), ("mc", "predict"))
 # Before the first round, uncounted: connections, caches, first times.
-_WARM_UP_SECONDS = 2
+_WARM_UP_SECONDS = 1
 
 _SCRIPT = """
 wrk.method = "POST"
@@ -68,6 +68,11 @@ def run_wrk(url: str, script: Path, connections: int, seconds: int, core: int | 
         said["refused"],
         said["failed"],
     )
+
+
+def example_body() -> bytes:
+    """A digit, 28x28, as PNG."""
+    return base64.b64decode(example_png_base64())
 
 
 def measure(
@@ -128,9 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (Debian: apt-get install wrk)")
-    body = (
-        arguments.image.read_bytes() if arguments.image else base64.b64decode(example_png_base64())
-    )
+    body = arguments.image.read_bytes() if arguments.image else example_body()
     cores = usable_cores()
     server_core, wrk_core = (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
     say(f"{describe_machine()}; server on core {server_core}, wrk on core {wrk_core}")

@@ -1,0 +1,107 @@
+"""What a large batch takes over HTTP, against the engine's own time for it and the decoding.
+
+`python -m tests.load.large_batch` starts a server on one core and, from another, sends a batch of
+256 images with 50 passes; between any two batches it lets the engine alone do the same work, in
+this process: layer 1, the passes and their statistics, as `dropserve bench engine` times it.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from statistics import median
+
+import httpx
+import torch
+from PIL import Image
+
+from app.bench_servers import start_bench_app
+from app.examples import example_digits
+from app.images import decode_image
+from app.machine import describe_machine, usable_cores
+from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from model.engine import Engine, PassRange
+from model.masks import Passes
+from model.preprocessing import Pixels, preprocess_image
+from model.uncertainty import summarise
+from tests.load.overload import on_core, say
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds."""
+
+    batch: float
+    engine: float
+    decoding: float
+
+    @property
+    def ratio(self) -> float:
+        """The batch, without its decoding, over the engine."""
+        return (self.batch - self.decoding) / self.engine
+
+
+def measure(address: str, images: int, passes: int, rounds: int) -> Iterator[Round]:
+    """Batch, engine and decoding in turns."""
+    engine = Engine(load_checkpoint(DEFAULT_CHECKPOINT).network)
+    digits = example_digits()
+    files = [_as_png(digits[number % len(digits)]) for number in range(images)]
+    with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+        request = client.build_request(
+            "POST",
+            f"/predict/mc/batch?passes={passes}&seed=1",
+            files=[("file", file) for file in files],
+        )
+        request.read()
+        for number in range(rounds + 1):
+            started = time.perf_counter()
+            response = client.send(request).raise_for_status()
+            answered = time.perf_counter()
+            pixels = [preprocess_image(decode_image(file, max_pixels=784)) for file in files]
+            decoded = time.perf_counter()
+            _compute(engine, pixels, passes)
+            computed = time.perf_counter()
+            assert len(response.json()["predictions"]) == images
+            if number > 0:  # the first is for the caches
+                yield Round(answered - started, computed - decoded, decoded - answered)
+
+
+def _as_png(pixels: Pixels) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _compute(engine: Engine, pixels: list[Pixels], passes: int) -> None:
+    images = engine.prepare(pixels, [Passes(passes, 1)] * len(pixels))
+    for probs in engine.sample([PassRange(image, 0, passes) for image in images]):
+        summarise(probs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--passes", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=30)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cores = usable_cores()
+    with start_bench_app(cores[0]) as address, on_core(cores[-1]):
+        rounds = list(measure(address, arguments.images, arguments.passes, arguments.rounds))
+    say(f"{describe_machine()}; {arguments.images} images, {arguments.passes} passes, medians")
+    say(f"  the batch over HTTP {_ms([one.batch for one in rounds])}")
+    say(f"  the engine alone    {_ms([one.engine for one in rounds])}")
+    say(f"  decoding alone      {_ms([one.decoding for one in rounds])}")
+    ratio = median(one.ratio for one in rounds)
+    say(
+        f"the batch without its decoding takes {ratio:.2f} times the engine's own time (wanted: 1.1)"
+    )
+
+
+def _ms(seconds: list[float]) -> str:
+    return f"{median(seconds) * 1e3:.1f} ms"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Whether a seeded answer has the same bytes alone and in any company.
+
+`python -m tests.load.same_bytes` starts two workers, asks seeded requests one by one, and then all
+of them again, shuffled, among other traffic: other images, passes, seeds and estimators, unseeded
+and deterministic requests, batches, streams, and calls that are given up at any moment. It counts
+the bodies that differ.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from app.machine import describe_machine
+from tests.conftest import ServerStarter, sample
+
+_IMAGES = tuple(f"{digit}.png" for digit in range(10)) + ("doubtful.png", "not_a_digit.png")
+# Connections of the seeded requests, and of the traffic beside them.
+_SEEDED, _OTHERS = 16, 16
+_LONGEST_PATIENCE = 0.01  # seconds until a call is given up
+
+
+@dataclass
+class Figures:
+    """What was found.
+
+    Attributes:
+        asked: seeded requests, each of them twice.
+        different: bodies that were not the same.
+        others: what came of the traffic beside them.
+    """
+
+    asked: int
+    different: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A seeded request."""
+
+    path: str
+    image: str
+
+
+def draw_requests(count: int, chance: random.Random) -> list[Asked]:
+    """Seeded requests of all kinds, the deterministic among them."""
+    requests = []
+    for _ in range(count):
+        passes, seed = chance.choice([1, 3, 10, 50, 50, 100, 300]), chance.randrange(2**53)
+        query = chance.choice(
+            [
+                f"/mc?passes={passes}&seed={seed}",
+                f"/mc?passes={passes}&seed={seed}",
+                f"/mc?passes={passes}&seed={seed}&estimator=balanced",
+                f"/mc?passes=300&seed={seed}&max_standard_error=0.02",
+                f"/mc?passes=20&seed={seed}&return_passes=true",
+                "?preprocess=auto",
+            ]
+        )
+        requests.append(Asked(f"/predict{query}", chance.choice(_IMAGES)))
+    return requests
+
+
+async def compare(address: str, count: int, seed: int = 0) -> Figures:
+    """Asks all requests alone, then among others."""
+    chance = random.Random(seed)
+    requests = draw_requests(count, chance)
+    figures = Figures(count)
+    limits = httpx.Limits(max_connections=_SEEDED + _OTHERS)
+    async with httpx.AsyncClient(
+        base_url=address, timeout=60, limits=limits, trust_env=False
+    ) as client:
+        alone = [await _body(client, asked) for asked in requests]
+        order = chance.sample(range(count), count)
+        others = [
+            asyncio.create_task(_keep_asking(client, random.Random(number), figures.others))
+            for number in range(_OTHERS)
+        ]
+        parts = [order[number::_SEEDED] for number in range(_SEEDED)]
+        differences = await asyncio.gather(
+            *(_count_differences(client, requests, alone, part) for part in parts)
+        )
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+    figures.different = sum(differences)
+    return figures
+
+
+async def _body(client: httpx.AsyncClient, asked: Asked) -> bytes:
+    response = await client.post(asked.path, content=sample(asked.image))
+    return response.raise_for_status().content
+
+
+async def _count_differences(
+    client: httpx.AsyncClient, requests: Sequence[Asked], alone: Sequence[bytes], part: list[int]
+) -> int:
+    return sum([await _body(client, requests[number]) != alone[number] for number in part])
+
+
+async def _keep_asking(
+    client: httpx.AsyncClient, chance: random.Random, outcomes: Counter[str]
+) -> None:
+    """The traffic of one connection, until cancelled."""
+    while True:
+        image = sample(chance.choice(_IMAGES))
+        kind = chance.choice(["mc", "mc", "predict", "batch", "stream", "given up", "given up"])
+        path = f"/predict/mc?passes={chance.randint(1, 200)}"
+        content: dict[str, Any] = {"content": image}
+        if kind == "predict":
+            path = "/predict"
+        elif kind == "batch":
+            path = f"/predict/mc/batch?passes={chance.randint(1, 50)}"
+            content = {"files": [("file", image)] * chance.randint(1, 8)}
+        elif kind == "stream":
+            path = path.replace("/mc", "/mc/stream")
+        elif kind == "given up":
+            path = "/predict/mc?passes=1000"
+        asking = client.post(path, **content)
+        if kind == "given up":
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asking, chance.uniform(0, _LONGEST_PATIENCE))
+            outcomes[kind] += 1
+        else:
+            outcomes[f"{kind} {(await asking).status_code}"] += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    starter = ServerStarter()
+    try:
+        server = starter.start("--workers", str(arguments.workers))
+        figures = asyncio.run(compare(server.address, arguments.requests))
+    finally:
+        starter.end_all()
+    others = ", ".join(f"{name} x {count}" for name, count in sorted(figures.others.items()))
+    sys.stdout.write(
+        f"{describe_machine()}; {arguments.workers} workers, {_SEEDED + _OTHERS} connections\n"
+        f"beside them: {others}\n"
+        f"{figures.asked} seeded requests, alone and in company: {figures.different} bodies differ\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The load commands, briefly: what they count must hold on any machine, however busy."""
+
+import shutil
+
+import pytest
+import uvloop
+
+from app.bench_servers import start_bench_app
+from tests.conftest import ServerStarter
+from tests.load import large_batch, overload, price_of_doubt, same_bytes
+from tests.load.price_of_doubt import Figures
+
+pytestmark = pytest.mark.slow
+
+
+def test_seeded_answers_have_the_same_bytes_alone_and_in_company(servers: ServerStarter) -> None:
+    address = servers.start("--workers", "2").address
+
+    figures = uvloop.run(same_bytes.compare(address, 60))
+
+    assert figures.different == 0
+    statuses = {name.rpartition(" ")[2] for name in figures.others if name != "given up"}
+    assert statuses <= {"200"}
+    assert figures.others["given up"] > 0
+
+
+def test_under_overload_every_answer_is_one_of_three(servers: ServerStarter) -> None:
+    server = servers.start("--max-queued-passes", "4000")
+
+    figures = uvloop.run(
+        overload.measure(server.address, server.process.pid, 1.0, has_own_core=False)
+    )
+
+    for measurement in (figures.comfortable, figures.overloaded):
+        assert set(measurement.latencies) <= overload.ALLOWED_OUTCOMES
+        assert not measurement.failures
+    assert figures.overloaded.latencies["200"]
+    assert figures.overloaded.latencies["429 overloaded"]
+    assert any(rate > 0 for rate in figures.recovery)
+
+
+def test_a_batch_is_held_against_the_engine() -> None:
+    with start_bench_app() as address:
+        (one,) = large_batch.measure(address, images=8, passes=5, rounds=1)
+
+    assert one.batch > 0
+    assert one.ratio == (one.batch - one.decoding) / one.engine
+
+
+def test_ratios_are_those_of_the_rounds() -> None:
+    rounds = [
+        {
+            name: Figures(rate, 1.0, 0, 0)
+            for name, rate in zip(price_of_doubt.TARGETS, rates, strict=True)
+        }
+        for rates in ((100.0, 50.0, 20.0), (400.0, 300.0, 150.0), (100.0, 60.0, 60.0))
+    ]
+
+    lines = list(price_of_doubt.describe(rounds))
+
+    assert lines[-2] == "predict/constant: 0.500 0.750 0.600, median 0.600"
+    assert lines[-1] == "mc/predict: 0.400 0.500 1.000, median 0.500"
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_wrk_measures_all_three_targets() -> None:
+    with start_bench_app() as address:
+        (figures,) = price_of_doubt.measure(
+            address,
+            price_of_doubt.example_body(),
+            passes=5,
+            connections=2,
+            seconds=1,
+            rounds=1,
+            core=None,
+        )
+
+    assert set(figures) == set(price_of_doubt.TARGETS)
+    for one in figures.values():
+        assert one.requests_per_second > 0
+        assert (one.refused, one.failed) == (0, 0)
