@@ -17,18 +17,18 @@ from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
 from app.work import DETERMINISTIC_COST, Answer, McWork, PredictWork, Worker
 from model.checkpoint import Checkpoint
-from model.engine import BLOCK_ROWS, Engine, build_engine
+from model.engine import Engine, build_engine
 from model.errors import ImageError
 from model.preprocessing import Pixels, preprocess_image
 
 T = TypeVar("T")
 
-# A round of so many passes takes less than a millisecond: it can run on the event loop.
-_ROUND_PASSES = BLOCK_ROWS
-# After so many passes a request lets others go first: one image with the most passes is no longer.
-_SHARE_PASSES = 1024
 # What preparing an image and summing it up costs, in passes.
 _IMAGE_COST = 32
+# A round of so many takes about a millisecond, and can run on the event loop: four images of 50.
+_ROUND_PASSES = 4 * (50 + _IMAGE_COST)
+# After so many passes a request lets others go first: one image with the most passes is no longer.
+_SHARE_PASSES = 1024
 # Bytes of an image file that take as long to decode as one pass: 2 MB of JPEG take 30 ms.
 _DECODED_BYTES_PER_PASS = 150
 # Drawing balanced masks of more passes than this, or telling what they drop, would hold up the

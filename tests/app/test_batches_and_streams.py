@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -732,6 +732,29 @@ async def test_what_is_too_much_is_refused_at_once_and_costs_no_pass(
 
         assert (await client.post(path, **ROUTES[path])).status_code == 200
         assert inference.batcher.queued == 0
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_full_server_refuses_before_it_reads_the_body(
+    default_checkpoint: Checkpoint, path: str
+) -> None:
+    pieces_read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal pieces_read
+        pieces_read += 1
+        yield small("7.png")
+
+    async with (
+        serving(default_checkpoint, max_queued_passes=1000) as app,
+        connect(app) as client,
+    ):
+        with app.state.inference.batcher.admit(1000):
+            assert_error(await client.post(path, content=body()), 429, "overloaded")
+        assert pieces_read == 0
+
+        await client.post(path, content=body())
+        assert pieces_read == 1
 
 
 async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint) -> None:

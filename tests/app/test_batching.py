@@ -186,6 +186,24 @@ async def test_a_round_counts_passes_and_an_overhead_for_each_work() -> None:
     assert [len(batch) for batch in step.rounds] == [4, 4, 4]
 
 
+async def test_what_fits_a_round_is_not_split_over_two() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        works = [Sum(1, 60), Sum(2, 60), Sum(3, 20)]
+        await asyncio.gather(*(ask(batcher, work) for work in works))
+
+    # 30 passes were left in the first round; the second work needs 60, all at once.
+    assert step.rounds == [[(1, 60)], [(2, 60), (3, 20)]]
+
+
+async def test_what_fits_no_round_fills_what_is_left_of_one() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        await asyncio.gather(ask(batcher, Sum(1, 60)), ask(batcher, Sum(2, 110)))
+
+    assert step.rounds == [[(1, 60), (2, 30)], [(2, 80)]]
+
+
 async def test_a_step_takes_no_more_than_the_work_wants() -> None:
     step = Adder()
     async with serving(step) as batcher:

@@ -21,7 +21,7 @@ import httpx
 from app.machine import describe_machine
 from tests.conftest import ServerStarter, sample
 
-_IMAGES = tuple(f"{digit}.png" for digit in range(10)) + ("doubtful.png", "not_a_digit.png")
+_IMAGES = (*(f"{digit}.png" for digit in range(10)), "doubtful.png", "not_a_digit.png")
 # Connections of the seeded requests, and of the traffic beside them.
 _SEEDED, _OTHERS = 16, 16
 _LONGEST_PATIENCE = 0.01  # seconds until a call is given up
@@ -148,7 +148,8 @@ def main() -> None:
     sys.stdout.write(
         f"{describe_machine()}; {arguments.workers} workers, {_SEEDED + _OTHERS} connections\n"
         f"beside them: {others}\n"
-        f"{figures.asked} seeded requests, alone and in company: {figures.different} bodies differ\n"
+        f"{figures.asked} seeded requests, alone and in company: "
+        f"{figures.different} bodies differ\n"
     )
 
 

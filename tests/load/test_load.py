@@ -47,6 +47,10 @@ def test_a_batch_is_held_against_the_engine() -> None:
     assert one.ratio == (one.batch - one.decoding) / one.engine
 
 
+def a_rate(requests_per_second: float) -> Figures:
+    return Figures(requests_per_second, 1.0, 0, 0)
+
+
 def test_ratios_are_those_of_the_rounds() -> None:
     rounds = [
         {

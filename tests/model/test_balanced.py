@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -220,11 +219,11 @@ def with_passes(
 ) -> list[PreparedImage]:
     """What `Engine.prepare` makes of other passes, with masks that are drawn once for all."""
     if passes.estimator == "independent":
-        return [replace(image, passes=passes) for image in images]
+        return [image._replace(passes=passes) for image in images]
     keep = balanced_keep(engine.config, passes.seed, passes.count)
     first = engine.config.hidden_sizes[0]
     return [
-        replace(image, passes=passes, balanced=np.hstack([keep[:, image.active], keep[:, first:]]))
+        image._replace(passes=passes, balanced=np.hstack([keep[:, image.active], keep[:, first:]]))
         for image in images
     ]
 
