@@ -114,6 +114,7 @@ class Batcher(Generic[W, R]):
         self._share_passes = share_passes
         self._work_overhead = work_overhead
         self._max_queued = max_queued
+        self._half_queued = -(-max_queued // 2)
         self._clock = clock
         self._jobs: deque[_Job[W, R]] = deque()
         self._wake = asyncio.Event()
@@ -128,7 +129,8 @@ class Batcher(Generic[W, R]):
     def admit(self, cost: int) -> "Admission":
         """Counts a request's cost, in passes, while the `with` block lasts: until it is answered.
 
-        A request that finds nobody before it is admitted whatever it costs: it could never be.
+        A request may cost more than the limit: it is admitted while the queue is half empty. Most
+        requests are small, and if it had to fit beside them it would hardly ever be.
 
         Raises:
             OverloadedError: too much is queued already.
@@ -146,7 +148,7 @@ class Batcher(Generic[W, R]):
         """
         if self._is_closed:
             raise NotReadyError
-        if self.queued and self.queued + cost > self._max_queued:
+        if self.queued and self.queued + min(cost, self._half_queued) > self._max_queued:
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
             raise OverloadedError(headers={"Retry-After": str(seconds)})
 

@@ -763,7 +763,7 @@ async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint
         connect(app) as client,
     ):
         inference: Inference = app.state.inference
-        with inference.batcher.admit(500):
+        with inference.batcher.admit(501):
             paths = {
                 "/predict/mc?passes=50": {"content": small("7.png")},
                 "/predict/mc?passes=500": {"content": small("7.png")},
@@ -776,7 +776,7 @@ async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint
                 (await client.post(path, **request)).status_code for path, request in paths.items()
             ]
         assert statuses == [200, 429, 200, 429, 200, 429]
-        # Alone, a request may be larger than the limit.
+        # While the queue is half empty, a request may be larger than the limit.
         response = await client.post(
             "/predict/mc/batch?passes=200", **as_json([small("7.png")] * 10)
         )

@@ -536,16 +536,14 @@ async def test_beyond_the_limit_a_request_is_refused_at_once() -> None:
         assert batcher.queued == 0
 
 
-async def test_a_request_larger_than_the_limit_is_admitted_when_it_is_alone() -> None:
+async def test_a_request_of_any_size_is_admitted_while_the_queue_is_half_empty() -> None:
     async with serving(Adder(), max_queued=100) as batcher:
-        with (
-            batcher.admit(1),
-            pytest.raises(OverloadedError),
-            batcher.admit(101),
-        ):
+        with batcher.admit(51), pytest.raises(OverloadedError), batcher.admit(101):
             pass
-        with batcher.admit(101), pytest.raises(OverloadedError), batcher.admit(1):
-            pass
+        with batcher.admit(50), batcher.admit(101):
+            with pytest.raises(OverloadedError), batcher.admit(1):
+                pass
+            assert batcher.queued == 151
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from app.machine import describe_machine
 from tests.conftest import ServerStarter, sample
 
 _IMAGES = (*(f"{digit}.png" for digit in range(10)), "doubtful.png", "not_a_digit.png")
+# Options of `serve`.
+NOTHING_REFUSED = ("--max-queued-passes", "1000000")
 # Connections of the seeded requests, and of the traffic beside them.
 _SEEDED, _OTHERS = 16, 16
 _LONGEST_PATIENCE = 0.01  # seconds until a call is given up
@@ -140,7 +142,7 @@ def main() -> None:
     arguments = parser.parse_args()
     starter = ServerStarter()
     try:
-        server = starter.start("--workers", str(arguments.workers))
+        server = starter.start("--workers", str(arguments.workers), *NOTHING_REFUSED)
         figures = asyncio.run(compare(server.address, arguments.requests))
     finally:
         starter.end_all()

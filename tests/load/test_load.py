@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_seeded_answers_have_the_same_bytes_alone_and_in_company(servers: ServerStarter) -> None:
-    address = servers.start("--workers", "2").address
+    address = servers.start("--workers", "2", *same_bytes.NOTHING_REFUSED).address
 
     figures = uvloop.run(same_bytes.compare(address, 60))
 
