@@ -29,10 +29,8 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + crc
 
 
-def png(
-    data: bytes, *, size: tuple[int, int] = (SIDE, SIDE), bits: int = 8, kind: int = 0
-) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0))
+def png(data: bytes, *, side: int = SIDE, bits: int = 8, kind: int = 0) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, kind, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
@@ -83,10 +81,9 @@ OTHERS = {
     "two pieces": png(WHOLE[:9])[:-12] + chunk(b"IDAT", WHOLE[9:]) + chunk(b"IEND", b""),
     "bytes after the end": png(WHOLE) + b"\0",
     "no end": png(WHOLE)[:-12],
-    "too few rows": png(zlib.compress(bytes(27 * 29))),
     "an unknown filter": png(zlib.compress(b"\7" + bytes(28 * 29 - 1))),
     "no zlib stream": png(b"\0" * 40),
-    "a stream that is cut off": png(WHOLE[:-4]),
+    "a stream that is cut off": png(WHOLE[:-40]),
     "nothing": b"",
 }
 
@@ -96,6 +93,13 @@ def test_what_is_not_plain_is_left_to_pillow(name: str) -> None:
     assert decode_plain_png(OTHERS[name]) is None
 
 
+@pytest.mark.parametrize("rows", [0, 1, 27, 29])
+def test_too_few_or_too_many_rows_are_what_they_are_for_pillow(rows: int) -> None:
+    data = png(zlib.compress(bytes(rows * 29)))
+
+    assert outcome(decode_if_small, data) == outcome(decode_image, data)
+
+
 def test_a_damaged_file_is_answered_as_pillow_answers_it() -> None:
     whole = png(WHOLE)
     chance = random.Random(0)
@@ -103,6 +107,7 @@ def test_a_damaged_file_is_answered_as_pillow_answers_it() -> None:
         whole[:place] + bytes([chance.randrange(256)]) + whole[place + 1 :]
         for place in range(0, len(whole), 3)
     ]
+    damaged += [png(WHOLE[:-left_out]) for left_out in range(1, 12)]
     damaged += [whole[:length] for length in range(0, len(whole), 37)]
     for data in damaged:
         assert outcome(decode_if_small, data) == outcome(decode_image, data)
