@@ -55,7 +55,7 @@ class Settings(BaseModel):
     )
     max_batch_images: int = Field(default=256, ge=1, description="most images in one batch request")
     max_queued_passes: int = Field(
-        default=6_000, ge=1, description="passes queued at a time; more is answered with 429"
+        default=20_000, ge=1, description="passes queued at a time; more is answered with 429"
     )
     max_timeout_ms: int = Field(
         default=30_000, ge=1, description="longest deadline of a request, milliseconds"

@@ -750,7 +750,8 @@ async def test_a_full_server_refuses_before_it_reads_the_body(
         connect(app) as client,
     ):
         with app.state.inference.batcher.admit(1000):
-            assert_error(await client.post(path, content=body()), 429, "overloaded")
+            refused = await client.post(path, content=body())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
         assert pieces_read == 0
 
         await client.post(path, content=body())

@@ -260,7 +260,7 @@ async def test_a_seed_gives_the_same_body_in_another_worker(
             assert here.content == there.content
 
 
-async def test_an_answer_is_the_same_under_load(client: httpx.AsyncClient) -> None:
+async def test_an_answer_is_the_same_under_load(default_checkpoint: Checkpoint) -> None:
     async def body(path: str, name: str) -> bytes:
         response = await client.post(path, content=sample(name))
         assert response.status_code == 200
@@ -271,14 +271,15 @@ async def test_an_answer_is_the_same_under_load(client: httpx.AsyncClient) -> No
         for name in [*NAMES, "doubtful.png"]
         for path in ("/predict", "/predict/mc?seed=1&passes=200", "/predict/mc?seed=2&passes=3")
     ]
-    alone = [await body(path, name) for path, name in asked]
-
     crowd = asked * 3
     random.Random(0).shuffle(crowd)
     unseeded = [("/predict/mc?passes=500", "doubtful.png")] * 10
-    together = await asyncio.gather(
-        *(body(path, name) for path, name in [*unseeded, *crowd]),
-    )
+    app = create_app(Settings(max_queued_passes=100_000), default_checkpoint)
+    async with app.router.lifespan_context(app), connect(app) as client:
+        alone = [await body(path, name) for path, name in asked]
+        together = await asyncio.gather(
+            *(body(path, name) for path, name in [*unseeded, *crowd]),
+        )
 
     expected = dict(zip(asked, alone, strict=True))
     for one, answer in zip(crowd, together[len(unseeded) :], strict=True):
