@@ -232,9 +232,7 @@ def _split_time(engine: Engine, pixels: Pixels, T: int, rounds: int) -> dict[str
 
     times = _time_rounds(
         {
-            f"layer 1, and its {units} living units' weights": lambda: engine.prepare(
-                [pixels], [Passes(T, 0)]
-            ),
+            f"layer 1, with {units} living units": lambda: engine.prepare([pixels], [Passes(T, 0)]),
             "random bytes": lambda: random_bytes(seeds.getrandbits(32), 0, T, width),
             "bytes compared with the rates": lambda: draws[:, : len(thresholds)] >= thresholds,
             "masks applied, products": all_but_softmax,
