@@ -27,14 +27,14 @@ from training.epochs import (
 )
 from training.teacher import Teacher
 
-_STRENGTH_DIGITS = 6
+_STEPS = 20  # strengths that the augmentation has while it fades
 
 
 class Views:
     """Takes each epoch's images from a view, which is made when it is first needed.
 
-    At full strength the epochs go round `config.views` views; each epoch in which the augmentation
-    fades has a view of its own.
+    At full strength the epochs go round `config.views` views. While the augmentation fades, its
+    strength is rounded to a twentieth, and the epochs go round a twentieth of the views at each.
     """
 
     def __init__(self, config: TrainConfig, training: Images, teacher: Teacher) -> None:
@@ -59,9 +59,10 @@ class Views:
         )
 
     def _view(self, epoch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        strength = round(augmentation_strength(self._config, epoch), _STRENGTH_DIGITS)
-        number = epoch % self._config.views if strength == 1 else 0
-        path = self._folder / f"{strength:.{_STRENGTH_DIGITS}f}-{number:04d}.safetensors"
+        strength = round(augmentation_strength(self._config, epoch) * _STEPS) / _STEPS
+        views = self._config.views if strength == 1 else max(1, self._config.views // _STEPS)
+        number = epoch % views
+        path = self._folder / f"{strength:.2f}-{number:04d}.safetensors"
         if not path.exists():
             view = dict(
                 zip(("pixels", "logits"), self._make(strength, number, device), strict=True)
@@ -72,7 +73,7 @@ class Views:
 
     def _make(self, strength: float, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Distorted images, uint8, (N, 28, 28), and the teacher's logits, float16, (N, C)."""
-        seed = stream_seed(number, VIEW, round(strength * 10**_STRENGTH_DIGITS))
+        seed = stream_seed(number, VIEW, round(strength * 1_000_000))
         generator = torch.Generator().manual_seed(seed)
         distortion = full_distortion(self._config).scaled(strength)
         pixels, logits = [], []
