@@ -11,7 +11,12 @@ import numpy as np
 
 from app.batching import Admission, Batcher
 from app.bodies import BatchRequest, Image, ImageRequest
-from app.errors import ApiError, DeadlineExceededError, from_image_error
+from app.errors import (
+    ApiError,
+    DeadlineExceededError,
+    InvalidParameterError,
+    from_image_error,
+)
 from app.images import INLINE_BYTES, decode_if_small, decode_image
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
@@ -84,6 +89,7 @@ class Inference:
     async def predict(self, asked: ImageRequest[PredictParameters]) -> Answer:
         """The deterministic answer, computed at once: it takes less than queueing it would."""
         image, parameters = asked
+        self._require_level(parameters)
         with self.batcher.admit(DETERMINISTIC_COST + _decoding_cost(image)):
             pixels = self._read_small(image, parameters)
             if pixels is None:
@@ -102,6 +108,7 @@ class Inference:
 
     def admit_mc(self, asked: ImageRequest[McParameters]) -> Admission:
         """Counts a request for one image's passes as queued work; see `Batcher.admit`."""
+        self._require_level(asked.parameters)
         cost = asked.parameters.passes + _IMAGE_COST + _decoding_cost(asked.image)
         return self.batcher.admit(cost)
 
@@ -121,6 +128,7 @@ class Inference:
     ) -> list[Answer | ApiError]:
         """An answer, or what is wrong with the image, for each image in order."""
         parameters = asked.parameters
+        self._require_level(parameters)
         passes = DETERMINISTIC_COST
         if isinstance(parameters, McParameters):
             passes = parameters.passes + _IMAGE_COST
@@ -201,6 +209,16 @@ class Inference:
             self._decoding, _decode_and_preprocess, image, max_pixels, parameters
         )
         return await _in_time(decoded, deadline)
+
+    def _require_level(self, parameters: PredictParameters) -> None:
+        """Refuses a coverage that the checkpoint has no prediction sets for."""
+        levels = self.worker.levels
+        if parameters.coverage is None or parameters.coverage in levels:
+            return
+        cure = f"one of this checkpoint's levels: {', '.join(map(str, levels))}"
+        if not levels:
+            cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
+        raise InvalidParameterError(f"coverage must be {cure}", param="coverage")
 
     def _deadline(self, parameters: PredictParameters) -> float:
         timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms

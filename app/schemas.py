@@ -1,11 +1,12 @@
 """What a request may ask for and what an answer holds: validation and the OpenAPI description."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.adaptive import StopReason
+from model.decisions import Outcome, Reason
 from model.masks import MAX_SEED, Estimator
 from model.preprocessing import Preprocess
 
@@ -29,6 +30,12 @@ class PredictParameters(BaseModel):
     )
     return_input: Annotated[bool, MustBe("true or false")] = Field(
         default=False, description="Also return `input`: the 28x28 values that the network saw."
+    )
+    coverage: Annotated[float | None, MustBe("a level of the checkpoint, such as 0.99")] = Field(
+        default=None,
+        description="Also return `prediction_set`: all classes that the answer may be, so that "
+        "this share of digits have the true one in it. One of the checkpoint's levels: see "
+        "`calibration.conformal` in `GET /model`.",
     )
     timeout_ms: Annotated[int | None, MustBe("a whole number from 1 to {max_timeout_ms}")] = Field(
         default=None,
@@ -76,6 +83,18 @@ class ModelIdentity(BaseModel):
     version: str = Field(description="First 12 hexadecimal digits of the checkpoint's SHA-256.")
 
 
+class Decision(BaseModel):
+    """Whether to rely on an answer."""
+
+    outcome: Outcome = Field(description="`accept`, or `abstain`: let a person look.")
+    reason: Reason | None = Field(
+        description="Why to abstain: `ambiguous`, two classes share the image; `several_digits`; "
+        "`unfamiliar`, it looks like no digit that the network has learnt. null: accept."
+    )
+    score: float = Field(description="The predictive entropy, nats.")
+    threshold: float = Field(description="The largest score that is accepted, nats.")
+
+
 class Prediction(BaseModel):
     """A deterministic answer: dropout off."""
 
@@ -88,10 +107,15 @@ class Prediction(BaseModel):
     predictive_entropy: float = Field(
         description="Total doubt, nats: 0 is none, ln 10 = 2.303 a pure guess."
     )
-    decision: dict[str, Any] | None = Field(
+    decision: Decision | None = Field(
         description="Accept or abstain; null while the checkpoint has no threshold."
     )
     model: ModelIdentity
+    prediction_set: list[int] | None = Field(
+        default=None,
+        description="Only with `coverage`: indices of the classes that the answer may be, the "
+        "likeliest first.",
+    )
     input: list[list[int]] | None = Field(
         default=None,
         description="Only with `return_input`: 28 rows of 28 values, 0 to 255, ink is 255.",

@@ -13,8 +13,9 @@ from app.batching import Outcome
 from app.errors import InternalError
 from app.schemas import McParameters, PredictParameters
 from model.adaptive import LOOK_PASSES, StopReason, sufficient_passes
-from model.calibration import apply_temperature
+from model.calibration import Calibration, apply_temperature, prediction_set, read_calibration
 from model.checkpoint import Checkpoint
+from model.decisions import decide
 from model.engine import Engine, PassRange, PreparedImage
 from model.masks import Passes, dropped_units
 from model.preprocessing import Pixels
@@ -82,8 +83,9 @@ class Worker:
     def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
         self._engine = engine
         self._labels = checkpoint.network.config.labels
-        self._temperature = checkpoint.calibration["temperature"]
-        self._mc_temperature = checkpoint.calibration["mc_temperature"]
+        self._calibration = read_calibration(checkpoint.calibration, "predict")
+        self._mc_calibration = read_calibration(checkpoint.calibration, "mc")
+        self.levels = sorted(self._calibration.least_probabilities)
         self._identity = {"name": checkpoint.name, "version": checkpoint.version}
 
     def step(
@@ -126,8 +128,7 @@ class Worker:
     def predict(self, work: PredictWork) -> Answer:
         """The deterministic answer."""
         probs = self._engine.predict_probs(work.pixels)
-        probabilities = apply_temperature(probs, self._temperature)
-        return self._answer(probabilities, float(entropy(probs)), work)
+        return self._answer(probs, float(entropy(probs)), self._calibration, work)
 
     def _advance(self, work: McWork, probs: NDArray[np.float32]) -> Outcome[Answer]:
         looked_at = work.done
@@ -148,8 +149,8 @@ class Worker:
     ) -> Answer:
         """The answer from the passes so far; an estimate where there is no reason to stop yet."""
         summary = summarise(probs)
-        probabilities = apply_temperature(summary.mean, self._mc_temperature)
-        answer = self._answer(probabilities, summary.predictive_entropy, work)
+        doubt = summary.predictive_entropy
+        answer = self._answer(summary.mean, doubt, self._mc_calibration, work)
         answer["mean"] = _single(summary.mean)
         answer["variance"] = _single(summary.variance)
         answer["standard_error"] = _single(summary.standard_error)
@@ -166,18 +167,29 @@ class Worker:
         return answer
 
     def _answer(
-        self, probabilities: NDArray[np.float64], doubt: float, work: PredictWork | McWork
+        self,
+        probs: NDArray[np.float32] | NDArray[np.float64],
+        doubt: float,
+        calibration: Calibration,
+        work: PredictWork | McWork,
     ) -> Answer:
+        probabilities = apply_temperature(probs, calibration.temperature)
         digit = int(probabilities.argmax())
+        # Judged by what is told, so that the answer never contradicts itself.
+        score = np.float32(doubt)
+        decision = decide(probs, score, calibration.threshold)
         answer: Answer = {
             "digit": digit,
             "label": self._labels[digit],
             "confidence": np.float32(probabilities[digit]),
             "probabilities": _single(probabilities),
-            "predictive_entropy": np.float32(doubt),
-            "decision": None,
+            "predictive_entropy": score,
+            "decision": None if decision is None else decision._asdict(),
             "model": self._identity,
         }
+        if work.parameters.coverage is not None:
+            least = calibration.least_probabilities[work.parameters.coverage]
+            answer["prediction_set"] = prediction_set(probabilities, least)
         if work.parameters.return_input:
             answer["input"] = np.ascontiguousarray(work.pixels)
         return answer

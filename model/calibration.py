@@ -1,8 +1,64 @@
-"""Temperature scaling of class probabilities."""
+"""What makes answers honest: temperatures, the threshold for abstaining, prediction sets.
+
+All of it is fitted on validation images by `dropserve-train calibrate`, once for deterministic
+answers and once for MC answers, and stored in the checkpoint.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from model.uncertainty import Array, Probs
+
+Kind = Literal["predict", "mc"]
+
+_TEMPERATURE_KEYS: dict[Kind, str] = {"predict": "temperature", "mc": "mc_temperature"}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is fitted for one kind of answer.
+
+    Attributes:
+        temperature: see `apply_temperature`.
+        threshold: the predictive entropy, nats, up to which an answer is accepted; None: not
+            fitted, so that nothing is decided.
+        least_probabilities: per coverage level of prediction sets, what `prediction_set` needs.
+    """
+
+    temperature: float = 1.0
+    threshold: float | None = None
+    least_probabilities: Mapping[float, float] = field(default_factory=dict)
+
+
+def read_calibration(document: Mapping[str, Any], kind: Kind) -> Calibration:
+    """One kind's part of a checkpoint's calibration.
+
+    Raises:
+        KeyError, TypeError, ValueError: the document is damaged.
+    """
+    temperature = _number(document[_TEMPERATURE_KEYS[kind]])
+    if temperature <= 0:
+        raise ValueError(f"a temperature must be above 0, not {temperature}")
+    threshold = document["thresholds"][kind]
+    return Calibration(
+        temperature=temperature,
+        threshold=None if threshold is None else _number(threshold),
+        least_probabilities={
+            float(level): _number(fitted[kind])
+            for level, fitted in dict(document["conformal"]).items()
+            if fitted is not None
+        },
+    )
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError("calibration must hold finite numbers")
+    return float(value)
 
 
 def apply_temperature(probs: Probs, temperature: float) -> Array:
@@ -25,3 +81,22 @@ def apply_temperature(probs: Probs, temperature: float) -> Array:
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     result: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return result
+
+
+def prediction_set(probabilities: Array, least_probability: float) -> list[int]:
+    """The classes that the answer may be: every likely enough one, and always the likeliest.
+
+    With `least_probability` fitted for a coverage level, sets contain the true class at least so
+    often, for images drawn as the validation images were: split-conformal prediction with the score
+    1 - p(true class); Sadinle, Lei and Wasserman 2019, "Least Ambiguous Set-Valued Classifiers".
+
+    Args:
+        probabilities: calibrated, (C,).
+        least_probability: what a class needs.
+
+    Returns:
+        Class indices, the likeliest first.
+    """
+    size = max(1, int(np.count_nonzero(probabilities >= least_probability)))
+    classes: list[int] = np.argsort(-probabilities, kind="stable")[:size].tolist()
+    return classes

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from model.calibration import read_calibration
 from model.errors import CheckpointError, ShapeError
 from model.mlp import MLP, MLPConfig
 
@@ -108,6 +109,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         calibration, training, metrics = (
             _object_from(card, key) for key in ("calibration", "training", "metrics")
         )
+        for kind in ("predict", "mc"):
+            read_calibration(calibration, kind)
         # Without storage, until the tensors are known to fit: a damaged description cannot ask for
         # all the memory, and no weights are drawn from torch's global generator.
         with torch.device("meta"):

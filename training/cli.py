@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import CheckpointError, ModelError
-from training.config import TeacherConfig, TrainConfig
+from training.config import CalibrationRules, TeacherConfig, TrainConfig
 from training.errors import TrainingError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -59,6 +59,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     teacher.set_defaults(command=_train_teacher)
     _add_run_arguments(teacher, Path("runs/teacher.safetensors"), TeacherConfig)
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit serving rates, temperatures, thresholds and prediction sets",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    calibrate.set_defaults(command=_calibrate)
+    _add_data_dir(calibrate)
+    calibrate.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=Path("runs/mnist.safetensors"),
+        help="the checkpoint to calibrate",
+    )
+    calibrate.add_argument(
+        "--output", type=Path, help="where the calibrated one goes; without it the same file"
+    )
+    for rule in fields(CalibrationRules):
+        calibrate.add_argument(
+            f"--{rule.name.replace('_', '-')}",
+            type=float,
+            default=rule.default,
+            help=rule.metadata["help"],
+        )
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -143,17 +167,41 @@ def _train_teacher(options: argparse.Namespace) -> None:
     print(f"{options.output}: version {version}, validation error {error:.2%}")
 
 
+def _calibrate(options: argparse.Namespace) -> None:
+    from training.calibrate import calibrate
+
+    _use_one_thread()
+    rules = CalibrationRules(
+        **{field.name: getattr(options, field.name) for field in fields(CalibrationRules)}
+    )
+    output = options.output or options.checkpoint
+    checkpoint = calibrate(options.checkpoint, output, options.data_dir, rules)
+    (rate, *_) = checkpoint.network.config.dropout_rates
+    scores = checkpoint.metrics["calibrated_validation"]["mc"]
+    print(
+        f"{output}: version {checkpoint.version}, serving rate {rate:.3f}, "
+        f"validation error {scores['error']:.2%}, ECE {scores['ece']:.4f}"
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from training.evaluate import evaluate
 
+    _use_one_thread()
     evaluate(options.checkpoint, options.data_dir, passes=options.passes, seed=options.seed)
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    # More threads would not help at this size, and their number would change the low bits.
+    torch.set_num_threads(1)
 
 
 def _device(name: str) -> Any:
     import torch
 
-    # More threads would not help at this size, and their number would change the low bits.
-    torch.set_num_threads(1)
+    _use_one_thread()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -106,3 +106,29 @@ class TeacherConfig:
         return replace(
             TrainConfig(), epochs=self.epochs, batch_size=self.batch_size, seed=self.seed
         )
+
+
+@dataclass(frozen=True)
+class CalibrationRules:
+    """What `calibrate` may trade for what; all of it concerns the validation digits.
+
+    Dropping more in serving than in training tells the unfamiliar apart better, and costs the
+    digits likelihood. A lower threshold turns away more of the unfamiliar, and more digits.
+    """
+
+    nll_tolerance: float = setting(
+        0.2, "by how much the serving rates may raise the MC answers' NLL, as a share of the least"
+    )
+    abstaining_share: float = setting(
+        0.03, "share of the digits that may be turned away, so that the unfamiliar are too"
+    )
+    accepted_error: float = setting(
+        0.002, "largest share of errors among accepted answers; more are turned away to keep it"
+    )
+    confidence: float = setting(0.95, "with which accepted errors are known to be that few")
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise TrainingError(f"{option} must be from 0 to less than 1, not {value}")

@@ -1,9 +1,15 @@
-"""Scores of predicted class probabilities: error, negative log-likelihood, calibration error."""
+"""Scores of predicted class probabilities: error, likelihood, Brier score, calibration error."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from model.uncertainty import Array
+
+Labels = NDArray[np.int64]
+Binning = Literal["width", "mass"]
 
 ECE_BINS = 15
 
@@ -16,13 +22,17 @@ class Scores:
         images: N, how many were scored.
         errors: how many were answered wrongly.
         nll: mean negative log-likelihood of the true class, nats.
-        ece: expected calibration error, 0 to 1; see `calibration_error`.
+        brier: see `brier_score`.
+        ece: expected calibration error over bins of equal width; see `calibration_error`.
+        ece_mass: the same over bins that hold equally many images.
     """
 
     images: int
     errors: int
     nll: float
+    brier: float
     ece: float
+    ece_mass: float
 
     @property
     def error(self) -> float:
@@ -30,28 +40,72 @@ class Scores:
         return self.errors / self.images
 
 
-def score(probs: Tensor, labels: Tensor) -> Scores:
+def score(probs: ArrayLike, labels: ArrayLike) -> Scores:
     """Scores probabilities (N, C) against true classes (N,)."""
-    wrong = int((probs.argmax(dim=1) != labels).sum())
-    true_probs = probs.gather(1, labels[:, None]).double()
+    p, true = np.asarray(probs, dtype=np.float64), np.asarray(labels)
+    return Scores(
+        images=len(true),
+        errors=int((p.argmax(axis=1) != true).sum()),
+        nll=negative_log_likelihood(p, true),
+        brier=brier_score(p, true),
+        ece=calibration_error(p, true),
+        ece_mass=calibration_error(p, true, binning="mass"),
+    )
+
+
+def negative_log_likelihood(probs: Array, labels: Labels) -> float:
+    """Mean of -log p(true class), nats; (N, C) against (N,)."""
+    return float(losses(probs, labels).mean())
+
+
+def losses(probs: Array, labels: Labels) -> Array:
+    """-log p(true class) of each image, nats, (N,)."""
+    true_probs = probs[np.arange(len(labels)), labels]
     # A probability can underflow to 0 in float32; its logarithm must stay finite.
-    nll = float(-true_probs.clamp_min(torch.finfo(torch.float32).tiny).log().mean())
-    return Scores(len(labels), wrong, nll, calibration_error(probs, labels))
+    result: Array = -np.log(np.maximum(true_probs, np.finfo(np.float32).tiny))
+    return result
 
 
-def calibration_error(probs: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
-    """Expected calibration error: the mean gap of confidence and accuracy over equal-width bins.
+def brier_score(probs: Array, labels: Labels) -> float:
+    """Mean over images of the summed squared errors of all classes, 0 to 2; Brier 1950."""
+    errors = probs.copy()
+    errors[np.arange(len(labels)), labels] -= 1
+    return float(np.square(errors).sum(axis=1).mean())
+
+
+def calibration_error(
+    probs: ArrayLike, labels: ArrayLike, *, bins: int = ECE_BINS, binning: Binning = "width"
+) -> float:
+    """Expected calibration error: the mean gap of confidence and accuracy over bins.
 
     ECE = sum_b n_b / N |accuracy_b - confidence_b|, Naeini et al. 2015; Guo et al. 2017, "On
-    Calibration of Modern Neural Networks", equation 3. Bin b holds confidences in (b/n, (b+1)/n].
+    Calibration of Modern Neural Networks", equation 3.
 
     Args:
         probs: (N, C).
         labels: (N,).
-        bins: number of bins over [0, 1].
+        bins: how many.
+        binning: "width": bin b holds confidences in (b/n, (b+1)/n]; "mass": as many images in each
+            bin as in the others, or one more.
     """
-    confidence, answers = probs.double().max(dim=1)
-    correct = (answers == labels).double()
-    index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, correct - confidence)
-    return float(gaps.abs().sum()) / len(labels)
+    p = np.asarray(probs, dtype=np.float64)
+    correct = p.argmax(axis=1) == np.asarray(labels)
+    return confidence_gap(p.max(axis=1), correct, bins=bins, binning=binning)
+
+
+def confidence_gap(
+    confidence: Array, correct: NDArray[np.bool_], *, bins: int, binning: Binning
+) -> float:
+    """The calibration error of answers with this confidence, (N,), right or not, (N,)."""
+    index = bin_numbers(confidence, bins, binning)
+    gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum()) / len(confidence)
+
+
+def bin_numbers(confidence: Array, bins: int, binning: Binning) -> NDArray[np.int64]:
+    """The bin of each image, (N,); see `calibration_error`."""
+    if binning == "width":
+        return (np.ceil(confidence * bins).astype(np.int64) - 1).clip(0, bins - 1)
+    ranks = np.empty(len(confidence), dtype=np.int64)
+    ranks[np.argsort(confidence, kind="stable")] = np.arange(len(confidence))
+    return ranks * bins // len(confidence)

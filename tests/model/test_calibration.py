@@ -1,10 +1,18 @@
-"""Temperature scaling against its definition on logits."""
+"""Temperature scaling against its definition on logits, prediction sets, what is stored."""
+
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.calibration import apply_temperature
+from model.calibration import (
+    Calibration,
+    apply_temperature,
+    prediction_set,
+    read_calibration,
+)
 
 TEMPERATURES = (0.25, 0.7, 1.0, 1.3, 4.0)
 
@@ -84,3 +92,60 @@ def test_the_probabilities_given_are_not_changed() -> None:
     probs.flags.writeable = False
     apply_temperature(probs, 2.0)
     assert (probs == before).all()
+
+
+# Prediction sets
+
+
+def test_a_set_holds_what_is_likely_enough_the_likeliest_first() -> None:
+    probabilities = np.array([0.05, 0.6, 0.1, 0.25])
+    assert prediction_set(probabilities, 0.07) == [1, 3, 2]
+    assert prediction_set(probabilities, 0.1) == [1, 3, 2]  # at least, not more
+    assert prediction_set(probabilities, 0.11) == [1, 3]
+    assert prediction_set(probabilities, 0.0) == [1, 3, 2, 0]
+
+
+def test_a_set_always_holds_the_likeliest_class() -> None:
+    assert prediction_set(np.array([0.3, 0.4, 0.3]), 0.99) == [1]
+
+
+def test_equal_classes_stand_in_their_order_as_the_answer_chooses_them() -> None:
+    probabilities = np.array([0.1, 0.45, 0.45])
+    assert prediction_set(probabilities, 0.2) == [1, 2]
+    assert prediction_set(probabilities, 0.9) == [probabilities.argmax()]
+
+
+# What the checkpoint stores
+
+STORED: dict[str, Any] = {
+    "temperature": 1.5,
+    "mc_temperature": 0.5,
+    "thresholds": {"predict": None, "mc": 0.25},
+    "conformal": {"0.9": {"predict": 0.125, "mc": 0.0625}, "0.99": None},
+    "fitted_with": None,
+}
+
+
+def test_each_kind_of_answer_has_its_own_calibration() -> None:
+    assert read_calibration(STORED, "predict") == Calibration(1.5, None, {0.9: 0.125})
+    assert read_calibration(STORED, "mc") == Calibration(0.5, 0.25, {0.9: 0.0625})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"temperature": 0.0},
+        {"temperature": "warm"},
+        {"temperature": True},
+        {"thresholds": {"predict": math.nan}},
+        {"thresholds": {"mc": None}},
+        {"thresholds": None},
+        {"conformal": {"0.9": 0.125}},
+        {"conformal": {"most": {"predict": 0.125, "mc": 0.0625}}},
+        {"conformal": 3},
+    ],
+    ids=str,
+)
+def test_a_damaged_calibration_is_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        read_calibration({**STORED, **damage}, "predict")

@@ -1,6 +1,7 @@
 """Scores against cases worked by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ PROBS = torch.tensor(
     dtype=torch.float64,
 )
 LABELS = torch.tensor([0, 1, 2, 1])
+REAL = ("nll", "brier", "ece", "ece_mass")
 
 
 def test_the_error_is_the_share_of_wrong_answers() -> None:
@@ -103,6 +105,6 @@ def test_a_score_has_the_calibration_error_of_15_bins() -> None:
 def test_both_precisions_score_alike(dtype: torch.dtype) -> None:
     def rounded(probs: Tensor) -> Scores:
         scores = score(probs, LABELS)
-        return Scores(scores.images, scores.errors, round(scores.nll, 6), round(scores.ece, 6))
+        return replace(scores, **{name: round(getattr(scores, name), 6) for name in REAL})
 
     assert rounded(PROBS.to(dtype)) == rounded(PROBS)

@@ -1,0 +1,73 @@
+"""Images that are no digits, made from digits: what calibration takes for the unfamiliar.
+
+Real ones, letters or another script, must stay unseen until the network is judged on them.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data import Images
+
+Pixels = NDArray[np.uint8]
+
+_PATCH = 7  # pixels; 4 x 4 patches of an image
+# Digits whose mirror image is another sign; those of 0, 1 and 8 are digits again.
+_LOPSIDED = (2, 3, 4, 5, 6, 7, 9)
+
+
+def shuffled(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
+    """Digits cut into 16 square patches, which are laid out in another order."""
+    pixels = digits.pixels[generator.integers(len(digits), size=count)]
+    side = pixels.shape[1] // _PATCH
+    patches = pixels.reshape(count, side, _PATCH, side, _PATCH).transpose(0, 1, 3, 2, 4)
+    patches = patches.reshape(count, side * side, _PATCH, _PATCH)
+    order = generator.permuted(np.tile(np.arange(side * side), (count, 1)), axis=1)
+    patches = np.take_along_axis(patches, order[:, :, None, None], axis=1)
+    patches = patches.reshape(count, side, side, _PATCH, _PATCH).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(patches.reshape(pixels.shape))
+
+
+def quilted(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
+    """Each quarter from another digit."""
+    rows = generator.integers(len(digits), size=(4, count))
+    half = digits.pixels.shape[1] // 2
+    quilts = digits.pixels[rows[0]].copy()
+    quilts[:, :half, half:] = digits.pixels[rows[1], :half, half:]
+    quilts[:, half:, :half] = digits.pixels[rows[2], half:, :half]
+    quilts[:, half:, half:] = digits.pixels[rows[3], half:, half:]
+    return quilts
+
+
+def overlaid(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
+    """Two digits of different classes, one written over the other."""
+    first, second = generator.integers(len(digits), size=(2, 2 * count))
+    differ = digits.labels[first] != digits.labels[second]
+    first, second = first[differ][:count], second[differ][:count]
+    return np.maximum(digits.pixels[first], digits.pixels[second])
+
+
+def mirrored(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
+    """Digits seen in a mirror, but for those that stay digits."""
+    rows = np.flatnonzero(np.isin(digits.labels, _LOPSIDED))
+    return np.ascontiguousarray(digits.pixels[generator.choice(rows, size=count), :, ::-1])
+
+
+def bold(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
+    """Mirrored digits in strokes two pixels wider than the pen's."""
+    pixels = np.pad(mirrored(digits, count, generator), ((0, 0), (1, 1), (1, 1)))
+    size = digits.pixels.shape[1]
+    shifts = [pixels[:, y : y + size, x : x + size] for y in range(3) for x in range(3)]
+    return np.maximum.reduce(shifts)
+
+
+KINDS: Mapping[str, Callable[[Images, int, np.random.Generator], Pixels]] = {
+    kind.__name__: kind for kind in (shuffled, quilted, overlaid, mirrored, bold)
+}
+
+
+def make_unfamiliar(digits: Images, count: int, seed: int) -> Pixels:
+    """`count` images of each kind, (kinds x count, H, W), in the order of `KINDS`."""
+    generator = np.random.default_rng(seed)
+    return np.concatenate([make(digits, count, generator) for make in KINDS.values()])
