@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sklearn.metrics import roc_auc_score
-
 from model.calibration import apply_temperature
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.engine import Engine
@@ -30,6 +28,7 @@ from training.fitting import (
 )
 from training.metrics import Labels, score
 from training.pseudo_ood import KINDS, make_unfamiliar
+from training.selective import auroc
 
 PASSES = 50
 # Far from the seeds of `evaluate`, which begin at 0.
@@ -227,9 +226,3 @@ def _try_rate(
         ),
         digits,
     )
-
-
-def auroc(familiar: Array, unfamiliar: Array) -> float:
-    """Probability that an unfamiliar image has the higher score; ties count half."""
-    is_unfamiliar = [0] * len(familiar) + [1] * len(unfamiliar)
-    return float(roc_auc_score(is_unfamiliar, [*familiar, *unfamiliar]))

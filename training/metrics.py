@@ -90,14 +90,14 @@ def calibration_error(
     """
     p = np.asarray(probs, dtype=np.float64)
     correct = p.argmax(axis=1) == np.asarray(labels)
-    return confidence_gap(p.max(axis=1), correct, bins=bins, binning=binning)
+    confidence = p.max(axis=1)
+    return confidence_gap(confidence, correct, bin_numbers(confidence, bins, binning), bins)
 
 
 def confidence_gap(
-    confidence: Array, correct: NDArray[np.bool_], *, bins: int, binning: Binning
+    confidence: Array, correct: NDArray[np.bool_], index: NDArray[np.int64], bins: int
 ) -> float:
-    """The calibration error of answers with this confidence, (N,), right or not, (N,)."""
-    index = bin_numbers(confidence, bins, binning)
+    """The calibration error of answers in given bins; all arrays (N,)."""
     gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum()) / len(confidence)
 

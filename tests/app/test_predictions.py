@@ -85,7 +85,9 @@ async def test_a_digit_gets_the_networks_own_answer(
     assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-6)
     doubt = entropy(logits.softmax(dim=0).numpy())
     assert answer["predictive_entropy"] == pytest.approx(doubt, rel=1e-3, abs=1e-6)
-    assert answer["decision"] is None
+    threshold = default_checkpoint.calibration["thresholds"]["predict"]
+    accepts = answer["predictive_entropy"] <= threshold
+    assert answer["decision"]["outcome"] == ("accept" if accepts else "abstain")
     assert answer["model"] == {"name": "mnist", "version": default_checkpoint.version}
     assert answer.keys() == always(Prediction)
 
@@ -152,7 +154,9 @@ async def test_the_fields_of_an_mc_answer_fit_each_other(
     assert answer["mutual_information"] == pytest.approx(
         answer["predictive_entropy"] - answer["expected_entropy"], abs=1e-6
     )
-    assert answer["decision"] is None
+    threshold = default_checkpoint.calibration["thresholds"]["mc"]
+    accepts = answer["predictive_entropy"] <= threshold
+    assert answer["decision"]["outcome"] == ("accept" if accepts else "abstain")
     assert answer["model"] == {"name": "mnist", "version": default_checkpoint.version}
 
 

@@ -102,10 +102,12 @@ def assert_close(found: Any, promised: Any) -> None:
 
 @pytest.mark.slow
 def test_the_first_table_says_what_the_server_answers(server: RunningServer) -> None:
-    for name in ("7", "doubtful"):
+    for name in ("7", "doubtful", "not_a_digit"):
         row = next(line for line in README.splitlines() if f"tests/samples/{name}.png)" in line)
         answer = post(server, "/predict/mc?seed=1", SAMPLES / f"{name}.png")
-        assert f"predictive entropy {answer['predictive_entropy']:.3f}" in row
+        assert f"predictive entropy {answer['predictive_entropy']:.3f}: " in row
+        decision = answer["decision"]
+        assert f": {', '.join(filter(None, [decision['outcome'], decision['reason']]))} |" in row
         leaders = sorted(enumerate(answer["votes"]), key=lambda each: -each[1])
         assert f"{leaders[0][1]} of 50" in row
         assert f"say {leaders[0][0]}" in row
