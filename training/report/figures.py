@@ -1,0 +1,268 @@
+"""The report's figures, each made from its measurement; SVG and PNG.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; line styles and markers tell the
+same story in black and white.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from training.report.subject import ABSTAINING_SCORE
+
+_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#666666",
+)
+_STYLES = [
+    {"color": _BLUE, "linestyle": "-", "marker": "o"},
+    {"color": _ORANGE, "linestyle": "--", "marker": "s"},
+    {"color": _GREEN, "linestyle": "-.", "marker": "^"},
+    {"color": _PINK, "linestyle": ":", "marker": "D"},
+]
+_SETTINGS = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    # Identifiers in SVG files are hashes: with this the same figure has the same bytes.
+    "svg.hashsalt": "dropserve",
+}
+_WIDTH = 7.0  # inches
+
+
+def save_figures(report: Mapping[str, Any], folder: Path) -> list[str]:
+    """Draws what the report has measured; returns the names of the figures, without endings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    with mpl.rc_context(_SETTINGS):
+        for name, (section, draw) in _FIGURES.items():
+            if section not in report:
+                continue
+            figure = draw(report[section])
+            for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+                figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
+            names.append(name)
+    return names
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def draw_reliability(scores: Mapping[str, Any]) -> Figure:
+    """Accuracy against confidence, and below how many answers have that confidence."""
+    figure, axes = _figure(4.6, 2, 2, sharex=True, height_ratios=[3, 1])
+    for column, (title, bins) in enumerate(scores["reliability"].items()):
+        images = np.array(bins["images"])
+        filled = images > 0
+        confidence = np.array(bins["confidence"])[filled]
+        accuracy = np.array(bins["accuracy"])[filled]
+        # Of n answers of confidence p, a share within two standard errors of p is expected.
+        spread = 2 * np.sqrt(confidence * (1 - confidence) / images[filled])
+        above, below = axes[0, column], axes[1, column]
+        above.plot([0, 1], [0, 1], color=_GREY, linestyle="--", label="calibrated")
+        above.fill_between(
+            confidence,
+            np.clip(confidence - spread, 0, 1),
+            np.clip(confidence + spread, 0, 1),
+            color=_GREY,
+            alpha=0.2,
+            label="± 2 standard errors",
+        )
+        above.plot(confidence, accuracy, color=_BLUE, marker="o", label="observed")
+        row = scores["rows"][f"{title}, calibrated"]
+        above.set_title(f"{title}, calibrated: ECE {row['ece']:.4f}")
+        above.set_ylim(0, 1.02)
+        edges = np.linspace(0, 1, len(images) + 1)
+        below.stairs(images, edges, fill=True, color=_SKY)
+        below.set_yscale("symlog", linthresh=1)
+        below.set_ylim(bottom=0)
+        below.set_xlabel("confidence")
+    axes[0, 0].set_ylabel("share that is right")
+    axes[0, 0].legend(loc="upper left")
+    axes[1, 0].set_ylabel("answers")
+    return figure
+
+
+def draw_risk_coverage(abstaining: Mapping[str, Any]) -> Figure:
+    """Error among the accepted against how many are accepted."""
+    figure, axes = _figure(3.8)
+    names = [
+        "1 - confidence, deterministic",
+        ABSTAINING_SCORE,
+        "mutual information, MC",
+        "oracle",
+    ]
+    for name, style in zip(names, _STYLES, strict=True):
+        curve = abstaining["curves"][name]
+        area = abstaining["aurc_oracle"] if name == "oracle" else abstaining["aurc"][name]
+        label = f"{name} (AURC {1e4 * area:.2f}e-4)"
+        axes.plot(
+            curve["coverage"],
+            100 * np.array(curve["risk"]),
+            label=label,
+            markevery=20,
+            markersize=4,
+            **style,
+        )
+    decided = abstaining["decisions"]["mc"]
+    if decided:
+        axes.plot(
+            decided["coverage"],
+            100 * decided["error"],
+            marker="*",
+            markersize=14,
+            linestyle="",
+            color="black",
+            label="the stored threshold",
+        )
+    axes.set_xlabel("coverage: share of answers accepted")
+    axes.set_ylabel("error among them, %")
+    axes.set_xlim(0.5, 1)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def draw_rotated_digit(rotated: Mapping[str, Any]) -> Figure:
+    """Every pass's probability of the favourite classes, for one digit as it turns."""
+    probs = np.array(rotated["probabilities"])  # (angles, T, C)
+    favourites = np.argsort(-probs.mean(axis=1).max(axis=0), kind="stable")[:4]
+    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
+    grid = figure.add_gridspec(2, len(rotated["angles"]), height_ratios=[5, 1])
+    axes = figure.add_subplot(grid[0, :])
+    for order, (digit, style) in enumerate(zip(favourites, _STYLES, strict=False)):
+        for column in range(len(probs)):
+            values = probs[column, :, digit]
+            place = column + (order - 1.5) * 0.18
+            axes.plot(
+                np.full(len(values), place),
+                values,
+                marker="_",
+                markersize=7,
+                linestyle="",
+                color=style["color"],
+                alpha=0.25,
+                rasterized=True,
+            )
+            axes.plot(
+                place,
+                values.mean(),
+                marker=style["marker"],
+                markersize=5,
+                linestyle="",
+                color=style["color"],
+                label=str(digit) if column == 0 else None,
+            )
+    axes.set_xticks(range(len(probs)), [f"{angle}°" for angle in rotated["angles"]])
+    axes.set_xlim(-0.6, len(probs) - 0.4)
+    axes.set_ylabel("probability: passes, and their mean")
+    axes.legend(title="digit", ncols=4, loc="upper center")
+    for column, pixels in enumerate(rotated["pixels"]):
+        _show(figure.add_subplot(grid[1, column]), pixels)
+    return figure
+
+
+def draw_rotation(rotation: Mapping[str, Any]) -> Figure:
+    """Accuracy, calibration error, doubt and acceptance of all test images as they turn."""
+    figure, axes = _figure(4.2, 2, 2, sharex=True)
+    words = {
+        "accuracy": "accuracy",
+        "ece": "ECE, calibrated",
+        "entropy": "mean predictive entropy, nats",
+        "accepted": "share accepted",
+    }
+    for place, (name, word), style in zip(axes.flat, words.items(), _STYLES, strict=True):
+        place.plot(rotation["angles"], rotation[name], markersize=4, **style)
+        place.set_ylabel(word)
+        place.set_ylim(bottom=0)
+        place.set_xticks(rotation["angles"][::2])
+    for place in axes[1]:
+        place.set_xlabel("angle, degrees")
+    return figure
+
+
+def draw_unfamiliar(unfamiliar: Mapping[str, Any]) -> Figure:
+    """How predictive entropy spreads over digits and over what is no digit."""
+    figure, axes = _figure(3.4)
+    edges = unfamiliar["edges"]
+    axes.stairs(
+        unfamiliar["digits"], edges, fill=True, color=_GREY, alpha=0.4, label="MNIST's test digits"
+    )
+    others = {name: each for name, each in unfamiliar["sets"].items() if "auroc" in each}
+    for (name, other), style in zip(others.items(), _STYLES, strict=False):
+        axes.stairs(
+            other["histogram"],
+            edges,
+            color=style["color"],
+            linestyle=style["linestyle"],
+            linewidth=1.8,
+            label=f"{name}: AUROC {other['auroc'][ABSTAINING_SCORE]:.3f}",
+        )
+    axes.set_yscale("log")
+    axes.set_xlabel("predictive entropy of 50 passes, nats")
+    axes.set_ylabel("share of images")
+    axes.legend()
+    return figure
+
+
+def draw_convergence(convergence: Mapping[str, Any]) -> Figure:
+    """Error of mean and variance against the number of passes."""
+    figure, axes = _figure(3.4, 1, 2)
+    for place, name in zip(axes, ("mean", "variance"), strict=True):
+        for (estimator, errors), style in zip(convergence["rmse"].items(), _STYLES, strict=False):
+            place.loglog(
+                convergence["passes"], errors[name], label=estimator, markersize=4, **style
+            )
+        place.set_title(name)
+        place.set_xlabel("passes")
+    axes[0].set_ylabel("root mean square error")
+    axes[0].legend()
+    return figure
+
+
+def draw_gallery(gallery: Mapping[str, Any]) -> Figure:
+    """Digits with what they are, what the network says and how much it doubts."""
+    columns = 10
+    shown = gallery["images"]
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(_WIDTH, 0.95 * rows + 0.3), layout="constrained")
+    grid = figure.add_gridspec(rows, columns)
+    for number, image in enumerate(shown):
+        axes = figure.add_subplot(grid[number // columns, number % columns])
+        _show(axes, image["pixels"])
+        axes.set_title(f"{image['label']}: {image['answer']}  {image['entropy']:.2f}", fontsize=7)
+    figure.suptitle(gallery["title"], fontsize=10)
+    return figure
+
+
+def _show(axes: Axes, pixels: Any) -> None:
+    axes.imshow(np.array(pixels), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_axis_off()
+
+
+_FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Figure]]] = {
+    "reliability": ("scores", draw_reliability),
+    "risk_coverage": ("abstaining", draw_risk_coverage),
+    "unfamiliar": ("unfamiliar", draw_unfamiliar),
+    "rotated_digit": ("rotated_digit", draw_rotated_digit),
+    "rotation": ("rotation", draw_rotation),
+    "convergence": ("convergence", draw_convergence),
+    "doubtful": ("doubtful", draw_gallery),
+    "errors": ("errors", draw_gallery),
+}
