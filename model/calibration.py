@@ -15,6 +15,7 @@ from model.uncertainty import Array, Probs
 
 Kind = Literal["predict", "mc"]
 
+_TINY = float(np.finfo(np.float64).tiny)
 _TEMPERATURE_KEYS: dict[Kind, str] = {"predict": "temperature", "mc": "mc_temperature"}
 
 
@@ -77,7 +78,7 @@ def apply_temperature(probs: Probs, temperature: float) -> Array:
     p = np.asarray(probs, dtype=np.float64)
     if temperature == 1:
         return p
-    scaled = np.log(np.maximum(p, np.finfo(np.float64).tiny)) / temperature
+    scaled = np.log(np.maximum(p, _TINY)) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     result: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return result

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from model.uncertainty import Array
+from model.uncertainty import Probs
 
 Outcome = Literal["accept", "abstain"]
 Reason = Literal["ambiguous", "unfamiliar", "several_digits"]
@@ -25,12 +25,16 @@ class Decision(NamedTuple):
 
     outcome: Outcome
     reason: Reason | None
-    score: float
+    score: float | np.float32
     threshold: float
 
 
 def decide(
-    mean: Array, score: float, threshold: float | None, *, several_digits: bool = False
+    mean: Probs,
+    score: float | np.float32,
+    threshold: float | None,
+    *,
+    several_digits: bool = False,
 ) -> Decision | None:
     """Accepts up to the threshold; beyond it says whether two classes compete, or none fits.
 

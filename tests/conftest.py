@@ -20,7 +20,7 @@ from app.factory import create_app
 from app.schemas import McParameters
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
-from training.data import DATA_DIR_VARIABLE, find_mnist_folder
+from training.data import DATA_DIR_VARIABLE, find_folder
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = Path(__file__).parent / "samples"
@@ -67,7 +67,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 def mnist_folder() -> Path:
     """Where MNIST's files are: in the folder of DROPSERVE_DATA_DIR, or in ../shared/data."""
     folder = Path(os.environ.get(DATA_DIR_VARIABLE) or ROOT.parent / "shared" / "data")
-    mnist = find_mnist_folder(folder)
+    mnist = find_folder(folder)
     if not any(mnist.glob("t10k-images-idx3-ubyte*")):
         pytest.skip(f"no MNIST in {folder}; name a folder that has it in {DATA_DIR_VARIABLE}")
     return mnist

@@ -7,10 +7,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model.checkpoint import Checkpoint
 from model.engine import Engine
 from model.masks import Estimator, Passes
 from model.mlp import MLP, round_rate
 from model.uncertainty import Array, summarise
+from training.data import DATASETS, Dataset
+from training.errors import TrainingError
 
 Pixels = NDArray[np.uint8]
 
@@ -87,3 +90,17 @@ def with_rates(network: MLP, rates: tuple[float, ...]) -> MLP:
         other = MLP(replace(network.config, dropout_rates=rounded))
     other.load_state_dict(network.state_dict(), assign=True)
     return other.requires_grad_(False)
+
+
+def dataset_of(checkpoint: Checkpoint) -> Dataset:
+    """The data set that the checkpoint was trained on.
+
+    Raises:
+        TrainingError: it is none that can be loaded.
+    """
+    try:
+        return DATASETS[checkpoint.name]
+    except KeyError as error:
+        raise TrainingError(
+            f"the checkpoint was trained on {checkpoint.name!r}; known are {', '.join(DATASETS)}"
+        ) from error

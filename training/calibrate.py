@@ -16,9 +16,9 @@ from model.engine import Engine
 from model.errors import CheckpointError
 from model.masks import Estimator
 from model.uncertainty import Array, entropy
-from training.answers import McAnswers, Pixels, predict_all, sample_all, with_rates
+from training.answers import McAnswers, Pixels, dataset_of, predict_all, sample_all, with_rates
 from training.config import CalibrationRules
-from training.data import Images, load_mnist
+from training.data import Images, load_images
 from training.errors import TrainingError
 from training.fitting import (
     abstention_threshold,
@@ -70,7 +70,7 @@ def calibrate(
     Args:
         checkpoint_path: what to calibrate; its present calibration does not matter.
         output: where it goes, perhaps the same file.
-        data_dir: see `training.data.load_mnist`.
+        data_dir: see `training.data.load_images`.
         rules: see there.
 
     Raises:
@@ -196,7 +196,7 @@ def _validation_images(checkpoint: Checkpoint, data_dir: Path | None) -> Images:
             "the checkpoint does not say which images were held out of its training; "
             "dropserve-train train writes it"
         ) from error
-    images = load_mnist("train", data_dir)
+    images = load_images("train", data_dir, dataset_of(checkpoint))
     return images[len(images) - count :]
 
 

@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
     _add_run_arguments(train, Path("runs/mnist.safetensors"), TrainConfig)
     train.add_argument(
+        "--dataset",
+        choices=("mnist", "fashion-mnist", "kmnist"),
+        default="mnist",
+        help="the images to train on",
+    )
+    train.add_argument(
         "--teacher",
         type=Path,
         nargs="+",
@@ -86,13 +92,24 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="score a checkpoint on the test images",
+        help="measure a checkpoint on the test images and write a report",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     evaluate.set_defaults(command=_evaluate)
     _add_data_dir(evaluate)
     evaluate.add_argument(
         "--checkpoint", type=Path, help="the checkpoint to score; without it the default one"
+    )
+    evaluate.add_argument(
+        "--output", type=Path, default=Path("runs/report"), help="folder of the report"
+    )
+    evaluate.add_argument("--against", type=Path, help="a checkpoint to compare with")
+    evaluate.add_argument(
+        "--also", type=Path, nargs="+", default=[], help="checkpoints of other seeds: their spread"
+    )
+    evaluate.add_argument("--card", type=Path, help="where to write the model card, if anywhere")
+    evaluate.add_argument(
+        "--quick", action="store_true", help="print the scores and write no report"
     )
     evaluate.add_argument("--passes", type=int, default=50, help="stochastic passes per image")
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the dropout masks")
@@ -126,12 +143,12 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         type=Path,
-        help="folder with MNIST's four IDX files; without it they are downloaded",
+        help="folder with the four IDX files; without it they are downloaded",
     )
 
 
 def _train(options: argparse.Namespace) -> None:
-    from training.data import load_mnist
+    from training.data import DATASETS, load_images
     from training.teacher import load_teacher
     from training.train import train
 
@@ -140,7 +157,7 @@ def _train(options: argparse.Namespace) -> None:
     device = _device(options.device)
     checkpoint = train(
         config,
-        load_mnist("train", options.data_dir),
+        load_images("train", options.data_dir, DATASETS[options.dataset]),
         options.output,
         device=device,
         resume=options.resume,
@@ -152,13 +169,13 @@ def _train(options: argparse.Namespace) -> None:
 
 def _train_teacher(options: argparse.Namespace) -> None:
     from training.convnet import train_convnet
-    from training.data import load_mnist
+    from training.data import load_images
 
     network = train_convnet(
         TeacherConfig(
             **{field.name: getattr(options, field.name) for field in fields(TeacherConfig)}
         ),
-        load_mnist("train", options.data_dir),
+        load_images("train", options.data_dir),
         options.output,
         device=_device(options.device),
         resume=options.resume,
@@ -185,10 +202,22 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from training.evaluate import evaluate
+    from training.evaluate import EvaluateOptions, evaluate
 
     _use_one_thread()
-    evaluate(options.checkpoint, options.data_dir, passes=options.passes, seed=options.seed)
+    evaluate(
+        EvaluateOptions(
+            options.checkpoint,
+            options.output,
+            options.data_dir,
+            passes=options.passes,
+            seed=options.seed,
+            against=options.against,
+            also=options.also,
+            card=options.card,
+            is_quick=options.quick,
+        )
+    )
 
 
 def _use_one_thread() -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
-from training.answers import Pixels
-from training.data import Images, load_images, load_unfamiliar
+from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from training.answers import Pixels, dataset_of
+from training.data import KMNIST, NOTMNIST, Images, load_images, load_unfamiliar
 from training.errors import TrainingError
 from training.report.convergence import measure_convergence
 from training.report.figures import save_figures
@@ -21,7 +21,7 @@ from training.report.shifts import measure_rotated_digit, measure_rotation, meas
 from training.report.subject import Subject, answer_all
 
 # Image sets that are no digits; of the network's own data set nothing is unfamiliar.
-UNFAMILIAR = ("notmnist", "kmnist")
+UNFAMILIAR = (NOTMNIST, KMNIST)
 # Numbers are written with so many significant digits: more differ between machines.
 _DIGITS = 8
 
@@ -61,7 +61,7 @@ def evaluate(options: EvaluateOptions) -> None:
         TrainingError: the data cannot be used.
     """
     checkpoint = load_checkpoint(options.checkpoint or DEFAULT_CHECKPOINT)
-    images = load_images("test", options.data_dir, _dataset(checkpoint))
+    images = load_images("test", options.data_dir, dataset_of(checkpoint))
     subject = answer_all(checkpoint, images, passes=options.passes, seed=options.seed)
     report = _describe(subject)
     report["scores"] = measure_scores(subject)
@@ -74,7 +74,7 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.is_quick:
         print(headline(report))
         return
-    report["unfamiliar"] = measure_unfamiliar(subject, _unfamiliar(checkpoint, options.data_dir))
+    report["unfamiliar"] = measure_unfamiliar(subject, _unfamiliar(images, options.data_dir))
     measures: dict[str, Callable[[Subject], dict[str, Any]]] = {
         "rotated_digit": measure_rotated_digit,
         "rotation": measure_rotation,
@@ -140,20 +140,16 @@ def _seed_row(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _dataset(checkpoint: Checkpoint) -> str:
-    return str(checkpoint.training.get("dataset", "mnist"))
-
-
-def _unfamiliar(checkpoint: Checkpoint, data_dir: Path | None) -> dict[str, Pixels | str]:
+def _unfamiliar(images: Images, data_dir: Path | None) -> dict[str, Pixels | str]:
     """Each set's images, or why there are none."""
     found: dict[str, Pixels | str] = {}
-    for name in UNFAMILIAR:
-        if name == _dataset(checkpoint):
+    for dataset in UNFAMILIAR:
+        if dataset == images.dataset:
             continue
         try:
-            found[name] = load_unfamiliar(name, data_dir)
+            found[dataset.title] = load_unfamiliar(dataset, data_dir)
         except TrainingError as error:
-            found[name] = str(error)
+            found[dataset.title] = str(error)
     return found
 
 

@@ -26,7 +26,7 @@ from model.masks import draw_masks
 from model.mlp import MLP, MLPConfig
 from model.preprocessing import normalise
 from training.config import TrainConfig
-from training.data import FILES, MD5, Images
+from training.data import FILES, MNIST, Images
 from training.epochs import DROPOUT, WEIGHTS, Epoch, FreshImages, make_epochs, stream_seed
 from training.errors import TrainingError
 from training.metrics import Scores, score
@@ -99,6 +99,8 @@ def train(
     """
     files = RunFiles(output)
     recipe = _recipe(config, teacher)
+    if images.dataset is not MNIST:
+        recipe["dataset"] = images.dataset.name
     if resume and not files.state.exists() and output.exists():
         return _finished(recipe, output)
     if not resume and files.state.exists():
@@ -149,11 +151,11 @@ def train(
     checkpoint = Checkpoint(
         network,
         training={
-            "dataset": "mnist",
+            "dataset": images.dataset.name,
             "recipe": {name: value for name, value in recipe.items() if name != "seed"},
             "dropout_rates": list(config.dropout),
             "seed": config.seed,
-            "data_md5": {name: MD5[name] for name in FILES["train"]},
+            "data_md5": {name: images.dataset.md5[name] for name in FILES["train"]},
         },
         metrics={
             "validation": {
@@ -181,6 +183,7 @@ def _start(config: TrainConfig, training: Images, device: torch.device) -> Run:
     scaled = training.pixels / np.float32(255)
     network_config = MLPConfig(
         dropout_rates=config.rounded_rates(),
+        labels=training.dataset.labels,
         mean=round(float(scaled.mean(dtype=np.float64)), 4),
         std=round(float(scaled.std(dtype=np.float64)), 4),
     )

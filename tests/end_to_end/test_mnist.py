@@ -9,13 +9,13 @@ from PIL import Image
 
 from model.checkpoint import Checkpoint
 from model.preprocessing import normalise
-from training.data import load_mnist
+from training.data import load_images
 
 
 async def test_every_test_image_gets_the_digit_of_the_network_called_directly(
     client: httpx.AsyncClient, default_checkpoint: Checkpoint, mnist_folder: Path
 ) -> None:
-    pixels = load_mnist("test", mnist_folder).pixels  # (10000, 28, 28)
+    pixels = load_images("test", mnist_folder).pixels  # (10000, 28, 28)
     network = default_checkpoint.network
     with torch.inference_mode():
         direct: list[int] = network(normalise(pixels, network.config)).argmax(dim=1).tolist()

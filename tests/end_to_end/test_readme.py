@@ -36,7 +36,7 @@ SET_UPS = [command for command, _ in commands() if command.startswith("python3 -
 SHORTENED = {
     "dropserve bench engine": "--rounds 2 --images 1 --passes 100",
     "dropserve bench http --connections 16 --duration 4 --rounds 3": "--duration 1 --rounds 1",
-    "dropserve-train evaluate": "",
+    "dropserve-train evaluate": "--quick",
     "dropserve-train train": "--epochs 1 --output {tmp}/net.safetensors",
 }
 
@@ -116,8 +116,11 @@ def test_the_first_table_says_what_the_server_answers(server: RunningServer) -> 
 @pytest.mark.slow
 def test_evaluate_prints_the_figures(mnist_folder: Path) -> None:
     promised = next(output for command, output in commands() if command.endswith("evaluate"))
-    done = run("dropserve-train evaluate", ROOT, DROPSERVE_DATA_DIR=str(mnist_folder))
+    command = f"dropserve-train evaluate {SHORTENED['dropserve-train evaluate']}"
+    done = run(command, ROOT, DROPSERVE_DATA_DIR=str(mnist_folder))
     assert done.returncode == 0, done.stderr
+    # What takes minutes is left out: other images than MNIST's, and the report.
+    promised = re.sub(r"^(AUROC|report).*\n", "", promised, flags=re.MULTILINE)
     number = re.compile(r"\d+\.\d+")
     assert number.sub("#", done.stdout.strip()) == number.sub("#", promised.strip())
     for found, stated in zip(

@@ -14,7 +14,7 @@ from model.errors import ImageError, InvalidPixelsError, NoInkError
 from model.mlp import MLPConfig
 from model.preprocessing import Pixels, follows_convention, normalise, preprocess_image
 from tests.samples.draw import draw_digit
-from training.data import load_mnist
+from training.data import load_images
 
 MIDDLE = 14  # the centre of mass, in pixel numbers, that MNIST's images have
 
@@ -80,7 +80,7 @@ def test_an_image_in_the_convention_passes_unchanged(digit: int) -> None:
 
 
 def test_all_10000_test_images_of_mnist_pass_unchanged(mnist_folder: Path) -> None:
-    images = load_mnist("test", mnist_folder).pixels
+    images = load_images("test", mnist_folder).pixels
     assert len(images) == 10_000
     assert all(follows_convention(image) for image in images)
     assert all(preprocess_image(image).tobytes() == image.tobytes() for image in images)

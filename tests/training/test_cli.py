@@ -59,7 +59,9 @@ class Recorder:
 def record(monkeypatch: pytest.MonkeyPatch, failure: BaseException | None = None) -> Recorder:
     recorder = Recorder(failure)
     monkeypatch.setattr(training.train, "train", recorder)
-    monkeypatch.setattr(training.data, "load_mnist", lambda split, data_dir: (split, data_dir))
+    monkeypatch.setattr(
+        training.data, "load_images", lambda split, data_dir, *dataset: (split, data_dir, *dataset)
+    )
     return recorder
 
 
@@ -67,7 +69,7 @@ def test_the_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None
     assert run("--help") == 0
     out = capsys.readouterr().out
     assert "train a network and save its checkpoint" in out
-    assert "score a checkpoint on the test images" in out
+    assert "measure a checkpoint on the test images" in out
 
 
 @pytest.mark.parametrize("field", fields(TrainConfig), ids=lambda field: str(field.name))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from training import data
-from training.data import FILES, MIRRORS, find_mnist_folder, load_mnist, parse_idx
+from training.data import FILES, MNIST, find_folder, load_images, parse_idx
 from training.errors import TrainingError
 
 PIXELS, LABELS = FILES["train"]
@@ -35,7 +35,7 @@ CONTENTS = {
 def tiny_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The checksums of the tiny files, and a cache of the test's own."""
     for name, content in CONTENTS.items():
-        monkeypatch.setitem(data.MD5, name, hashlib.md5(content).hexdigest())
+        monkeypatch.setitem(data.MNIST.md5, name, hashlib.md5(content).hexdigest())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("DROPSERVE_DATA_DIR", raising=False)
 
@@ -55,8 +55,8 @@ class Mirrors:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         url = str(request.url)
         self.asked.append(url)
-        number = next(i for i, mirror in enumerate(MIRRORS) if url.startswith(mirror))
-        return self.answers[number](url.removeprefix(MIRRORS[number]))
+        number = next(i for i, mirror in enumerate(MNIST.mirrors) if url.startswith(mirror))
+        return self.answers[number](url.removeprefix(MNIST.mirrors[number]))
 
 
 def serve_intact(file: str) -> httpx.Response:
@@ -111,7 +111,7 @@ def fill(folder: Path, *, gzipped: bool = False) -> Path:
 def refusal(data_dir: Path | None = None, client: httpx.Client | None = None) -> str:
     """The message of the refusal: one line."""
     with pytest.raises(TrainingError) as caught:
-        load_mnist("train", data_dir, client=client)
+        load_images("train", data_dir, client=client)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     return message
@@ -177,7 +177,7 @@ def test_a_size_that_overflows_is_refused() -> None:
 @pytest.mark.parametrize("subfolder", ["", "mnist"])
 def test_a_given_folder_is_read(tmp_path: Path, subfolder: str, gzipped: bool) -> None:
     fill(tmp_path / "given" / subfolder, gzipped=gzipped)
-    images = load_mnist("train", tmp_path / "given")
+    images = load_images("train", tmp_path / "given")
     assert images.pixels.tolist() == [
         [[244, 245], [246, 247]],
         [[248, 249], [250, 251]],
@@ -189,12 +189,12 @@ def test_a_given_folder_is_read(tmp_path: Path, subfolder: str, gzipped: bool) -
 
 
 def test_the_test_split_has_files_of_its_own(tmp_path: Path) -> None:
-    images = load_mnist("test", fill(tmp_path / "given"))
+    images = load_images("test", fill(tmp_path / "given"))
     assert (len(images), images.labels.tolist()) == (1, [5])
 
 
 def test_a_slice_of_the_images_keeps_pixels_and_labels_together(tmp_path: Path) -> None:
-    rest = load_mnist("train", fill(tmp_path / "given"))[1:]
+    rest = load_images("train", fill(tmp_path / "given"))[1:]
     assert (len(rest), rest.labels.tolist()) == (2, [0, 9])
     assert rest.pixels[0].tolist() == [[248, 249], [250, 251]]
 
@@ -202,14 +202,14 @@ def test_a_slice_of_the_images_keeps_pixels_and_labels_together(tmp_path: Path) 
 def test_an_empty_subfolder_does_not_hide_the_files_beside_it(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "mnist").mkdir()
-    assert find_mnist_folder(tmp_path) == tmp_path
+    assert find_folder(tmp_path) == tmp_path
 
 
 def test_the_environment_names_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirrors: Mirrors, client: httpx.Client
 ) -> None:
     monkeypatch.setenv("DROPSERVE_DATA_DIR", str(fill(tmp_path / "given")))
-    assert len(load_mnist("train", client=client)) == 3
+    assert len(load_images("train", client=client)) == 3
     assert mirrors.asked == []
 
 
@@ -217,7 +217,7 @@ def test_the_argument_comes_before_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DROPSERVE_DATA_DIR", str(tmp_path / "nowhere"))
-    assert len(load_mnist("train", fill(tmp_path / "given"))) == 3
+    assert len(load_images("train", fill(tmp_path / "given"))) == 3
 
 
 def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -268,9 +268,9 @@ def test_a_damaged_given_file_is_named_and_never_replaced(
 def test_a_download_fills_the_cache_and_is_not_repeated(
     cache: Path, mirrors: Mirrors, client: httpx.Client
 ) -> None:
-    first = load_mnist("train", client=client)
-    assert mirrors.asked == [f"{MIRRORS[0]}{PIXELS}.gz", f"{MIRRORS[0]}{LABELS}.gz"]
-    again = load_mnist("train", client=client)
+    first = load_images("train", client=client)
+    assert mirrors.asked == [f"{MNIST.mirrors[0]}{PIXELS}.gz", f"{MNIST.mirrors[0]}{LABELS}.gz"]
+    again = load_images("train", client=client)
     assert len(mirrors.asked) == 2
     assert first.labels.tolist() == again.labels.tolist() == [7, 0, 9]
     assert np.array_equal(first.pixels, again.pixels)
@@ -279,7 +279,7 @@ def test_a_download_fills_the_cache_and_is_not_repeated(
 def test_a_download_leaves_the_files_and_no_temporary_ones(
     cache: Path, client: httpx.Client
 ) -> None:
-    load_mnist("train", client=client)
+    load_images("train", client=client)
     assert {path.name for path in cache.iterdir()} == {f"{PIXELS}.gz", f"{LABELS}.gz"}
     assert gzip.decompress((cache / f"{LABELS}.gz").read_bytes()) == CONTENTS[LABELS]
 
@@ -287,7 +287,7 @@ def test_a_download_leaves_the_files_and_no_temporary_ones(
 def test_progress_goes_to_stderr_and_names_the_file(
     client: httpx.Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load_mnist("train", client=client)
+    load_images("train", client=client)
     out, err = capsys.readouterr()
     assert out == ""
     assert PIXELS in err
@@ -302,9 +302,9 @@ def test_the_second_mirror_is_asked_where_the_first_fails(
     mirrors: Mirrors, client: httpx.Client, failure: Callable[[str], httpx.Response]
 ) -> None:
     mirrors.answers[0] = failure
-    assert load_mnist("train", client=client).labels.tolist() == [7, 0, 9]
+    assert load_images("train", client=client).labels.tolist() == [7, 0, 9]
     assert mirrors.asked == [
-        f"{mirror}{name}.gz" for name in (PIXELS, LABELS) for mirror in MIRRORS
+        f"{mirror}{name}.gz" for name in (PIXELS, LABELS) for mirror in MNIST.mirrors
     ]
 
 
@@ -319,8 +319,8 @@ def test_a_mirror_that_gives_the_file_decompressed_is_understood(
         )
 
     mirrors.answers[0] = serve_encoded
-    assert load_mnist("train", client=client).labels.tolist() == [7, 0, 9]
-    assert load_mnist("train", client=client).labels.tolist() == [7, 0, 9]
+    assert load_images("train", client=client).labels.tolist() == [7, 0, 9]
+    assert load_images("train", client=client).labels.tolist() == [7, 0, 9]
     assert len(mirrors.asked) == 2
 
 
@@ -332,13 +332,13 @@ def test_a_damaged_cached_file_is_named_and_fetched_again(
     damage: Callable[[bytes], bytes],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    load_mnist("train", client=client)
+    load_images("train", client=client)
     mirrors.asked.clear()
     path = cache / f"{LABELS}.gz"
     path.write_bytes(damage(path.read_bytes()))
     capsys.readouterr()
-    assert load_mnist("train", client=client).labels.tolist() == [7, 0, 9]
-    assert mirrors.asked == [f"{MIRRORS[0]}{LABELS}.gz"]
+    assert load_images("train", client=client).labels.tolist() == [7, 0, 9]
+    assert mirrors.asked == [f"{MNIST.mirrors[0]}{LABELS}.gz"]
     out, err = capsys.readouterr()
     assert out == ""
     assert f"{path} is corrupt or partial; fetching it again" in err
@@ -357,7 +357,7 @@ def test_offline_without_data_is_one_line_that_says_what_to_do(
     assert f"neither in {cache} nor can it be downloaded" in message
     assert "connect to the internet" in message
     assert "--data-dir or DROPSERVE_DATA_DIR" in message
-    assert all(mirror in message for mirror in MIRRORS)
+    assert all(mirror in message for mirror in MNIST.mirrors)
     assert not cache.exists()
 
 
@@ -366,8 +366,8 @@ def test_a_mirrors_refusal_and_a_broken_connection_are_named(
 ) -> None:
     mirrors.answers = [serve_not_found, refuse]
     message = refusal(client=client)
-    assert f"{MIRRORS[0]}{PIXELS}.gz: status 404" in message
-    assert f"{MIRRORS[1]}{PIXELS}.gz: ConnectError: [Errno -3]" in message
+    assert f"{MNIST.mirrors[0]}{PIXELS}.gz: status 404" in message
+    assert f"{MNIST.mirrors[1]}{PIXELS}.gz: ConnectError: [Errno -3]" in message
 
 
 @pytest.mark.parametrize("failure", [serve_cut, serve_another_file, serve_a_web_page])
@@ -409,7 +409,7 @@ def test_a_cache_that_cannot_be_written_is_one_line_that_says_what_to_do(
 
 
 def test_a_given_client_stays_open(client: httpx.Client) -> None:
-    load_mnist("train", client=client)
+    load_images("train", client=client)
     assert not client.is_closed
 
 
@@ -423,7 +423,7 @@ def test_without_xdg_cache_home_the_cache_is_in_the_home_folder(
 
 def test_the_checksums_are_those_of_the_official_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert data.MD5 == {
+    assert data.MNIST.md5 == {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
         "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",

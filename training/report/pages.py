@@ -44,10 +44,10 @@ def report_page(report: Report, figures: Sequence[str]) -> str:
     subject = report["checkpoint"]
     parts = [
         f"# {subject['name']} {subject['version']}",
-        f"{report['images']:,} test images, {report['passes']} passes with independent masks, seeds "
-        f"from {report['seed']} on. Dropout in serving: {_list(subject['serving_rates'], '.3f')}; "
-        f"in training: {_list(subject['training_rates'], '.3f')}. Everything was fitted on "
-        "validation images.",
+        f"{report['images']:,} test images, {report['passes']} passes with independent masks, "
+        f"seeds from {report['seed']} on. Dropout in serving: "
+        f"{_list(subject['serving_rates'], '.3f')}; in training: "
+        f"{_list(subject['training_rates'], '.3f')}. Everything was fitted on validation images.",
         "## Scores",
         scores_table(report),
         _nll_difference(report),
