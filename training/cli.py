@@ -11,6 +11,8 @@ from model.errors import CheckpointError, ModelError
 from training.config import CalibrationRules, TeacherConfig, TrainConfig
 from training.errors import TrainingError
 
+# What fits and draws, and is not needed to train or to serve.
+_TRAIN_EXTRA = ("matplotlib", "scipy", "sklearn")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -22,6 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (TrainingError, ModelError, OSError) as error:
         print(f"dropserve-train: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE if isinstance(error, CheckpointError) else EXIT_FAILED)
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAIN_EXTRA:
+            raise
+        print(
+            f"dropserve-train: {error.name} is not installed; "
+            "pip install 'dropserve[train]' brings what calibrate and evaluate need",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         is_resumable = options.command in (_train, _train_teacher)
         hint = "; add --resume to continue" if is_resumable else ""

@@ -101,7 +101,7 @@ def _write(report: dict[str, Any], options: EvaluateOptions) -> None:
         beside = options.card.parent / "figures"
         beside.mkdir(exist_ok=True)
         for name in CARD_FIGURES:
-            if name in figures:
+            if name in figures and beside.resolve() != (folder / "figures").resolve():
                 shutil.copy(folder / "figures" / f"{name}.svg", beside)
 
 

@@ -62,7 +62,7 @@ def abstention_threshold(
         keeps the bound.
     """
     order = np.argsort(scores, kind="stable")
-    errors = np.cumsum(wrong[order])  # among the n + 1 least doubtful
+    errors = np.cumsum(wrong[order], dtype=np.int64)  # among the n + 1 least doubtful
     bounds = upper_bound(errors, np.arange(1, len(scores) + 1), confidence)
     most = _accepted(len(scores), abstaining_share)
     allowed = np.flatnonzero(bounds[:most] <= accepted_error)

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 import training.data
+import training.evaluate
 import training.train
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.errors import CheckpointError
 from model.mlp import MLP, MLPConfig
 from training.cli import main
 from training.config import TrainConfig
+from training.data import KMNIST, MNIST
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +88,7 @@ def test_every_setting_is_an_option_with_its_help_and_default(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["calibrate"], ["evaluate"]])
 def test_help_never_imports_torch(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     finished = subprocess.run(
@@ -115,14 +117,15 @@ def test_a_bad_data_folder_is_one_line_and_exit_code_1_from_the_shell(tmp_path: 
     assert line.startswith(f"dropserve-train: {tmp_path / 'nowhere'} has no train-images")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "calibrate", "evaluate"])
 def test_a_bad_data_folder_is_one_line_and_exit_code_1(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [command, "--data-dir", str(tmp_path)]
-    if command == "evaluate":
+    if command != "train":
         checkpoint = tmp_path / "net.safetensors"
-        save_checkpoint(checkpoint, Checkpoint(MLP(MLPConfig())))
+        training = {"dataset": "mnist", "recipe": {"validation_images": 10}}
+        save_checkpoint(checkpoint, Checkpoint(MLP(MLPConfig()), training=training))
         arguments += ["--checkpoint", str(checkpoint)]
     assert run(*arguments) == 1
     out, err = capsys.readouterr()
@@ -162,7 +165,7 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     output, data_dir = tmp_path / "net", tmp_path / "data"
     places = ["--output", str(output), "--data-dir", str(data_dir), "--device", "cpu"]
     assert run("train", *arguments, *places, "--resume") == 0
-    assert recorder.arguments == (wanted, ("train", data_dir), output)
+    assert recorder.arguments == (wanted, ("train", data_dir, MNIST), output)
     assert recorder.options == {"device": torch.device("cpu"), "resume": True, "teacher": None}
 
 
@@ -171,9 +174,15 @@ def test_without_options_the_run_has_the_defaults(monkeypatch: pytest.MonkeyPatc
     assert run("train") == 0
     config, images, output = recorder.arguments
     assert config == TrainConfig()
-    assert images == ("train", None)
+    assert images == ("train", None, MNIST)
     assert output == Path("runs/mnist.safetensors")
     assert recorder.options["resume"] is False
+
+
+def test_another_data_set_reaches_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = record(monkeypatch)
+    assert run("train", "--dataset", "kmnist") == 0
+    assert recorder.arguments[1] == ("train", None, KMNIST)
 
 
 def test_a_finished_run_prints_where_it_is_and_how_good(
@@ -261,3 +270,15 @@ def test_an_impossible_setting_is_named(
 
     assert ended.value.code == 1
     assert options[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["sklearn", "matplotlib"])
+def test_without_the_train_extra_evaluate_says_what_to_install(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr(training.evaluate, "evaluate", refuse)
+    assert run("evaluate") == 1
+    assert f"{package} is not installed; pip install 'dropserve[train]'" in capsys.readouterr().err

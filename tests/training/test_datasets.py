@@ -14,7 +14,7 @@ from app.settings import Settings
 from model.checkpoint import load_checkpoint
 from tests.conftest import connect
 from training.config import TrainConfig
-from training.data import DATASETS, FASHION_MNIST, FILES, KMNIST, Dataset, load_images
+from training.data import DATASETS, FASHION_MNIST, FILES, KMNIST, Dataset, Images, load_images
 from training.errors import TrainingError
 from training.train import train
 
@@ -82,6 +82,6 @@ async def test_it_trains_and_is_served_with_its_own_labels(
     assert answer["model"]["name"] == dataset.name
 
     other = next(each for each in DATASETS.values() if each.name not in ("mnist", dataset.name))
+    again = Images(images.pixels, images.labels, other)
     with pytest.raises(TrainingError, match="other settings"):
-        again = images.__class__(images.pixels, images.labels, other)
         train(config, again, output, device=torch.device("cpu"), resume=True)

@@ -117,7 +117,7 @@ def draw_risk_coverage(abstaining: Mapping[str, Any]) -> Figure:
             curve["coverage"],
             100 * np.array(curve["risk"]),
             label=label,
-            markevery=20,
+            markevery=6,
             markersize=4,
             **style,
         )
@@ -134,7 +134,7 @@ def draw_risk_coverage(abstaining: Mapping[str, Any]) -> Figure:
         )
     axes.set_xlabel("coverage: share of answers accepted")
     axes.set_ylabel("error among them, %")
-    axes.set_xlim(0.5, 1)
+    axes.set_xlim(0.85, 1.003)
     axes.legend(loc="upper left")
     return figure
 
@@ -172,7 +172,7 @@ def draw_rotated_digit(rotated: Mapping[str, Any]) -> Figure:
     axes.set_xticks(range(len(probs)), [f"{angle}°" for angle in rotated["angles"]])
     axes.set_xlim(-0.6, len(probs) - 0.4)
     axes.set_ylabel("probability: passes, and their mean")
-    axes.legend(title="digit", ncols=4, loc="upper center")
+    figure.legend(title="digit", ncols=4, loc="outside upper center")
     for column, pixels in enumerate(rotated["pixels"]):
         _show(figure.add_subplot(grid[1, column]), pixels)
     return figure
@@ -184,7 +184,7 @@ def draw_rotation(rotation: Mapping[str, Any]) -> Figure:
     words = {
         "accuracy": "accuracy",
         "ece": "ECE, calibrated",
-        "entropy": "mean predictive entropy, nats",
+        "entropy": "mean entropy, nats",
         "accepted": "share accepted",
     }
     for place, (name, word), style in zip(axes.flat, words.items(), _STYLES, strict=True):

@@ -14,7 +14,7 @@ def headline(report: Report) -> str:
     lines = [
         f"{subject['name']} {subject['version']}, {report['images']:,} test images, "
         f"{report['passes']} passes, dropout {subject['serving_rates'][0]:.3f}",
-        f"{'':28}{'error':>7}{'NLL':>9}{'Brier':>9}{'ECE':>9}  calibrated models'",
+        f"{'':28}{'error':>7}{'NLL':>9}{'Brier':>9}{'ECE':>9}  if calibrated",
     ]
     for name, row in report["scores"]["rows"].items():
         low, high = row["ece_band"]
