@@ -36,6 +36,7 @@ class PredictParameters(BaseModel):
         description="Also return `prediction_set`: all classes that the answer may be, so that "
         "this share of digits have the true one in it. One of the checkpoint's levels: see "
         "`calibration.conformal` in `GET /model`.",
+        examples=[0.99, 0.995, 0.999],
     )
     timeout_ms: Annotated[int | None, MustBe("a whole number from 1 to {max_timeout_ms}")] = Field(
         default=None,

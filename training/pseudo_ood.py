@@ -26,14 +26,15 @@ def shuffled(digits: Images, count: int, generator: np.random.Generator) -> Pixe
     order = generator.permuted(np.tile(np.arange(side * side), (count, 1)), axis=1)
     patches = np.take_along_axis(patches, order[:, :, None, None], axis=1)
     patches = patches.reshape(count, side, side, _PATCH, _PATCH).transpose(0, 1, 3, 2, 4)
-    return np.ascontiguousarray(patches.reshape(pixels.shape))
+    images: Pixels = np.ascontiguousarray(patches.reshape(pixels.shape))
+    return images
 
 
 def quilted(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
     """Each quarter from another digit."""
     rows = generator.integers(len(digits), size=(4, count))
     half = digits.pixels.shape[1] // 2
-    quilts = digits.pixels[rows[0]].copy()
+    quilts: Pixels = digits.pixels[rows[0]].copy()
     quilts[:, :half, half:] = digits.pixels[rows[1], :half, half:]
     quilts[:, half:, :half] = digits.pixels[rows[2], half:, :half]
     quilts[:, half:, half:] = digits.pixels[rows[3], half:, half:]
@@ -45,7 +46,8 @@ def overlaid(digits: Images, count: int, generator: np.random.Generator) -> Pixe
     first, second = generator.integers(len(digits), size=(2, 2 * count))
     differ = digits.labels[first] != digits.labels[second]
     first, second = first[differ][:count], second[differ][:count]
-    return np.maximum(digits.pixels[first], digits.pixels[second])
+    images: Pixels = np.maximum(digits.pixels[first], digits.pixels[second])
+    return images
 
 
 def mirrored(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
@@ -59,7 +61,8 @@ def bold(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
     pixels = np.pad(mirrored(digits, count, generator), ((0, 0), (1, 1), (1, 1)))
     size = digits.pixels.shape[1]
     shifts = [pixels[:, y : y + size, x : x + size] for y in range(3) for x in range(3)]
-    return np.maximum.reduce(shifts)
+    images: Pixels = np.maximum.reduce(shifts)
+    return images
 
 
 KINDS: Mapping[str, Callable[[Images, int, np.random.Generator], Pixels]] = {

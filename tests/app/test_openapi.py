@@ -172,6 +172,8 @@ def edges(schema: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         return schema["enum"], ["other"]
     if schema["type"] == "boolean":
         return [True, False], ["maybe", 1]
+    if "examples" in schema:  # what is allowed depends on the checkpoint
+        return schema["examples"], [0.5, "high"]
     assert schema.keys() & {"minimum", "exclusiveMinimum"}
     allowed, refused = [], ["many"]
     for bound, step in (("minimum", -1), ("maximum", 1)):

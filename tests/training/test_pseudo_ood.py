@@ -83,7 +83,8 @@ def test_every_kind_gives_as_many_images_as_asked_for_and_changes_no_digit(kind:
     digits = noisy_digits()
     before = digits.pixels.copy()
     images = KINDS[kind](digits, 7, seeded())
-    assert (images.shape, images.dtype) == ((7, 28, 28), np.uint8)
+    assert images.shape == (7, 28, 28)
+    assert images.dtype == np.uint8
     assert np.array_equal(digits.pixels, before)
 
 

@@ -29,7 +29,7 @@ _STYLES = [
     {"color": _GREEN, "linestyle": "-.", "marker": "^"},
     {"color": _PINK, "linestyle": ":", "marker": "D"},
 ]
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
     "font.size": 10,

@@ -116,7 +116,8 @@ def measure_unfamiliar(subject: Subject, others: Mapping[str, Pixels | str]) -> 
 
 def _histogram(doubt: Array, edges: Array) -> list[float]:
     counts, _ = np.histogram(doubt, edges)
-    return (counts / len(doubt)).tolist()
+    shares: list[float] = (counts / len(doubt)).tolist()
+    return shares
 
 
 def _share_above(doubt: Array, threshold: float | None) -> float | None:
