@@ -27,7 +27,7 @@ from training.fitting import (
     least_probability,
 )
 from training.metrics import Labels, score
-from training.pseudo_ood import KINDS, make_unfamiliar
+from training.pseudo_ood import kinds_for, make_unfamiliar
 from training.selective import auroc
 
 PASSES = 50
@@ -122,7 +122,7 @@ def fit(checkpoint: Checkpoint, validation: Images, rules: CalibrationRules) -> 
             "estimator": ESTIMATOR,
             "images": len(validation),
             "seed": SEED,
-            "unfamiliar": dict.fromkeys(KINDS, UNFAMILIAR_PER_KIND),
+            "unfamiliar": dict.fromkeys(kinds_for(validation.dataset), UNFAMILIAR_PER_KIND),
             "rules": asdict(rules),
         },
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import Images
+from training.data import MNIST, Dataset, Images
 
 Pixels = NDArray[np.uint8]
 
@@ -70,7 +70,18 @@ KINDS: Mapping[str, Callable[[Images, int, np.random.Generator], Pixels]] = {
 }
 
 
+# In the mirror clothes are clothes, and thicker they are too.
+_KINDS_OF_DIGITS = ("mirrored", "bold")
+
+
+def kinds_for(dataset: Dataset) -> list[str]:
+    """Names of the kinds that are foreign to a data set."""
+    return [kind for kind in KINDS if dataset == MNIST or kind not in _KINDS_OF_DIGITS]
+
+
 def make_unfamiliar(digits: Images, count: int, seed: int) -> Pixels:
-    """`count` images of each kind, (kinds x count, H, W), in the order of `KINDS`."""
+    """`count` images of each kind in the order of `kinds_for`, (kinds x count, H, W)."""
     generator = np.random.default_rng(seed)
-    return np.concatenate([make(digits, count, generator) for make in KINDS.values()])
+    return np.concatenate(
+        [KINDS[kind](digits, count, generator) for kind in kinds_for(digits.dataset)]
+    )

@@ -42,7 +42,7 @@ def dataset(
             image[4:24, 2 * label + 4 : 2 * label + 6] = 255
         for name, values in zip(FILES[split], (pixels, labels), strict=True):  # type: ignore[index]
             content = idx(values)
-            monkeypatch.setitem(chosen.md5, name, hashlib.md5(content).hexdigest())  # type: ignore[arg-type]
+            monkeypatch.setitem(chosen.md5, name, hashlib.md5(content).hexdigest())
             (folder / f"{name}.gz").write_bytes(gzip.compress(content))
     return chosen
 

@@ -19,8 +19,8 @@ from model.calibration import read_calibration
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.engine import Engine
 from model.mlp import MLP, MLPConfig
-from training.calibrate import Candidate, choose_rate, fit
 from training.answers import sample_all
+from training.calibrate import Candidate, choose_rate, fit
 from training.config import CalibrationRules
 from training.data import DATASETS, FASHION_MNIST, KMNIST, NOTMNIST, Images
 from training.errors import TrainingError

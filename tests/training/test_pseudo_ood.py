@@ -1,12 +1,15 @@
 """Images that are no digits: what each kind is made of."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from training.data import Images
+from training.data import FASHION_MNIST, MNIST, Images
 from training.pseudo_ood import (
     KINDS,
     bold,
+    kinds_for,
     make_unfamiliar,
     mirrored,
     overlaid,
@@ -94,3 +97,10 @@ def test_a_seed_gives_the_same_images_and_another_seed_others() -> None:
     assert len(first) == 3 * len(KINDS)
     assert np.array_equal(first, make_unfamiliar(digits, 3, 1))
     assert not np.array_equal(first, make_unfamiliar(digits, 3, 2))
+
+
+def test_clothes_in_a_mirror_are_still_clothes() -> None:
+    assert kinds_for(MNIST) == list(KINDS)
+    assert kinds_for(FASHION_MNIST) == ["shuffled", "quilted", "overlaid"]
+    clothes = replace(noisy_digits(), dataset=FASHION_MNIST)
+    assert len(make_unfamiliar(clothes, 4, 0)) == 12
