@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from app.predict_command import add_predict_command
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
 
@@ -39,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
             metavar="VALUE",
             help=f"{field.description}{default} [{PREFIX}{name.upper()}]",
         )
+
+    add_predict_command(commands)
 
     bench = commands.add_parser("bench", help="measure", description="Measure, on this machine.")
     benches = bench.add_subparsers(required=True, metavar="WHAT")

@@ -95,6 +95,7 @@ def _error_of(response: httpx.Response) -> DropserveError:
 def unexpected_answer(
     response: httpx.Response, what: str, retry_after: float | None = None
 ) -> UnexpectedAnswerError:
+    """The exception for an answer that no Dropserve server gives."""
     return UnexpectedAnswerError(
         "unexpected_answer",
         f"{response.url.host} answered {response.status_code} with {what}; is this the address of "

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PREFIX = "DROPSERVE_"
-# Read by training and by the tests; the server only must not mistake it for a typing error.
-_OTHER_NAMES = frozenset({"DATA_DIR"})
+# Read by training, by the tests and by `predict`; the server only must not mistake them for typing
+# errors.
+_OTHER_NAMES = frozenset({"DATA_DIR", "URL"})
 # Kubernetes injects these into every container for a Service named `dropserve`.
 _KUBERNETES_NAME = re.compile(r"(.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT_\d+_.*")
 _KUBERNETES_VALUE = "tcp://"

@@ -1,0 +1,89 @@
+"""An answer in words: the verdict. The answer's decision decides, never this module."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from app.client_results import McPrediction
+
+
+class Verdict(NamedTuple):
+    """What the network says: a headline, and what it rests on."""
+
+    headline: str
+    reason: str
+
+
+def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
+    """The verdict in the words of the playground.
+
+    Args:
+        answer: with its decision; without one the words claim nothing about being sure enough.
+        labels: the network's name for each class.
+    """
+    label = answer.label
+    decision = answer.decision
+    counts = _count_votes(answer, labels)
+    agreed = answer.votes[answer.digit] == answer.passes
+    if decision is None:
+        return Verdict(
+            f"Most likely {_a(label)}.",
+            f"{counts} This network has no limit for doubt: whether that is sure enough is yours "
+            "to judge.",
+        )
+    if not decision.abstains:
+        within = "" if agreed else " That is within my limit for doubt."
+        return Verdict(f"It's {_a(label)}.", f"{counts}{within}")
+    if decision.reason == "several_digits":
+        return Verdict("I see more than one digit.", "I read one at a time: erase all but one.")
+    if agreed:
+        lean = "The only pass leans" if answer.passes == 1 else f"All {answer.passes} passes lean"
+        firmly = "not firmly" if answer.passes == 1 else "none of them firmly"
+        return Verdict(f"I'm not sure. Perhaps {_a(label)}.", f"{lean} to {label}, but {firmly}.")
+    if decision.reason == "ambiguous":
+        return Verdict(
+            f"I'm not sure: {label} or {labels[_second(answer.mean, answer.digit)]}?",
+            f"{counts} I would rather not answer; a person should look.",
+        )
+    chosen = sum(votes > 0 for votes in answer.votes)
+    most = max(answer.votes)
+    return Verdict(
+        "I don't recognise this.",
+        f"The passes scatter over {chosen} digits; the best, {labels[answer.votes.index(most)]}, "
+        f"has {most} of {answer.passes}. It may not be a digit. I only know digits, and some other "
+        "shapes will still fool me.",
+    )
+
+
+def rival_of(answer: McPrediction) -> int | None:
+    """The class with most votes besides the answer's own; None where all passes agree."""
+    rival = _second(answer.votes, answer.digit)
+    return rival if answer.votes[rival] else None
+
+
+def _count_votes(answer: McPrediction, labels: Sequence[str]) -> str:
+    """As "All 50 passes agree." or "47 of 50 passes say 4, 3 say 9."."""
+    rival = rival_of(answer)
+    own = answer.votes[answer.digit]
+    if answer.passes == 1:
+        return f"The only pass says {labels[answer.votes.index(1)]}."
+    if rival is None:
+        return f"All {answer.passes} passes agree."
+    others = answer.votes[rival]
+    return (
+        f"{own} of {answer.passes} passes {_say(own)} {answer.label}, "
+        f"{others} {_say(others)} {labels[rival]}."
+    )
+
+
+def _second(values: Sequence[float], first: int) -> int:
+    """Index of the largest value besides the one at `first`."""
+    others = [index for index in range(len(values)) if index != first]
+    return max(others, key=lambda index: values[index])
+
+
+def _say(count: int) -> str:
+    return "says" if count == 1 else "say"
+
+
+def _a(label: str) -> str:
+    return f"an {label}" if label[:1] in tuple("8AEIOUaeiou") else f"a {label}"
