@@ -27,14 +27,14 @@ class Decision:
         reason: why it abstains: `ambiguous`, `unfamiliar` or `several_digits`; else None.
         score: the doubt that decided: predictive entropy, nats.
         threshold: the most doubt that is accepted.
-        boxes: where several digits were found; else None.
+        boxes: where several digits were found: left, top, right and bottom of each; else None.
     """
 
     outcome: str
     reason: str | None = None
     score: float | None = None
     threshold: float | None = None
-    boxes: tuple[Any, ...] | None = None
+    boxes: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def abstains(self) -> bool:
@@ -49,8 +49,7 @@ class Prediction:
     Attributes:
         decision: None while the checkpoint has no threshold.
         input: 28 rows of 28, only with `return_input`.
-        prediction_set: the digits that the true one is among, only with `coverage`.
-        coverage: how often it is, as asked for.
+        prediction_set: indices of the classes that the answer may be, only with `coverage`.
         extra: fields of the answer that this version of the client does not know.
         raw: the answer's JSON, byte for byte as the server wrote it.
     """
@@ -63,8 +62,7 @@ class Prediction:
     model: ModelIdentity
     decision: Decision | None = None
     input: tuple[tuple[int, ...], ...] | None = None
-    prediction_set: tuple[Any, ...] | None = None
-    coverage: float | None = None
+    prediction_set: tuple[int, ...] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     raw: str = field(default="", repr=False)
 

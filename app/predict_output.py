@@ -15,7 +15,7 @@ Result = McPrediction | DropserveError
 
 _BOLD, _DIM, _BLUE, _ORANGE, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[34m", "\x1b[33m", "\x1b[0m"
 
-_CSV_COLUMNS = [
+_CSV_COLUMNS = (
     "file",
     "digit",
     "label",
@@ -34,7 +34,7 @@ _CSV_COLUMNS = [
     "model",
     "error",
     "message",
-]
+)
 
 
 class Writer(Protocol):
@@ -118,11 +118,10 @@ class Dots:
             return
         paint = self._terminal.paint
         lines = self._rows(result)
-        lines += ["", f"{self._legend(result)} {_describe_doubt(result, len(self._labels))}"]
+        lines += ["", f"{self._legend(result)} Seed {result.seed}.", self._describe_doubt(result)]
         if result.prediction_set is not None:
-            lines.append(
-                f"With coverage {result.coverage}, it is one of: {_spaced(result.prediction_set)}."
-            )
+            among = ", ".join(self._labels[index] for index in result.prediction_set)
+            lines.append(f"Prediction set: {among}.")
         verdict = word_verdict(result, self._labels)
         lines += ["", paint(verdict.headline, _BOLD), verdict.reason]
         self._stream.write("\n".join(lines) + "\n")
@@ -151,6 +150,14 @@ class Dots:
     def _legend(self, answer: McPrediction) -> str:
         passes = self._passes_a_dot(answer)
         return "One dot is one pass." if passes == 1 else f"One dot is up to {passes} passes."
+
+    def _describe_doubt(self, answer: McPrediction) -> str:
+        most = math.log(len(self._labels))
+        return (
+            f"Doubt {answer.predictive_entropy:.3f} (0 is none, {most:.3f} is pure guessing): "
+            f"{answer.expected_entropy:.3f} in the image, "
+            f"{answer.mutual_information:.3f} between the passes."
+        )
 
 
 class Table:
@@ -198,14 +205,6 @@ class Table:
 
 # Everything in a row of the table but the file's name.
 _FIGURES_WIDTH = 57
-
-
-def _describe_doubt(answer: McPrediction, classes: int) -> str:
-    return (
-        f"Doubt {answer.predictive_entropy:.3f} (0 is none, {math.log(classes):.3f} is pure "
-        f"guessing): {answer.expected_entropy:.3f} in the image, "
-        f"{answer.mutual_information:.3f} between the passes. Seed {answer.seed}."
-    )
 
 
 def _spaced(values: Sequence[object]) -> str:

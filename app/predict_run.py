@@ -76,6 +76,9 @@ def run_predict(options: argparse.Namespace, stdin: TextIO, stdout: TextIO, stde
         # Whoever read has seen enough; what is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:
+        stderr.write(f"dropserve: the results cannot be written: {error.strerror}\n")
+        return EXIT_FAILED
     return _exit_code(tally, options, stderr)
 
 
