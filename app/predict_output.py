@@ -160,6 +160,10 @@ class Dots:
         )
 
 
+# "1000 of 1000" with a rival, "doubt", and the longest decision.
+_PASSES_WIDTH, _DOUBT_WIDTH, _DECISION_WIDTH = 18, 5, 24
+
+
 class Table:
     """Many images: a row each."""
 
@@ -170,9 +174,10 @@ class Table:
         self._terminal = terminal
         self._labels = labels
         longest = max(len("file"), *map(len, names))
-        room = max(12, (terminal.columns or longest + _FIGURES_WIDTH) - _FIGURES_WIDTH)
-        self._name_width = min(longest, room)
         self._digit_width = max(len("digit"), 1 + max(map(len, labels), default=0))
+        figures = self._digit_width + _PASSES_WIDTH + _DOUBT_WIDTH + _DECISION_WIDTH + 4 * len("  ")
+        room = longest if terminal.columns is None else max(12, terminal.columns - figures)
+        self._name_width = min(longest, room)
         self._line("file", "digit", "passes", "doubt", "decision")
 
     def write(self, name: str, result: Result) -> None:
@@ -199,12 +204,9 @@ class Table:
         if len(name) > width:
             name = f"…{name[1 - width :]}" if self._terminal.has_unicode else name[-width:]
         self._stream.write(
-            f"{name:<{width}}  {digit:<{self._digit_width}}  {passes:<18}  {doubt:>6}  {decision}\n"
+            f"{name:<{width}}  {digit:<{self._digit_width}}  {passes:<{_PASSES_WIDTH}}  "
+            f"{doubt:>{_DOUBT_WIDTH}}  {decision}\n"
         )
-
-
-# Everything in a row of the table but the file's name.
-_FIGURES_WIDTH = 57
 
 
 def _spaced(values: Sequence[object]) -> str:

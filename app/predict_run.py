@@ -91,7 +91,7 @@ async def _answer_all(
         labels: Sequence[str] = ()
         if client is not None and options.format is None:
             labels = (await client.model())["config"]["labels"]
-        writer = _choose_writer(options, stream, labels, inputs)
+        writer: Writer | None = None
         is_long = len(inputs) > _IMAGES_AT_A_TIME
         with tqdm(
             total=len(inputs), unit="image", file=stderr, disable=None if is_long else True
@@ -99,6 +99,8 @@ async def _answer_all(
             for start in range(0, len(inputs), _IMAGES_AT_A_TIME):
                 some = inputs[start : start + _IMAGES_AT_A_TIME]
                 results = await _answer(client, some, parameters)
+                # Not before: what is wrong with the request must not come after a header.
+                writer = writer or _choose_writer(options, stream, labels, inputs)
                 with bar.external_write_mode(file=stream):
                     for one, result in zip(some, results, strict=True):
                         writer.write(one.name, result)

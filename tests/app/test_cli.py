@@ -72,7 +72,7 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         assert field.default is None or f"default {field.default}" in text
 
 
-@pytest.mark.parametrize("command", ["serve", "bench"])
+@pytest.mark.parametrize("command", ["serve", "predict", "bench"])
 def test_help_lists_the_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     assert command in capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
-HEAVY = ("torch", "numpy", "PIL", "fastapi", "uvicorn")
+HEAVY = ("torch", "numpy", "PIL", "fastapi", "uvicorn", "httpx")
 
 
 def test_help_and_wrong_settings_answer_before_torch_is_imported() -> None:
@@ -91,7 +91,8 @@ def test_help_and_wrong_settings_answer_before_torch_is_imported() -> None:
         "import sys\n"
         "from app.cli import main\n"
         "for arguments in (['--help'], ['serve', '--help'], ['bench', 'engine', '--help'],\n"
-        "                  ['--version'], ['serve', '--port', 'many'], ['serve', '--prot', '1']):\n"
+        "                  ['predict', '--help'], ['predict'], ['--version'],\n"
+        "                  ['serve', '--port', 'many'], ['serve', '--prot', '1']):\n"
         "    try:\n"
         "        main(arguments)\n"
         "    except SystemExit:\n"
