@@ -31,6 +31,8 @@ def commands() -> list[tuple[str, str]]:
 
 
 CURLS = [each for each in commands() if each[0].startswith("curl")]
+PREDICTS = [each for each in commands() if each[0].startswith("dropserve predict")]
+PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SET_UPS = [command for command, _ in commands() if command.startswith("python3 -m venv")]
 # What is appended so that a command takes seconds: the last of two options counts.
 SHORTENED = {
@@ -55,7 +57,7 @@ def run(command: str, cwd: Path, **environment: str) -> "subprocess.CompletedPro
 
 
 def test_no_command_is_left_untested() -> None:
-    tested = {*(command for command, _ in CURLS), *SET_UPS, *SHORTENED}
+    tested = {*(command for command, _ in [*CURLS, *PREDICTS]), *SET_UPS, *SHORTENED}
     assert {command for command, _ in commands()} == tested
 
 
@@ -98,6 +100,33 @@ def assert_close(found: Any, promised: Any) -> None:
         assert found == pytest.approx(promised, rel=1e-2, abs=1e-6)
     else:
         assert found == promised
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "output"), PREDICTS, ids=[command for command, _ in PREDICTS])
+def test_an_image_is_answered_as_printed(command: str, output: str) -> None:
+    done = run(command, ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_text(done.stdout, output)
+
+
+def assert_same_text(found: str, promised: str) -> None:
+    """Equal, but for the last digit of decimals: the README was printed on one kind of machine."""
+    decimal = re.compile(r"\d+\.\d+")
+    assert decimal.sub("#", found) == decimal.sub("#", promised)
+    for number, other in zip(decimal.findall(found), decimal.findall(promised), strict=True):
+        assert float(number) == pytest.approx(float(other), abs=0.0011)
+
+
+@pytest.mark.slow
+def test_the_python_example_prints_its_comments(server: RunningServer) -> None:
+    (example,) = PYTHON
+    promised = re.findall(r"print\(.*\)  # (.*)", example)
+    done = run(f"{sys.executable} - <<'END'\n{example.replace(ADDRESS, server.address)}END", ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(promised) == 3
+    for found, comment in zip(sorted(done.stdout.splitlines()), sorted(promised), strict=True):
+        assert_same_text(found, comment)
 
 
 @pytest.mark.slow
