@@ -40,7 +40,13 @@ def find_inputs(arguments: Sequence[str], stdin: BinaryIO) -> list[Input]:
     """
     if arguments.count(STANDARD_INPUT) > 1:
         raise UsageError("- can be given once: standard input is one image")
-    return [found for argument in arguments for found in _expand(argument, stdin)]
+    found: list[Input] = []
+    for argument in arguments:
+        try:
+            found += _expand(argument, stdin)
+        except OSError as error:
+            found.append(_missing(argument, f"it cannot be read: {error.strerror}"))
+    return found
 
 
 def _expand(argument: str, stdin: BinaryIO) -> Iterator[Input]:

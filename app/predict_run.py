@@ -77,7 +77,7 @@ def run_predict(options: argparse.Namespace, stdin: TextIO, stdout: TextIO, stde
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
-        stderr.write(f"dropserve: the results cannot be written: {error.strerror}\n")
+        stderr.write(f"dropserve: {error.strerror or error}\n")
         return EXIT_FAILED
     return _exit_code(tally, options, stderr)
 

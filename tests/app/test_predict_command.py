@@ -351,6 +351,20 @@ def test_nothing_is_computed_where_nothing_can_be_read(
     assert "No such file" in capsys.readouterr().err
 
 
+def test_a_name_that_no_file_can_have_fails_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict("x" * 5000, SEVEN, "--json") == 1
+
+    first, second = json_lines(capsys.readouterr().out)
+    assert first["error"]["code"] == "unreadable_file"
+    assert second["digit"] == 7
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(SEVEN, DOUBTFUL, "-o", "/dev/full") == 1
+    assert capsys.readouterr().err == "dropserve: No space left on device\n"
+
+
 def test_a_name_cannot_command_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
