@@ -312,7 +312,7 @@ async def test_a_batch_has_the_single_answers_and_errors_in_order(
 
 @pytest.mark.parametrize("limits", [{}, {"max_batch_images": 3}, {"max_body_bytes": 2000}], ids=str)
 async def test_a_batch_of_any_size_is_split_as_the_server_needs(
-    one_thread: None, default_checkpoint: Checkpoint, limits: dict[str, int]
+    one_thread: None, default_checkpoint: Checkpoint, limits: dict[str, Any]
 ) -> None:
     app = create_app(Settings(**limits), default_checkpoint)
     images = [sample(f"{number % 10}.png") for number in range(150)]
@@ -546,7 +546,8 @@ OK = httpx.Response(200, request=REQUEST)
 BUSY = {"code": "overloaded", "message": "busy", "param": None, "request_id": "r"}
 
 
-def busy(status: int = 429, **headers: str) -> httpx.Response:
+def busy(status: int = 429, retry_after: str | None = None) -> httpx.Response:
+    headers = {} if retry_after is None else {"retry-after": retry_after}
     return httpx.Response(status, json={"error": BUSY}, headers=headers, request=REQUEST)
 
 
@@ -570,15 +571,14 @@ def play(steps: Steps[httpx.Response], *outcomes: Any) -> tuple[list[float], htt
 
 def test_a_busy_server_is_asked_again_when_it_says() -> None:
     steps = exchange(REQUEST, RetryPolicy())
-    headers = {"retry-after": "2"}
 
-    assert play(steps, busy(**headers), busy(503, **headers), OK) == ([2.0, 2.0], OK)
+    assert play(steps, busy(429, "2"), busy(503, "2"), OK) == ([2.0, 2.0], OK)
 
 
 def test_retry_after_may_be_a_date() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
 
-    (seconds,), _ = play(exchange(REQUEST, RetryPolicy()), busy(**{"retry-after": date}), OK)
+    (seconds,), _ = play(exchange(REQUEST, RetryPolicy()), busy(429, date), OK)
 
     assert 8 <= seconds <= 10
 
@@ -598,10 +598,10 @@ def test_retries_end() -> None:
 def test_nobody_waits_longer_than_the_policy_allows() -> None:
     policy = RetryPolicy(retries=10, max_wait_seconds=30)
     with pytest.raises(BusyError) as caught:
-        play(exchange(REQUEST, policy), busy(**{"retry-after": "31"}))
+        play(exchange(REQUEST, policy), busy(429, "31"))
     assert caught.value.retry_after == 31
     with pytest.raises(BusyError):
-        play(exchange(REQUEST, policy), *[busy(**{"retry-after": "20"})] * 2)
+        play(exchange(REQUEST, policy), *[busy(429, "20")] * 2)
 
 
 @pytest.mark.parametrize(
@@ -636,7 +636,7 @@ def test_what_would_fail_again_is_not_repeated(
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_both_clients_repeat_a_request(is_async: bool) -> None:
-    responses = iter([busy(**{"retry-after": "0"}), busy(503), httpx.Response(200, json=ANSWER)])
+    responses = iter([busy(429, "0"), busy(503), httpx.Response(200, json=ANSWER)])
     transport = httpx.MockTransport(lambda _: next(responses))
 
     if is_async:
@@ -667,7 +667,7 @@ async def test_the_synchronous_client_answers_as_the_other_over_one_connection(
         return create_connection(*arguments, **options)
 
     monkeypatch.setattr(socket, "create_connection", counted)
-    images = [SAMPLES / "7.png", b"no image", SAMPLES / "doubtful.png"]
+    images: list[Any] = [SAMPLES / "7.png", b"no image", SAMPLES / "doubtful.png"]
 
     with DropserveClient(server.address) as client:
         predicted = client.predict(images[0])
