@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "shift": (0, 14),
     "elastic": (0, 14),
     "relax": (0, 1),
+    "relax_to": (0, 1),
     "averaging": (0, 0.999999),
     "validation_images": (1, 59_999),
     "views": (1, 100_000),
@@ -57,6 +58,7 @@ class TrainConfig:
     relax: float = setting(
         0.15, "share of the epochs, at the end, over which the augmentation fades"
     )
+    relax_to: float = setting(0.0, "strength that the augmentation fades to; 1 is no fading")
     averaging: float = setting(
         0.999, "decay per step of the averaged weights, which are what is saved"
     )

@@ -88,6 +88,7 @@ def full_distortion(config: TrainConfig) -> Distortion:
 
 
 def augmentation_strength(config: TrainConfig, epoch: int) -> float:
-    """1, then falling linearly towards 0 over the last `relax` of the epochs."""
+    """1, then falling linearly towards `relax_to` over the last `relax` of the epochs."""
     remaining = (config.epochs - epoch) / config.epochs
-    return min(1.0, remaining / config.relax) if config.relax > 0 else 1.0
+    faded = min(1.0, remaining / config.relax) if config.relax > 0 else 1.0
+    return config.relax_to + (1 - config.relax_to) * faded

@@ -149,6 +149,7 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         shift=4.0,
         elastic=5.0,
         relax=0.75,
+        relax_to=0.25,
         averaging=0.875,
         validation_images=11,
         views=12,

@@ -249,6 +249,7 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
         ("shift", 1.0),
         ("elastic", 0.0),
         ("relax", 1.0),
+        ("relax_to", 1.0),
         ("averaging", 0.8),
         ("validation_images", 125),
         ("seed", 1),
@@ -310,6 +311,8 @@ def test_the_augmentation_fades_over_the_last_epochs() -> None:
     assert strengths[:7] == [1.0] * 7
     assert strengths[7:] == pytest.approx([0.75, 0.5, 0.25])
     assert augmentation_strength(replace(config, relax=0.0), 9) == 1
+    above_half = [augmentation_strength(replace(config, relax_to=0.5), epoch) for epoch in (6, 9)]
+    assert above_half == pytest.approx([1, 0.625])
 
 
 def test_every_image_of_a_run_has_dropout_masks_of_its_own(
