@@ -4,6 +4,7 @@ The bytes are hostile until decoded: the format is told by its signature, the si
 any pixel is allocated, and whatever a decoder raises becomes one of two answers.
 """
 
+import math
 import threading
 import warnings
 from collections.abc import Callable
@@ -53,6 +54,11 @@ INLINE_BYTES = 4 * INLINE_PIXELS + 1024
 # this long: a digit a tenth as high is then still larger than MNIST's.
 _DRAFT_SIDE = 320
 
+# A picture of more pixels than this is scaled down before it is converted, in strips of so many
+# rows: of 50 million in four channels, each further copy would take 200 MB.
+_MOST_WHOLE_PIXELS = 16_000_000
+_STRIP_ROWS = 64
+
 # Not Image.open: it tries decoders in turn, warns of large images before their size can be
 # checked, and gives JPEGs of several pictures to a decoder that cannot scale.
 _DECODERS: dict[Format, Callable[[BytesIO], ImageFile]] = {
@@ -100,7 +106,15 @@ def decode_image(data: bytes, *, max_pixels: int) -> Grey:
         TruncatedImageError: the end is missing.
         TooManyPixelsError: it is larger than `max_pixels`, or than memory.
     """
-    return _to_grey(_open(data, max_pixels))
+    return decode_scaled(data, max_pixels=max_pixels)[0]
+
+
+def decode_scaled(data: bytes, *, max_pixels: int) -> tuple[Grey, int]:
+    """As `decode_image`, and by how much the file's picture was scaled down while decoding."""
+    opened = _open(data, max_pixels)
+    grey = _to_grey(opened)
+    # Turned or not, the longer side stays the longer side.
+    return grey, round(max(opened.size) / max(grey.shape))
 
 
 def decode_if_small(data: bytes, *, max_pixels: int) -> Grey | None:
@@ -123,6 +137,7 @@ class _Opened:
     data: bytes
     format: Format
     image: ImageFile
+    size: tuple[int, int]  # width and height before any scaling
 
 
 def _open(data: bytes, max_pixels: int) -> _Opened:
@@ -145,13 +160,13 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
         image = _DECODERS[image_format](BytesIO(data))
     except Exception as error:
         raise _refuse(data, image_format, error) from error
-    width, height = image.size
+    width, height = size = image.size
     if isinstance(image, JpegImageFile):
         image.draft("L", (_DRAFT_SIDE, _DRAFT_SIDE))
         if width * height <= max_pixels or not jpeg_keeps_all_coefficients(data):
             width, height = image.size
     _check_pixels(width * height, max_pixels)
-    return _Opened(data, image_format, image)
+    return _Opened(data, image_format, image, size)
 
 
 def _check_pixels(pixels: int, max_pixels: int) -> None:
@@ -164,7 +179,7 @@ def _check_pixels(pixels: int, max_pixels: int) -> None:
 def _to_grey(opened: _Opened) -> Grey:
     try:
         opened.image.load()
-        return np.array(_turn_upright(_luminance(opened.image), opened.image))
+        return np.array(_turn_upright(_luminance(_shrink(opened.image)), opened.image))
     except Exception as error:
         raise _refuse(opened.data, opened.format, error) from error
 
@@ -185,14 +200,45 @@ def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
     return NotAnImageError(f"this {image_format} file is damaged; save it again and send that")
 
 
+def _shrink(image: Image.Image) -> Image.Image:
+    """Scales a very large picture down, strip by strip: whole, every conversion would copy it."""
+    factor = math.ceil(math.sqrt(image.width * image.height / _MOST_WHOLE_PIXELS))
+    if factor == 1:
+        return image
+    shrunk: Image.Image | None = None
+    for top in range(0, image.height, factor * _STRIP_ROWS):
+        bottom = min(image.height, top + factor * _STRIP_ROWS)
+        strip = _averageable(image.crop((0, top, image.width, bottom))).reduce(factor)
+        if shrunk is None:
+            shrunk = Image.new(strip.mode, (strip.width, -(-image.height // factor)))
+        shrunk.paste(strip, (0, top // factor))
+    assert shrunk is not None
+    return shrunk
+
+
+def _averageable(image: Image.Image) -> Image.Image:
+    """The same picture in a mode whose values can be averaged."""
+    if image.mode.startswith("I;16"):
+        return _high_byte(image)
+    if image.mode == "I":
+        return image.convert("F")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image.convert("RGB") if image.mode in ("P", "1") else image
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """16 bits to 8: 65535 is white, and 257 times an 8-bit value is that value again."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
 def _luminance(image: Image.Image) -> Image.Image:
     """Any mode of Pillow's -> "L"."""
     mode = image.mode
     if mode == "L" and "transparency" not in image.info:
         return image
     if mode.startswith("I;16"):
-        # The high byte: 65535 is white, and 257 times an 8-bit value is that value again.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return _high_byte(image)
     if mode in ("I", "F"):
         return Image.fromarray(_stretch(np.array(image, dtype=np.float32)))
     if image.has_transparency_data:

@@ -17,14 +17,14 @@ from app.errors import (
     InvalidParameterError,
     from_image_error,
 )
-from app.images import INLINE_BYTES, decode_if_small, decode_image
+from app.images import INLINE_BYTES, decode_if_small, decode_scaled
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
 from app.work import DETERMINISTIC_COST, Answer, McWork, PredictWork, Worker
 from model.checkpoint import Checkpoint
 from model.engine import Engine, build_engine
 from model.errors import ImageError
-from model.preprocessing import Pixels, preprocess_image
+from model.preprocessing import Preprocessed, find_digits, take_as_it_is
 
 T = TypeVar("T")
 
@@ -91,10 +91,10 @@ class Inference:
         image, parameters = asked
         self._require_level(parameters)
         with self.batcher.admit(DETERMINISTIC_COST + _decoding_cost(image)):
-            pixels = self._read_small(image, parameters)
-            if pixels is None:
-                pixels = await self._read_large(image, parameters, self._deadline(parameters))
-            return self.worker.predict(PredictWork(pixels, parameters))
+            read = self._read_small(image, parameters)
+            if read is None:
+                read = await self._read_large(image, parameters, self._deadline(parameters))
+            return self.worker.predict(PredictWork(read.pixels, parameters, boxes=read.boxes))
 
     async def predict_mc(self, asked: ImageRequest[McParameters]) -> Answer:
         """The MC-dropout answer."""
@@ -150,20 +150,21 @@ class Inference:
         if isinstance(image, ApiError):
             return image
         try:
-            pixels = await self._read(image, parameters, deadline)
+            read = await self._read(image, parameters, deadline)
         except DeadlineExceededError:
             raise
         except ApiError as error:
             return error
         if isinstance(parameters, McParameters):
-            return await self._prepared(McWork(pixels, parameters, is_streamed=False), deadline)
-        return PredictWork(pixels, parameters)
+            work = McWork(read.pixels, parameters, is_streamed=False, boxes=read.boxes)
+            return await self._prepared(work, deadline)
+        return PredictWork(read.pixels, parameters, boxes=read.boxes)
 
     async def _mc_work(
         self, asked: ImageRequest[McParameters], deadline: float, *, is_streamed: bool
     ) -> McWork:
-        pixels = await self._read(asked.image, asked.parameters, deadline)
-        work = McWork(pixels, asked.parameters, is_streamed=is_streamed)
+        image = await self._read(asked.image, asked.parameters, deadline)
+        work = McWork(image.pixels, asked.parameters, is_streamed=is_streamed, boxes=image.boxes)
         return await self._prepared(work, deadline)
 
     async def _prepared(self, work: McWork, deadline: float) -> McWork:
@@ -179,36 +180,38 @@ class Inference:
             await _in_time(prepared, deadline)
         return work
 
-    async def _read(self, image: Image, parameters: PredictParameters, deadline: float) -> Pixels:
-        """The 28x28 pixels that the network sees.
+    async def _read(
+        self, image: Image, parameters: PredictParameters, deadline: float
+    ) -> Preprocessed:
+        """The 28x28 pixels that the network sees, and where several digits are.
 
         Raises:
             ApiError: the image cannot be decoded in time, or shows nothing.
         """
-        pixels = self._read_small(image, parameters)
-        if pixels is None:
-            pixels = await self._read_large(image, parameters, deadline)
-        return pixels
+        read = self._read_small(image, parameters)
+        if read is None:
+            read = await self._read_large(image, parameters, deadline)
+        return read
 
-    def _read_small(self, image: Image, parameters: PredictParameters) -> Pixels | None:
+    def _read_small(self, image: Image, parameters: PredictParameters) -> Preprocessed | None:
         """As `_read`, at once; None: it takes long enough to be worth a thread."""
         if isinstance(image, bytes):
             grey = decode_if_small(image, max_pixels=self._settings.max_pixels)
             if grey is None:
                 return None
             image = grey
-        return _preprocess(image, parameters)
+        try:
+            return take_as_it_is(image, parameters.preprocess)
+        except ImageError as error:
+            raise from_image_error(error) from error
 
     async def _read_large(
         self, image: Image, parameters: PredictParameters, deadline: float
-    ) -> Pixels:
-        assert isinstance(image, bytes)  # pixels are read at once
+    ) -> Preprocessed:
         loop = asyncio.get_running_loop()
         max_pixels = self._settings.max_pixels
-        decoded = loop.run_in_executor(
-            self._decoding, _decode_and_preprocess, image, max_pixels, parameters
-        )
-        return await _in_time(decoded, deadline)
+        read = loop.run_in_executor(self._decoding, _find_digits, image, max_pixels, parameters)
+        return await _in_time(read, deadline)
 
     def _require_level(self, parameters: PredictParameters) -> None:
         """Refuses a coverage that the checkpoint has no prediction sets for."""
@@ -248,12 +251,11 @@ def _decoding_cost(image: Image | ApiError) -> int:
     return 0
 
 
-def _decode_and_preprocess(data: bytes, max_pixels: int, parameters: PredictParameters) -> Pixels:
-    return _preprocess(decode_image(data, max_pixels=max_pixels), parameters)
-
-
-def _preprocess(image: Pixels, parameters: PredictParameters) -> Pixels:
+def _find_digits(image: Image, max_pixels: int, parameters: PredictParameters) -> Preprocessed:
+    factor = 1
+    if isinstance(image, bytes):
+        image, factor = decode_scaled(image, max_pixels=max_pixels)
     try:
-        return preprocess_image(image, parameters.preprocess)
+        return find_digits(image, parameters.preprocess).magnified(factor)
     except ImageError as error:
         raise from_image_error(error) from error

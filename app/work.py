@@ -18,7 +18,7 @@ from model.checkpoint import Checkpoint
 from model.decisions import decide
 from model.engine import Engine, PassRange, PreparedImage
 from model.masks import Passes, dropped_units
-from model.preprocessing import Pixels
+from model.preprocessing import Box, Pixels
 from model.uncertainty import entropy, summarise
 
 Answer = dict[str, Any]
@@ -40,20 +40,31 @@ class PredictWork:
     remaining = DETERMINISTIC_COST
     largest_step = DETERMINISTIC_COST
 
-    def __init__(self, pixels: Pixels, parameters: PredictParameters) -> None:
+    def __init__(
+        self, pixels: Pixels, parameters: PredictParameters, *, boxes: Sequence[Box] = ()
+    ) -> None:
         self.pixels = pixels
         self.parameters = parameters
+        self.boxes = boxes  # of the digits in the picture, if there are several
 
 
 class McWork:
     """An MC-dropout prediction of one image."""
 
-    def __init__(self, pixels: Pixels, parameters: McParameters, *, is_streamed: bool) -> None:
+    def __init__(
+        self,
+        pixels: Pixels,
+        parameters: McParameters,
+        *,
+        is_streamed: bool,
+        boxes: Sequence[Box] = (),
+    ) -> None:
         seed = parameters.seed
         if seed is None:
             seed = secrets.randbits(_DRAWN_SEED_BITS)
         self.pixels = pixels
         self.parameters = parameters
+        self.boxes = boxes  # of the digits in the picture, if there are several
         self.passes = Passes(parameters.passes, seed, parameters.estimator)
         self.image: PreparedImage | None = None
         self.dropped: list[str] | None = None  # per pass, if asked for

@@ -17,22 +17,34 @@ _NOISE_REACH = 4
 # Noise of at most so many grey levels needs no smoothing.
 _QUIET = 2
 
-# A pixel's surroundings, as a share of the picture's longer side: wide enough to hold more paper
-# than ink where ink fills the frame, narrow enough not to mix light and shadow.
+# Shares of the picture's longer side. The surroundings of a pixel: wide enough to hold more paper
+# than ink where a digit fills the picture, narrow enough not to mix light and shadow.
 _SURROUNDINGS = 0.2
+_WIDEST_STROKE = 0.25
+# Polarity is judged at this size, pixels.
 _POLARITY_SIDE = 64
+# What the border says against the skewness.
+_BORDER_WEIGHT = 0.3
+
+
+# Of the ink's typical darkness: what is darker is ink.
+_FAINTEST = 0.55
 
 
 def is_ink_dark(grey: Grey) -> bool:
     """Whether the ink is darker than the paper.
 
     Ink is sparse: the differences of pixels from the mean of their surroundings are many and small
-    on paper, few and large on ink. The sign of their third moment is the ink's.
+    on paper, few and large on ink. The sign of their skewness is the ink's. A digit that fills the
+    picture with a thick pen leaves that open; then the border, mostly paper, has a say.
     """
     factor = -(-max(grey.shape) // _POLARITY_SIDE)
     small = np.asarray(Image.fromarray(grey).reduce(factor), dtype=np.float32)
     difference = small - _mean_around(small, max(1, round(_SURROUNDINGS * max(small.shape))))
-    return float((difference**3).sum()) <= 0
+    skewness = float((difference**3).mean()) / max(float((difference**2).mean()) ** 1.5, 1e-9)
+    border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+    beyond_mean = float(np.median(border) - small.mean()) / max(float(small.std()), 1e-9)
+    return skewness <= _BORDER_WEIGHT * beyond_mean
 
 
 def _mean_around(values: Darkness, reach: int) -> Darkness:
@@ -68,7 +80,7 @@ def smooth(grey: Grey) -> tuple[Grey, float]:
 
 def initial_reach(grey: Grey) -> int:
     """Half a window that the widest strokes of a digit that fills the picture fit into."""
-    return max(1, round(_SURROUNDINGS * max(grey.shape)))
+    return max(1, round(_WIDEST_STROKE * max(grey.shape)))
 
 
 def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
@@ -86,7 +98,7 @@ def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
     paper = _close(grey, reach)
     difference = (paper - grey).astype(np.float32)
     # Noise lifts a closing above the paper.
-    difference -= np.median(difference)
+    difference -= np.quantile(difference, 0.2)
     darkness: Darkness = difference / np.maximum(paper, np.uint8(1))
     darkness[difference < max(LEAST_CONTRAST, _NOISE_REACH * noise)] = 0
     return darkness
@@ -119,4 +131,6 @@ def find_threshold(darkness: Darkness) -> float:
     between /= np.maximum(weight * (weight[-1] - weight), 1)
     best = (between >= between.max() * (1 - 1e-9)).nonzero()[0]
     # With nothing between the two classes every threshold there is as good: the middle one.
-    return float(edges[best[0] + 1] + edges[best[-1] + 1]) / 2
+    threshold = float(edges[best[0] + 1] + edges[best[-1] + 1]) / 2
+    dark = darkness[darkness > threshold]
+    return min(threshold, _FAINTEST * float(np.median(dark))) if dark.size else threshold

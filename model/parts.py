@@ -12,7 +12,7 @@ Numbers = NDArray[np.int64]
 
 # Shares of the main part or of the main digit.
 _LEAST_PART = 0.015  # a smaller area is dust
-_NEAR = 0.2  # parts of one digit are no further apart, in its longer sides
+_NEAR = 0.3  # parts of one digit are no further apart, in its longer sides
 _LEAST_DIGIT = 0.5  # another digit has at least this longer side,
 _LEAST_MASS = 0.15  # and at least this much ink
 # A shadow lies along the picture's edge with more than this share of its outline.

@@ -34,7 +34,7 @@ def remove_lines(darkness: Darkness) -> Darkness:
 
 def _trace_lines(darkness: Darkness) -> Rows:
     """The row of each roughly horizontal line at each column, (lines, W)."""
-    height, width = darkness.shape
+    width = darkness.shape[1]
     sharp = _line_profile(darkness)  # (strips, H - 1)
     present = sharp > 0
     present[:, 1:] |= present[:, :-1]  # a row of tolerance
@@ -106,7 +106,8 @@ def _erase(darkness: Darkness, lines: Rows) -> Darkness:
         profile = np.median(values, axis=1)
         level = float(profile.max())
         reach = 1
-        while reach < _REACH - 1 and max(profile[_REACH - reach - 1], profile[_REACH + reach + 1]) > 0.2 * level:
+        beside = profile[:_REACH][::-1], profile[_REACH + 1 :]
+        while reach < _REACH - 1 and max(side[reach] for side in beside) > 0.2 * level:
             reach += 1
         above, below = values[_REACH - reach - 1], values[_REACH + reach + 1]
         band = slice(_REACH - reach, _REACH + reach + 1)

@@ -336,9 +336,7 @@ def sixteen_bit(digit: Pixels, generator: Generator) -> bytes:
     """16 bits a pixel, PNG or TIFF."""
     values = _draw(_place(_enlarge(digit), generator), generator) * 257
     values = np.clip(values + _grain(values.shape, 200, generator), 0, 65535)
-    return _save(
-        Image.fromarray(values.astype(np.uint16)), str(generator.choice(["PNG", "TIFF"]))
-    )
+    return _save(Image.fromarray(values.astype(np.uint16)), str(generator.choice(["PNG", "TIFF"])))
 
 
 def thin_pen(digit: Pixels, generator: Generator) -> bytes:
