@@ -26,7 +26,6 @@ _POLARITY_SIDE = 64
 # What the border says against the skewness.
 _BORDER_WEIGHT = 0.3
 
-
 # Of the ink's typical darkness: what is darker is ink.
 _FAINTEST = 0.55
 
@@ -124,7 +123,8 @@ def _slide(grey: Grey, reach: int, extreme: np.ufunc) -> Grey:
 
 def find_threshold(darkness: Darkness) -> float:
     """What separates faint from dark, of what is not paper (Otsu 1979)."""
-    counts, edges = np.histogram(darkness[darkness > 0], 128, (0.0, 1.0))
+    marked = darkness[darkness > 0]
+    counts, edges = np.histogram(marked, 128, (0.0, 1.0))
     middles = (edges[1:] + edges[:-1]) / 2
     weight, moment = counts.cumsum(), (counts * middles).cumsum()
     between = (moment[-1] * weight - moment * weight[-1]) ** 2
@@ -132,5 +132,5 @@ def find_threshold(darkness: Darkness) -> float:
     best = (between >= between.max() * (1 - 1e-9)).nonzero()[0]
     # With nothing between the two classes every threshold there is as good: the middle one.
     threshold = float(edges[best[0] + 1] + edges[best[-1] + 1]) / 2
-    dark = darkness[darkness > threshold]
-    return min(threshold, _FAINTEST * float(np.median(dark))) if dark.size else threshold
+    dark = marked[marked > threshold]
+    return min(threshold, _FAINTEST * float(np.median(dark if dark.size else marked)))

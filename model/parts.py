@@ -14,7 +14,9 @@ Numbers = NDArray[np.int64]
 _LEAST_PART = 0.015  # a smaller area is dust
 _NEAR = 0.3  # parts of one digit are no further apart, in its longer sides
 _LEAST_DIGIT = 0.5  # another digit has at least this longer side,
-_LEAST_MASS = 0.15  # and at least this much ink
+_LEAST_MASS = 0.15  # at least this much ink,
+_LEAST_DARKNESS = 0.6  # which is as dark,
+_MOST_ALONG_EDGE = 0.05  # and no more of its outline along the picture's edge
 # A shadow lies along the picture's edge with more than this share of its outline.
 _ALONG_EDGE = 0.25
 # More than so many parts are no handwriting but noise, texture or print.
@@ -35,11 +37,13 @@ class Group:
         members: their numbers.
         box: left, top, right and bottom, the last two exclusive.
         mass: the sum of their darkness.
+        area: their pixels.
     """
 
     members: list[int]
     box: Numbers
     mass: float
+    area: int
 
     @property
     def side(self) -> int:
@@ -66,13 +70,18 @@ def group_parts(parts: Components, darkness: Darkness) -> list[Group]:
     while order:
         group = _grow(order, parts, mass)
         order = [number for number in order if number not in group.members]
-        if not groups or _is_digit_beside(group, groups[0]):
+        edge = float(along_edge[group.members].max())
+        if not groups or (edge <= _MOST_ALONG_EDGE and _is_digit_beside(group, groups[0])):
             groups.append(group)
     return groups
 
 
 def _is_digit_beside(group: Group, main: Group) -> bool:
-    return group.side >= _LEAST_DIGIT * main.side and group.mass >= _LEAST_MASS * main.mass
+    return (
+        group.side >= _LEAST_DIGIT * main.side
+        and group.mass >= _LEAST_MASS * main.mass
+        and group.mass / group.area >= _LEAST_DARKNESS * main.mass / main.area
+    )
 
 
 def _grow(order: list[int], parts: Components, mass: NDArray[np.float64]) -> Group:
@@ -93,7 +102,7 @@ def _grow(order: list[int], parts: Components, mass: NDArray[np.float64]) -> Gro
                 box[2:] = np.maximum(box[2:], other[2:])
                 found = True
                 break
-    return Group(members, box, float(mass[members].sum()))
+    return Group(members, box, float(mass[members].sum()), int(parts.areas[members].sum()))
 
 
 def _are_side_by_side(some: int, other: int, parts: Components) -> bool:

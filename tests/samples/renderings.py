@@ -23,7 +23,7 @@ _DRAWN = 160
 # Strokes
 
 
-def _enlarge(digit: Pixels) -> Shares:
+def enlarge(digit: Pixels) -> Shares:
     """The ink's box, its longer side `_DRAWN` pixels, with the crisp edges of a pen."""
     rows, columns = digit.any(axis=1).nonzero()[0], digit.any(axis=0).nonzero()[0]
     ink = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -81,7 +81,7 @@ def _thin(cover: Shares) -> Shares:
 # Sheets
 
 
-def _place(
+def place(
     strokes: Shares,
     generator: Generator,
     *,
@@ -115,7 +115,7 @@ def _place(
     return cover
 
 
-def _draw(cover: Shares, generator: Generator) -> Shares:
+def draw(cover: Shares, generator: Generator) -> Shares:
     """Dark ink on light paper, in brightness 0 to 255."""
     ink, paper = generator.uniform(10, 90), generator.uniform(190, 255)
     return paper + (ink - paper) * cover
@@ -130,7 +130,7 @@ def _grain(shape: tuple[int, ...], deviation: float, generator: Generator) -> Sh
     return generator.normal(0, deviation, shape)
 
 
-def _light(shape: tuple[int, ...], generator: Generator, darkest: float) -> Shares:
+def light(shape: tuple[int, ...], generator: Generator, darkest: float) -> Shares:
     """Falls off to one side, and to the corners."""
     y, x = np.indices(shape) / np.array(shape)[:, None, None] - 0.5
     angle = generator.uniform(0, 2 * np.pi)
@@ -173,7 +173,7 @@ def _lines(shape: tuple[int, ...], digit: float, generator: Generator, *, both: 
 # Files
 
 
-def _encode(values: Shares, image_format: str = "PNG", **options: object) -> bytes:
+def encode(values: Shares, image_format: str = "PNG", **options: object) -> bytes:
     """Brightness (H, W) or (H, W, 3 or 4), 0 to 255."""
     picture = Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
     return _save(picture, image_format, **options)
@@ -190,14 +190,14 @@ def _save(picture: Image.Image, image_format: str, **options: object) -> bytes:
 
 def as_it_is(digit: Pixels, generator: Generator) -> bytes:
     """MNIST's own image as a PNG."""
-    return _encode(digit.astype(float))
+    return encode(digit.astype(float))
 
 
 def inverted(digit: Pixels, generator: Generator) -> bytes:
     """Dark on light, and now and then MNIST's own 28x28, inverted."""
     if generator.random() < 0.3:
-        return _encode(255.0 - digit)
-    return _encode(_draw(_place(_enlarge(digit), generator), generator))
+        return encode(255.0 - digit)
+    return encode(draw(place(enlarge(digit), generator), generator))
 
 
 def coloured(digit: Pixels, generator: Generator) -> bytes:
@@ -210,35 +210,35 @@ def coloured(digit: Pixels, generator: Generator) -> bytes:
         ink, paper = generator.uniform(0, 255, (2, 3))
         if abs((ink - paper) @ weights) >= 40:
             break
-    cover = _place(_enlarge(digit), generator)[:, :, None]
-    return _encode(paper + (ink - paper) * cover)
+    cover = place(enlarge(digit), generator)[:, :, None]
+    return encode(paper + (ink - paper) * cover)
 
 
 def lit(digit: Pixels, generator: Generator) -> bytes:
     """Paper in uneven light."""
-    values = _draw(_place(_enlarge(digit), generator), generator)
-    values = values * _light(values.shape, generator, 0.3)
-    return _encode(values + _grain(values.shape, 3, generator), "JPEG", quality=85)
+    values = draw(place(enlarge(digit), generator), generator)
+    values = values * light(values.shape, generator, 0.3)
+    return encode(values + _grain(values.shape, 3, generator), "JPEG", quality=85)
 
 
 def shadowed(digit: Pixels, generator: Generator) -> bytes:
     """Paper with the shadow of a hand or a phone."""
-    values = _draw(_place(_enlarge(digit), generator), generator)
+    values = draw(place(enlarge(digit), generator), generator)
     values = values * _shadow(values.shape, generator)
-    return _encode(values + _grain(values.shape, 3, generator), "JPEG", quality=85)
+    return encode(values + _grain(values.shape, 3, generator), "JPEG", quality=85)
 
 
 def _on_lines(digit: Pixels, generator: Generator, *, both: bool) -> bytes:
-    strokes = _enlarge(digit)
+    strokes = enlarge(digit)
     share = generator.uniform(0.35, 0.7)
-    cover = _place(strokes, generator, side=int(generator.integers(150, 401)), share=(share, share))
+    cover = place(strokes, generator, side=int(generator.integers(150, 401)), share=(share, share))
     lines = _lines(cover.shape, min(cover.shape) * share, generator, both=both)
     ink, paper = generator.uniform(10, 80), generator.uniform(200, 255)
     line = generator.uniform(ink + 60, paper - 30)
     values = paper + (line - paper) * lines
     values += (ink - values) * cover
     values = _blur(values, 0.6) + _grain(values.shape, 3, generator)
-    return _encode(values, "JPEG", quality=85)
+    return encode(values, "JPEG", quality=85)
 
 
 def ruled(digit: Pixels, generator: Generator) -> bytes:
@@ -254,31 +254,31 @@ def squared(digit: Pixels, generator: Generator) -> bytes:
 def blurred(digit: Pixels, generator: Generator) -> bytes:
     """Out of focus by 2 to 5 % of the digit's height."""
     share, side = generator.uniform(0.35, 0.8), int(generator.integers(100, 401))
-    cover = _place(_enlarge(digit), generator, side=side, share=(share, share))
-    values = _draw(cover, generator)
-    return _encode(_blur(values, share * side * generator.uniform(0.02, 0.05)))
+    cover = place(enlarge(digit), generator, side=side, share=(share, share))
+    values = draw(cover, generator)
+    return encode(_blur(values, share * side * generator.uniform(0.02, 0.05)))
 
 
 def noisy(digit: Pixels, generator: Generator) -> bytes:
     """A sensor's noise, with a deviation of 8 to 40 of 255."""
-    values = _draw(_place(_enlarge(digit), generator), generator)
-    return _encode(values + _grain(values.shape, generator.uniform(8, 40), generator))
+    values = draw(place(enlarge(digit), generator), generator)
+    return encode(values + _grain(values.shape, generator.uniform(8, 40), generator))
 
 
 def jpeg(digit: Pixels, generator: Generator) -> bytes:
     """JPEG of quality 60, either polarity."""
-    values = _draw(_place(_enlarge(digit), generator), generator)
+    values = draw(place(enlarge(digit), generator), generator)
     if generator.random() < 0.5:
         values = 255 - values
-    return _encode(values, "JPEG", quality=60)
+    return encode(values, "JPEG", quality=60)
 
 
 def scaled(digit: Pixels, generator: Generator) -> bytes:
     """Sheets of 20 to 2,000 pixels."""
     side = round(float(np.exp(generator.uniform(np.log(20), np.log(1430)))))
     share = (0.7, 0.95) if side < 60 else (0.3, 0.95)
-    cover = _place(_enlarge(digit), generator, side=side, share=share)
-    return _encode(_draw(cover, generator), compress_level=1)
+    cover = place(enlarge(digit), generator, side=side, share=share)
+    return encode(draw(cover, generator), compress_level=1)
 
 
 def shifted(digit: Pixels, generator: Generator) -> bytes:
@@ -287,11 +287,11 @@ def shifted(digit: Pixels, generator: Generator) -> bytes:
         rows, columns = digit.any(axis=1).nonzero()[0], digit.any(axis=0).nonzero()[0]
         down = int(generator.integers(-rows[0], 28 - rows[-1]))
         right = int(generator.integers(-columns[0], 28 - columns[-1]))
-        return _encode(np.roll(digit, (down, right), (0, 1)).astype(float))
+        return encode(np.roll(digit, (down, right), (0, 1)).astype(float))
     offset = [generator.choice([0, 0.02, 0.98, 1]), generator.random()]
     generator.shuffle(offset)
-    cover = _place(_enlarge(digit), generator, offset=(offset[0], offset[1]))
-    return _encode(_draw(cover, generator))
+    cover = place(enlarge(digit), generator, offset=(offset[0], offset[1]))
+    return encode(draw(cover, generator))
 
 
 _EXIF_STORED = {
@@ -307,7 +307,7 @@ _EXIF_STORED = {
 
 def exif_rotated(digit: Pixels, generator: Generator) -> bytes:
     """Stored turned or mirrored, with the orientation in EXIF."""
-    values = _draw(_place(_enlarge(digit), generator), generator)
+    values = draw(place(enlarge(digit), generator), generator)
     orientation = int(generator.integers(2, 9))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -319,7 +319,7 @@ def exif_rotated(digit: Pixels, generator: Generator) -> bytes:
 
 def transparent(digit: Pixels, generator: Generator) -> bytes:
     """Ink of any colour on nothing, with and without a palette."""
-    cover = _place(_enlarge(digit), generator)
+    cover = place(enlarge(digit), generator)
     values = np.empty((*cover.shape, 4))
     values[:, :, :3] = generator.uniform(0, 255, 3)
     values[:, :, 3] = cover * 255
@@ -334,39 +334,39 @@ def transparent(digit: Pixels, generator: Generator) -> bytes:
 
 def sixteen_bit(digit: Pixels, generator: Generator) -> bytes:
     """16 bits a pixel, PNG or TIFF."""
-    values = _draw(_place(_enlarge(digit), generator), generator) * 257
+    values = draw(place(enlarge(digit), generator), generator) * 257
     values = np.clip(values + _grain(values.shape, 200, generator), 0, 65535)
     return _save(Image.fromarray(values.astype(np.uint16)), str(generator.choice(["PNG", "TIFF"])))
 
 
 def thin_pen(digit: Pixels, generator: Generator) -> bytes:
     """A pen of 1.5 to 5 % of the digit's height; MNIST's is 8 to 16 %."""
-    strokes = _thicken(_thin(_enlarge(digit)), _DRAWN * generator.uniform(0.015, 0.05) / 2)
-    return _encode(_draw(_place(strokes, generator), generator))
+    strokes = _thicken(_thin(enlarge(digit)), _DRAWN * generator.uniform(0.015, 0.05) / 2)
+    return encode(draw(place(strokes, generator), generator))
 
 
 def thick_pen(digit: Pixels, generator: Generator) -> bytes:
     """A felt tip: strokes 5 to 10 % of the digit's height thicker than MNIST's."""
-    strokes = _thicken(_enlarge(digit), _DRAWN * generator.uniform(0.025, 0.05))
-    return _encode(_draw(_place(strokes, generator), generator))
+    strokes = _thicken(enlarge(digit), _DRAWN * generator.uniform(0.025, 0.05))
+    return encode(draw(place(strokes, generator), generator))
 
 
 def specked(digit: Pixels, generator: Generator) -> bytes:
     """Dust and crumbs, up to a fifth of the digit's stroke, anywhere on the sheet."""
-    cover = _place(_enlarge(digit), generator, share=(0.4, 0.7))
+    cover = place(enlarge(digit), generator, share=(0.4, 0.7))
     y, x = np.indices(cover.shape)
     for _ in range(int(generator.integers(1, 12))):
         radius = min(cover.shape) * generator.uniform(0.003, 0.012)
         row, column = generator.random(2) * cover.shape
         dust = np.clip(radius - np.hypot(y - row, x - column) + 0.5, 0, 1)
         np.maximum(cover, dust, out=cover)
-    return _encode(_draw(cover, generator))
+    return encode(draw(cover, generator))
 
 
 def photo(digit: Pixels, generator: Generator) -> bytes:
     """All of it: lines or none, uneven light, a shadow, blur, noise, JPEG of quality 75."""
     share, side = generator.uniform(0.3, 0.7), int(generator.integers(300, 701))
-    cover = _place(_enlarge(digit), generator, side=side, share=(share, share))
+    cover = place(enlarge(digit), generator, side=side, share=(share, share))
     ink, paper = generator.uniform(10, 80), generator.uniform(200, 255)
     values = np.full(cover.shape, paper)
     if generator.random() < 0.5:
@@ -374,12 +374,33 @@ def photo(digit: Pixels, generator: Generator) -> bytes:
         lines = _lines(cover.shape, side * share, generator, both=both)
         values += (generator.uniform(ink + 60, paper - 30) - paper) * lines
     values += (ink - values) * cover
-    values *= _light(cover.shape, generator, 0.5)
+    values *= light(cover.shape, generator, 0.5)
     if generator.random() < 0.5:
         values *= _shadow(cover.shape, generator)
     values = _blur(values, share * side * generator.uniform(0.003, 0.015))
     values += _grain(values.shape, generator.uniform(2, 8), generator)
-    return _encode(values, "JPEG", quality=75)
+    return encode(values, "JPEG", quality=75)
+
+
+def several_digits(digits: list[Pixels], generator: Generator) -> bytes:
+    """A number: digits beside each other, of nearly the same size, that do not touch."""
+    height = int(generator.integers(40, 160))
+    heights = [round(height * generator.uniform(0.85, 1)) for _ in digits]
+    drawn = []
+    for digit, tall in zip(digits, heights, strict=True):
+        strokes = enlarge(digit)
+        size = max(1, round(strokes.shape[1] * tall / strokes.shape[0])), tall
+        picture = Image.fromarray((strokes * 255).astype(np.float32))
+        drawn.append(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)) / 255)
+    gap = round(height * generator.uniform(0.12, 0.5))
+    width = sum(part.shape[1] for part in drawn) + gap * (len(drawn) - 1)
+    margin = round(height * generator.uniform(0.2, 1))
+    cover = np.zeros((height + 2 * margin, width + 2 * margin))
+    left = margin
+    for part in drawn:
+        cover[margin : margin + part.shape[0], left : left + part.shape[1]] = part
+        left += part.shape[1] + gap
+    return encode(draw(np.clip(cover, 0, 1), generator))
 
 
 KINDS: Mapping[str, Render] = {

@@ -1,0 +1,117 @@
+"""What preparing an image costs: time on one thread, and memory for the largest ones.
+
+`python -m tests.load.decoding` prints a table. Each picture is a photo of a digit on lit paper, and
+each row its own process, whose memory is counted from when everything is imported and one small
+image has been prepared.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from io import BytesIO
+from statistics import median, quantiles
+
+import numpy as np
+from PIL import Image
+
+from app.images import decode_scaled
+from app.machine import describe_machine
+from model.preprocessing import find_digits, preprocess_image
+from tests.samples.draw import draw_digit
+
+MAX_PIXELS = 50_000_000
+# Width, height, format and mode of each picture. 12 and 48 megapixels are what phones make.
+PICTURES: dict[str, tuple[int, int, str, str]] = {
+    "28x28 PNG, MNIST's": (28, 28, "PNG", "L"),
+    "28x28 PNG, inverted": (28, 28, "PNG", "inverted"),
+    "400x400 PNG": (400, 400, "PNG", "L"),
+    "12 MP JPEG 88": (4000, 3000, "JPEG", "RGB"),
+    "12 MP PNG": (4000, 3000, "PNG", "RGB"),
+    "48 MP JPEG 88": (8000, 6000, "JPEG", "RGB"),
+    "48 MP PNG": (8000, 6000, "PNG", "RGB"),
+    "48 MP PNG, transparent": (8000, 6000, "PNG", "RGBA"),
+    "48 MP PNG, 16 bits": (8000, 6000, "PNG", "I;16"),
+    "48 MP TIFF, floats": (8000, 6000, "TIFF", "F"),
+    "48 MP WebP": (8000, 6000, "WebP", "RGB"),
+}
+_SECONDS = 2.0
+_MOST_ROUNDS = 2000
+
+
+def make_picture(name: str) -> bytes:
+    """The file of that name in `PICTURES`."""
+    width, height, image_format, mode = PICTURES[name]
+    digit = draw_digit(4, size=500, height=0.5)
+    if (width, height) == (28, 28):
+        pixels = preprocess_image(np.array(digit))
+        picture = Image.fromarray(255 - pixels if mode == "inverted" else pixels)
+    else:
+        picture = digit.resize((width, height), Image.Resampling.BICUBIC)
+        light = (
+            Image.linear_gradient("L")
+            .resize((width, height))
+            .point([128 + v // 2 for v in range(256)])
+        )
+        picture = Image.composite(picture, Image.new("L", picture.size), light)
+        if mode == "I;16":
+            picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
+        else:
+            picture = picture.convert(mode)
+    file = BytesIO()
+    options = {"quality": 88} if image_format == "JPEG" else {}
+    picture.save(file, image_format, compress_level=1, **options)
+    return file.getvalue()
+
+
+def prepare(data: bytes) -> None:
+    """As the server does it."""
+    grey, factor = decode_scaled(data, max_pixels=MAX_PIXELS)
+    find_digits(grey).magnified(factor)
+
+
+def measure(data: bytes) -> tuple[list[float], float]:
+    """Seconds of each round, and the most memory above idle, MiB."""
+    prepare(make_picture("28x28 PNG, inverted"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rounds: list[float] = []
+    while len(rounds) < 3 or (sum(rounds) < _SECONDS and len(rounds) < _MOST_ROUNDS):
+        start = time.perf_counter()
+        prepare(data)
+        rounds.append(time.perf_counter() - start)
+    return rounds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def print_row(name: str, data: bytes) -> None:
+    """Measures and prints one picture."""
+    rounds, memory = measure(data)
+    low, _, high = quantiles(rounds, n=4)
+    print(
+        f"{name:24} {len(data) / 1e6:8.3f} {median(rounds) * 1e3:9.3f} "
+        f"({low * 1e3:.3f}-{high * 1e3:.3f}) {memory:12.0f}",
+        flush=True,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the table, or with a picture's name its row, reading the file from standard input."""
+    parser = argparse.ArgumentParser(prog="python -m tests.load.decoding")
+    parser.add_argument("--row", choices=PICTURES, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.row:
+        print_row(options.row, sys.stdin.buffer.read())
+        return
+    print(f"{describe_machine()}, one thread\n")
+    print(f"{'picture':24} {'MB':>8} {'ms':>9} (quartiles) {'MiB above idle':>16}", flush=True)
+    for name in PICTURES:
+        # Made here, so that making it does not count.
+        subprocess.run(
+            [sys.executable, "-m", __spec__.name, "--row", name],
+            input=make_picture(name),
+            check=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
