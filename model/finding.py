@@ -28,10 +28,20 @@ Box = tuple[int, int, int, int]
 # again, with paper around it as far as its own longer side.
 _LOOK_SIDE = 512
 _SMALL_DIGIT = 100
+# Fewer pixels than this are dust.
+_LEAST_AREA = 8
+# Within a twelfth of a digit's longer side the darkness falls by at least this share of the ink's:
+# out of focus by 5 % of its height it falls by 0.6, a shadow by half of that. What lies along the
+# picture's edge with much of its outline is a shadow more often, and judged within less.
+_EDGE_SHARE = 12
+_LEAST_STEP = 0.5
+_ALONG_EDGE = 0.25
 # Strokes this wide stay ink in the second look, in their mean widths.
 _WIDEST_STROKE = 4
 # A digit is cut out with a margin for its soft edges, of its longer side.
 _MARGIN = 0.12
+# The least width of a stroke that is cut out, pixels.
+_FINEST = 1.5
 # The picture's edges are made so many times as steep: as a pen's on paper.
 _STEEPNESS = 2.5
 
@@ -73,6 +83,11 @@ class Look:
         ink = self.darkness[rows, columns]
         ink = np.where((labels >= 0) & ~is_digit, 0, ink / np.median(ink[is_digit]))
         scale = side / digit.side
+        # A line much finer than a pixel would fade.
+        too_fine = (_FINEST / scale - stroke_width(is_digit.astype(np.float32))) / 2
+        if too_fine > 0:
+            ink = thicken(np.pad(ink, margin), too_fine)
+            is_digit = np.pad(is_digit, margin)
         large = _resize(np.pad(ink, margin), scale, Image.Resampling.BICUBIC)
         cover = np.clip((large - 0.5) * _STEEPNESS + 0.5, 0, 1)
         # Faint marks beside the strokes are not theirs.
@@ -128,7 +143,33 @@ def _look_within(grey: Grey, noise: float, reach: int, factor: int) -> Look:
             "no ink: marks are all over the image, as in noise, a texture or a page of text; "
             "send a picture of one digit"
         )
-    return Look(darkness, parts, digits, factor)
+    look = Look(darkness, parts, digits, factor)
+    if digits[0].area < _LEAST_AREA or not _has_edges(look):
+        raise NoInkError(
+            "no ink: nothing but specks or shadows stands out; send a larger or a clearer digit"
+        )
+    return look
+
+
+def _has_edges(look: Look) -> bool:
+    """Whether the first digit ends within a short distance, as ink does and shadows do not."""
+    digit = look.digits[0]
+    left, top, right, bottom = digit.box
+    reach = max(1, digit.side // _EDGE_SHARE)
+    if digit.along_edge > _ALONG_EDGE:
+        reach = max(1, min(reach, int(min(right - left, bottom - top)) // 4))
+    padded = np.pad(look.darkness, reach, mode="edge")
+    around = padded[top : bottom + 2 * reach, left : right + 2 * reach]
+    middle = slice(reach, -reach)
+    ink = around[middle, middle][_mask(look) > 0]
+    nearby = [
+        around[: -2 * reach, middle],
+        around[2 * reach :, middle],
+        around[middle, : -2 * reach],
+        around[middle, 2 * reach :],
+    ]
+    steps = ink - np.minimum.reduce(nearby)[_mask(look) > 0]
+    return float(np.quantile(steps, 0.8)) >= _LEAST_STEP * float(np.median(ink))
 
 
 def _mask(look: Look) -> Darkness:

@@ -38,12 +38,14 @@ class Group:
         box: left, top, right and bottom, the last two exclusive.
         mass: the sum of their darkness.
         area: their pixels.
+        along_edge: the largest share of a part's outline that is the picture's edge.
     """
 
     members: list[int]
     box: Numbers
     mass: float
     area: int
+    along_edge: float
 
     @property
     def side(self) -> int:
@@ -68,23 +70,28 @@ def group_parts(parts: Components, darkness: Darkness) -> list[Group]:
     order = [main, *(int(n) for n in numbers[mass[numbers].argsort()[::-1]] if n != main)]
     groups: list[Group] = []
     while order:
-        group = _grow(order, parts, mass)
+        group = _grow(order, parts, mass, along_edge)
         order = [number for number in order if number not in group.members]
-        edge = float(along_edge[group.members].max())
-        if not groups or (edge <= _MOST_ALONG_EDGE and _is_digit_beside(group, groups[0])):
+        if not groups or _is_digit_beside(group, groups[0]):
             groups.append(group)
     return groups
 
 
 def _is_digit_beside(group: Group, main: Group) -> bool:
     return (
-        group.side >= _LEAST_DIGIT * main.side
+        group.along_edge <= _MOST_ALONG_EDGE
+        and group.side >= _LEAST_DIGIT * main.side
         and group.mass >= _LEAST_MASS * main.mass
         and group.mass / group.area >= _LEAST_DARKNESS * main.mass / main.area
     )
 
 
-def _grow(order: list[int], parts: Components, mass: NDArray[np.float64]) -> Group:
+def _grow(
+    order: list[int],
+    parts: Components,
+    mass: NDArray[np.float64],
+    along_edge: NDArray[np.float64],
+) -> Group:
     """The first part with all that are near it, or near those, and no digits of their own."""
     members, box = [order[0]], parts.boxes[order[0]].copy()
     near = _NEAR * max(box[2:] - box[:2])
@@ -102,7 +109,13 @@ def _grow(order: list[int], parts: Components, mass: NDArray[np.float64]) -> Gro
                 box[2:] = np.maximum(box[2:], other[2:])
                 found = True
                 break
-    return Group(members, box, float(mass[members].sum()), int(parts.areas[members].sum()))
+    return Group(
+        members,
+        box,
+        mass=float(mass[members].sum()),
+        area=int(parts.areas[members].sum()),
+        along_edge=float(along_edge[members].max()),
+    )
 
 
 def _are_side_by_side(some: int, other: int, parts: Components) -> bool:

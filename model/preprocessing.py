@@ -143,8 +143,9 @@ def _centre(ink: Pixels) -> Pixels:
     total = weights.sum()
     centre_y = float(weights.sum(axis=1) @ np.arange(height)) / total
     centre_x = float(weights.sum(axis=0) @ np.arange(width)) / total
-    top = min(max(math.floor(SIDE / 2 - centre_y + 0.5), 0), SIDE - height)
-    left = min(max(math.floor(SIDE / 2 - centre_x + 0.5), 0), SIDE - width)
+    # A centre half way between two pixels goes up and left, where `follows_convention` has it.
+    top = min(max(math.ceil(SIDE / 2 - centre_y - 0.5), 0), SIDE - height)
+    left = min(max(math.ceil(SIDE / 2 - centre_x - 0.5), 0), SIDE - width)
     canvas = np.zeros((SIDE, SIDE), dtype=np.uint8)
     canvas[top : top + height, left : left + width] = ink
     return canvas

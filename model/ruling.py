@@ -37,6 +37,8 @@ def _trace_lines(darkness: Darkness) -> Rows:
     width = darkness.shape[1]
     sharp = _line_profile(darkness)  # (strips, H - 1)
     present = sharp > 0
+    if present.any(axis=1).mean() < _LEAST_SHARE:
+        return np.empty((0, width), dtype=np.int64)
     present[:, 1:] |= present[:, :-1]  # a row of tolerance
     middles = (np.arange(_STRIPS) - (_STRIPS - 1) / 2) * (width // _STRIPS)
     starts, slope = _straight_lines(present, middles)

@@ -1,0 +1,54 @@
+"""Renderings of known digits are read as those digits; pictures without one are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.images import decode_image
+from model.checkpoint import DEFAULT_CHECKPOINT
+from model.errors import NoInkError
+from model.preprocessing import preprocess_image
+from tests.samples import no_digits
+from tests.samples.renderings import KINDS
+from tests.samples.score_preprocessing import Reader, numbers, renderings
+from training.data import Images, load_mnist
+
+
+@pytest.fixture(scope="module")
+def reader(one_thread: None) -> Reader:
+    return Reader(DEFAULT_CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def images(mnist_folder: Path) -> Images:
+    """What nothing was trained on; the test set is left for published figures."""
+    return load_mnist("train", mnist_folder)[slice(-5000, None)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_most_renderings_of_each_kind_are_read_as_their_digit(
+    kind: str, reader: Reader, images: Images
+) -> None:
+    read = [(reader.read(file), label) for file, label in renderings(images, kind, 12)]
+    assert sum(digit == label for digit, label in read) >= 11
+
+
+def test_numbers_are_seen_as_several_digits(reader: Reader, images: Images) -> None:
+    assert sum(reader.read(file) == "several" for file in numbers(images, 20)) >= 19
+
+
+@pytest.mark.parametrize("kind", ["no ink", "all ink"])
+def test_an_empty_sheet_has_no_ink(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(10):
+        image = decode_image(no_digits.KINDS[kind](generator), max_pixels=10**6)
+        with pytest.raises(NoInkError):
+            preprocess_image(image)
+
+
+@pytest.mark.parametrize("kind", ["noise", "page of text"])
+def test_marks_all_over_are_no_digit(kind: str, reader: Reader) -> None:
+    generator = np.random.default_rng(0)
+    outcomes = [reader.read(no_digits.KINDS[kind](generator)) for _ in range(10)]
+    assert sum(outcome in ("no ink", "several") for outcome in outcomes) >= 9
