@@ -17,8 +17,9 @@ from model.calibration import Calibration, apply_temperature, prediction_set, re
 from model.checkpoint import Checkpoint
 from model.decisions import decide
 from model.engine import Engine, PassRange, PreparedImage
+from model.finding import Box
 from model.masks import Passes, dropped_units
-from model.preprocessing import Box, Pixels
+from model.preprocessing import Pixels
 from model.uncertainty import entropy, summarise
 
 Answer = dict[str, Any]

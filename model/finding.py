@@ -91,7 +91,7 @@ class Look:
         large = _resize(np.pad(ink, margin), scale, Image.Resampling.BICUBIC)
         cover = np.clip((large - 0.5) * _STEEPNESS + 0.5, 0, 1)
         # Faint marks beside the strokes are not theirs.
-        near = _resize(np.pad(is_digit, margin), scale, Image.Resampling.BILINEAR) > 0.3
+        near = _resize(np.pad(is_digit, margin), scale, Image.Resampling.BILINEAR) > 0.05
         alone: Darkness = cover * thicken(near.astype(np.float32), 3)
         return alone
 

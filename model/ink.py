@@ -43,7 +43,7 @@ def is_ink_dark(grey: Grey) -> bool:
     skewness = float((difference**3).mean()) / max(float((difference**2).mean()) ** 1.5, 1e-9)
     border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
     beyond_mean = float(np.median(border) - small.mean()) / max(float(small.std()), 1e-9)
-    return skewness <= _BORDER_WEIGHT * beyond_mean
+    return bool(skewness <= _BORDER_WEIGHT * beyond_mean)
 
 
 def _mean_around(values: Darkness, reach: int) -> Darkness:
@@ -79,7 +79,7 @@ def smooth(grey: Grey) -> tuple[Grey, float]:
 
 def initial_reach(grey: Grey) -> int:
     """Half a window that the widest strokes of a digit that fills the picture fit into."""
-    return max(1, round(_WIDEST_STROKE * max(grey.shape)))
+    return max(1, round(_WIDEST_STROKE * int(max(grey.shape))))
 
 
 def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
@@ -98,7 +98,7 @@ def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
     difference = (paper - grey).astype(np.float32)
     # Noise lifts a closing above the paper.
     difference -= np.quantile(difference, 0.2)
-    darkness: Darkness = difference / np.maximum(paper, np.uint8(1))
+    darkness: Darkness = difference / np.maximum(paper, np.uint8(1)).astype(np.float32)
     darkness[difference < max(LEAST_CONTRAST, _NOISE_REACH * noise)] = 0
     return darkness
 

@@ -58,7 +58,7 @@ def group_parts(parts: Components, darkness: Darkness) -> list[Group]:
     if not len(parts.areas):
         return []
     is_part = parts.labels >= 0
-    mass = np.bincount(parts.labels[is_part], weights=darkness[is_part])
+    mass = np.bincount(parts.labels[is_part], weights=darkness[is_part]).astype(np.float64)
     along_edge = _share_along_edge(parts)
     main = int((mass * np.maximum(1 - 2.5 * along_edge, 0.01)).argmax())
     candidates = parts.areas >= max(2, _LEAST_PART * parts.areas[main])

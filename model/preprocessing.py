@@ -71,6 +71,21 @@ def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
 
 def find_digits(image: Pixels, mode: Preprocess = "auto") -> Preprocessed:
     """As `preprocess_image`, and tells where the digits are if there are several."""
+    unchanged = take_as_it_is(image, mode)
+    if unchanged is not None:
+        return unchanged
+    look = look_at(image)
+    boxes = look.boxes() if len(look.digits) > 1 else ()
+    cover = look_closer(image, look).cut_out(_FINE * BOX)
+    return Preprocessed(_centre(_fit_box(adjust_width(cover, BOX))), boxes)
+
+
+def take_as_it_is(image: Pixels, mode: Preprocess) -> Preprocessed | None:
+    """What can be had at once, without a search for ink; None: that is needed.
+
+    Raises:
+        InvalidPixelsError: "none" was asked for and the image is not 28x28.
+    """
     if mode == "none":
         if image.shape != (SIDE, SIDE):
             height, width = image.shape
@@ -81,13 +96,9 @@ def find_digits(image: Pixels, mode: Preprocess = "auto") -> Preprocessed:
         return Preprocessed(image)
     if follows_convention(image):
         return Preprocessed(image)
-    inverse = ~image if image.shape == (SIDE, SIDE) else image
-    if follows_convention(inverse):
-        return Preprocessed(inverse)
-    look = look_at(image)
-    boxes = look.boxes() if len(look.digits) > 1 else ()
-    cover = look_closer(image, look).cut_out(_FINE * BOX)
-    return Preprocessed(_centre(_fit_box(adjust_width(cover, BOX))), boxes)
+    if image.shape == (SIDE, SIDE) and follows_convention(~image):
+        return Preprocessed(~image)
+    return None
 
 
 def follows_convention(image: Pixels) -> bool:

@@ -92,7 +92,8 @@ def _follow(sharp: Darkness, expected: NDArray[np.float64], width: int) -> Rows:
             columns.append((number + 0.5) * strip)
             rows.append(top + 0.5 + float(darkest.mean()))  # of a pair of rows the middle
     curve = np.polynomial.Polynomial.fit(columns, rows, min(2, len(rows) - 1))
-    return np.rint(curve(np.arange(width))).astype(np.int64)
+    line: Rows = np.rint(curve(np.arange(width))).astype(np.int64)
+    return line
 
 
 def _erase(darkness: Darkness, lines: Rows) -> Darkness:

@@ -5,6 +5,7 @@ Every kind takes a digit in MNIST's convention and a generator, and gives the by
 
 from collections.abc import Callable, Mapping
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ _DRAWN = 160
 
 def enlarge(digit: Pixels) -> Shares:
     """The ink's box, its longer side `_DRAWN` pixels, with the crisp edges of a pen."""
-    rows, columns = digit.any(axis=1).nonzero()[0], digit.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(digit.any(axis=1)), np.flatnonzero(digit.any(axis=0))
     ink = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     # A margin of one pixel keeps the outline round.
     ink = np.pad(ink, 1)
@@ -37,7 +38,7 @@ def enlarge(digit: Pixels) -> Shares:
 
 def _crop(cover: Shares) -> Shares:
     inked = cover > 0.1
-    rows, columns = inked.any(axis=1).nonzero()[0], inked.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
     return cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
@@ -173,7 +174,9 @@ def _lines(shape: tuple[int, ...], digit: float, generator: Generator, *, both: 
 # Files
 
 
-def encode(values: Shares, image_format: str = "PNG", **options: object) -> bytes:
+def encode(
+    values: NDArray[np.floating[Any]], image_format: str = "PNG", **options: object
+) -> bytes:
     """Brightness (H, W) or (H, W, 3 or 4), 0 to 255."""
     picture = Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
     return _save(picture, image_format, **options)
@@ -284,7 +287,7 @@ def scaled(digit: Pixels, generator: Generator) -> bytes:
 def shifted(digit: Pixels, generator: Generator) -> bytes:
     """In a corner or at an edge, touching it or nearly; MNIST's own image moved, too."""
     if generator.random() < 0.3:
-        rows, columns = digit.any(axis=1).nonzero()[0], digit.any(axis=0).nonzero()[0]
+        rows, columns = np.flatnonzero(digit.any(axis=1)), np.flatnonzero(digit.any(axis=0))
         down = int(generator.integers(-rows[0], 28 - rows[-1]))
         right = int(generator.integers(-columns[0], 28 - columns[-1]))
         return encode(np.roll(digit, (down, right), (0, 1)).astype(float))
