@@ -95,10 +95,10 @@ def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
             what is dark and wider is shadow.
     """
     paper = _close(grey, reach)
-    difference = (paper - grey).astype(np.float32)
+    difference: Darkness = (paper - grey).astype(np.float32)
     # Noise lifts a closing above the paper.
-    difference -= np.quantile(difference, 0.2)
-    darkness: Darkness = difference / np.maximum(paper, np.uint8(1)).astype(np.float32)
+    difference -= float(np.quantile(difference, 0.2))
+    darkness: Darkness = difference / np.maximum(paper, 1).astype(np.float32)
     darkness[difference < max(LEAST_CONTRAST, _NOISE_REACH * noise)] = 0
     return darkness
 

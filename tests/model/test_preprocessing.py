@@ -268,7 +268,7 @@ def test_the_bar_of_a_digit_that_fills_the_picture_is_no_line() -> None:
 def test_strokes_are_brought_to_mnists_width(thickness: float) -> None:
     for digit in range(10):
         picture = np.array(draw_digit(digit, size=1000, thickness=thickness))
-        width = stroke_width(preprocess_image(picture) / np.float32(255))
+        width = stroke_width((preprocess_image(picture) / 255).astype(np.float32))
         assert 1.6 < width < 4.5
 
 
