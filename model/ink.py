@@ -97,7 +97,7 @@ def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
     paper = _close(grey, reach)
     difference: Darkness = (paper - grey).astype(np.float32)
     # Noise lifts a closing above the paper.
-    difference -= float(np.quantile(difference, 0.2))
+    np.subtract(difference, float(np.quantile(difference, 0.2)), out=difference)
     darkness: Darkness = difference / np.maximum(paper, 1).astype(np.float32)
     darkness[difference < max(LEAST_CONTRAST, _NOISE_REACH * noise)] = 0
     return darkness
