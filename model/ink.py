@@ -98,7 +98,7 @@ def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
     difference: Darkness = (paper - grey).astype(np.float32)
     # Noise lifts a closing above the paper.
     np.subtract(difference, float(np.quantile(difference, 0.2)), out=difference)
-    darkness: Darkness = difference / np.maximum(paper, 1).astype(np.float32)
+    darkness: Darkness = np.divide(difference, np.maximum(paper, 1), dtype=np.float32)
     darkness[difference < max(LEAST_CONTRAST, _NOISE_REACH * noise)] = 0
     return darkness
 
