@@ -32,10 +32,15 @@ _SMALL_DIGIT = 100
 _LEAST_AREA = 8
 # Within a twelfth of a digit's longer side the darkness falls by at least this share of the ink's:
 # out of focus by 5 % of its height it falls by 0.6, a shadow by half of that. What lies along the
-# picture's edge with much of its outline is a shadow more often, and judged within less.
+# picture's edge with much of its outline, or is faint, is a shadow more often: judged within less.
 _EDGE_SHARE = 12
 _LEAST_STEP = 0.5
 _ALONG_EDGE = 0.25
+_FAINT = 0.3
+# A pen that goes further than this many times the longer side, or in more pieces, writes no digit:
+# of 1,000 renderings of digits the longest went 4 times.
+_LONGEST_STROKES = 6
+_MOST_PIECES = 12
 # Strokes this wide stay ink in the second look, in their mean widths.
 _WIDEST_STROKE = 4
 # A digit is cut out with a margin for its soft edges, of its longer side.
@@ -138,7 +143,7 @@ def _look_within(grey: Grey, noise: float, reach: int, factor: int) -> Look:
         )
     parts = label(darkness > find_threshold(darkness))
     digits = group_parts(parts, darkness)
-    if not digits:
+    if not digits or not _is_simple(Look(darkness, parts, digits, factor)):
         raise NoInkError(
             "no ink: marks are all over the image, as in noise, a texture or a page of text; "
             "send a picture of one digit"
@@ -151,13 +156,20 @@ def _look_within(grey: Grey, noise: float, reach: int, factor: int) -> Look:
     return look
 
 
+def _is_simple(look: Look) -> bool:
+    """Whether the first digit is one that a pen could have written."""
+    digit = look.digits[0]
+    length = digit.area / stroke_width(_mask(look))
+    return length <= _LONGEST_STROKES * digit.side and len(digit.members) <= _MOST_PIECES
+
+
 def _has_edges(look: Look) -> bool:
     """Whether the first digit ends within a short distance, as ink does and shadows do not."""
     digit = look.digits[0]
     left, top, right, bottom = digit.box
     reach = max(1, digit.side // _EDGE_SHARE)
-    if digit.along_edge > _ALONG_EDGE:
-        reach = max(1, min(reach, int(min(right - left, bottom - top)) // 4))
+    if digit.along_edge > _ALONG_EDGE or digit.mass < _FAINT * digit.area:
+        reach = min(reach, max(2, int(min(right - left, bottom - top)) // 6))
     padded = np.pad(look.darkness, reach, mode="edge")
     around = padded[top : bottom + 2 * reach, left : right + 2 * reach]
     middle = slice(reach, -reach)
