@@ -94,6 +94,11 @@ class Decision(BaseModel):
     )
     score: float = Field(description="The predictive entropy, nats.")
     threshold: float = Field(description="The largest score that is accepted, nats.")
+    boxes: list[tuple[int, int, int, int]] | None = Field(
+        default=None,
+        description="Only with `several_digits`: left, top, right and bottom of each digit, the "
+        "last two exclusive, in pixels of the picture as it is seen upright.",
+    )
 
 
 class Prediction(BaseModel):

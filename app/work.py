@@ -189,14 +189,17 @@ class Worker:
         digit = int(probabilities.argmax())
         # Judged by what is told, so that the answer never contradicts itself.
         score = np.float32(doubt)
-        decision = decide(probs, score, calibration.threshold)
+        decision = decide(probs, score, calibration.threshold, several_digits=bool(work.boxes))
+        decided: Answer | None = None if decision is None else decision._asdict()
+        if decided and work.boxes:
+            decided["boxes"] = work.boxes
         answer: Answer = {
             "digit": digit,
             "label": self._labels[digit],
             "confidence": np.float32(probabilities[digit]),
             "probabilities": _single(probabilities),
             "predictive_entropy": score,
-            "decision": None if decision is None else decision._asdict(),
+            "decision": decided,
             "model": self._identity,
         }
         if work.parameters.coverage is not None:

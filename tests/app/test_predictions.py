@@ -27,6 +27,7 @@ from model.masks import draw_masks
 from model.mc_dropout import sample_probs
 from model.preprocessing import normalise, preprocess_image
 from tests.conftest import connect, sample
+from tests.samples.draw import draw_digit
 
 Pixels = NDArray[np.uint8]
 
@@ -534,3 +535,23 @@ async def test_a_server_is_ready_only_while_it_runs(
     assert before.json()["error"]["code"] == "not_ready"
     assert int(before.headers["retry-after"]) >= 1
     assert (during.json(), live.json()) == ({"status": "ready"}, {"status": "live"})
+
+
+def number(*digits: int) -> bytes:
+    """Digits side by side, as a PNG."""
+    drawn = [np.array(draw_digit(digit)) for digit in digits]
+    file = BytesIO()
+    Image.fromarray(np.concatenate(drawn, axis=1)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/mc?seed=1"])
+async def test_several_digits_are_no_silent_guess(client: httpx.AsyncClient, path: str) -> None:
+    answer = (await client.post(path, content=number(4, 2))).json()
+    decision = answer["decision"]
+    assert (decision["outcome"], decision["reason"]) == ("abstain", "several_digits")
+    first, second = decision["boxes"]
+    # Each digit was drawn on 140 pixels of its own.
+    assert 0 < first[0] < first[2] < 140 < second[0] < second[2] < 280
+    single = (await client.post(path, content=number(4))).json()
+    assert "boxes" not in single["decision"]

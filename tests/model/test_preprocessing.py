@@ -342,8 +342,8 @@ def test_one_digit_is_not_several() -> None:
     assert all(find_digits(picture).boxes == () for picture in draw_varied())
 
 
-def test_no_image_of_the_test_set_in_the_convention_is_several(mnist_folder: Path) -> None:
-    images = load_mnist("train", mnist_folder)[slice(-200, None)].pixels
+def test_mnists_digits_enlarged_are_not_several(mnist_folder: Path) -> None:
+    images = load_images("train", mnist_folder)[slice(-200, None)].pixels
     for image in images:
         large = Image.fromarray(image).resize((140, 140), Image.Resampling.BICUBIC)
         assert find_digits(~np.array(large)).boxes == ()

@@ -26,7 +26,7 @@ from model.preprocessing import find_digits
 from tests.conftest import ROOT
 from tests.samples import no_digits
 from tests.samples.renderings import KINDS, as_it_is, encode, several_digits
-from training.data import Images, find_mnist_folder, load_mnist, parse_idx
+from training.data import Images, find_folder, load_images, parse_idx
 
 VALIDATION_IMAGES = 5000
 NO_DIGIT_PICTURES = 300
@@ -144,11 +144,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
     options = parser.parse_args(arguments)
-    folder = find_mnist_folder(options.data_dir)
+    folder = find_folder(options.data_dir)
     if options.split == "test":
-        images = load_mnist("test", folder)
+        images = load_images("test", folder)
     else:
-        images = load_mnist("train", folder)[slice(-VALIDATION_IMAGES, None)]
+        images = load_images("train", folder)[slice(-VALIDATION_IMAGES, None)]
     reader = Reader(options.checkpoint)
     print(f"{reader.name}, {options.split} images, {options.images} of each kind\n")
     print(f"{'kind':20} {'right':>8} {'wrong':>7} {'no ink':>9} {'several':>9}")

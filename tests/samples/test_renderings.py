@@ -9,7 +9,7 @@ from model.checkpoint import DEFAULT_CHECKPOINT
 from tests.samples import no_digits
 from tests.samples.renderings import KINDS
 from tests.samples.score_preprocessing import Reader, numbers, renderings
-from training.data import Images, load_mnist
+from training.data import Images, load_images
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def reader(one_thread: None) -> Reader:
 @pytest.fixture(scope="module")
 def images(mnist_folder: Path) -> Images:
     """What nothing was trained on; the test set is left for published figures."""
-    return load_mnist("train", mnist_folder)[slice(-5000, None)]
+    return load_images("train", mnist_folder)[slice(-5000, None)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
