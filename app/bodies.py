@@ -86,8 +86,8 @@ async def read_image_request(
     Raises:
         ApiError: the one that says what to change.
     """
-    headers = _headers(request)
-    body = await _read_body(request, headers, settings.max_body_bytes)
+    headers = headers_of(request)
+    body = await read_body(request, headers, settings.max_body_bytes)
     content_type = _content_type(headers)
     query: bytes = request.scope["query_string"]
     image: Image
@@ -129,8 +129,8 @@ async def read_batch_request(
     Raises:
         ApiError: the one that says what to change.
     """
-    headers = _headers(request)
-    body = await _read_body(request, headers, settings.max_body_bytes)
+    headers = headers_of(request)
+    body = await read_body(request, headers, settings.max_body_bytes)
     pairs = _query_pairs(request.scope["query_string"])
     content_type = _content_type(headers)
     limit = settings.max_batch_images
@@ -244,12 +244,17 @@ def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoRet
 Headers = dict[bytes, bytes]
 
 
-def _headers(request: Request) -> Headers:
+def headers_of(request: Request) -> Headers:
     """By name; of several of one name the first."""
     return dict(reversed(request.scope["headers"]))
 
 
-async def _read_body(request: Request, headers: Headers, limit: int) -> bytes:
+async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLargeError: it has more than `limit` bytes; a little of the rest is read off first.
+    """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
         # A client that waits for "100 Continue" has sent nothing yet, and will not.
@@ -362,7 +367,7 @@ def _take_image(document: dict[str, Any]) -> Image:
             "the JSON body needs image (base64) or pixels (28 rows of 28)", param="image"
         )
     value = document.pop(given[0])
-    return _decode_base64(value) if given[0] == "image" else _parse_pixels(value)
+    return decode_base64(value) if given[0] == "image" else _parse_pixels(value)
 
 
 def _image_or_error(item: Any) -> Image | ApiError:
@@ -394,7 +399,12 @@ def _refuse_constant(_: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-def _decode_base64(value: Any) -> bytes:
+def decode_base64(value: Any) -> bytes:
+    """The bytes of an image in base64, or in a data: URL of it.
+
+    Raises:
+        InvalidParameterError: it is neither.
+    """
     if not isinstance(value, str):
         raise InvalidParameterError(
             "image must be a string: the image file in base64", param="image"

@@ -1,9 +1,16 @@
 """What a route needs of the application."""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
 from fastapi import Request
 from starlette.datastructures import State
+from starlette.requests import ClientDisconnect
 
 from app.errors import NotReadyError
+
+T = TypeVar("T")
 
 
 def started_state(request: Request) -> State:
@@ -16,3 +23,22 @@ def started_state(request: Request) -> State:
     if not state.is_ready:
         raise NotReadyError
     return state
+
+
+async def while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """Awaits the answer, and gives it up once the client is gone."""
+    computing = asyncio.ensure_future(answer)
+    listening = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({computing, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not computing.done():
+            raise ClientDisconnect
+        return computing.result()
+    finally:
+        computing.cancel()
+        listening.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

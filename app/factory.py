@@ -19,8 +19,9 @@ from app.errors import (
 )
 from app.inference import Inference
 from app.middleware import RequestContextMiddleware
+from app.open_inference.models import served_models
 from app.responses import error_response
-from app.routes import operations, predictions
+from app.routes import open_inference, operations, predictions
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
 from model.errors import CheckpointError
@@ -45,6 +46,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
         inference = Inference(checkpoint or load_served_checkpoint(settings), settings)
         inference.warm_up()
         app.state.inference = inference
+        app.state.models = served_models(inference.checkpoint, settings.max_batch_images)
         app.state.is_ready = True
         try:
             yield
@@ -67,6 +69,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
     # Not included, but joined: an included router is searched by a slower path of its own.
     app.router.routes.extend(predictions.router.routes)
     app.include_router(operations.router)
+    app.router.routes.extend(open_inference.routes)
     app.mount("/static", StaticFiles(directory=operations.STATIC_DIR), name="static")
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import ApiError, error_body
+from app.open_inference.errors import is_open_inference, open_inference_error
 
 
 def encode_json(content: Any) -> bytes:
@@ -25,9 +26,9 @@ class JsonResponse(Response):
 
 
 def error_response(request: Request, error: ApiError) -> JsonResponse:
-    """The answer to a failed request."""
-    return JsonResponse(
-        error_body(error, request.state.request_id),
-        status_code=error.status,
-        headers=dict(error.headers),
-    )
+    """The answer to a failed request, in the shape of the protocol that it was asked in."""
+    status: int = error.status
+    body: dict[str, Any] = error_body(error, request.state.request_id)
+    if is_open_inference(request.scope["path"]):
+        status, body = open_inference_error(error)
+    return JsonResponse(body, status_code=status, headers=dict(error.headers))

@@ -5,18 +5,16 @@ body) and take longer than the prediction. `app.bodies` reads every form; `app.o
 them.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.bodies import read_batch_request, read_image_request
-from app.dependencies import started_state
+from app.dependencies import started_state, while_connected
 from app.direct_route import DirectRoute
 from app.errors import ApiError, InternalError, error_body
 from app.inference import Inference
@@ -32,8 +30,6 @@ from app.schemas import (
 )
 from app.settings import Settings
 from app.work import Answer
-
-T = TypeVar("T")
 
 # Shorter requests are answered before their caller can be seen to be gone.
 _WATCHED_PASSES = 256
@@ -68,7 +64,7 @@ async def predict_mc(request: Request) -> JsonResponse:
     asked = await read_image_request(request, McParameters, settings)
     answer = inference.predict_mc(asked)
     if asked.parameters.passes > _WATCHED_PASSES:
-        answer = _while_connected(request, answer)
+        answer = while_connected(request, answer)
     return JsonResponse(await answer)
 
 
@@ -135,7 +131,7 @@ def _serving(
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
     inference, settings = _serving(request, parameters_type)
     asked = await read_batch_request(request, parameters_type, settings)
-    answers = await _while_connected(request, inference.predict_batch(asked))
+    answers = await while_connected(request, inference.predict_batch(asked))
     return JsonResponse({"predictions": [_in_its_place(answer) for answer in answers]})
 
 
@@ -146,25 +142,6 @@ def _in_its_place(answer: Answer | ApiError) -> dict[str, Any]:
     detail = error_body(answer, None)["error"]
     del detail["request_id"]
     return {"error": detail}
-
-
-async def _while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
-    """Awaits the answer, and gives it up once the client is gone."""
-    computing = asyncio.ensure_future(answer)
-    listening = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({computing, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if not computing.done():
-            raise ClientDisconnect
-        return computing.result()
-    finally:
-        computing.cancel()
-        listening.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _events(

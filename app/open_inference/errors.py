@@ -1,0 +1,24 @@
+"""Failures as V2 clients can read them: one message, and never a status that they do not know."""
+
+from app.errors import ApiError, BadRequestError
+
+_ROOT = "/v2"
+
+
+class InvalidRequestError(BadRequestError):
+    """The request is not what the protocol or the model's metadata says.
+
+    It has no code, since the body of a V2 error has none either.
+    """
+
+    message = "the request is not a V2 inference request"
+
+
+def is_open_inference(path: str) -> bool:
+    """Whether an address is one of V2's."""
+    return path.startswith(_ROOT) and path[len(_ROOT) : len(_ROOT) + 1] in ("", "/")
+
+
+def open_inference_error(error: ApiError) -> tuple[int, dict[str, str]]:
+    """Status and body: what is readable but impossible is 400 here, as in Triton."""
+    return (400 if error.status == 422 else error.status), {"error": error.message}

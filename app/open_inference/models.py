@@ -1,0 +1,141 @@
+"""The two models that V2 clients see, and the documents that describe them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.schemas import McParameters, PredictParameters
+from app.work import Answer
+from model.checkpoint import Checkpoint
+from model.preprocessing import SIDE
+
+Datatype = Literal["UINT8", "FP32", "INT64", "BYTES"]
+
+SERVER_NAME = "dropserve"
+# What tritonclient and perf_analyzer ask for before they use it. Not "statistics": each of several
+# workers would tell its own counts, and a client would see them run backwards.
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "parameters")
+# The one version there is; which checkpoint answers stands in `GET /model`.
+VERSION = "1"
+PIXELS, IMAGE = "pixels", "image"
+PIXEL_COUNT = SIDE * SIDE
+
+_PLATFORM = "dropserve"
+_MC_SUFFIX = "-mc"
+_NUMPY: Mapping[Datatype, str] = {"UINT8": "u1", "FP32": "<f4", "INT64": "<i8"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output as clients are told of it.
+
+    Attributes:
+        item_shape: the shape of one image's values; a batch stands before it.
+    """
+
+    name: str
+    datatype: Datatype
+    item_shape: tuple[int, ...] = ()
+
+    def values(self, answers: Sequence[Answer]) -> NDArray[Any] | list[str]:
+        """One answer after the other: (B, *item_shape), little-endian, or strings."""
+        if self.datatype == "BYTES":
+            return [answer[self.name]["outcome"] for answer in answers]
+        values = [answer[self.name] for answer in answers]
+        return np.array(values, dtype=_NUMPY[self.datatype])
+
+    def metadata(self) -> dict[str, Any]:
+        """As `GET /v2/models/NAME` shows it; -1 is the size of a batch."""
+        return {"name": self.name, "datatype": self.datatype, "shape": [-1, *self.item_shape]}
+
+    def config(self) -> dict[str, Any]:
+        """As `GET /v2/models/NAME/config` shows it: without the batch, and never without a size."""
+        data_type = "TYPE_STRING" if self.datatype == "BYTES" else f"TYPE_{self.datatype}"
+        return {"name": self.name, "data_type": data_type, "dims": list(self.item_shape) or [1]}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of V2: deterministic, or with dropout on.
+
+    Two models and no parameter, because perf_analyzer cannot send parameters over HTTP.
+    """
+
+    name: str
+    parameters_type: type[PredictParameters]
+    outputs: Mapping[str, Tensor]
+    max_batch_size: int
+
+    def metadata(self) -> dict[str, Any]:
+        """`GET /v2/models/NAME`."""
+        return {
+            "name": self.name,
+            "versions": [VERSION],
+            "platform": _PLATFORM,
+            "inputs": [_PIXELS.metadata()],
+            "outputs": [output.metadata() for output in self.outputs.values()],
+        }
+
+    def config(self) -> dict[str, Any]:
+        """`GET /v2/models/NAME/config`, in the names of Triton's model configuration."""
+        return {
+            "name": self.name,
+            "platform": _PLATFORM,
+            "backend": _PLATFORM,
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": self.max_batch_size,
+            "input": [_PIXELS.config()],
+            "output": [output.config() for output in self.outputs.values()],
+            "model_transaction_policy": {"decoupled": False},
+        }
+
+    def index(self) -> dict[str, str]:
+        """Its entry in `POST /v2/repository/index`."""
+        return {"name": self.name, "version": VERSION, "state": "READY", "reason": ""}
+
+
+_PIXELS = Tensor(PIXELS, "UINT8", (PIXEL_COUNT,))
+
+
+def served_models(checkpoint: Checkpoint, max_batch_size: int) -> dict[str, ServedModel]:
+    """The deterministic model, named as the checkpoint, and the one with dropout, by name."""
+    per_class = (len(checkpoint.network.config.labels),)
+    thresholds = checkpoint.calibration["thresholds"]
+    shared = [
+        Tensor("digit", "INT64"),
+        Tensor("probabilities", "FP32", per_class),
+        Tensor("predictive_entropy", "FP32"),
+    ]
+    sampled = [
+        Tensor("mean", "FP32", per_class),
+        Tensor("variance", "FP32", per_class),
+        Tensor("standard_error", "FP32", per_class),
+        Tensor("expected_entropy", "FP32"),
+        Tensor("mutual_information", "FP32"),
+        Tensor("votes", "INT64", per_class),
+        Tensor("seed", "INT64"),
+    ]
+    # Tensors know no null, so there is no decision before there is a threshold.
+    decision = Tensor("decision", "BYTES")
+    models = [
+        ServedModel(
+            checkpoint.name,
+            PredictParameters,
+            _by_name(shared + [decision] * (thresholds["predict"] is not None)),
+            max_batch_size,
+        ),
+        ServedModel(
+            checkpoint.name + _MC_SUFFIX,
+            McParameters,
+            _by_name(shared + sampled + [decision] * (thresholds["mc"] is not None)),
+            max_batch_size,
+        ),
+    ]
+    return {model.name: model for model in models}
+
+
+def _by_name(tensors: list[Tensor]) -> dict[str, Tensor]:
+    return {tensor.name: tensor for tensor in tensors}

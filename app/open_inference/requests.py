@@ -1,0 +1,192 @@
+"""The body of an inference request -> what is asked for: images, parameters, outputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from app.bodies import parse_parameters
+from app.errors import InvalidParameterError
+from app.open_inference.errors import InvalidRequestError
+from app.open_inference.models import ServedModel, Tensor
+from app.open_inference.tensors import raw_pixels, read_images
+from app.schemas import McParameters, PredictParameters
+from app.settings import Settings
+from model.preprocessing import Pixels
+
+# KServe's client repeats the model's name in the body.
+_FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
+# What the native routes return beside their numbers, and tensors of this protocol do not hold.
+_NOT_HERE = frozenset({"return_input", "return_passes"})
+# One pass has no scatter.
+_NEEDS_TWO_PASSES = frozenset({"variance", "standard_error"})
+
+
+class WantedOutput(NamedTuple):
+    """An output, and whether it comes as raw bytes after the JSON."""
+
+    tensor: Tensor
+    is_binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """What was asked.
+
+    Attributes:
+        id: to be repeated in the answer; None: there was none.
+        images: at least one, all of one kind.
+    """
+
+    id: str | None
+    images: "list[Pixels] | list[bytes]"
+    parameters: PredictParameters
+    outputs: list[WantedOutput]
+
+
+def read_header_length(value: str | None, body: bytes) -> int:
+    """How many bytes at the beginning of the body are JSON; without a header all of them.
+
+    Raises:
+        InvalidRequestError: it is no number, or larger than the body.
+    """
+    if value is None:
+        return len(body)
+    # isdecimal, since a superscript 2 is a digit and no number; longer ones are too large anyway.
+    if not value.isdecimal() or len(value) > 20 or int(value) > len(body):
+        raise InvalidRequestError(
+            "Inference-Header-Content-Length must be the number of bytes of the JSON, and not "
+            "more than the body has"
+        )
+    return int(value)
+
+
+def parse_request(
+    body: bytes, header_length: int, model: ServedModel, settings: Settings
+) -> InferenceRequest:
+    """Reads and validates a request.
+
+    Args:
+        body: JSON, and after it raw data.
+        header_length: bytes of the JSON; 0: there is none, and all of the body is pixels.
+        model: which is asked.
+        settings: its limits.
+
+    Raises:
+        ApiError: the one that says what to change.
+    """
+    if header_length == 0 and body:
+        document: dict[str, Any] = {"inputs": [raw_pixels(body)]}
+        is_binary = True
+    else:
+        document = _parse_json(body if header_length == len(body) else body[:header_length])
+        is_binary = False
+    parameters = _object(document, "parameters")
+    if "binary_data_output" in parameters:
+        is_binary = _boolean(parameters, "binary_data_output")
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1:
+        raise InvalidRequestError("inputs must be a list of one input: pixels or image")
+    images = read_images(inputs[0], memoryview(body)[header_length:], model.max_batch_size)
+    known = _read_parameters(parameters, model, settings)
+    outputs = _read_outputs(document.get("outputs"), model, known, is_binary=is_binary)
+    return InferenceRequest(document.get("id"), images, known, outputs)
+
+
+def _parse_json(text: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(
+            "the body is not valid JSON; where raw data follows the JSON, the header "
+            "Inference-Header-Content-Length must be the number of bytes of the JSON"
+        ) from error
+    if not isinstance(document, dict) or not document.keys() <= _FIELDS:
+        raise InvalidRequestError(
+            "the JSON must be an object with inputs and, if need be, id, parameters and outputs"
+        )
+    if not isinstance(document.get("id", ""), str):
+        raise InvalidRequestError("id must be a string")
+    return document
+
+
+def _read_parameters(
+    parameters: Mapping[str, Any], model: ServedModel, settings: Settings
+) -> PredictParameters:
+    pairs = []
+    for name, value in parameters.items():
+        if name == "timeout":
+            pairs.append(("timeout_ms", _milliseconds(value)))
+        elif name in model.parameters_type.model_fields and name not in _NOT_HERE:
+            pairs.append((name, value))
+        elif name != "binary_data_output":
+            raise InvalidRequestError(_explain_parameters(name, model))
+    return parse_parameters(pairs, model.parameters_type, settings)
+
+
+def _milliseconds(microseconds: Any) -> int:
+    """Triton's deadline, which tritonclient sends as `timeout`."""
+    if type(microseconds) is not int or microseconds < 1:
+        raise InvalidParameterError("timeout must be a whole number of microseconds, at least 1")
+    return -(-microseconds // 1000)
+
+
+def _explain_parameters(name: str, model: ServedModel) -> str:
+    here = [each for each in model.parameters_type.model_fields if each not in _NOT_HERE]
+    known = f"the parameters of {model.name} are {', '.join(here)}, timeout, binary_data_output"
+    if name in McParameters.model_fields and name not in _NOT_HERE:
+        return f"{name} is a parameter of the model with dropout; {known}"
+    return f"a parameter is unknown here; {known}"
+
+
+def _read_outputs(
+    outputs: Any, model: ServedModel, parameters: PredictParameters, *, is_binary: bool
+) -> list[WantedOutput]:
+    """The outputs in the order asked for; all that there are if none is named."""
+    missing: frozenset[str] = frozenset()
+    if isinstance(parameters, McParameters) and parameters.passes == 1:
+        missing = _NEEDS_TWO_PASSES
+    if outputs is None or outputs == []:
+        return [
+            WantedOutput(tensor, is_binary)
+            for tensor in model.outputs.values()
+            if tensor.name not in missing
+        ]
+    if not isinstance(outputs, list):
+        raise InvalidRequestError('outputs must be a list of objects such as {"name": "digit"}')
+    wanted: dict[str, WantedOutput] = {}
+    for output in outputs:
+        name = output.get("name") if isinstance(output, dict) else None
+        if not isinstance(name, str) or name not in model.outputs:
+            raise InvalidRequestError(f"the outputs of {model.name} are {', '.join(model.outputs)}")
+        if name in wanted:
+            raise InvalidRequestError("an output is asked for twice; name it once")
+        if name in missing:
+            raise InvalidRequestError(f"one pass has no {name}; ask for at least 2 passes")
+        wanted[name] = WantedOutput(model.outputs[name], _is_wanted_binary(output, is_binary))
+    return list(wanted.values())
+
+
+def _is_wanted_binary(output: dict[str, Any], default: bool) -> bool:
+    parameters = _object(output, "parameters")
+    if not output.keys() <= {"name", "parameters"} or not parameters.keys() <= {"binary_data"}:
+        raise InvalidRequestError(
+            "an output has a name and, as its only parameter, binary_data; classification and "
+            "shared memory are not supported"
+        )
+    return _boolean(parameters, "binary_data") if parameters else default
+
+
+def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
+    value = document.get(name, {})
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"{name} must be an object")
+    return value
+
+
+def _boolean(parameters: Mapping[str, Any], name: str) -> bool:
+    value = parameters[name]
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"{name} must be true or false")
+    return value

@@ -1,0 +1,54 @@
+"""Answers -> the body of an inference response: JSON, and raw data where it was asked for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from app.open_inference.models import VERSION, ServedModel
+from app.open_inference.requests import InferenceRequest
+from app.responses import encode_json
+from app.work import Answer
+
+
+def build_response(
+    model: ServedModel, asked: InferenceRequest, answers: Sequence[Answer]
+) -> tuple[bytes, int | None]:
+    """The body, and how many bytes of it are JSON if raw data follows.
+
+    Args:
+        model: which answered.
+        asked: names the outputs, in order.
+        answers: one for each image.
+    """
+    document: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
+    if asked.id is not None:
+        document["id"] = asked.id
+    outputs = document["outputs"] = []
+    raw: list[bytes] = []
+    for tensor, is_binary in asked.outputs:
+        values = tensor.values(answers)
+        output: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": [len(answers), *tensor.item_shape],
+        }
+        if is_binary:
+            data = _to_binary(values)
+            output["parameters"] = {"binary_data_size": len(data)}
+            raw.append(data)
+        else:
+            output["data"] = values if isinstance(values, list) else values.ravel()
+        outputs.append(output)
+    header = encode_json(document)
+    if not raw:
+        return header, None
+    return b"".join([header, *raw]), len(header)
+
+
+def _to_binary(values: NDArray[Any] | list[str]) -> bytes:
+    """Little-endian values, row by row; strings each behind their length."""
+    if not isinstance(values, list):
+        return values.tobytes()
+    encoded = [value.encode() for value in values]
+    return b"".join(len(each).to_bytes(4, "little") + each for each in encoded)

@@ -1,0 +1,230 @@
+"""One input tensor -> images: every claim of its header is checked against what was sent.
+
+Sizes are compared before anything is converted, so a shape can claim whatever it wants: it is never
+allocated, and its product is a Python integer, which does not overflow.
+"""
+
+import math
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.bodies import decode_base64
+from app.errors import TooManyImagesError
+from app.open_inference.errors import InvalidRequestError
+from app.open_inference.models import IMAGE, PIXEL_COUNT, PIXELS
+from model.preprocessing import SIDE, Pixels
+
+_FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
+_ITEM_SHAPES: Mapping[str, tuple[list[int], ...]] = {
+    PIXELS: ([PIXEL_COUNT], [SIDE, SIDE]),
+    IMAGE: ([],),
+}
+_SHAPES = {PIXELS: f"[B, {PIXEL_COUNT}] or [B, {SIDE}, {SIDE}]", IMAGE: "[B]"}
+_DATATYPES: Mapping[str, Mapping[str, int]] = {
+    PIXELS: {"UINT8": 1, "FP32": 4},  # bytes of a value
+    IMAGE: {"BYTES": 0},
+}
+_LENGTH_BYTES = 4
+_LARGEST_DIMENSION = 2**31 - 1
+
+
+def read_images(tensor: Any, binary: memoryview, max_images: int) -> "list[Pixels] | list[bytes]":
+    """The images of a request's input, in order.
+
+    Args:
+        tensor: the input as it stands in the JSON.
+        binary: all that follows the JSON: this input's data, if it claims any.
+        max_images: the most that one request may have.
+
+    Returns:
+        Pixels, each (28, 28), or encoded image files.
+
+    Raises:
+        InvalidRequestError: names what does not fit together.
+        TooManyImagesError: the batch is larger than `max_images`.
+    """
+    name, datatype, shape = _read_header(tensor)
+    count = _count_images(name, shape, max_images)
+    size = _binary_size(tensor, binary)
+    if name == IMAGE:
+        if size is None:
+            return _files_from_json(tensor["data"], count)
+        return _split_elements(binary, count)
+    if size is None:
+        values = _pixels_from_json(tensor["data"], shape, datatype)
+    else:
+        values = _pixels_from_binary(binary, count, datatype)
+    return list(values.reshape(count, SIDE, SIDE))
+
+
+def raw_pixels(body: bytes) -> dict[str, Any]:
+    """The header that a body without one stands for: pixels, as many images as there are.
+
+    Raises:
+        InvalidRequestError: it is no whole number of images.
+    """
+    count, rest = divmod(len(body), PIXEL_COUNT)
+    if rest or not count:
+        raise InvalidRequestError(
+            f"without a JSON header the body must be {PIXEL_COUNT} bytes for each image"
+        )
+    return {
+        "name": PIXELS,
+        "datatype": "UINT8",
+        "shape": [count, PIXEL_COUNT],
+        "parameters": {"binary_data_size": len(body)},
+    }
+
+
+def _read_header(tensor: Any) -> tuple[str, str, list[int]]:
+    if not isinstance(tensor, dict) or not tensor.keys() >= {"name", "shape", "datatype"}:
+        raise InvalidRequestError("an input is an object with name, shape, datatype and data")
+    if not tensor.keys() <= _FIELDS:
+        raise InvalidRequestError("an input has name, shape, datatype, parameters and data only")
+    name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
+    if not isinstance(name, str) or name not in _DATATYPES:
+        raise InvalidRequestError(
+            f"the inputs are {PIXELS} (UINT8 or FP32) and {IMAGE} (BYTES, encoded image files)"
+        )
+    if not isinstance(datatype, str) or datatype not in _DATATYPES[name]:
+        raise InvalidRequestError(
+            "pixels must be UINT8, 0 to 255, or FP32, 0 to 1; convert them"
+            if name == PIXELS
+            else "image must be BYTES: encoded image files"
+        )
+    return name, datatype, shape
+
+
+def _count_images(name: str, shape: Any, max_images: int) -> int:
+    # Booleans are integers in Python, so types are compared.
+    if not isinstance(shape, list) or any(type(size) is not int for size in shape):
+        raise InvalidRequestError("shape must be a list of whole numbers")
+    if not shape or shape[1:] not in _ITEM_SHAPES[name] or not 0 < shape[0] <= _LARGEST_DIMENSION:
+        raise InvalidRequestError(f"the shape of {name} must be {_SHAPES[name]}, B at least 1")
+    count: int = shape[0]
+    if count > max_images:
+        raise TooManyImagesError(
+            f"a request takes at most {max_images} images; send several smaller ones"
+        )
+    return count
+
+
+def _binary_size(tensor: dict[str, Any], binary: memoryview) -> int | None:
+    """How many bytes after the JSON are the tensor's data; None: the data is in the JSON."""
+    parameters = tensor.get("parameters", {})
+    if not isinstance(parameters, dict) or not parameters.keys() <= {"binary_data_size"}:
+        raise InvalidRequestError(
+            "an input's only parameter is binary_data_size; shared memory is not supported"
+        )
+    if not parameters:
+        if "data" not in tensor:
+            raise InvalidRequestError("the input has no data, and no binary_data_size either")
+        if len(binary):
+            raise InvalidRequestError(
+                "bytes follow the JSON that no input claims with binary_data_size"
+            )
+        return None
+    size = parameters["binary_data_size"]
+    if "data" in tensor:
+        raise InvalidRequestError("the input has both data and binary_data_size; send one of them")
+    if type(size) is not int or size != len(binary):
+        raise InvalidRequestError(
+            "binary_data_size must be the number of bytes after the JSON; the header "
+            "Inference-Header-Content-Length must be the number of bytes of the JSON"
+        )
+    return size
+
+
+def _pixels_from_binary(binary: memoryview, count: int, datatype: str) -> Pixels:
+    if len(binary) != count * PIXEL_COUNT * _DATATYPES[PIXELS][datatype]:
+        raise InvalidRequestError("binary_data_size is not what the shape and datatype come to")
+    if datatype == "UINT8":
+        # A copy: the pixels outlive the body, and torch wants them writable.
+        return np.frombuffer(binary, dtype=np.uint8).copy()
+    return _from_unit_range(np.frombuffer(binary, dtype="<f4"))
+
+
+def _pixels_from_json(data: Any, shape: list[int], datatype: str) -> Pixels:
+    flat = _flatten(data, shape)
+    types = set(map(type, flat))
+    if datatype == "UINT8":
+        if types != {int}:
+            raise InvalidRequestError(_SEND_INTEGERS)
+        try:
+            return np.frombuffer(bytearray(flat), dtype=np.uint8)
+        except ValueError as error:
+            raise InvalidRequestError(_SEND_INTEGERS) from error
+    if not types <= {int, float}:
+        raise InvalidRequestError(_SEND_UNIT_RANGE)
+    return _from_unit_range(np.array(flat, dtype=np.float64))
+
+
+_SEND_INTEGERS = "UINT8 pixels must be whole numbers from 0 to 255, where 255 is ink"
+_SEND_UNIT_RANGE = (
+    "FP32 pixels must be numbers from 0 to 1, where 1 is ink; send 0 to 255 as UINT8 instead"
+)
+
+
+def _from_unit_range(values: NDArray[np.floating[Any]]) -> Pixels:
+    """Pixels from shares of full ink; what came from 8 bits gets them back exactly."""
+    # Written so that NaN, which compares as false, is refused.
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise InvalidRequestError(_SEND_UNIT_RANGE)
+    pixels: Pixels = np.rint(values * 255).astype(np.uint8)
+    return pixels
+
+
+def _flatten(data: Any, shape: list[int]) -> list[Any]:
+    """The values of a list that is flat, or nested as the shape says."""
+    expected = InvalidRequestError(
+        f"data must have the {'x'.join(map(str, shape))} values that the shape says, "
+        "in one list or nested like the shape"
+    )
+    if not isinstance(data, list) or not data:
+        raise expected
+    values: list[Any] = data
+    is_flat = not isinstance(values[0], list)
+    if len(values) != (math.prod(shape) if is_flat else shape[0]):
+        raise expected
+    for size in () if is_flat else shape[1:]:
+        if any(type(row) is not list or len(row) != size for row in values):
+            raise expected
+        values = list(chain.from_iterable(values))
+    return values
+
+
+def _files_from_json(data: Any, count: int) -> list[bytes]:
+    if not isinstance(data, list) or len(data) != count:
+        raise InvalidRequestError("data must have as many strings as the shape says, in one list")
+    return _not_empty([decode_base64(item) for item in data])
+
+
+def _split_elements(binary: memoryview, count: int) -> list[bytes]:
+    """BYTES as raw data: each element is its length, 4 bytes, little-endian, and its bytes."""
+    elements = []
+    offset = 0
+    for _ in range(count):
+        begin = offset + _LENGTH_BYTES
+        offset = begin + int.from_bytes(binary[begin - _LENGTH_BYTES : begin], "little")
+        if begin > len(binary) or offset > len(binary):
+            raise InvalidRequestError(_BAD_LENGTHS)
+        elements.append(bytes(binary[begin:offset]))
+    if offset != len(binary):
+        raise InvalidRequestError(_BAD_LENGTHS)
+    return _not_empty(elements)
+
+
+_BAD_LENGTHS = (
+    "the elements of image do not fill binary_data_size: each is its length, as 4 bytes, "
+    "little-endian, and so many bytes"
+)
+
+
+def _not_empty(files: list[bytes]) -> list[bytes]:
+    if not all(files):
+        raise InvalidRequestError("an element of image is empty; send encoded image files")
+    return files

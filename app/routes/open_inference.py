@@ -1,0 +1,162 @@
+"""`/v2`: the Open Inference Protocol, for the stock clients of Triton and KServe.
+
+Raw routes, outside FastAPI: these clients send no Content-Type, or any.
+"""
+
+from importlib.metadata import version
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from app.bodies import BatchRequest, ImageRequest, read_body
+from app.dependencies import started_state, while_connected
+from app.errors import ApiError, NotFoundError
+from app.inference import Inference
+from app.open_inference.compression import deflate, inflate
+from app.open_inference.errors import InvalidRequestError
+from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel
+from app.open_inference.requests import InferenceRequest, parse_request, read_header_length
+from app.open_inference.responses import build_response
+from app.responses import JsonResponse
+from app.schemas import McParameters
+from app.work import Answer
+
+_HEADER_LENGTH = "inference-header-content-length"
+# Shorter requests are answered before their caller can be seen to be gone.
+_WATCHED_PASSES = 256
+
+
+async def server_metadata(request: Request) -> JsonResponse:
+    """`GET /v2`: which server, and what it can do beyond the protocol."""
+    return JsonResponse(
+        {"name": SERVER_NAME, "version": version("dropserve"), "extensions": EXTENSIONS}
+    )
+
+
+async def live(request: Request) -> JsonResponse:
+    """`GET /v2/health/live`: KServe's client wants a body."""
+    return JsonResponse({"live": True})
+
+
+async def ready(request: Request) -> JsonResponse:
+    """`GET /v2/health/ready`: 503 before and after."""
+    started_state(request)
+    return JsonResponse({"live": True, "ready": True})
+
+
+async def repository_index(request: Request) -> JsonResponse:
+    """`POST /v2/repository/index`: the models and their state; `ready` leaves out the others."""
+    state = request.app.state
+    text = await read_body(request, state.settings.max_body_bytes)
+    try:
+        document = orjson.loads(text) if text else {}
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError("the body is not valid JSON") from error
+    if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
+        raise InvalidRequestError('the body must be an object; {"ready": true} asks for ready ones')
+    return JsonResponse([model.index() for model in started_state(request).models.values()])
+
+
+async def model_metadata(request: Request) -> JsonResponse:
+    """`GET /v2/models/NAME`: inputs and outputs."""
+    return JsonResponse(_find_model(request).metadata())
+
+
+async def model_ready(request: Request) -> JsonResponse:
+    """`GET /v2/models/NAME/ready`."""
+    return JsonResponse({"name": _find_model(request).name, "ready": True})
+
+
+async def model_config(request: Request) -> JsonResponse:
+    """`GET /v2/models/NAME/config`: perf_analyzer reads the largest batch from it."""
+    return JsonResponse(_find_model(request).config())
+
+
+async def infer(request: Request) -> Response:
+    """`POST /v2/models/NAME/infer`: the numbers of the native routes, as tensors."""
+    model = _find_model(request)
+    state = request.app.state
+    limit = state.settings.max_body_bytes
+    headers = request.headers
+    body = await read_body(request, limit)
+    if encoding := headers.get("content-encoding"):
+        body = await inflate(body, encoding, limit)
+    header_length = read_header_length(headers.get(_HEADER_LENGTH), body)
+    asked = parse_request(body, header_length, model, state.settings)
+    answers = await _answer(request, state.inference, asked)
+    content, json_length = build_response(model, asked, answers)
+    content, encoding = await deflate(content, headers.get("accept-encoding", ""))
+    response_headers = {}
+    if json_length is not None:
+        response_headers[_HEADER_LENGTH] = str(json_length)
+    if encoding is not None:
+        response_headers["content-encoding"] = encoding
+    media_type = "application/json" if json_length is None else "application/octet-stream"
+    return Response(content, headers=response_headers, media_type=media_type)
+
+
+def _find_model(request: Request) -> ServedModel:
+    """The model that the address names.
+
+    Raises:
+        NotReadyError: no model can answer yet, or any more.
+        NotFoundError: there is no such model, or no such version of it.
+    """
+    models: dict[str, ServedModel] = started_state(request).models
+    model = models.get(request.path_params["model"])
+    if model is None:
+        raise NotFoundError(f"there is no such model; the models are {', '.join(models)}")
+    if request.path_params.get("version", VERSION) != VERSION:
+        raise NotFoundError(f"there is no such version; the one version is {VERSION}")
+    return model
+
+
+async def _answer(request: Request, inference: Inference, asked: InferenceRequest) -> list[Answer]:
+    """An answer for each image; one image goes the way that the native routes go."""
+    parameters = asked.parameters
+    if len(asked.images) > 1:
+        batch = BatchRequest(list(asked.images), parameters)
+        answers = await while_connected(request, inference.predict_batch(batch))
+        return [_checked(number, answer) for number, answer in enumerate(answers)]
+    image = asked.images[0]
+    if not isinstance(parameters, McParameters):
+        return [await inference.predict(ImageRequest(image, parameters))]
+    answer = inference.predict_mc(ImageRequest(image, parameters))
+    if parameters.passes > _WATCHED_PASSES:
+        return [await while_connected(request, answer)]
+    return [await answer]
+
+
+def _checked(number: int, answer: Answer | ApiError) -> Answer:
+    """An answer of a batch; a tensor has no place for an error, so one fails the request."""
+    if isinstance(answer, ApiError):
+        raise type(answer)(f"image {number} of the batch: {answer.message}", headers=answer.headers)
+    return answer
+
+
+_MODEL = "/models/{model}"
+_MODEL_VERSION = _MODEL + "/versions/{version}"
+routes = [
+    Route("/v2", server_metadata),
+    Mount(
+        "/v2",
+        routes=[
+            route
+            for root in (_MODEL, _MODEL_VERSION)
+            for route in (
+                Route(f"{root}/infer", infer, methods=["POST"]),
+                Route(root, model_metadata),
+                Route(f"{root}/ready", model_ready),
+                Route(f"{root}/config", model_config),
+            )
+        ]
+        + [
+            Route("/", server_metadata),
+            Route("/health/live", live),
+            Route("/health/ready", ready),
+            Route("/repository/index", repository_index, methods=["POST"]),
+        ],
+    ),
+]
