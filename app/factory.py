@@ -67,9 +67,9 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
     app.state.settings = settings
     app.state.is_ready = False
     # Not included, but joined: an included router is searched by a slower path of its own.
+    app.router.routes.extend(open_inference.routes)
     app.router.routes.extend(predictions.router.routes)
     app.include_router(operations.router)
-    app.router.routes.extend(open_inference.routes)
     app.mount("/static", StaticFiles(directory=operations.STATIC_DIR), name="static")
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)

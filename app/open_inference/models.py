@@ -17,7 +17,7 @@ Datatype = Literal["UINT8", "FP32", "INT64", "BYTES"]
 SERVER_NAME = "dropserve"
 # What tritonclient and perf_analyzer ask for before they use it. Not "statistics": each of several
 # workers would tell its own counts, and a client would see them run backwards.
-EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "parameters")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters")
 # The one version there is; which checkpoint answers stands in `GET /model`.
 VERSION = "1"
 PIXELS, IMAGE = "pixels", "image"

@@ -1,0 +1,93 @@
+"""Whether 28x28 images as V2 tensors are answered as fast as PNG files on the native route.
+
+`python -m tests.load.v2_rate` starts one worker on one core and asks it from the other, in rounds:
+the same digit as a PNG to `/predict`, and as UINT8 pixels behind a JSON header, the way
+tritonclient sends it, to the V2 model. The ratio is the median of the rounds' own ratios.
+"""
+
+import argparse
+import os
+import sys
+from base64 import b64decode
+from statistics import median
+from urllib.parse import urlsplit
+
+import uvloop
+
+from app.bench_servers import start_server
+from app.examples import example_pixels, example_png_base64
+from app.load_client import Target, post, run_closed_loop
+from app.machine import describe_machine, usable_cores
+from tests.app.inference_requests import binary_body
+
+_WARM_UP_SECONDS = 1.0
+
+
+def v2_target(base: str, *, model: str = "mnist") -> Target:
+    """The digit as tritonclient sends it: no Content-Type, every output as raw data."""
+    parts = urlsplit(base)
+    body = binary_body(example_pixels()[None])
+    lines = [
+        f"POST /v2/models/{model}/infer HTTP/1.1",
+        f"Host: {parts.netloc}",
+        f"Content-Length: {len(body.content)}",
+        *(f"{name}: {value}" for name, value in body.all_headers.items()),
+    ]
+    head = "".join(f"{line}\r\n" for line in lines) + "\r\n"
+    return Target(parts.hostname or "", parts.port or 80, False, head.encode() + body.content)
+
+
+async def rate(target: Target, connections: int, seconds: float) -> float:
+    """Requests answered a second; only successes may come."""
+    measurement = await run_closed_loop(target, connections, seconds)
+    assert set(measurement.latencies) == {"200"}, sorted(measurement.latencies)
+    assert not measurement.failures, measurement.failures
+    return measurement.in_time / seconds
+
+
+async def measure(base: str, connections: int, seconds: float, rounds: int) -> list[float]:
+    """Prints every round, and returns the rounds' ratios V2 / native."""
+    targets = {
+        "png": post(f"{base}/predict", b64decode(example_png_base64()), "image/png"),
+        "v2": v2_target(base),
+    }
+    for target in targets.values():
+        await rate(target, connections, _WARM_UP_SECONDS)
+    ratios = []
+    for number in range(rounds):
+        # Each order in turn, so that a machine that warms up favours neither.
+        names = list(targets) if number % 2 == 0 else list(targets)[::-1]
+        rates = {name: await rate(targets[name], connections, seconds) for name in names}
+        ratios.append(rates["v2"] / rates["png"])
+        say(
+            f"round {number + 1}: PNG to /predict {rates['png']:,.0f}/s, "
+            f"UINT8 to V2 {rates['v2']:,.0f}/s, ratio {ratios[-1]:.3f}"
+        )
+    return ratios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    cores = usable_cores()
+    say(f"{describe_machine()}; {arguments.connections} connections")
+    serve = ["serve", "--port", "PORT"]
+    with start_server("app", serve, core=cores[0] if len(cores) > 1 else None) as base:
+        if len(cores) > 1:
+            os.sched_setaffinity(0, {cores[-1]})
+        ratios = uvloop.run(
+            measure(base, arguments.connections, arguments.seconds, arguments.rounds)
+        )
+    say(f"median ratio {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
