@@ -46,7 +46,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
         inference = Inference(checkpoint or load_served_checkpoint(settings), settings)
         inference.warm_up()
         app.state.inference = inference
-        app.state.models = served_models(inference.checkpoint, settings.max_batch_images)
+        app.state.models = served_models(inference.checkpoint, settings)
         app.state.is_ready = True
         try:
             yield
@@ -67,8 +67,9 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
     app.state.settings = settings
     app.state.is_ready = False
     # Not included, but joined: an included router is searched by a slower path of its own.
-    app.router.routes.extend(open_inference.routes)
+    app.router.routes.append(open_inference.mount)
     app.router.routes.extend(predictions.router.routes)
+    app.router.routes.append(open_inference.root_route)
     app.include_router(operations.router)
     app.mount("/static", StaticFiles(directory=operations.STATIC_DIR), name="static")
     app.add_exception_handler(ApiError, _answer_api_error)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.schemas import McParameters, PredictParameters
+from app.settings import Settings
 from app.work import Answer
 from model.checkpoint import Checkpoint
 from model.preprocessing import SIDE
@@ -57,7 +58,8 @@ class Tensor:
         return {"name": self.name, "data_type": data_type, "dims": list(self.item_shape) or [1]}
 
 
-@dataclass(frozen=True)
+# Compared by identity: it is part of what parsed headers are remembered under.
+@dataclass(frozen=True, eq=False)
 class ServedModel:
     """A model of V2: deterministic, or with dropout on.
 
@@ -67,7 +69,12 @@ class ServedModel:
     name: str
     parameters_type: type[PredictParameters]
     outputs: Mapping[str, Tensor]
-    max_batch_size: int
+    settings: Settings
+
+    @property
+    def max_batch_size(self) -> int:
+        """The most images in a request."""
+        return self.settings.max_batch_images
 
     def metadata(self) -> dict[str, Any]:
         """`GET /v2/models/NAME`."""
@@ -100,7 +107,7 @@ class ServedModel:
 _PIXELS = Tensor(PIXELS, "UINT8", (PIXEL_COUNT,))
 
 
-def served_models(checkpoint: Checkpoint, max_batch_size: int) -> dict[str, ServedModel]:
+def served_models(checkpoint: Checkpoint, settings: Settings) -> dict[str, ServedModel]:
     """The deterministic model, named as the checkpoint, and the one with dropout, by name."""
     per_class = (len(checkpoint.network.config.labels),)
     thresholds = checkpoint.calibration["thresholds"]
@@ -125,13 +132,13 @@ def served_models(checkpoint: Checkpoint, max_batch_size: int) -> dict[str, Serv
             checkpoint.name,
             PredictParameters,
             _by_name(shared + [decision] * (thresholds["predict"] is not None)),
-            max_batch_size,
+            settings,
         ),
         ServedModel(
             checkpoint.name + _MC_SUFFIX,
             McParameters,
             _by_name(shared + sampled + [decision] * (thresholds["mc"] is not None)),
-            max_batch_size,
+            settings,
         ),
     ]
     return {model.name: model for model in models}

@@ -1,7 +1,7 @@
 """The body of an inference request -> what is asked for: images, parameters, outputs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -10,15 +10,21 @@ from app.bodies import parse_parameters
 from app.errors import InvalidParameterError
 from app.open_inference.errors import InvalidRequestError
 from app.open_inference.models import ServedModel, Tensor
-from app.open_inference.tensors import raw_pixels, read_images
+from app.open_inference.tensors import (
+    InputHeader,
+    raw_input_header,
+    read_images,
+    read_input_header,
+)
 from app.schemas import McParameters, PredictParameters
-from app.settings import Settings
 from model.preprocessing import Pixels
 
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
 # What the native routes return beside their numbers, and tensors of this protocol do not hold.
 _NOT_HERE = frozenset({"return_input", "return_passes"})
+_REMEMBERED_BYTES = 512  # the longest header
+_LONGEST_NUMBER = 20  # digits
 # One pass has no scatter.
 _NEEDS_TWO_PASSES = frozenset({"variance", "standard_error"})
 
@@ -30,31 +36,58 @@ class WantedOutput(NamedTuple):
     is_binary: bool
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
-    """What was asked.
+class RequestHeader(NamedTuple):
+    """All of a request but its raw data.
 
     Attributes:
         id: to be repeated in the answer; None: there was none.
-        images: at least one, all of one kind.
+        input: what is said of the images.
+        parameters: how they are to be answered.
+        outputs: what the answer shall hold, in order.
     """
 
     id: str | None
-    images: "list[Pixels] | list[bytes]"
+    input: InputHeader
     parameters: PredictParameters
-    outputs: list[WantedOutput]
+    outputs: tuple[WantedOutput, ...]
 
 
-def read_header_length(value: str | None, body: bytes) -> int:
-    """How many bytes at the beginning of the body are JSON; without a header all of them.
+class InferenceRequest(NamedTuple):
+    """What was asked, and of which images: at least one, all of one kind."""
+
+    header: RequestHeader
+    images: "list[Pixels] | list[bytes]"
+
+
+def parse_request(body: bytes, header_length: bytes | None, model: ServedModel) -> InferenceRequest:
+    """Reads and validates a request.
+
+    Args:
+        body: JSON, and after it raw data.
+        header_length: the value of Inference-Header-Content-Length, which says how many bytes are
+            JSON; None: all. 0: none, and all of the body is pixels.
+        model: which is asked.
 
     Raises:
-        InvalidRequestError: it is no number, or larger than the body.
+        ApiError: the one that says what to change.
     """
+    length = _read_length(header_length, body)
+    if length == 0 and body:
+        header = _raw_header(len(body), model)
+    elif length == len(body):
+        header = _parse_header(body, model)
+    elif length <= _REMEMBERED_BYTES:
+        header = _remembered_header(body[:length], model)
+    else:
+        header = _parse_header(body[:length], model)
+    return InferenceRequest(header, read_images(header.input, memoryview(body)[length:]))
+
+
+def _read_length(value: bytes | None, body: bytes) -> int:
     if value is None:
         return len(body)
-    # isdecimal, since a superscript 2 is a digit and no number; longer ones are too large anyway.
-    if not value.isdecimal() or len(value) > 20 or int(value) > len(body):
+    # More digits are too large anyway.
+    if not value.isdigit() or len(value) > _LONGEST_NUMBER or int(value) > len(body):
         raise InvalidRequestError(
             "Inference-Header-Content-Length must be the number of bytes of the JSON, and not "
             "more than the body has"
@@ -62,36 +95,29 @@ def read_header_length(value: str | None, body: bytes) -> int:
     return int(value)
 
 
-def parse_request(
-    body: bytes, header_length: int, model: ServedModel, settings: Settings
-) -> InferenceRequest:
-    """Reads and validates a request.
+def _raw_header(size: int, model: ServedModel) -> RequestHeader:
+    known = model.parameters_type()
+    outputs = _read_outputs(None, model, known, is_binary=True)
+    return RequestHeader(None, raw_input_header(size, model.max_batch_size), known, outputs)
 
-    Args:
-        body: JSON, and after it raw data.
-        header_length: bytes of the JSON; 0: there is none, and all of the body is pixels.
-        model: which is asked.
-        settings: its limits.
 
-    Raises:
-        ApiError: the one that says what to change.
-    """
-    if header_length == 0 and body:
-        document: dict[str, Any] = {"inputs": [raw_pixels(body)]}
-        is_binary = True
-    else:
-        document = _parse_json(body if header_length == len(body) else body[:header_length])
-        is_binary = False
-    parameters = _object(document, "parameters")
-    if "binary_data_output" in parameters:
-        is_binary = _boolean(parameters, "binary_data_output")
+def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
+    document = _parse_json(text)
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise InvalidRequestError("inputs must be a list of one input: pixels or image")
-    images = read_images(inputs[0], memoryview(body)[header_length:], model.max_batch_size)
-    known = _read_parameters(parameters, model, settings)
+    tensor = read_input_header(inputs[0], model.max_batch_size)
+    parameters = _object(document, "parameters")
+    is_binary = "binary_data_output" in parameters and _boolean(parameters, "binary_data_output")
+    known = _read_parameters(parameters, model)
     outputs = _read_outputs(document.get("outputs"), model, known, is_binary=is_binary)
-    return InferenceRequest(document.get("id"), images, known, outputs)
+    return RequestHeader(document.get("id"), tensor, known, outputs)
+
+
+@lru_cache(maxsize=256)
+def _remembered_header(text: bytes, model: ServedModel) -> RequestHeader:
+    """As `_parse_header`; remembered, since a client sends the same one before other pixels."""
+    return _parse_header(text, model)
 
 
 def _parse_json(text: bytes) -> dict[str, Any]:
@@ -111,9 +137,7 @@ def _parse_json(text: bytes) -> dict[str, Any]:
     return document
 
 
-def _read_parameters(
-    parameters: Mapping[str, Any], model: ServedModel, settings: Settings
-) -> PredictParameters:
+def _read_parameters(parameters: Mapping[str, Any], model: ServedModel) -> PredictParameters:
     pairs = []
     for name, value in parameters.items():
         if name == "timeout":
@@ -122,7 +146,7 @@ def _read_parameters(
             pairs.append((name, value))
         elif name != "binary_data_output":
             raise InvalidRequestError(_explain_parameters(name, model))
-    return parse_parameters(pairs, model.parameters_type, settings)
+    return parse_parameters(pairs, model.parameters_type, model.settings)
 
 
 def _milliseconds(microseconds: Any) -> int:
@@ -142,17 +166,17 @@ def _explain_parameters(name: str, model: ServedModel) -> str:
 
 def _read_outputs(
     outputs: Any, model: ServedModel, parameters: PredictParameters, *, is_binary: bool
-) -> list[WantedOutput]:
+) -> tuple[WantedOutput, ...]:
     """The outputs in the order asked for; all that there are if none is named."""
     missing: frozenset[str] = frozenset()
     if isinstance(parameters, McParameters) and parameters.passes == 1:
         missing = _NEEDS_TWO_PASSES
     if outputs is None or outputs == []:
-        return [
+        return tuple(
             WantedOutput(tensor, is_binary)
             for tensor in model.outputs.values()
             if tensor.name not in missing
-        ]
+        )
     if not isinstance(outputs, list):
         raise InvalidRequestError('outputs must be a list of objects such as {"name": "digit"}')
     wanted: dict[str, WantedOutput] = {}
@@ -165,7 +189,7 @@ def _read_outputs(
         if name in missing:
             raise InvalidRequestError(f"one pass has no {name}; ask for at least 2 passes")
         wanted[name] = WantedOutput(model.outputs[name], _is_wanted_binary(output, is_binary))
-    return list(wanted.values())
+    return tuple(wanted.values())
 
 
 def _is_wanted_binary(output: dict[str, Any], default: bool) -> bool:

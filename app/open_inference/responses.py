@@ -6,13 +6,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from app.open_inference.models import VERSION, ServedModel
-from app.open_inference.requests import InferenceRequest
+from app.open_inference.requests import RequestHeader
 from app.responses import encode_json
 from app.work import Answer
 
 
 def build_response(
-    model: ServedModel, asked: InferenceRequest, answers: Sequence[Answer]
+    model: ServedModel, asked: RequestHeader, answers: Sequence[Answer]
 ) -> tuple[bytes, int | None]:
     """The body, and how many bytes of it are JSON if raw data follows.
 

@@ -7,7 +7,7 @@ allocated, and its product is a Python integer, which does not overflow.
 import math
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,58 +29,93 @@ _DATATYPES: Mapping[str, Mapping[str, int]] = {
     IMAGE: {"BYTES": 0},
 }
 _LENGTH_BYTES = 4
-_LARGEST_DIMENSION = 2**31 - 1
 
 
-def read_images(tensor: Any, binary: memoryview, max_images: int) -> "list[Pixels] | list[bytes]":
-    """The images of a request's input, in order.
+class InputHeader(NamedTuple):
+    """What a request says of its input, checked as far as that goes without the raw data.
+
+    Attributes:
+        name: pixels or image.
+        datatype: one that the input takes.
+        shape: one that the input takes.
+        binary_size: bytes of raw data behind the JSON; None: the data is in the JSON.
+        data: the data in the JSON, if it is there.
+    """
+
+    name: str
+    datatype: str
+    shape: list[int]
+    binary_size: int | None
+    data: Any
+
+
+def read_input_header(tensor: Any, max_images: int) -> InputHeader:
+    """Checks the names, the shape and the sizes of an input.
 
     Args:
         tensor: the input as it stands in the JSON.
-        binary: all that follows the JSON: this input's data, if it claims any.
         max_images: the most that one request may have.
-
-    Returns:
-        Pixels, each (28, 28), or encoded image files.
 
     Raises:
         InvalidRequestError: names what does not fit together.
         TooManyImagesError: the batch is larger than `max_images`.
     """
-    name, datatype, shape = _read_header(tensor)
-    count = _count_images(name, shape, max_images)
-    size = _binary_size(tensor, binary)
+    name, datatype, shape = _read_names(tensor)
+    _check_shape(name, shape, max_images)
+    return InputHeader(name, datatype, shape, _binary_size(tensor), tensor.get("data"))
+
+
+def raw_input_header(size: int, max_images: int) -> InputHeader:
+    """What a body without JSON stands for: pixels, as many images as there are.
+
+    Raises:
+        InvalidRequestError: it is no whole number of images.
+        TooManyImagesError: the batch is larger than `max_images`.
+    """
+    count, rest = divmod(size, PIXEL_COUNT)
+    if rest:
+        raise InvalidRequestError(
+            f"without a JSON header the body must be {PIXEL_COUNT} bytes for each image"
+        )
+    shape = [count, PIXEL_COUNT]
+    _check_shape(PIXELS, shape, max_images)
+    return InputHeader(PIXELS, "UINT8", shape, size, None)
+
+
+def read_images(header: InputHeader, binary: memoryview) -> "list[Pixels] | list[bytes]":
+    """The images of a request's input, in order.
+
+    Args:
+        header: what the request says of it.
+        binary: all that follows the JSON.
+
+    Returns:
+        Pixels, each (28, 28), or encoded image files.
+
+    Raises:
+        InvalidRequestError: the data is not what the header says.
+    """
+    name, datatype, shape, size, data = header
+    if size is None and len(binary):
+        raise InvalidRequestError(
+            "no input claims the bytes that follow the JSON; see binary_data_size"
+        )
+    if size is not None and size != len(binary):
+        raise InvalidRequestError(
+            "binary_data_size must be the number of bytes after the JSON; the header "
+            "Inference-Header-Content-Length must be the number of bytes of the JSON"
+        )
+    count = shape[0]
     if name == IMAGE:
-        if size is None:
-            return _files_from_json(tensor["data"], count)
-        return _split_elements(binary, count)
+        return _files_from_json(data, count) if size is None else _split_elements(binary, count)
     if size is None:
-        values = _pixels_from_json(tensor["data"], shape, datatype)
+        values = _pixels_from_json(data, shape, datatype)
     else:
         values = _pixels_from_binary(binary, count, datatype)
     return list(values.reshape(count, SIDE, SIDE))
 
 
-def raw_pixels(body: bytes) -> dict[str, Any]:
-    """The header that a body without one stands for: pixels, as many images as there are.
-
-    Raises:
-        InvalidRequestError: it is no whole number of images.
-    """
-    count, rest = divmod(len(body), PIXEL_COUNT)
-    if rest or not count:
-        raise InvalidRequestError(
-            f"without a JSON header the body must be {PIXEL_COUNT} bytes for each image"
-        )
-    return {
-        "name": PIXELS,
-        "datatype": "UINT8",
-        "shape": [count, PIXEL_COUNT],
-        "parameters": {"binary_data_size": len(body)},
-    }
-
-
-def _read_header(tensor: Any) -> tuple[str, str, list[int]]:
+def _read_names(tensor: Any) -> tuple[str, str, list[int]]:
     if not isinstance(tensor, dict) or not tensor.keys() >= {"name", "shape", "datatype"}:
         raise InvalidRequestError("an input is an object with name, shape, datatype and data")
     if not tensor.keys() <= _FIELDS:
@@ -99,21 +134,19 @@ def _read_header(tensor: Any) -> tuple[str, str, list[int]]:
     return name, datatype, shape
 
 
-def _count_images(name: str, shape: Any, max_images: int) -> int:
+def _check_shape(name: str, shape: Any, max_images: int) -> None:
     # Booleans are integers in Python, so types are compared.
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
         raise InvalidRequestError("shape must be a list of whole numbers")
-    if not shape or shape[1:] not in _ITEM_SHAPES[name] or not 0 < shape[0] <= _LARGEST_DIMENSION:
+    if not shape or shape[1:] not in _ITEM_SHAPES[name] or shape[0] < 1:
         raise InvalidRequestError(f"the shape of {name} must be {_SHAPES[name]}, B at least 1")
-    count: int = shape[0]
-    if count > max_images:
+    if shape[0] > max_images:
         raise TooManyImagesError(
             f"a request takes at most {max_images} images; send several smaller ones"
         )
-    return count
 
 
-def _binary_size(tensor: dict[str, Any], binary: memoryview) -> int | None:
+def _binary_size(tensor: dict[str, Any]) -> int | None:
     """How many bytes after the JSON are the tensor's data; None: the data is in the JSON."""
     parameters = tensor.get("parameters", {})
     if not isinstance(parameters, dict) or not parameters.keys() <= {"binary_data_size"}:
@@ -123,19 +156,12 @@ def _binary_size(tensor: dict[str, Any], binary: memoryview) -> int | None:
     if not parameters:
         if "data" not in tensor:
             raise InvalidRequestError("the input has no data, and no binary_data_size either")
-        if len(binary):
-            raise InvalidRequestError(
-                "bytes follow the JSON that no input claims with binary_data_size"
-            )
         return None
     size = parameters["binary_data_size"]
     if "data" in tensor:
         raise InvalidRequestError("the input has both data and binary_data_size; send one of them")
-    if type(size) is not int or size != len(binary):
-        raise InvalidRequestError(
-            "binary_data_size must be the number of bytes after the JSON; the header "
-            "Inference-Header-Content-Length must be the number of bytes of the JSON"
-        )
+    if type(size) is not int or size < 0:
+        raise InvalidRequestError("binary_data_size must be a whole number of bytes")
     return size
 
 

@@ -8,22 +8,23 @@ from importlib.metadata import version
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Match, Mount, Route
+from starlette.types import Scope
 
-from app.bodies import BatchRequest, ImageRequest, read_body
+from app.bodies import BatchRequest, ImageRequest, headers_of, read_body
 from app.dependencies import started_state, while_connected
 from app.errors import ApiError, NotFoundError
 from app.inference import Inference
 from app.open_inference.compression import deflate, inflate
-from app.open_inference.errors import InvalidRequestError
+from app.open_inference.errors import InvalidRequestError, is_open_inference
 from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel
-from app.open_inference.requests import InferenceRequest, parse_request, read_header_length
+from app.open_inference.requests import InferenceRequest, parse_request
 from app.open_inference.responses import build_response
 from app.responses import JsonResponse
 from app.schemas import McParameters
 from app.work import Answer
 
-_HEADER_LENGTH = "inference-header-content-length"
+_HEADER_LENGTH = b"inference-header-content-length"
 # Shorter requests are answered before their caller can be seen to be gone.
 _WATCHED_PASSES = 256
 
@@ -49,7 +50,7 @@ async def ready(request: Request) -> JsonResponse:
 async def repository_index(request: Request) -> JsonResponse:
     """`POST /v2/repository/index`: the models and their state; `ready` leaves out the others."""
     state = request.app.state
-    text = await read_body(request, state.settings.max_body_bytes)
+    text = await read_body(request, headers_of(request), state.settings.max_body_bytes)
     try:
         document = orjson.loads(text) if text else {}
     except orjson.JSONDecodeError as error:
@@ -78,23 +79,28 @@ async def infer(request: Request) -> Response:
     """`POST /v2/models/NAME/infer`: the numbers of the native routes, as tensors."""
     model = _find_model(request)
     state = request.app.state
+    headers = headers_of(request)
     limit = state.settings.max_body_bytes
-    headers = request.headers
-    body = await read_body(request, limit)
-    if encoding := headers.get("content-encoding"):
-        body = await inflate(body, encoding, limit)
-    header_length = read_header_length(headers.get(_HEADER_LENGTH), body)
-    asked = parse_request(body, header_length, model, state.settings)
+    body = await read_body(request, headers, limit)
+    if encoding := headers.get(b"content-encoding"):
+        body = await inflate(body, encoding.decode("latin-1"), limit)
+    asked = parse_request(body, headers.get(_HEADER_LENGTH), model)
     answers = await _answer(request, state.inference, asked)
-    content, json_length = build_response(model, asked, answers)
-    content, encoding = await deflate(content, headers.get("accept-encoding", ""))
-    response_headers = {}
+    content, json_length = build_response(model, asked.header, answers)
+    return await _respond(content, json_length, headers.get(b"accept-encoding", b""))
+
+
+async def _respond(content: bytes, json_length: int | None, accepted: bytes) -> Response:
+    """The response, compressed if that is wanted and worth it."""
+    headers = {}
+    media_type = "application/json"
     if json_length is not None:
-        response_headers[_HEADER_LENGTH] = str(json_length)
+        headers[_HEADER_LENGTH.decode()] = str(json_length)
+        media_type = "application/octet-stream"
+    content, encoding = await deflate(content, accepted.decode("latin-1"))
     if encoding is not None:
-        response_headers["content-encoding"] = encoding
-    media_type = "application/json" if json_length is None else "application/octet-stream"
-    return Response(content, headers=response_headers, media_type=media_type)
+        headers["content-encoding"] = encoding
+    return Response(content, headers=headers, media_type=media_type)
 
 
 def _find_model(request: Request) -> ServedModel:
@@ -115,7 +121,7 @@ def _find_model(request: Request) -> ServedModel:
 
 async def _answer(request: Request, inference: Inference, asked: InferenceRequest) -> list[Answer]:
     """An answer for each image; one image goes the way that the native routes go."""
-    parameters = asked.parameters
+    parameters = asked.header.parameters
     if len(asked.images) > 1:
         batch = BatchRequest(list(asked.images), parameters)
         answers = await while_connected(request, inference.predict_batch(batch))
@@ -136,27 +142,34 @@ def _checked(number: int, answer: Answer | ApiError) -> Answer:
     return answer
 
 
+class _ProtocolMount(Mount):
+    """The addresses below /v2; every other one is let past without a regular expression."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the address is one of these."""
+        return super().matches(scope) if is_open_inference(scope["path"]) else (Match.NONE, {})
+
+
 _MODEL = "/models/{model}"
-_MODEL_VERSION = _MODEL + "/versions/{version}"
-routes = [
-    Route("/v2", server_metadata),
-    Mount(
-        "/v2",
-        routes=[
-            route
-            for root in (_MODEL, _MODEL_VERSION)
-            for route in (
-                Route(f"{root}/infer", infer, methods=["POST"]),
-                Route(root, model_metadata),
-                Route(f"{root}/ready", model_ready),
-                Route(f"{root}/config", model_config),
-            )
-        ]
-        + [
-            Route("/", server_metadata),
-            Route("/health/live", live),
-            Route("/health/ready", ready),
-            Route("/repository/index", repository_index, methods=["POST"]),
-        ],
-    ),
+_MODEL_ROUTES = [
+    route
+    for root in (_MODEL, f"{_MODEL}/versions/{{version}}")
+    for route in (
+        Route(f"{root}/infer", infer, methods=["POST"]),
+        Route(root, model_metadata),
+        Route(f"{root}/ready", model_ready),
+        Route(f"{root}/config", model_config),
+    )
 ]
+mount = _ProtocolMount(
+    "/v2",
+    routes=[
+        *_MODEL_ROUTES,
+        Route("/", server_metadata),
+        Route("/health/live", live),
+        Route("/health/ready", ready),
+        Route("/repository/index", repository_index, methods=["POST"]),
+    ],
+)
+# A mount does not have its own address without a slash.
+root_route = Route("/v2", server_metadata)

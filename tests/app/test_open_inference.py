@@ -20,7 +20,7 @@ from app.factory import create_app
 from app.inference import Inference
 from app.open_inference.compression import deflate, inflate
 from app.open_inference.models import served_models
-from app.open_inference.tensors import read_images
+from app.open_inference.tensors import read_images, read_input_header
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from tests.app.inference_requests import (
@@ -130,7 +130,7 @@ def test_a_checkpoint_with_thresholds_has_a_decision(default_checkpoint: Checkpo
     calibration = {**default_checkpoint.calibration, "thresholds": thresholds}
     checkpoint = dataclasses.replace(default_checkpoint, calibration=calibration)
 
-    plain, sampled = served_models(checkpoint, 8).values()
+    plain, sampled = served_models(checkpoint, Settings()).values()
 
     decision = sampled.outputs["decision"]
     assert "decision" not in plain.outputs
@@ -261,8 +261,9 @@ def test_every_level_of_8_bits_survives_as_fp32() -> None:
     tensor = {"name": "pixels", "datatype": "FP32", "shape": [1, 784]}
 
     raw = {**tensor, "parameters": {"binary_data_size": unit.nbytes}}
-    (from_raw,) = read_images(raw, memoryview(unit.tobytes()), 1)
-    (from_json,) = read_images({**tensor, "data": unit.ravel().tolist()}, memoryview(b""), 1)
+    written = {**tensor, "data": unit.ravel().tolist()}
+    (from_raw,) = read_images(read_input_header(raw, 1), memoryview(unit.tobytes()))
+    (from_json,) = read_images(read_input_header(written, 1), memoryview(b""))
 
     assert isinstance(from_raw, np.ndarray)
     assert isinstance(from_json, np.ndarray)

@@ -6,7 +6,6 @@ tritonclient sends it, to the V2 model. The ratio is the median of the rounds' o
 """
 
 import argparse
-import os
 import sys
 from base64 import b64decode
 from statistics import median
@@ -14,11 +13,12 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from app.bench_servers import start_server
 from app.examples import example_pixels, example_png_base64
 from app.load_client import Target, post, run_closed_loop
 from app.machine import describe_machine, usable_cores
 from tests.app.inference_requests import binary_body
+from tests.conftest import ServerStarter
+from tests.load.overload import on_core
 
 _WARM_UP_SECONDS = 1.0
 
@@ -74,13 +74,16 @@ def main() -> None:
     arguments = parser.parse_args()
     cores = usable_cores()
     say(f"{describe_machine()}; {arguments.connections} connections")
-    serve = ["serve", "--port", "PORT"]
-    with start_server("app", serve, core=cores[0] if len(cores) > 1 else None) as base:
-        if len(cores) > 1:
-            os.sched_setaffinity(0, {cores[-1]})
-        ratios = uvloop.run(
-            measure(base, arguments.connections, arguments.seconds, arguments.rounds)
-        )
+    starter = ServerStarter()
+    try:
+        with on_core(cores[0]):
+            base = starter.start().address
+        with on_core(cores[-1]):
+            ratios = uvloop.run(
+                measure(base, arguments.connections, arguments.seconds, arguments.rounds)
+            )
+    finally:
+        starter.end_all()
     say(f"median ratio {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
 
 
