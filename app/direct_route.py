@@ -21,10 +21,12 @@ class DirectRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self.app = _serve(endpoint)
+        self.app = serve_directly(endpoint)
 
 
-def _serve(endpoint: Endpoint) -> ASGIApp:
+def serve_directly(endpoint: Endpoint) -> ASGIApp:
+    """The application that calls an endpoint with the bare request."""
+
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         response = await endpoint(Request(scope, receive, send))
         await response(scope, receive, send)

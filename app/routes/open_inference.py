@@ -13,6 +13,7 @@ from starlette.types import Scope
 
 from app.bodies import BatchRequest, ImageRequest, headers_of, read_body
 from app.dependencies import started_state, while_connected
+from app.direct_route import serve_directly
 from app.errors import ApiError, NotFoundError
 from app.inference import Inference
 from app.open_inference.compression import deflate, inflate
@@ -150,12 +151,19 @@ class _ProtocolMount(Mount):
         return super().matches(scope) if is_open_inference(scope["path"]) else (Match.NONE, {})
 
 
+def _infer_route(path: str) -> Route:
+    route = Route(path, infer, methods=["POST"])
+    # Exceptions are answered by the application's handlers: one more try on the way costs time.
+    route.app = serve_directly(infer)
+    return route
+
+
 _MODEL = "/models/{model}"
 _MODEL_ROUTES = [
     route
     for root in (_MODEL, f"{_MODEL}/versions/{{version}}")
     for route in (
-        Route(f"{root}/infer", infer, methods=["POST"]),
+        _infer_route(f"{root}/infer"),
         Route(root, model_metadata),
         Route(f"{root}/ready", model_ready),
         Route(f"{root}/config", model_config),
