@@ -6,6 +6,7 @@ a cache of their own; `CLIENTS=all pytest tests/app/test_open_inference_clients.
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,14 +121,84 @@ def test_kserves_client_finds_all_that_it_looks_for(
     ids=["binary", "json", "batch", "async"],
 )
 def test_perf_analyzer_measures(server: RunningServer, model: str, options: str) -> None:
-    program, environment = install_perf_analyzer()
+    path, environment = install_perf_analyzer()
     address = server.address.removeprefix("http://")
 
     done = run(
-        *(program, "-m", model, "-u", address, "--request-count", 40, *options.split()),
+        *(path, "-m", model, "-u", address, "--request-count", 40, *options.split()),
         environment=environment,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.findall(r"Request count: (\d+)", done.stdout)[0]) >= 40
     assert float(re.findall(r"throughput: ([\d.]+) infer/sec", done.stdout)[0]) > 0
+
+
+# The page
+
+
+PAGE = (ROOT / "app" / "open_inference" / "README.md").read_text()
+ADDRESS = "127.0.0.1:8000"
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?")
+
+
+def section(title: str) -> str:
+    (text,) = re.findall(rf"^## {title}$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
+    return str(text)
+
+
+def command(title: str) -> tuple[str, str]:
+    """The command of a section, and what it promises to print."""
+    (block,) = re.findall(r"^```console\n\$ (.*?)^```$", section(title), re.MULTILINE | re.DOTALL)
+    line, _, output = block.partition("\n")
+    return line, output
+
+
+def program(title: str) -> tuple[str, str]:
+    """The same of a section with a Python program."""
+    found = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", section(title), re.DOTALL)
+    assert found is not None
+    return found[1], found[2]
+
+
+def assert_prints(printed: str, promised: str) -> None:
+    """The same text, but for the last digits of numbers and for line breaks between them."""
+    found, stated = NUMBER.findall(printed), NUMBER.findall(promised)
+    assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", promised).split()
+    assert [float(one) for one in found] == pytest.approx(
+        [float(one) for one in stated], rel=1e-2, abs=1e-6
+    )
+
+
+def test_the_pages_curl_answers_as_printed(server: RunningServer) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    line, promised = command("curl")
+
+    done = run("bash", "-c", line.replace(f"http://{ADDRESS}", server.address))
+
+    assert done.returncode == 0, done.stderr
+    assert_prints(done.stdout, promised)
+
+
+@pytest.mark.parametrize("title", ["tritonclient", "KServe"])
+def test_the_pages_program_prints_what_it_says(server: RunningServer, title: str) -> None:
+    python = install_kserve() if title == "KServe" else sys.executable
+    text, promised = program(title)
+
+    done = run(python, "-c", text.replace(ADDRESS, server.address.removeprefix("http://")))
+
+    assert done.returncode == 0, done.stderr
+    assert_prints(done.stdout, promised)
+
+
+def test_the_pages_perf_analyzer_measures_as_printed(server: RunningServer) -> None:
+    path, environment = install_perf_analyzer()
+    line, promised = command("perf_analyzer")
+    address = server.address.removeprefix("http://")
+
+    done = run(path, *line.replace(ADDRESS, address).split()[1:], environment=environment)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Its timings are the machine's.
+    assert NUMBER.sub("#", done.stdout).split() == NUMBER.sub("#", promised).split()
