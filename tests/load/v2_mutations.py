@@ -15,6 +15,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,18 +81,19 @@ def _mutate(draw: random.Random) -> MutatedRequest:
 def _change_document(draw: random.Random, document: dict[str, Any]) -> None:
     """Replaces, removes, doubles or adds something somewhere in the document."""
     places = list(_places(document))
+    if not places:
+        return
     container, key = draw.choice(places)
     how = draw.random()
     if how < 0.55:
-        container[key] = draw.choice(_STRANGE)
+        container[key] = deepcopy(draw.choice(_STRANGE))
     elif how < 0.75:
         del container[key]
     elif how < 0.9 and isinstance(container, list):
         container.insert(key, container[key])
     elif isinstance(container, dict):
-        container[draw.choice(("data", "shape", "seed", "outputs", "x", "passes"))] = draw.choice(
-            _STRANGE
-        )
+        name = draw.choice(("data", "shape", "seed", "outputs", "x", "passes"))
+        container[name] = deepcopy(draw.choice(_STRANGE))
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
