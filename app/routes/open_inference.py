@@ -80,6 +80,7 @@ async def infer(request: Request) -> Response:
     """`POST /v2/models/NAME/infer`: the numbers of the native routes, as tensors."""
     model = _find_model(request)
     state = request.app.state
+    state.inference.refuse_if_full(model.parameters_type)
     headers = headers_of(request)
     limit = state.settings.max_body_bytes
     body = await read_body(request, headers, limit)

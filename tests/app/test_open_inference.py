@@ -349,7 +349,7 @@ async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint
     app = create_app(Settings(max_queued_passes=1000), default_checkpoint)
     async with app.router.lifespan_context(app), connect(app) as client:
         inference: Inference = app.state.inference
-        with inference.batcher.admit(500):
+        with inference.batcher.admit(501):
             computed = inference.engine.passes_computed
             responses = [
                 await infer(client, model, json_body(DIGITS[:count], parameters))
@@ -362,7 +362,7 @@ async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint
                 )
             ]
             assert inference.engine.passes_computed == computed + 50
-            assert inference.batcher.queued == 500
+            assert inference.batcher.queued == 501
 
     for response in responses[:3]:
         assert_v2_error(response, 429)
@@ -402,6 +402,9 @@ async def test_an_image_without_ink_fails_its_batch_and_is_named(
 
 class FailingInference:
     """Stands for an inference with a defect that nobody foresaw."""
+
+    def refuse_if_full(self, parameters_type: type) -> None:
+        pass
 
     async def predict(self, asked: Any) -> dict[str, Any]:
         raise RuntimeError("/etc/secret line 42")
