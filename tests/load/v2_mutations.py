@@ -44,7 +44,7 @@ _STRANGE: tuple[Any, ...] = (
     "digit", "UINT8", "FP32", "BYTES", "\x00", "\ud7ff", [], [[]], {}, [0], [-1, 784], [2**33, 784],
     {"name": "digit"}, {"binary_data_size": 2**63}, {"binary_data": True}, "A" * 5000,
 )  # fmt: skip
-_STRANGE_LENGTHS = ("0", "1", "-1", "", "7", "157", "158", "784", "1e2", "9" * 40, "0x10", " 5")
+_STRANGE_LENGTHS = ("0", "1", "-1", "", "7", "157", "158", "784", "1e2", "9" * 40, "0x10", "5")
 
 
 @dataclass(frozen=True)
@@ -225,10 +225,8 @@ def main() -> None:
     total = sum(outcomes.values())
     say(f"{total:,} mutations in {seconds:.0f} s: {dict(sorted(outcomes.items()))}")
     if memory:
-        say(
-            f"memory of the server after {_WARM_UP:,} requests {memory[0]:.1f} MiB, at the end "
-            f"{memory[-1]:.1f} MiB, highest {max(memory):.1f} MiB"
-        )
+        samples = " ".join(f"{sample:.0f}" for sample in memory)
+        say(f"memory of the server after {_WARM_UP:,} requests and on to the end, MiB: {samples}")
     bad = {name: count for name, count in outcomes.items() if not name.isdecimal()}
     say(f"ready afterwards: {'yes' if healthy else 'no'}; broken: {bad or 'none'}")
     if bad or not healthy:
