@@ -22,7 +22,7 @@ from model.preprocessing import Pixels
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
 # What the native routes return beside their numbers, and tensors of this protocol do not hold.
-_NOT_HERE = frozenset({"return_input", "return_passes"})
+_NOT_HERE = frozenset({"return_input", "return_passes", "coverage"})
 _REMEMBERED_BYTES = 512  # the longest header
 _LONGEST_NUMBER = 20  # digits
 # One pass has no scatter.

@@ -96,14 +96,24 @@ def read_outputs(response: httpx.Response) -> dict[str, Array]:
     raw = content[len(header) :]
     outputs = {}
     for output in json.loads(header)["outputs"]:
-        dtype = TYPES[output["datatype"]]
-        if "parameters" in output:
-            assert "data" not in output
-            size = output["parameters"]["binary_data_size"]
-            values = np.frombuffer(raw[:size], dtype=dtype)
-            raw = raw[size:]
+        is_raw = "parameters" in output
+        assert is_raw != ("data" in output)
+        size = output["parameters"]["binary_data_size"] if is_raw else 0
+        data, raw = raw[:size], raw[size:]
+        if output["datatype"] == "BYTES":
+            values = np.array(_elements(data) if is_raw else output["data"])
         else:
-            values = np.array(output["data"], dtype=dtype)
+            dtype = TYPES[output["datatype"]]
+            values = np.frombuffer(data, dtype) if is_raw else np.array(output["data"], dtype)
         outputs[output["name"]] = values.reshape(output["shape"])
     assert raw == b""
     return outputs
+
+
+def _elements(raw: bytes) -> list[str]:
+    elements = []
+    while raw:
+        size = int.from_bytes(raw[:4], "little")
+        elements.append(raw[4 : 4 + size].decode())
+        raw = raw[4 + size :]
+    return elements

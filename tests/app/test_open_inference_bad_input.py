@@ -360,6 +360,7 @@ PARAMETERS = {
             ("binary_data_output", 1, "binary_data_output"),
             (SECRET, 1, "passes, seed"),
             ("return_passes", True, "unknown"),
+            ("coverage", 0.99, "unknown"),
             ("sequence_id", 7, "unknown"),
         )
     },

@@ -119,9 +119,14 @@ async def ask(client: Any, pixels: NDArray[Any], files: list[bytes]) -> dict[str
 
 
 def in_hexadecimal(result: Any, response: dict[str, Any]) -> dict[str, str]:
-    """Each output's bytes: what is compared must not lose a bit on the way."""
-    names = [output["name"] for output in response["outputs"]]
-    return {name: result.as_numpy(name).tobytes().hex() for name in names}
+    """Each output's bytes, since a float must not lose a bit on the way; strings one by one."""
+    answers = {}
+    for output in response["outputs"]:
+        values = result.as_numpy(output["name"])
+        is_text = output["datatype"] == "BYTES"
+        joined = b" ".join(np.array(values, dtype=np.bytes_).ravel()) if is_text else b""
+        answers[output["name"]] = (joined if is_text else values.tobytes()).hex()
+    return answers
 
 
 async def converse(client: Any, pixels: NDArray[Any], files: list[bytes]) -> dict[str, Any]:
