@@ -21,7 +21,7 @@ from app.inference import Inference
 from app.middleware import RequestContextMiddleware
 from app.open_inference.models import served_models
 from app.responses import error_response
-from app.routes import open_inference, operations, predictions
+from app.routes import open_inference, operations, playground, predictions
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
 from model.errors import CheckpointError
@@ -71,6 +71,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
     app.router.routes.extend(predictions.router.routes)
     app.router.routes.append(open_inference.root_route)
     app.include_router(operations.router)
+    app.include_router(playground.router)
     app.mount("/static", StaticFiles(directory=operations.STATIC_DIR), name="static")
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse
 
 from app.dependencies import started_state
 from app.errors import NotReadyError
@@ -57,9 +57,3 @@ async def model(request: Request) -> JsonResponse:
 async def docs() -> FileResponse:
     """Swagger UI from this server's own files."""
     return FileResponse(STATIC_DIR / "docs.html", headers={"content-security-policy": DOCS_POLICY})
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    """Whoever opens the bare address in a browser finds the docs."""
-    return RedirectResponse("docs")

@@ -1,0 +1,31 @@
+// Why: the doubt, split into what lies in the drawing and what lies in the network.
+
+import { doubtWords } from "./words.js";
+
+/** Shows the split as a bar and in words. @param elements `bar`, `drawing`, `copies`, `limit`, `text`. */
+export function showDoubt(elements, answer) {
+  const most = Math.log(answer.mean.length);
+  const share = (nats) => `${(100 * Math.min(nats / most, 1)).toFixed(2)}%`;
+  elements.drawing.style.width = share(answer.expected_entropy);
+  elements.copies.style.width = share(answer.mutual_information);
+  elements.limit.hidden = answer.decision === null;
+  if (answer.decision !== null) elements.limit.style.left = share(answer.decision.threshold);
+  const confidence = `Calibrated confidence in ${answer.label}: ${answer.confidence.toFixed(2)}.`;
+  elements.text.textContent = `${doubtWords(answer)} ${confidence}`;
+}
+
+export function clearDoubt(elements) {
+  elements.drawing.style.width = elements.copies.style.width = "0";
+  elements.limit.hidden = true;
+  elements.text.textContent =
+    "Doubt has two sources: a drawing that is unclear, and copies that disagree about it.";
+}
+
+/** Shows the 28 x 28 values that the network saw, in the colours of the theme. */
+export function showInput(canvas, input) {
+  const context = canvas.getContext("2d");
+  const [red, green, blue] = getComputedStyle(canvas).color.match(/\d+/g).map(Number);
+  const image = context.createImageData(input[0].length, input.length);
+  input.flat().forEach((ink, i) => image.data.set([red, green, blue, ink], 4 * i));
+  context.putImageData(image, 0, 0);
+}

@@ -1,0 +1,40 @@
+// The whole state in the address, and the same question as a command line.
+
+import { encodeGreyPng, fromBase64, toBase64 } from "./pictures.js";
+
+/** What the network saw, 28 rows of 28 values, as the smallest PNG. */
+export async function inputPng(input) {
+  return encodeGreyPng(Uint8Array.from(input.flat()), input[0].length, input.length);
+}
+
+/** The part of a link after `#`. */
+export function linkHash(png, query) {
+  const picture = toBase64(png).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  return `#${new URLSearchParams({ ...query, picture })}`;
+}
+
+/** Reads a link: the picture's bytes, if it has one, and the parameters. */
+export function readHash(hash) {
+  const { picture, ...query } = Object.fromEntries(new URLSearchParams(hash.slice(1)));
+  if (picture === undefined) return { png: null, query };
+  try {
+    return { png: fromBase64(picture.replaceAll("-", "+").replaceAll("_", "/")), query };
+  } catch {
+    return { png: null, query };
+  }
+}
+
+/** A command that needs nothing but a shell, and gets the page's answer byte for byte. */
+export function curlCommand(png, query) {
+  const parameters = new URLSearchParams({ ...query, preprocess: "none" });
+  const address = new URL(`predict/mc?${parameters}`, document.baseURI);
+  return (
+    `printf %s '${toBase64(png)}' | base64 --decode | ` +
+    `curl --data-binary @- -H 'Content-Type: image/png' '${address}'`
+  );
+}
+
+/** The answer without what only the page asked for: what the command prints. */
+export function plainAnswer(text) {
+  return text.replace(/"input":\[\[.*?\]\],/, "");
+}
