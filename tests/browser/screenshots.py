@@ -1,0 +1,183 @@
+"""Pictures of the playground.
+
+`python -m tests.browser.screenshots` makes the two that open the README, light and dark.
+`python -m tests.browser.screenshots --states FOLDER` makes one of every state, in both colours, at
+360 and 1440 pixels, to be looked at. States that a drawing does not reach by itself are posed: the
+server's answer is changed on its way to the page.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, Route
+
+from tests.browser.chromium import SEVEN, draw, launch, wait_for_answer
+from tests.conftest import SAMPLES, ServerStarter
+
+FOLDER = Path(__file__).parent / "screenshots"
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+WIDTHS = {360: 740, 1440: 900}
+STREAM = "**/predict/mc/stream?*"
+
+
+def try_example(page: Page, name: str) -> None:
+    page.get_by_role("button", name=f"Try {name}").click()
+    wait_for_answer(page)
+
+
+def draw_seven(page: Page) -> None:
+    draw(page, SEVEN)
+    wait_for_answer(page)
+
+
+def pose(page: Page, example: str, changes: Mapping[str, Any]) -> None:
+    """Shows an example's answer with some of its fields changed."""
+
+    def change(route: Route) -> None:
+        body = route.fetch().text()
+        changed = re.sub(
+            r"^data: (.*)$",
+            lambda found: "data: " + json.dumps({**json.loads(found[1]), **changes}),
+            body,
+            flags=re.MULTILINE,
+        )
+        route.fulfill(body=changed, content_type="text/event-stream")
+
+    page.route(STREAM, change)
+    try_example(page, example)
+
+
+def decided(outcome: str, reason: str | None, score: float, **more: Any) -> dict[str, Any]:
+    return {
+        "decision": {
+            "outcome": outcome,
+            "reason": reason,
+            "score": score,
+            "threshold": 0.41,
+            **more,
+        }
+    }
+
+
+def fail(page: Page, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
+    """Draws a seven that the server refuses."""
+    body = json.dumps({"error": {"code": code, "message": "it is so", "param": None}})
+    page.route(
+        STREAM, lambda route: route.fulfill(status=status, body=body, headers=dict(headers or {}))
+    )
+    draw(page, SEVEN)
+    page.wait_for_timeout(900)
+
+
+def show_gone(page: Page) -> None:
+    draw_seven(page)
+    page.route("**/predict/**", lambda route: route.abort())
+    page.evaluate("document.querySelector('#roll').click()")  # may be folded away
+    page.wait_for_selector("#try-now:visible")
+
+
+def show_converging(page: Page) -> None:
+    draw(page, SEVEN)
+    page.locator("circle:not(.pale)").nth(10).wait_for()
+
+
+def show_pass(page: Page) -> None:
+    try_example(page, "a 4 or a 9")
+    page.click("#forward")
+
+
+STATES: dict[str, Callable[[Page], object]] = {
+    "empty": lambda page: page.wait_for_timeout(300),
+    "drawing": lambda page: (draw(page, SEVEN), page.wait_for_timeout(200)),
+    "converging": show_converging,
+    "certain": draw_seven,
+    "fairly-sure": lambda page: pose(page, "a 4 or a 9", decided("accept", None, 0.38)),
+    "ambiguous": lambda page: try_example(page, "a 4 or a 9"),
+    "agreed-but-weak": lambda page: pose(
+        page,
+        "a 7",
+        {**decided("abstain", "ambiguous", 0.66), "mean": [0, 0.2, 0, 0, 0, 0, 0, 0.62, 0, 0.18]},
+    ),
+    "not-a-digit": lambda page: try_example(page, "a scribble"),
+    "several-digits": lambda page: pose(
+        page,
+        "a 7",
+        decided("abstain", "several_digits", 0.9, boxes=[[38, 24, 70, 118], [72, 30, 104, 110]]),
+    ),
+    "one-pass": show_pass,
+    "photo": lambda page: (page.set_input_files("#file", SAMPLES / "3.png"), wait_for_answer(page)),
+    "no-ink": lambda page: fail(page, 422, "no_ink"),
+    "server-gone": show_gone,
+    "busy": lambda page: fail(page, 429, "overloaded", {"retry-after": "2"}),
+    "bad-file": lambda page: fail(page, 415, "not_an_image"),
+    "as-text": lambda page: (draw_seven(page), page.locator("#as-text summary").click()),
+}
+
+
+def open_page(browser: Browser, address: str, scheme: Scheme, width: int) -> Page:
+    page = browser.new_page(
+        color_scheme=scheme, viewport={"width": width, "height": WIDTHS.get(width, 900)}
+    )
+    page.goto(address)
+    page.wait_for_selector("#neurons rect")
+    return page
+
+
+def save_states(browser: Browser, address: str, folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for width in WIDTHS:
+            for scheme in SCHEMES:
+                page = open_page(browser, address, scheme, width)
+                STATES[name](page)
+                page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+                page.close()
+
+
+def save_readme_pictures(browser: Browser, address: str) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for scheme in SCHEMES:
+        page = open_page(browser, address, scheme, 1240)
+        page.fill("#seed", "1")  # the same picture each time
+        try_example(page, "a 4 or a 9")
+        page.mouse.move(0, 0)
+        bottom = page.locator("#why").bounding_box()
+        assert bottom is not None
+        height = bottom["y"] + bottom["height"] + 16
+        clip = {"x": 0.0, "y": 0.0, "width": 1240.0, "height": height}
+        picture = page.screenshot(clip=clip)  # type: ignore[arg-type]
+        page.close()
+        # A few dozen colours are all there are: a third of the bytes.
+        with Image.open(BytesIO(picture)) as image:
+            few = image.convert("RGB").quantize(64)
+        few.save(FOLDER / f"playground-{scheme}.png", optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--states", type=Path, metavar="FOLDER")
+    parser.add_argument("--only", nargs="+", choices=STATES, default=list(STATES))
+    options = parser.parse_args()
+    servers = ServerStarter()
+    try:
+        address = servers.start().address
+        with launch() as browser:
+            if options.states is None:
+                save_readme_pictures(browser, address)
+            else:
+                save_states(browser, address, options.states, options.only)
+    finally:
+        servers.end_all()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""What the page says in each state, word for word."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+pytestmark = pytest.mark.slow
+
+
+def answer(votes: dict[int, int], outcome: str = "accept", **more: Any) -> dict[str, Any]:
+    """An answer of 50 passes whose average is its votes; the class asked for is the largest."""
+    counts = [votes.get(digit, 0) for digit in range(10)]
+    decision = {"outcome": outcome, "reason": None, "score": 0.8, "threshold": 0.41}
+    return {
+        "digit": max(range(10), key=counts.__getitem__),
+        "votes": counts,
+        "passes": sum(counts),
+        "mean": [count / sum(counts) for count in counts],
+        "decision": {**decision, **more},
+    }
+
+
+def abstaining(votes: dict[int, int], reason: str) -> dict[str, Any]:
+    return answer(votes, "abstain", reason=reason)
+
+
+def failed(error: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"kind": "failed", "error": error, "since": None, "retryInSeconds": None, **more}
+
+
+CERTAIN = answer({7: 50})
+UNKNOWN = {**CERTAIN, "decision": None}
+AMBIGUOUS = abstaining({4: 28, 9: 21, 8: 1}, "ambiguous")
+SCATTERED = abstaining({5: 17, 3: 12, 8: 9, 2: 6, 0: 4, 9: 2}, "unfamiliar")
+OVERLOADED = {"status": 429, "code": "overloaded"}
+TRUNCATED = {"status": 400, "code": "truncated_image", "message": "the image is cut off"}
+
+STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
+    "empty": (
+        {"kind": "empty"},
+        "Draw a digit.",
+        "Or drop a picture, paste one, or try an example.",
+        None,
+    ),
+    "drawing": (
+        {"kind": "drawing", "answer": CERTAIN},
+        "Looks like a 7 so far.",
+        "I am reading along.",
+        None,
+    ),
+    "drawing an 8": (
+        {"kind": "drawing", "answer": answer({8: 50})},
+        "Looks like an 8 so far.",
+        "I am reading along.",
+        None,
+    ),
+    "drawing, in doubt": (
+        {"kind": "drawing", "answer": AMBIGUOUS},
+        "Not sure yet.",
+        "I am reading along.",
+        None,
+    ),
+    "converging": (
+        {"kind": "converging", "answer": answer({7: 21, 1: 2}), "total": 50},
+        "Leaning to 7.",
+        "23 of 50 passes so far; 21 say 7.",
+        None,
+    ),
+    "certain": (
+        {"kind": "answered", "answer": CERTAIN},
+        "It's a 7.",
+        "All 50 passes agree.",
+        "ANSWERS",
+    ),
+    "fairly sure": (
+        {"kind": "answered", "answer": answer({4: 47, 9: 3})},
+        "It's a 4.",
+        "47 of 50 passes say 4, 3 say 9. That is within my limit for doubt.",
+        "ANSWERS",
+    ),
+    "ambiguous": (
+        {"kind": "answered", "answer": AMBIGUOUS},
+        "I'm not sure: 4 or 9?",
+        "28 of 50 passes say 4, 21 say 9. I would rather not answer; a person should look.",
+        "ABSTAINS",
+    ),
+    "agreed but weak": (
+        {"kind": "answered", "answer": abstaining({4: 50}, "ambiguous")},
+        "I'm not sure. Perhaps a 4.",
+        "All 50 passes lean to 4, but none of them firmly.",
+        "ABSTAINS",
+    ),
+    "not a digit": (
+        {"kind": "answered", "answer": SCATTERED},
+        "I don't recognise this.",
+        "The passes scatter over 6 digits; the best, 5, has 17 of 50. It may not be a digit. "
+        "I only know digits, and some other shapes will still fool me.",
+        "ABSTAINS",
+    ),
+    "several digits": (
+        {"kind": "answered", "answer": abstaining({4: 50}, "several_digits")},
+        "I see more than one digit.",
+        "I read one at a time: choose one, or erase all but one.",
+        "ABSTAINS",
+    ),
+    "no limit for doubt": (
+        {"kind": "answered", "answer": UNKNOWN},
+        "Most passes say 7.",
+        "50 of 50 passes say 7. This network has no limit for doubt yet, so it neither answers "
+        "nor abstains.",
+        None,
+    ),
+    "no ink": (
+        failed({"status": 422, "code": "no_ink"}),
+        "I can't find any ink.",
+        "Try a thicker pen or more light.",
+        None,
+    ),
+    "server gone": (
+        failed({}, since="14:32:07", retryInSeconds=4),
+        "The server does not answer.",
+        "What you see is from 14:32:07. Trying again in 4 s.",
+        None,
+    ),
+    "busy": (
+        failed(OVERLOADED, retryInSeconds=2),
+        "The server is busy.",
+        "Trying again in 2 s.",
+        None,
+    ),
+    "bad file": (
+        failed({"status": 415, "code": "not_an_image"}),
+        "I can't read that file.",
+        "PNG, JPEG, WebP, BMP and GIF work.",
+        None,
+    ),
+    "cut off": (failed(TRUNCATED), "I can't read that file.", "The image is cut off.", None),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_each_state_has_its_words(words: Page, name: str) -> None:
+    state, headline, line, badge = STATES[name]
+    said = words.evaluate(
+        """async (state) => {
+          const { wordsFor } = await import("/static/playground/words.js");
+          return wordsFor(state, [..."0123456789"]);
+        }""",
+        state,
+    )
+    assert said == {"headline": headline, "line": line, "badge": badge}
+
+
+@pytest.mark.parametrize(
+    ("rates", "words_for_them"),
+    [
+        ([51 / 256] * 3, "a random 1 in 5 neurons"),
+        ([0.5, 0.5], "a random 1 in 2 neurons"),
+        ([0.4, 0.4], "a random 40 % of the neurons"),
+        ([0.1, 0.3], "a random 10 to 30 % of the neurons"),
+    ],
+)
+def test_the_share_of_neurons_is_the_models(
+    words: Page, rates: list[float], words_for_them: str
+) -> None:
+    said = words.evaluate(
+        """async (rates) => {
+          const { dropoutWords } = await import("/static/playground/words.js");
+          return dropoutWords(rates);
+        }""",
+        rates,
+    )
+    assert said == words_for_them
