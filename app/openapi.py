@@ -11,6 +11,8 @@ from app.schemas import ErrorBody, PredictParameters
 _SIDE = 28
 _BINARY = {"type": "string", "format": "binary"}
 _RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff")
+# Listed as fields, Swagger UI would send them all, with values of its own such as timeout_ms=1.
+_FORM = "The parameters of the query may be fields here, too, under the same names."
 _STATUSES = {
     400: "The request cannot be read.",
     413: "The body or the image is too large.",
@@ -148,10 +150,8 @@ def _image_body(parameters: type[PredictParameters]) -> dict[str, Any]:
         "schema": {
             "type": "object",
             "required": ["file"],
-            "properties": {
-                "file": {**_BINARY, "description": "The image file."},
-                **_fields(parameters),
-            },
+            "description": _FORM,
+            "properties": {"file": {**_BINARY, "description": "The image file."}},
         }
     }
     return {"required": True, "content": content}
@@ -174,7 +174,8 @@ def _batch_body(parameters: type[PredictParameters]) -> dict[str, Any]:
     form_schema = {
         "type": "object",
         "required": ["file"],
-        "properties": {"file": {"type": "array", "items": _BINARY}, **_fields(parameters)},
+        "description": _FORM,
+        "properties": {"file": {"type": "array", "items": _BINARY}},
     }
     content = {
         "application/json": {
