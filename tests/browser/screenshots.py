@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, FloatRect, Page, Route
 
 from tests.browser.chromium import SEVEN, draw, launch, wait_for_answer
 from tests.conftest import SAMPLES, ServerStarter
@@ -93,9 +93,24 @@ def show_pass(page: Page) -> None:
     page.click("#forward")
 
 
+def show_drawing(page: Page) -> None:
+    draw(page, SEVEN)
+    page.wait_for_timeout(200)
+
+
+def show_photo(page: Page) -> None:
+    page.set_input_files("#file", SAMPLES / "3.png")
+    wait_for_answer(page)
+
+
+def show_text(page: Page) -> None:
+    draw_seven(page)
+    page.locator("#as-text summary").click()
+
+
 STATES: dict[str, Callable[[Page], object]] = {
     "empty": lambda page: page.wait_for_timeout(300),
-    "drawing": lambda page: (draw(page, SEVEN), page.wait_for_timeout(200)),
+    "drawing": show_drawing,
     "converging": show_converging,
     "certain": draw_seven,
     "fairly-sure": lambda page: pose(page, "a 4 or a 9", decided("accept", None, 0.38)),
@@ -112,12 +127,12 @@ STATES: dict[str, Callable[[Page], object]] = {
         decided("abstain", "several_digits", 0.9, boxes=[[38, 24, 70, 118], [72, 30, 104, 110]]),
     ),
     "one-pass": show_pass,
-    "photo": lambda page: (page.set_input_files("#file", SAMPLES / "3.png"), wait_for_answer(page)),
+    "photo": show_photo,
     "no-ink": lambda page: fail(page, 422, "no_ink"),
     "server-gone": show_gone,
     "busy": lambda page: fail(page, 429, "overloaded", {"retry-after": "2"}),
     "bad-file": lambda page: fail(page, 415, "not_an_image"),
-    "as-text": lambda page: (draw_seven(page), page.locator("#as-text summary").click()),
+    "as-text": show_text,
 }
 
 
@@ -151,8 +166,8 @@ def save_readme_pictures(browser: Browser, address: str) -> None:
         bottom = page.locator("#why").bounding_box()
         assert bottom is not None
         height = bottom["y"] + bottom["height"] + 16
-        clip = {"x": 0.0, "y": 0.0, "width": 1240.0, "height": height}
-        picture = page.screenshot(clip=clip)  # type: ignore[arg-type]
+        clip: FloatRect = {"x": 0, "y": 0, "width": 1240, "height": height}
+        picture = page.screenshot(clip=clip)
         page.close()
         # A few dozen colours are all there are: a third of the bytes.
         with Image.open(BytesIO(picture)) as image:
