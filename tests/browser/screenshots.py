@@ -171,7 +171,7 @@ def save_readme_pictures(browser: Browser, address: str) -> None:
         page.close()
         # A few dozen colours are all there are: a third of the bytes.
         with Image.open(BytesIO(picture)) as image:
-            few = image.convert("RGB").quantize(64)
+            few = image.convert("RGB").quantize(128)
         few.save(FOLDER / f"playground-{scheme}.png", optimize=True)
 
 
