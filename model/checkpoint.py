@@ -67,9 +67,13 @@ class Checkpoint:
 
     def card(self) -> dict[str, Any]:
         """The JSON document inside the file; what `GET /model` shows."""
+        config = asdict(self.network.config)
+        # Recorded only where it is not ReLU: files of ReLU networks stay as they have always been.
+        if config["activation"] == "relu":
+            del config["activation"]
         return {
             "format_version": FORMAT_VERSION,
-            "config": asdict(self.network.config),
+            "config": config,
             "calibration": dict(self.calibration),
             "training": dict(self.training),
             "metrics": dict(self.metrics),
@@ -178,6 +182,7 @@ def _config_from(document: Mapping[str, Any]) -> MLPConfig:
         labels=tuple(document["labels"]),
         mean=document["mean"],
         std=document["std"],
+        activation=document.get("activation", "relu"),
     )
 
 

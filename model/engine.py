@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.errors import ModelError
+from model.errors import CheckpointError, ModelError
 from model.masks import (
     Passes,
     balanced_keep,
@@ -40,7 +40,7 @@ from model.masks import (
     random_bytes,
     row_bytes,
 )
-from model.mlp import MLP
+from model.mlp import MLP, MLPConfig
 from model.preprocessing import Pixels, normalise
 
 Precision = Literal["float32", "bfloat16"]
@@ -115,12 +115,14 @@ class Engine:
 
     Raises:
         PrecisionError: the processor has no bfloat16 products.
+        CheckpointError: the network has other activations than ReLU.
     """
 
     def __init__(self, network: MLP, precision: Precision = "float32") -> None:
         if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             raise PrecisionError("this processor has no bfloat16 products; use float32")
         config = network.config
+        _require_relu(config)
         self.network = network
         self.config = config
         self.passes_computed = 0
@@ -374,6 +376,7 @@ class DeviceEngine(Engine):
         self, network: MLP, device: torch.device, precision: Precision = "float32"
     ) -> None:
         config = network.config
+        _require_relu(config)
         self.network = network
         self.config = config
         self.passes_computed = 0
@@ -446,6 +449,14 @@ def build_engine(network: MLP, device: str = "cpu", precision: Precision = "floa
             "there is no such device here; cuda needs a GPU and a CUDA build of torch"
         ) from error
     return DeviceEngine(network, wanted, precision)
+
+
+def _require_relu(config: MLPConfig) -> None:
+    if config.activation != "relu":
+        raise CheckpointError(
+            f"the network's hidden units are {config.activation}, and only ReLU networks can be "
+            "served or evaluated"
+        )
 
 
 def _sparse_product(values: Pixels | Probs, weight: Probs) -> Probs:

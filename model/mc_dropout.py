@@ -4,7 +4,6 @@ This is the readable, portable form, on any device. `engine.py` computes the sam
 a CPU and is tested against it.
 """
 
-import torch
 from torch import Tensor
 
 from model.errors import ShapeError
@@ -37,10 +36,10 @@ def sample_probs(network: MLP, x: Tensor, masks: Masks) -> Tensor:
         )
     first, *later = network.layers
     # Before its mask, layer 1 is the same in every pass.
-    h = torch.relu(first(x)).unsqueeze(0)  # (1, B, 512)
+    h = config.activate(first(x)).unsqueeze(0)  # (1, B, 512)
     for index, layer in enumerate(later):
         kept = h * masks[index].unsqueeze(1) / (1 - config.dropout_rates[index])  # (T, B, units)
         h = layer(kept)
         if index < len(later) - 1:
-            h = torch.relu(h)
+            h = config.activate(h)
     return h.softmax(dim=-1)

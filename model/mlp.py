@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from model.errors import ShapeError
 
 # One keep-mask per hidden layer, bool, (..., units): True keeps the unit. See `masks.draw_masks`.
 Masks = Sequence[Tensor]
+
+Activation = Literal["relu", "linear"]
 
 # A rate is a multiple of 1/256, so that one random byte decides one unit exactly.
 RATE_STEPS = 256
@@ -33,6 +36,7 @@ class MLPConfig:
         labels: the name of each class.
         mean: mean of the training pixels scaled to [0, 1]; see `preprocessing.normalise`.
         std: their standard deviation.
+        activation: of the hidden units; "linear" is none, for studying what it is good for.
 
     Raises:
         ShapeError: the values contradict each other.
@@ -44,6 +48,7 @@ class MLPConfig:
     labels: tuple[str, ...] = tuple("0123456789")
     mean: float = 0.1307
     std: float = 0.3081
+    activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         if len(self.layer_sizes) < 3 or min(self.layer_sizes) < 1:
@@ -71,11 +76,20 @@ class MLPConfig:
             )
         if not self.std > 0:
             raise ShapeError(f"std must be above 0, not {self.std}")
+        if self.activation not in get_args(Activation):
+            raise ShapeError(
+                f"activation must be one of {', '.join(get_args(Activation))}, "
+                f"not {self.activation}"
+            )
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
         """Units per hidden layer."""
         return self.layer_sizes[1:-1]
+
+    def activate(self, z: Tensor) -> Tensor:
+        """What hidden units make of the weighted sums of their inputs."""
+        return torch.relu(z) if self.activation == "relu" else z
 
 
 class MLP(nn.Module):
@@ -112,7 +126,7 @@ class MLP(nn.Module):
             raise ShapeError(f"{len(hidden)} hidden layers need as many masks, not {len(masks)}")
         h = x
         for index, layer in enumerate(hidden):
-            h = torch.relu(layer(h))  # (B, units)
+            h = self.config.activate(layer(h))  # (B, units)
             if masks is not None:
                 h = h * masks[index] / (1 - self.config.dropout_rates[index])
         logits: Tensor = output(h)

@@ -30,6 +30,11 @@ class Distortion:
     shift: float
     elastic: float
 
+    @property
+    def is_none(self) -> bool:
+        """Whether images stay as they are."""
+        return self == self.scaled(0)
+
     def scaled(self, strength: float) -> "Distortion":
         """The same distortion, weaker: 0 is none, 1 is all of it."""
         return Distortion(

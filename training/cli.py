@@ -139,7 +139,10 @@ def _add_run_arguments(
         "--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one"
     )
     for field in fields(config):
-        kind: dict[str, Any] = {"type": type(field.default)}
+        kind: dict[str, Any] = {
+            "type": type(field.default),
+            "choices": field.metadata.get("choices"),
+        }
         if isinstance(field.default, tuple):
             kind = {"type": float, "nargs": len(field.default), "metavar": "RATE"}
         parser.add_argument(

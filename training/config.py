@@ -1,7 +1,8 @@
 """Every setting of a training run, with its help text; the command line is made from this."""
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
 from training.errors import TrainingError
 
@@ -9,6 +10,14 @@ from training.errors import TrainingError
 def setting(default: Any, help: str) -> Any:
     """A field with its help text, shown by `dropserve-train train --help`."""
     return field(default=default, metadata={"help": help})
+
+
+def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
+    """A setting that is off by default; a recipe records it only where it is on.
+
+    So a new option leaves the recipes, and with them the bytes, of earlier runs as they were.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "optional": True})
 
 
 # Anything else is a typing error, or trains nothing.
@@ -32,6 +41,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "distillation_weight": (0, 1),
     "distillation_temperature": (0.1, 100),
     "seed": (0, 2**53 - 1),
+    "l1": (0, 1),
+    "l2": (0, 1),
+    "max_norm": (0, 1000),
+    "input_dropout": (0, 0.99),
+    "patience": (0, 100_000),
+    "momentum": (0, 0.9999),
+    "augmentation": (0, 1),
+    "training_images": (0, 60_000),
 }
 
 
@@ -41,8 +58,8 @@ class TrainConfig:
 
     epochs: int = setting(300, "passes over the training images")
     batch_size: int = setting(256, "images per step")
-    learning_rate: float = setting(3e-3, "the largest one of the one-cycle schedule")
-    weight_decay: float = setting(0.02, "decoupled weight decay of AdamW")
+    learning_rate: float = setting(3e-3, "the largest one of the schedule")
+    weight_decay: float = setting(0.02, "decoupled weight decay of AdamW; SGD has none")
     dropout: tuple[float, ...] = setting(
         (0.2, 0.2, 0.2),
         "probability of zeroing a unit, per hidden layer; rounded to a multiple of 1/256",
@@ -76,14 +93,57 @@ class TrainConfig:
         2.0, "with --teacher: softens its probabilities and the network's alike"
     )
     seed: int = setting(0, "determines weights, order, augmentation and dropout")
+    l1: float = option(0.0, "L1 penalty: this times the sum of the weights' absolute values")
+    l2: float = option(0.0, "L2 penalty: half of this times the sum of the weights' squares")
+    max_norm: float = option(
+        0.0, "largest norm of the weights into a hidden unit, restored after each step; 0: any"
+    )
+    input_dropout: float = option(
+        0.0, "probability of zeroing a pixel in training; rounded to a multiple of 1/256"
+    )
+    patience: int = option(
+        0, "stop after so many epochs without a lower validation loss, keep the best; 0: never"
+    )
+    optimiser: str = option("adamw", "what turns gradients into steps", ("adamw", "sgd"))
+    momentum: float = option(0.0, "momentum of SGD")
+    schedule: str = option(
+        "one-cycle", "how the learning rate moves through the run", ("one-cycle", "constant")
+    )
+    initialisation: str = option(
+        "he", "initial weights: He normal or Glorot uniform", ("he", "glorot")
+    )
+    activation: Literal["relu", "linear"] = option(
+        "relu", "of the hidden units; a linear network cannot be served", ("relu", "linear")
+    )
+    normalisation: str = option(
+        "standard",
+        "of pixels scaled to [0, 1]: to mean 0 and deviation 1, or none",
+        ("standard", "none"),
+    )
+    augmentation: float = option(1.0, "strength of all augmentation; 0: none")
+    training_images: int = option(0, "train on the first so many images only; 0: on all")
 
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():
             values = getattr(self, name)
             for value in values if isinstance(values, tuple) else (values,):
                 if not least <= value <= most:
-                    option = f"--{name.replace('_', '-')}"
-                    raise TrainingError(f"{option} must be from {least} to {most}, not {value}")
+                    flag = f"--{name.replace('_', '-')}"
+                    raise TrainingError(f"{flag} must be from {least} to {most}, not {value}")
+        for each in fields(self):
+            choices = each.metadata.get("choices")
+            if choices and getattr(self, each.name) not in choices:
+                raise TrainingError(f"--{each.name} must be one of {', '.join(choices)}")
+        if self.momentum > 0 and self.optimiser != "sgd":
+            raise TrainingError("--momentum is for --optimiser sgd; leave it out, or add that")
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings as JSON has them, without the options that are off."""
+        recipe = asdict(self)
+        for each in fields(self):
+            if each.metadata.get("optional") and recipe[each.name] == each.default:
+                del recipe[each.name]
+        return {**recipe, "dropout": list(self.dropout)}
 
     def rounded_rates(self) -> tuple[float, ...]:
         """The dropout rates that the network really uses."""

@@ -14,7 +14,7 @@ from training.config import TrainConfig
 from training.data import Images
 
 # The streams of random numbers that a seed is split into.
-WEIGHTS, EPOCH, DROPOUT, VIEW = range(4)
+WEIGHTS, EPOCH, DROPOUT, VIEW, INPUT_DROPOUT = range(5)
 # Images distorted at a time: small enough for the intermediate grids to stay in the cache.
 DISTORTION_CHUNK = 500
 
@@ -75,6 +75,9 @@ class FreshImages:
         generator = torch.Generator().manual_seed(stream_seed(config.seed, EPOCH, epoch))
         order = torch.randperm(len(self._labels), generator=generator)
         distortion = full_distortion(config).scaled(augmentation_strength(config, epoch))
+        if distortion.is_none:
+            pixels = self._pixels[order].to(device, torch.float32)
+            return Epoch(pixels, self._labels[order].to(device), None)
         distorted = [
             distort(self._pixels[rows].to(device, torch.float32), distortion, generator)
             for rows in torch.split(order, DISTORTION_CHUNK)
@@ -84,7 +87,8 @@ class FreshImages:
 
 def full_distortion(config: TrainConfig) -> Distortion:
     """The augmentation at its full strength."""
-    return Distortion(config.rotation, config.scale, config.shear, config.shift, config.elastic)
+    whole = Distortion(config.rotation, config.scale, config.shear, config.shift, config.elastic)
+    return whole.scaled(config.augmentation)
 
 
 def augmentation_strength(config: TrainConfig, epoch: int) -> float:

@@ -9,29 +9,51 @@ import io
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomically
 from model.errors import CheckpointError
 from model.masks import draw_masks
-from model.mlp import MLP, MLPConfig
+from model.mlp import MLP, MLPConfig, round_rate
 from model.preprocessing import normalise
 from training.config import TrainConfig
 from training.data import FILES, MNIST, Images
-from training.epochs import DROPOUT, WEIGHTS, Epoch, FreshImages, make_epochs, stream_seed
+from training.epochs import (
+    DROPOUT,
+    INPUT_DROPOUT,
+    WEIGHTS,
+    Epoch,
+    FreshImages,
+    make_epochs,
+    stream_seed,
+)
 from training.errors import TrainingError
 from training.metrics import Scores, score
+from training.optimisation import build_optimiser, build_schedule, initialise
+from training.regularisers import (
+    best_epoch,
+    cap_norms,
+    drop_inputs,
+    keep_inputs,
+    patience_has_ended,
+    weight_penalty,
+)
 from training.teacher import Teacher
 from training.views import Views
+
+# A row of the history: what was measured after an epoch.
+Row = Mapping[str, Any]
 
 # Without a teacher these change nothing, and are not part of a recipe.
 TEACHER_SETTINGS = {"views", "distillation_weight", "distillation_temperature"}
@@ -67,8 +89,10 @@ class Run:
     network: MLP
     averaged: AveragedModel
     optimizer: torch.optim.Optimizer
-    schedule: OneCycleLR
+    schedule: LRScheduler
     epoch: int = 0  # epochs finished
+    losses: list[float] = field(default_factory=list)  # on the validation images, per epoch
+    best: dict[str, Tensor] | None = None  # averaged weights of the best epoch, for `patience`
 
 
 def train(
@@ -79,6 +103,8 @@ def train(
     device: torch.device,
     resume: bool = False,
     teacher: Teacher | None = None,
+    measure: Callable[[MLP], Row] | None = None,
+    on_epoch: Callable[[Row], None] | None = None,
 ) -> Checkpoint:
     """Trains a network and saves it.
 
@@ -89,6 +115,8 @@ def train(
         device: what computes.
         resume: continue the interrupted run at `output`, or begin where there is none.
         teacher: whose opinions of the distorted images the network learns, too.
+        measure: what else to put into the history after each epoch, from the averaged network.
+        on_epoch: is told each row of the history; without it a progress bar is shown.
 
     Returns:
         The saved checkpoint.
@@ -98,7 +126,7 @@ def train(
             settings.
     """
     files = RunFiles(output)
-    recipe = _recipe(config, teacher)
+    recipe = recipe_of(config, teacher)
     if images.dataset is not MNIST:
         recipe["dataset"] = images.dataset.name
     if resume and not files.state.exists() and output.exists():
@@ -114,7 +142,13 @@ def train(
             f"{len(images)} images leave fewer than one batch to train on; "
             "lower --validation-images"
         )
+    if 0 < config.training_images < config.batch_size:
+        raise TrainingError(
+            f"{config.training_images} training images are fewer than one batch of "
+            f"{config.batch_size}; lower --batch-size"
+        )
     training, validation = images[:held_out], images[held_out:]
+    training = training[: config.training_images or None]
     files.clear_abandoned()
     run = _start(config, training, device)
     if resume and files.state.exists():
@@ -123,13 +157,16 @@ def train(
         files.history.parent.mkdir(parents=True, exist_ok=True)
         files.history.write_text("")
 
-    with tqdm(total=config.epochs, initial=run.epoch, unit="epoch", desc="training") as bar:
+    with nullcontext(on_epoch) if on_epoch else _progress(config, run.epoch) as show:
         source = Views(config, training, teacher) if teacher else FreshImages(config, training)
         for epoch in make_epochs(source, run.epoch, config.epochs, device):
+            if patience_has_ended(run.losses, config.patience):
+                break
             started = time.perf_counter()
             loss, accuracy = _train_epoch(run, config, epoch)
             run.epoch += 1
             scores = evaluate_network(_averaged_network(run), validation)
+            _remember(run, config, scores.nll)
             row = {
                 "epoch": run.epoch,
                 "train_loss": loss,
@@ -137,16 +174,14 @@ def train(
                 "validation_loss": scores.nll,
                 "validation_accuracy": 1 - scores.error,
                 "seconds": round(time.perf_counter() - started, 2),
+                **(measure(_averaged_network(run)) if measure else {}),
             }
             _save_state(run, recipe, files, row)
-            bar.write(
-                f"epoch {run.epoch:3d}  train loss {loss:.4f} accuracy {accuracy:.4f}  "
-                f"validation loss {scores.nll:.4f} accuracy {1 - scores.error:.4f}",
-                file=sys.stderr,
-            )
-            bar.update()
+            show(row)
 
     network = _averaged_network(run)
+    if run.best is not None:
+        network.load_state_dict(run.best)
     scores = evaluate_network(network, validation)
     checkpoint = Checkpoint(
         network,
@@ -186,32 +221,37 @@ def _start(config: TrainConfig, training: Images, device: torch.device) -> Run:
         labels=training.dataset.labels,
         mean=round(float(scaled.mean(dtype=np.float64)), 4),
         std=round(float(scaled.std(dtype=np.float64)), 4),
+        activation=config.activation,
     )
+    if config.normalisation == "none":
+        network_config = replace(network_config, mean=0.0, std=1.0)
     network = MLP(network_config)
-    generator = torch.Generator().manual_seed(stream_seed(config.seed, WEIGHTS))
-    for layer in network.layers:
-        assert isinstance(layer, nn.Linear)
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-        nn.init.zeros_(layer.bias)
+    initialise(network, config, torch.Generator().manual_seed(stream_seed(config.seed, WEIGHTS)))
     network.to(device)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = build_optimiser(network, config)
     steps = config.epochs * (len(training) // config.batch_size)
-    schedule = OneCycleLR(optimizer, max_lr=config.learning_rate, total_steps=steps, pct_start=0.2)
+    schedule = build_schedule(optimizer, config, steps=steps)
     average = get_ema_multi_avg_fn(config.averaging)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(network, multi_avg_fn=average)
     return Run(network, averaged, optimizer, schedule)
 
 
 def _train_epoch(run: Run, config: TrainConfig, epoch: Epoch) -> tuple[float, float]:
-    """One pass over the images; returns mean loss and accuracy, both with dropout on."""
+    """One pass over the images.
+
+    Returns:
+        Mean loss, without penalties, and accuracy: both with dropout on, and of the weights as they
+        were at each step.
+    """
     pixels, labels, opinions = epoch
     B = config.batch_size
     steps = len(labels) // B
     device = labels.device
     dropout_seed = stream_seed(config.seed, DROPOUT)
+    input_seed = stream_seed(config.seed, INPUT_DROPOUT)
+    input_rate = round_rate(config.input_dropout)
     network = run.network
+    weights = [layer.weight for layer in network.layers if isinstance(layer, nn.Linear)]
     network_config = network.config
     total_loss = torch.zeros((), device=device)
     total_correct = torch.zeros((), device=device, dtype=torch.int64)
@@ -224,12 +264,21 @@ def _train_epoch(run: Run, config: TrainConfig, epoch: Epoch) -> tuple[float, fl
             mask.to(device)
             for mask in draw_masks(network_config, dropout_seed, B, first_pass=number)
         ]
+        if input_rate > 0:
+            keep = keep_inputs(input_rate, input_seed, B, x.shape[1], first_image=number)
+            x = drop_inputs(x, keep.to(device), input_rate)
         logits = network(x, masks)
         opinion = None if opinions is None else opinions[rows]
         loss = _loss(logits, labels[rows], opinion, config)
+        objective = loss
+        if config.l1 > 0 or config.l2 > 0:
+            objective = loss + weight_penalty(weights, l1=config.l1, l2=config.l2)
         run.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        objective.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
+        if config.max_norm > 0:
+            for weight in weights[:-1]:
+                cap_norms(weight, config.max_norm)
         run.schedule.step()
         run.averaged.update_parameters(network)
         total_loss += loss.detach()
@@ -257,10 +306,35 @@ def _averaged_network(run: Run) -> MLP:
     return network
 
 
-def _recipe(config: TrainConfig, teacher: Teacher | None) -> dict[str, Any]:
+def _remember(run: Run, config: TrainConfig, validation_loss: float) -> None:
+    """Keeps the loss of an epoch and, where patience asks for it, the best epoch's weights."""
+    run.losses.append(validation_loss)
+    if config.patience > 0 and best_epoch(run.losses) == run.epoch:
+        run.best = {
+            name: tensor.clone() for name, tensor in _averaged_network(run).state_dict().items()
+        }
+
+
+@contextmanager
+def _progress(config: TrainConfig, finished: int) -> Iterator[Callable[[Row], None]]:
+    with tqdm(total=config.epochs, initial=finished, unit="epoch", desc="training") as bar:
+
+        def show(row: Row) -> None:
+            bar.write(
+                f"epoch {row['epoch']:3d}  "
+                f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
+                f"validation loss {row['validation_loss']:.4f} "
+                f"accuracy {row['validation_accuracy']:.4f}",
+                file=sys.stderr,
+            )
+            bar.update()
+
+        yield show
+
+
+def recipe_of(config: TrainConfig, teacher: Teacher | None = None) -> dict[str, Any]:
     """Every setting that makes a difference, the seed and the teacher included."""
-    recipe = asdict(config)
-    recipe["dropout"] = list(config.dropout)
+    recipe = config.recipe()
     if teacher is None:
         for name in TEACHER_SETTINGS:
             del recipe[name]
@@ -269,12 +343,14 @@ def _recipe(config: TrainConfig, teacher: Teacher | None) -> dict[str, Any]:
     return recipe
 
 
-def _save_state(run: Run, recipe: dict[str, Any], files: RunFiles, row: dict[str, Any]) -> None:
+def _save_state(run: Run, recipe: dict[str, Any], files: RunFiles, row: Row) -> None:
     with files.history.open("a") as history:
         history.write(json.dumps(row) + "\n")
     state = {
         "recipe": recipe,
         "epoch": run.epoch,
+        "losses": run.losses,
+        "best": run.best,
         "network": run.network.state_dict(),
         "averaged": run.averaged.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -289,6 +365,8 @@ def _restore(run: Run, recipe: dict[str, Any], files: RunFiles) -> None:
     state = torch.load(files.state, weights_only=True, map_location="cpu")
     _require_same_recipe(recipe, state["recipe"], files.checkpoint)
     run.epoch = state["epoch"]
+    run.losses = state["losses"]
+    run.best = state["best"]
     run.network.load_state_dict(state["network"])
     run.averaged.load_state_dict(state["averaged"])
     run.optimizer.load_state_dict(state["optimizer"])

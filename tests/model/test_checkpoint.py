@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,15 @@ def test_a_sound_file_is_never_mistaken_for_a_pickle(path: Path, checkpoint: Che
         first_bytes.add(path.read_bytes()[0])
         assert load_checkpoint(path).card() == padded.card()
     assert 0x80 in first_bytes
+
+
+def test_an_activation_is_recorded_where_it_is_not_relu(path: Path, checkpoint: Checkpoint) -> None:
+    """Files of ReLU networks stay as they were before there was a choice."""
+    assert "activation" not in checkpoint.card()["config"]
+    linear = Checkpoint(MLP(replace(checkpoint.network.config, activation="linear")))
+    save_checkpoint(path, linear)
+    assert linear.card()["config"]["activation"] == "linear"
+    assert load_checkpoint(path).network.config == linear.network.config
 
 
 def test_loading_moves_no_global_generator(path: Path, checkpoint: Checkpoint) -> None:
@@ -370,6 +380,9 @@ def test_a_config_without_one_of_its_keys_is_refused(
         ("std", 0),
         ("std", float("inf")),
         ("std", float("nan")),
+        ("activation", "tanh"),
+        ("activation", None),
+        ("activation", ["relu"]),
     ],
 )
 def test_a_damaged_config_is_refused(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,7 @@ from model.engine import (
     Probs,
     build_engine,
 )
+from model.errors import CheckpointError
 from model.masks import MAX_SEED, Estimator, Passes, draw_masks, dropped_units
 from model.mlp import MLP, MLPConfig
 from model.preprocessing import Pixels, normalise, preprocess_image
@@ -550,3 +552,11 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_network_without_relu_is_refused(device: str) -> None:
+    """The engine leaves out the units that a ReLU silences; it would answer something else."""
+    config = replace(make_network((784, 20, 10)).config, activation="linear")
+    with pytest.raises(CheckpointError, match="are linear, and only ReLU networks can be served"):
+        build_engine(MLP(config), device)

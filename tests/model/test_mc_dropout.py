@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,19 @@ def test_passes_are_those_of_the_network_called_once_per_pass(estimator: Estimat
     for number in range(20):
         logits = network(x, [mask[number] for mask in masks])
         assert torch.allclose(probs[number], logits.softmax(dim=-1), rtol=0, atol=1e-6)
+
+
+def test_a_linear_network_is_sampled_without_activations() -> None:
+    relu = make_network((16, 13, 11, 5), (RATE, 26 / 256))
+    network = MLP(replace(relu.config, activation="linear"))
+    network.load_state_dict(relu.state_dict())
+    x = draw_x(4, 16)
+    masks = draw_masks(network.config, 3, 6)
+    probs = sample_probs(network, x, masks)
+    for number in range(6):
+        logits = network(x, [mask[number] for mask in masks])
+        assert torch.allclose(probs[number], logits.softmax(dim=-1), rtol=0, atol=1e-6)
+    assert not torch.allclose(probs, sample_probs(relu, x, masks), atol=0.01)
 
 
 def test_mean_and_variance_are_those_of_a_float64_textbook_computation() -> None:

@@ -1,5 +1,7 @@
 """The network against its formula, and the configurations it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,16 @@ def test_the_default_rates_are_the_multiples_of_1_256_nearest_to_a_fifth() -> No
 def test_without_masks_the_network_is_its_plain_formula(network: MLP, x: Tensor) -> None:
     logits = network(x).detach().numpy()
     np.testing.assert_allclose(logits, textbook_logits(network, x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_linear_network_is_one_matrix(network: MLP, x: Tensor) -> None:
+    linear = MLP(replace(SMALL, activation="linear"))
+    linear.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        W1, b1, W2, b2, W3, b3 = (tensor.double() for tensor in linear.state_dict().values())
+        expected = x.double() @ (W3 @ W2 @ W1).T + (W3 @ (W2 @ b1 + b2) + b3)
+        torch.testing.assert_close(linear(x).double(), expected, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(linear(x), network(x), atol=0.1)
 
 
 def test_with_masks_the_network_is_inverted_dropout(network: MLP, x: Tensor) -> None:
@@ -189,6 +201,11 @@ def test_an_input_shape_of_another_size_is_refused() -> None:
 def test_as_many_labels_as_classes_are_needed() -> None:
     with pytest.raises(ShapeError, match="10 classes need as many labels, not 3"):
         MLPConfig(labels=("a", "b", "c"))
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ShapeError, match="one of relu, linear, not tanh"):
+        MLPConfig(activation="tanh")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])

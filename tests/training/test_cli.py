@@ -156,6 +156,19 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         distillation_weight=0.5,
         distillation_temperature=3.0,
         seed=13,
+        l1=0.125,
+        l2=0.0625,
+        max_norm=3.5,
+        input_dropout=0.375,
+        patience=17,
+        optimiser="sgd",
+        momentum=0.5,
+        schedule="constant",
+        initialisation="glorot",
+        activation="linear",
+        normalisation="none",
+        augmentation=0.75,
+        training_images=19,
     )
     arguments = []
     for field in fields(TrainConfig):
@@ -241,6 +254,7 @@ def test_a_device_that_is_not_there_is_one_line_and_exit_code_1(
         ["train", "--epoch-count", "3"],
         ["train", "--epochs", "many"],
         ["train", "--dropout", "0.2"],
+        ["train", "--optimiser", "adagrad"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(
@@ -261,6 +275,11 @@ def test_wrong_usage_is_exit_code_2(
         ("--seed", "-1"),
         ("--validation-images", "0"),
         ("--learning-rate", "nan"),
+        ("--input-dropout", "1"),
+        ("--l1", "-0.1"),
+        ("--max-norm", "-1"),
+        ("--patience", "-1"),
+        ("--momentum", "0.9"),  # of what is not SGD
     ],
 )
 def test_an_impossible_setting_is_named(

@@ -18,6 +18,7 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.masks import draw_masks
 from model.mlp import MLPConfig
 from tests.training.kill_and_resume import kill_and_resume
+from tests.training.patterns import CPU, IMAGES, TINY, read_history, run
 from training.config import TrainConfig
 from training.data import Images
 from training.epochs import Epoch, FreshImages, augmentation_strength, make_epochs
@@ -32,10 +33,6 @@ from training.train import (
 )
 
 ROOT = Path(__file__).parents[2]
-CPU = torch.device("cpu")
-
-# 20 steps an epoch, and averaged weights that follow within one.
-TINY = TrainConfig(epochs=4, batch_size=25, averaging=0.9, validation_images=100)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,26 +42,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def make_images(count: int) -> Images:
-    """Ten patterns of 4x4 squares, noisy; smooth enough to survive the augmentation."""
-    generator = np.random.default_rng(0)
-    patterns = generator.integers(0, 2, (10, 4, 4)).repeat(7, axis=1).repeat(7, axis=2) * 200
-    labels = generator.integers(0, 10, count)
-    noise = generator.integers(0, 56, (count, 28, 28))
-    return Images((patterns[labels] + noise).astype(np.uint8), labels.astype(np.int64))
-
-
-IMAGES = make_images(600)
-
-
-def run(output: Path, config: TrainConfig = TINY, *, resume: bool = False) -> Checkpoint:
-    return train(config, IMAGES, output, device=CPU, resume=resume)
-
-
-def read_history(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RunFiles(output).history.read_text().splitlines()]
 
 
 def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -153,12 +130,24 @@ def test_mean_and_std_are_those_of_the_images_trained_on(undisturbed: Path) -> N
 
 def test_the_checkpoint_records_recipe_seed_data_and_rates(undisturbed: Path) -> None:
     checkpoint = load_checkpoint(undisturbed)
-    recipe = asdict(TINY)
-    for name in {"seed"} | TEACHER_SETTINGS:
-        del recipe[name]
     assert checkpoint.training == {
         "dataset": "mnist",
-        "recipe": {**recipe, "dropout": [0.2, 0.2, 0.2]},
+        "recipe": {
+            "epochs": 4,
+            "batch_size": 25,
+            "learning_rate": 0.003,
+            "weight_decay": 0.02,
+            "dropout": [0.2, 0.2, 0.2],
+            "label_smoothing": 0.0,
+            "rotation": 12.0,
+            "scale": 0.15,
+            "shear": 0.15,
+            "shift": 1.5,
+            "elastic": 1.2,
+            "relax": 0.15,
+            "averaging": 0.9,
+            "validation_images": 100,
+        },
         "dropout_rates": [0.2, 0.2, 0.2],  # as asked
         "seed": 0,
         "data_md5": {
@@ -167,6 +156,16 @@ def test_the_checkpoint_records_recipe_seed_data_and_rates(undisturbed: Path) ->
         },
     }
     assert checkpoint.network.config.dropout_rates == (51 / 256,) * 3  # as rounded and served
+
+
+def test_options_are_recorded_where_they_are_on(output: Path) -> None:
+    """Off they leave the recipe, and so the bytes, of checkpoints made before they existed."""
+    config = replace(TINY, epochs=1, max_norm=2.0)
+    recipe = run(output, config).training["recipe"]
+    plain = run(output.with_name("plain"), replace(config, max_norm=0.0)).training["recipe"]
+    assert recipe == {**plain, "max_norm": 2.0}
+    message = refusal(output, replace(config, max_norm=0.0), resume=True)
+    assert "other settings (max_norm)" in message
 
 
 def test_the_network_served_at_other_rates_was_trained_at_those_asked_for(output: Path) -> None:
@@ -253,6 +252,17 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
         ("averaging", 0.8),
         ("validation_images", 125),
         ("seed", 1),
+        ("l1", 1e-3),
+        ("l2", 1e-2),
+        ("max_norm", 1.0),
+        ("input_dropout", 0.1),
+        ("optimiser", "sgd"),
+        ("schedule", "constant"),
+        ("initialisation", "glorot"),
+        ("activation", "linear"),
+        ("normalisation", "none"),
+        ("augmentation", 0.5),
+        ("training_images", 250),
     ],
 )
 def test_every_setting_changes_the_weights(
@@ -265,8 +275,10 @@ def test_every_setting_changes_the_weights(
 
 def test_the_settings_above_are_all_there_are() -> None:
     (mark,) = test_every_setting_changes_the_weights.pytestmark
-    without_teacher = asdict(TINY).keys() - TEACHER_SETTINGS
-    assert {setting for setting, _ in mark.args[1]} == without_teacher
+    # The others change nothing by themselves; see test_optimisation.py, test_regularisers.py and
+    # test_teacher.py.
+    above = {setting for setting, _ in mark.args[1]} | {"momentum", "patience"}
+    assert above == asdict(TINY).keys() - TEACHER_SETTINGS
 
 
 # The order of the images

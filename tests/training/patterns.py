@@ -1,0 +1,38 @@
+"""A training run of seconds for the tests: ten made-up patterns, and the settings they need."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.checkpoint import Checkpoint
+from training.config import TrainConfig
+from training.data import Images
+from training.train import RunFiles, train
+
+CPU = torch.device("cpu")
+
+# 20 steps an epoch, and averaged weights that follow within one.
+TINY = TrainConfig(epochs=4, batch_size=25, averaging=0.9, validation_images=100)
+
+
+def make_images(count: int) -> Images:
+    """Ten patterns of 4x4 squares, noisy; smooth enough to survive the augmentation."""
+    generator = np.random.default_rng(0)
+    patterns = generator.integers(0, 2, (10, 4, 4)).repeat(7, axis=1).repeat(7, axis=2) * 200
+    labels = generator.integers(0, 10, count)
+    noise = generator.integers(0, 56, (count, 28, 28))
+    return Images((patterns[labels] + noise).astype(np.uint8), labels.astype(np.int64))
+
+
+IMAGES = make_images(600)
+
+
+def run(output: Path, config: TrainConfig = TINY, *, resume: bool = False) -> Checkpoint:
+    return train(config, IMAGES, output, device=CPU, resume=resume)
+
+
+def read_history(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RunFiles(output).history.read_text().splitlines()]
