@@ -29,14 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(
             f"dropserve-train: {error.name} is not installed; "
-            "pip install 'dropserve[train]' brings what calibrate and evaluate need",
+            "pip install 'dropserve[train]' brings what this command needs",
             file=sys.stderr,
         )
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
-        is_resumable = options.command in (_train, _train_teacher)
-        hint = "; add --resume to continue" if is_resumable else ""
-        print(f"\ndropserve-train: interrupted{hint}", file=sys.stderr)
+        print(f"\ndropserve-train: interrupted{_hint(options.command)}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(EXIT_OK)
 
@@ -101,6 +99,36 @@ def _parser() -> argparse.ArgumentParser:
             help=rule.metadata["help"],
         )
 
+    compare = commands.add_parser(
+        "compare",
+        help="train the network with and without dropout, all else equal",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    compare.set_defaults(command=_compare)
+    compare.add_argument(
+        "--preset",
+        choices=("article", "relu"),
+        default="relu",
+        help="the article's own linear network, or the same with ReLU",
+    )
+    _add_experiment_arguments(compare, seeds=3)
+
+    regularisers = commands.add_parser(
+        "regularisers",
+        help="train the network with each regulariser in turn",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    regularisers.set_defaults(command=_regularisers)
+    _add_experiment_arguments(regularisers, seeds=3)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="train the network with more and less dropout, on more and fewer images",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    sweep.set_defaults(command=_sweep)
+    _add_experiment_arguments(sweep, seeds=2)
+
     evaluate = commands.add_parser(
         "evaluate",
         help="measure a checkpoint on the test images and write a report",
@@ -161,6 +189,41 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_experiment_arguments(parser: argparse.ArgumentParser, *, seeds: int) -> None:
+    _add_data_dir(parser)
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/experiments"),
+        help="folder of finished runs: what is there is not trained again",
+    )
+    parser.add_argument(
+        "--figures", type=Path, default=Path("runs/figures"), help="folder for the figures"
+    )
+    parser.add_argument("--seeds", type=_at_least_1, default=seeds, help="runs of each setting")
+    parser.add_argument(
+        "--epochs", type=_at_least_1, help="epochs of each run; without it the experiment's own"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one"
+    )
+
+
+def _at_least_1(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _hint(command: Any) -> str:
+    """How an interrupted command is continued."""
+    if command in (_train, _train_teacher):
+        return "; add --resume to continue"
+    if command in (_compare, _regularisers, _sweep):
+        return "; run it again to continue"
+    return ""
+
+
 def _train(options: argparse.Namespace) -> None:
     from training.data import DATASETS, load_images
     from training.teacher import load_teacher
@@ -212,6 +275,37 @@ def _calibrate(options: argparse.Namespace) -> None:
     print(
         f"{output}: version {checkpoint.version}, serving rate {rate:.3f}, "
         f"validation error {scores['error']:.2%}, ECE {scores['ece']:.4f}"
+    )
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from training.compare import PRESETS, compare
+
+    compare(PRESETS[options.preset], options.preset, _experiment(options))
+
+
+def _regularisers(options: argparse.Namespace) -> None:
+    from training.side_by_side import compare_regularisers
+
+    compare_regularisers(_experiment(options))
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from training.sweep import sweep
+
+    sweep(_experiment(options))
+
+
+def _experiment(options: argparse.Namespace) -> Any:
+    from training.grid import Experiment
+
+    return Experiment(
+        data_dir=options.data_dir,
+        runs=options.runs,
+        figures=options.figures,
+        seeds=options.seeds,
+        epochs=options.epochs,
+        device=_device(options.device),
     )
 
 

@@ -200,6 +200,6 @@ def test_every_setting_stands_in_the_table_with_its_default() -> None:
 
 
 def test_local_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "model" / "README.md"):
+    for page in (ROOT / "README.md", ROOT / "model" / "README.md", ROOT / "training" / "README.md"):
         for target in re.findall(r'(?:\]\(|src="|srcset=")([^)#":]+)[)"]', page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"

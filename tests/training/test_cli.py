@@ -88,7 +88,10 @@ def test_every_setting_is_an_option_with_its_help_and_default(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [[], ["train"], ["calibrate"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["train"], ["calibrate"], ["evaluate"], ["compare"], ["regularisers"], ["sweep"]],
+)
 def test_help_never_imports_torch(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     finished = subprocess.run(

@@ -1,0 +1,182 @@
+"""The same network with and without dropout, all else equal: `dropserve-train compare`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from model.mlp import MLP
+from training.config import TrainConfig
+from training.data import Images
+from training.grid import Experiment, Outcome, run_grid
+from training.plots import COLOURS, draw_spread, figure
+from training.presets import ARTICLE, NO_DROPOUT, RELU_DROPOUT
+from training.spread import Spread
+from training.train import evaluate_network
+
+WITH, WITHOUT = "with dropout", "without dropout"
+Groups = Mapping[str, Sequence[Outcome]]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A comparison.
+
+    Attributes:
+        config: the settings of the network with dropout.
+        validated_on: the images that are held out.
+        published: per group and quantity, what is known from elsewhere.
+        loss_scale: of the figure's axis, as matplotlib names it.
+        least_accuracy: where the figure's other axis begins.
+        lesson: what a reader should learn.
+    """
+
+    config: TrainConfig
+    validated_on: str
+    published: Mapping[str, Mapping[str, float]]
+    loss_scale: str
+    least_accuracy: float
+    lesson: str
+
+
+PRESETS = {
+    "article": Preset(
+        ARTICLE,
+        "MNIST's 10,000 test images, as in the article",
+        {
+            WITH: {"validation_accuracy": 0.9153, "train_loss": 0.4491},
+            WITHOUT: {"validation_accuracy": 0.9212, "train_loss": 0.2780},
+        },
+        "linear",
+        0.5,
+        """\
+Without activation functions the four layers are together one matrix: a linear classifier. It
+underfits: it knows its training images hardly better than those it has never seen. There is no
+overfitting for dropout to cure, so dropout can only hurt, and it does. Its training loss is high
+for a second reason: it is measured with dropout on, of a network that lacks half of its units. With
+dropout off the loss on the same images is far lower, and that is the figure to hold against the
+other network's. With ReLU the picture turns: see `dropserve-train compare`.""",
+    ),
+    "relu": Preset(
+        RELU_DROPOUT,
+        "5,000 images held out of training",
+        {},
+        "log",
+        0.94,
+        """\
+With ReLU the network can learn its training images by heart. Without dropout its training loss
+falls towards 0, while that on images it has not seen stays where it was after a few epochs: this is
+overfitting. With dropout the two stay closer together, and the loss on images it has not seen ends
+lower, though that on the training images ends higher.""",
+    ),
+}
+
+
+def compare(preset: Preset, name: str, experiment: Experiment) -> None:
+    """Trains both networks with each seed, prints what they end with, and draws both figures.
+
+    Args:
+        preset: what to compare.
+        name: the figures are called after it.
+        experiment: how.
+    """
+    images, test = experiment.load()
+    is_validated_on_test = preset.config.validation_images == len(test)
+    if is_validated_on_test:
+        images = _join(images, test)  # the last ones are held out
+    configs = {
+        WITH: experiment.seeded(preset.config),
+        WITHOUT: experiment.seeded(replace(preset.config, dropout=NO_DROPOUT)),
+    }
+    outcomes = run_grid([*configs[WITH], *configs[WITHOUT]], images, experiment)
+    groups = {group: [outcomes[config] for config in configs[group]] for group in configs}
+
+    print(summarise_network(groups[WITH][0].network))
+    first = configs[WITH][0]
+    print(
+        f"\n{first.epochs} epochs; seeds: {experiment.seeds}, mean (lowest-highest)\n"
+        f"dropout rates {', '.join(f'{rate:g}' for rate in first.dropout)}; "
+        f"validated on {preset.validated_on}\n"
+    )
+    print(tabulate(groups, preset.published))
+    if not is_validated_on_test:
+        for group, members in groups.items():
+            errors = [evaluate_network(each.network, test).error for each in members]
+            print(f"{group:16}{'test error':32}{Spread.of(errors):.2%}")
+    print(f"\n{preset.lesson}")
+    draw(groups, experiment.figures, name, preset)
+
+
+def summarise_network(network: MLP) -> str:
+    """Each layer's shape and number of parameters, and their sum."""
+    config = network.config
+    last = len(network.layers) - 1
+    lines = [f"{'layer':10}{'inputs':>8}{'units':>8}{'parameters':>12}  activation"]
+    for index, layer in enumerate(network.layers):
+        assert isinstance(layer, nn.Linear)
+        parameters = layer.weight.numel() + layer.bias.numel()
+        name = "output" if index == last else f"hidden {index + 1}"
+        activation = "softmax" if index == last else config.activation
+        lines.append(
+            f"{name:10}{layer.in_features:8}{layer.out_features:8}{parameters:12,}  {activation}"
+        )
+    return "\n".join([*lines, f"{'together':26}{network.parameter_count():12,}"])
+
+
+_QUANTITIES = {
+    "validation_accuracy": "validation accuracy",
+    "validation_loss": "validation loss",
+    "train_loss": "training loss, as it trains",
+    "plain_train_loss": "training loss, dropout off",
+    "plain_train_accuracy": "training accuracy, dropout off",
+}
+
+
+def tabulate(groups: Groups, published: Mapping[str, Mapping[str, float]]) -> str:
+    """What the runs of each group end with, beside the published figures."""
+    heading = f"{'published':>9}" if published else ""
+    lines = [f"{'':16}{'after the last epoch':32}{'':24}{heading}".rstrip()]
+    for group, members in groups.items():
+        for quantity, title in _QUANTITIES.items():
+            spread = Spread.of([each.series(quantity)[-1] for each in members])
+            known = published.get(group, {}).get(quantity)
+            beside = "" if known is None else f"{known:9.4f}"
+            lines.append(f"{group:16}{title:32}{f'{spread:.4f}':24}{beside}".rstrip())
+    return "\n".join(lines)
+
+
+def draw(groups: Groups, folder: Path, name: str, preset: Preset) -> None:
+    """Loss and accuracy against the epoch, of training and validation, mean with spread."""
+    with figure(folder, f"compare-{name}", panels=2) as (losses, accuracies):
+        for axes, kind in ((losses, "loss"), (accuracies, "accuracy")):
+            for (group, members), colour in zip(groups.items(), COLOURS, strict=False):
+                epochs = range(1, len(members[0].history) + 1)
+                for quantity, title, style in (
+                    (f"validation_{kind}", "validation", "-"),
+                    (f"plain_train_{kind}", "training, dropout off", "--"),
+                    (f"train_{kind}", "training, as it trains", ":"),
+                ):
+                    if group == WITHOUT and quantity == f"train_{kind}":
+                        continue  # almost the same as with dropout off: there is none
+                    draw_spread(
+                        axes,
+                        epochs,
+                        [each.series(quantity) for each in members],
+                        label=f"{group}: {title}",
+                        colour=colour,
+                        style=style,
+                    )
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(kind)
+        losses.set_yscale(preset.loss_scale)
+        accuracies.set_ylim(bottom=preset.least_accuracy)
+        accuracies.legend()
+
+
+def _join(first: Images, second: Images) -> Images:
+    return Images(
+        np.concatenate([first.pixels, second.pixels]),
+        np.concatenate([first.labels, second.labels]),
+    )
