@@ -75,7 +75,7 @@ class TrainConfig:
     relax: float = setting(
         0.15, "share of the epochs, at the end, over which the augmentation fades"
     )
-    relax_to: float = setting(0.0, "strength that the augmentation fades to; 1 is no fading")
+    relax_to: float = option(0.0, "strength that the augmentation fades to; 1 is no fading")
     averaging: float = setting(
         0.999, "decay per step of the averaged weights, which are what is saved"
     )

@@ -11,7 +11,7 @@ from training.presets import PLAIN
 from training.spread import Spread
 from training.train import evaluate_network
 
-RATES = (0.0, 0.2, 0.3, 0.5, 0.7, 0.9)
+RATES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 # Epochs per number of training images. Few images have more, in smaller batches, so that there are
 # steps enough to fit them.
 SIZES = {500: 60, 2000: 40, 10_000: 20}

@@ -7,6 +7,7 @@ not.
 
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -164,6 +165,10 @@ def train(
                 break
             started = time.perf_counter()
             loss, accuracy = _train_epoch(run, config, epoch)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became infinite in epoch {run.epoch + 1}: lower --learning-rate"
+                )
             run.epoch += 1
             scores = evaluate_network(_averaged_network(run), validation)
             _remember(run, config, scores.nll)

@@ -572,6 +572,13 @@ def test_resuming_what_is_no_checkpoint_is_refused(output: Path) -> None:
     assert "is no finished run" in refusal(output, resume=True)
 
 
+def test_a_run_that_diverges_says_what_to_lower(output: Path) -> None:
+    diverging = replace(TINY, optimiser="sgd", momentum=0.9, learning_rate=10.0)
+    with pytest.raises(TrainingError, match=r"infinite in epoch \d: lower --learning-rate"):
+        run(output, diverging)
+    assert not output.exists()
+
+
 def test_too_few_images_are_refused(output: Path) -> None:
     with pytest.raises(TrainingError, match="lower --validation-images"):
         run(output, replace(TINY, validation_images=580))
