@@ -711,18 +711,21 @@ def children(process: "subprocess.Popen[str]") -> list[int]:
     ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
 def test_it_ends_with_all_that_it_started(how: signal.Signals, code: int) -> None:
-    process = start("--duration", "60", "--connections", "1")
-    assert process.stderr is not None
-    said = ""
-    while "round 1 of 3" not in said:
-        character = process.stderr.read(1)
-        assert character, said
-        said += character
-    started = children(process)
-    assert len(started) == 2
+    with start("--duration", "60", "--connections", "1") as process:
+        try:
+            assert process.stderr is not None
+            said = ""
+            while "round 1 of 3" not in said:
+                character = process.stderr.read(1)
+                assert character, said
+                said += character
+            started = children(process)
+            assert len(started) == 1
 
-    process.send_signal(how)
-    output, errors = process.communicate(timeout=60)
+            process.send_signal(how)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
 
     assert (process.returncode, output) == (code, "")
     assert "Traceback" not in errors

@@ -214,7 +214,9 @@ async def test_an_answer_has_every_field_as_the_server_sent_it(
 
 
 def as_json(value: Any) -> Any:
-    plain = value if value is None or isinstance(value, int | float | str | tuple) else vars(value)
+    if isinstance(value, Decision):  # an answer has boxes only where there are several digits
+        value = {name: each for name, each in vars(value).items() if name != "boxes" or each}
+    plain = value if isinstance(value, dict | int | float | str | tuple | None) else vars(value)
     return json.loads(json.dumps(plain))
 
 
