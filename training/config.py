@@ -156,10 +156,10 @@ class TrainConfig:
 class TeacherConfig:
     """The recipe of a teacher; its augmentation is the default one of `TrainConfig`."""
 
-    epochs: int = setting(24, "passes over the training images")
+    epochs: int = setting(36, "passes over the training images")
     batch_size: int = setting(256, "images per step")
-    learning_rate: float = setting(4e-3, "the largest one of the one-cycle schedule")
-    weight_decay: float = setting(0.05, "decoupled weight decay of AdamW")
+    learning_rate: float = setting(2e-3, "the largest one of the one-cycle schedule")
+    weight_decay: float = setting(0.02, "decoupled weight decay of AdamW")
     validation_images: int = setting(5000, "images held out, the same as in training the student")
     seed: int = setting(0, "determines weights, order, augmentation and dropout")
 
