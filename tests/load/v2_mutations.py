@@ -182,17 +182,29 @@ async def attack(address: str, pid: int, count: int, seed: int) -> tuple[Counter
             if sent >= _WARM_UP and (sent - _WARM_UP) % every == 0:
                 memory.append(resident_mib(pid))
 
-    async with httpx.AsyncClient(
-        base_url=address, timeout=_SECONDS_PER_REQUEST, trust_env=False
-    ) as client:
+    async with _connect(address) as client:
         await asyncio.gather(*(send_some(client) for _ in range(_CONNECTIONS)))
     return outcomes, memory
+
+
+def _connect(address: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=address, timeout=_SECONDS_PER_REQUEST, trust_env=False)
+
+
+async def _send(client: httpx.AsyncClient, request: MutatedRequest) -> httpx.Response:
+    return await client.post(request.path, content=request.content, headers=request.headers)
 
 
 async def _outcome(client: httpx.AsyncClient, request: MutatedRequest) -> str:
     """The status; or, beside it, what is wrong with the answer."""
     try:
-        response = await client.post(request.path, content=request.content, headers=request.headers)
+        try:
+            response = await _send(client, request)
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            # The server ends idle connections, perhaps as a request sets out: on a new one the same
+            # request must be answered.
+            async with _connect(str(client.base_url)) as fresh:
+                response = await _send(fresh, request)
     except httpx.HTTPError as error:
         return f"no answer: {type(error).__name__}"
     status = response.status_code
