@@ -758,6 +758,9 @@ async def test_a_misspelt_name_of_megabytes_takes_no_time(client: httpx.AsyncCli
 class FailingInference:
     """Stands for an inference with a defect that nobody foresaw."""
 
+    def refuse_if_full(self, parameters_type: type) -> None:
+        pass
+
     async def predict(self, asked: Any) -> dict[str, Any]:
         raise RuntimeError(f"/etc/{SECRET} line 42")
 

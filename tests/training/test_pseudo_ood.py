@@ -66,7 +66,8 @@ def test_overlaid_digits_are_of_two_classes_and_the_brighter_ink_shows() -> None
 def test_a_mirrored_digit_is_none_of_those_that_stay_digits() -> None:
     digits = noisy_digits()
     sources = {
-        image[:, ::-1].tobytes(): label for image, label in zip(*vars(digits).values(), strict=True)
+        image[:, ::-1].tobytes(): label
+        for image, label in zip(digits.pixels, digits.labels, strict=True)
     }
     labels = {int(sources[image.tobytes()]) for image in mirrored(digits, 300, seeded())}
     assert labels == {2, 3, 4, 5, 6, 7, 9}

@@ -248,7 +248,6 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
         ("shift", 1.0),
         ("elastic", 0.0),
         ("relax", 1.0),
-        ("relax_to", 1.0),
         ("averaging", 0.8),
         ("validation_images", 125),
         ("seed", 1),
@@ -276,8 +275,8 @@ def test_every_setting_changes_the_weights(
 def test_the_settings_above_are_all_there_are() -> None:
     (mark,) = test_every_setting_changes_the_weights.pytestmark
     # The others change nothing by themselves; see test_optimisation.py, test_regularisers.py and
-    # test_teacher.py.
-    above = {setting for setting, _ in mark.args[1]} | {"momentum", "patience"}
+    # test_teacher.py; relax_to shows only where the augmentation fades, see the test of that.
+    above = {setting for setting, _ in mark.args[1]} | {"momentum", "patience", "relax_to"}
     assert above == asdict(TINY).keys() - TEACHER_SETTINGS
 
 
