@@ -24,8 +24,8 @@ PER_LAYER = ((0.5, 0.3, 0.1), (0.3, 0.3, 0.3), (0.1, 0.3, 0.5))
 
 _LESSON = """\
 Training error below test error is overfitting: raise p. Both high and close together is
-underfitting: lower p. The fewer the images, the more there is to gain from dropout. Larger layers
-bear a larger p."""
+underfitting: lower p. The fewer the images, the more there is to gain from dropout. Whether larger
+layers bear a larger p, the last table shows."""
 
 
 def sweep(experiment: Experiment) -> None:
