@@ -96,7 +96,7 @@ def _read_length(value: bytes | None, body: bytes) -> int:
 
 
 def _raw_header(size: int, model: ServedModel) -> RequestHeader:
-    known = model.parameters_type()
+    known = model.parameters_type(preprocess="none")
     outputs = _read_outputs(None, model, known, is_binary=True)
     return RequestHeader(None, raw_input_header(size, model.max_batch_size), known, outputs)
 
@@ -109,6 +109,8 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
     tensor = read_input_header(inputs[0], model.max_batch_size)
     parameters = _object(document, "parameters")
     is_binary = "binary_data_output" in parameters and _boolean(parameters, "binary_data_output")
+    if tensor.name == "pixels":  # a tensor is what the network shall see, unless asked otherwise
+        parameters = {"preprocess": "none", **parameters}
     known = _read_parameters(parameters, model)
     outputs = _read_outputs(document.get("outputs"), model, known, is_binary=is_binary)
     return RequestHeader(document.get("id"), tensor, known, outputs)

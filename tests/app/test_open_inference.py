@@ -274,12 +274,14 @@ def test_every_level_of_8_bits_survives_as_fp32() -> None:
     assert from_raw.tobytes() == levels.tobytes() == from_json.tobytes()
 
 
-async def test_preprocess_none_takes_the_pixels_as_they_are(client: httpx.AsyncClient) -> None:
+async def test_pixels_are_taken_as_they_are_unless_asked_otherwise(
+    client: httpx.AsyncClient,
+) -> None:
     shifted = np.roll(SEVEN, 6, axis=2)
     rows = {"pixels": shifted[0].tolist(), "preprocess": "none"}
 
-    outputs = read_outputs(await infer(client, "mnist", json_body(shifted, {"preprocess": "none"})))
-    found = read_outputs(await infer(client, "mnist", json_body(shifted)))
+    outputs = read_outputs(await infer(client, "mnist", json_body(shifted)))
+    found = read_outputs(await infer(client, "mnist", json_body(shifted, {"preprocess": "auto"})))
 
     assert_bits(outputs, 0, (await client.post("/predict", json=rows)).json())
     assert found["probabilities"].tobytes() != outputs["probabilities"].tobytes()
@@ -399,7 +401,8 @@ async def test_an_image_without_ink_fails_its_batch_and_is_named(
     digits = DIGITS[:3].copy()
     digits[1] = 0
 
-    message = assert_v2_error(await infer(client, "mnist", json_body(digits)), 400)
+    body = json_body(digits, {"preprocess": "auto"})
+    message = assert_v2_error(await infer(client, "mnist", body), 400)
 
     assert message.startswith("image 1 of the batch: no ink")
 

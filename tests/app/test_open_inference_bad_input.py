@@ -290,7 +290,6 @@ RAW = {
         bytes(784 * 257), headers={HEADER_LENGTH: "0"}, status=413
     ),
     "all of the body, and none": Bad(b"", headers={HEADER_LENGTH: "0"}, names="JSON"),
-    "all of the body, and no ink": Bad(bytes(784), headers={HEADER_LENGTH: "0"}, names="ink"),
 }
 FILES = {
     "big-endian lengths": with_raw(
