@@ -5,20 +5,28 @@ import { doubtWords } from "./words.js";
 /** Shows the split as a bar and in words. @param elements `bar`, `drawing`, `copies`, `limit`, `text`. */
 export function showDoubt(elements, answer) {
   const most = Math.log(answer.mean.length);
-  const share = (nats) => `${(100 * Math.min(nats / most, 1)).toFixed(2)}%`;
-  elements.drawing.style.width = share(answer.expected_entropy);
-  elements.copies.style.width = share(answer.mutual_information);
+  const share = (nats) => 100 * Math.min(nats / most, 1);
+  const middle = share(answer.expected_entropy);
+  const end = Math.min(middle + share(answer.mutual_information), 100);
+  showPart(elements.drawing, 0, middle);
+  showPart(elements.copies, middle, end);
   elements.limit.hidden = answer.decision === null;
-  if (answer.decision !== null) elements.limit.style.left = share(answer.decision.threshold);
+  if (answer.decision !== null) elements.limit.style.left = `${share(answer.decision.threshold)}%`;
   const confidence = `Calibrated confidence in ${answer.label}: ${answer.confidence.toFixed(2)}.`;
   elements.text.textContent = `${doubtWords(answer)} ${confidence}`;
 }
 
 export function clearDoubt(elements) {
-  elements.drawing.style.width = elements.copies.style.width = "0";
+  showPart(elements.drawing, 0, 0);
+  showPart(elements.copies, 0, 0);
   elements.limit.hidden = true;
   elements.text.textContent =
     "Doubt has two sources: a drawing that is unclear, and copies that disagree about it.";
+}
+
+/** Shows a part of the bar, in per cent of its width: cut out, since what is moved counts as a shift. */
+function showPart(element, start, end) {
+  element.style.clipPath = `inset(0 ${(100 - end).toFixed(2)}% 0 ${start.toFixed(2)}%)`;
 }
 
 /** Shows the 28 x 28 values that the network saw, in the colours of the theme. */
