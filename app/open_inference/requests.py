@@ -9,7 +9,7 @@ import orjson
 from app.bodies import parse_parameters
 from app.errors import InvalidParameterError
 from app.open_inference.errors import InvalidRequestError
-from app.open_inference.models import ServedModel, Tensor
+from app.open_inference.models import PIXELS, ServedModel, Tensor
 from app.open_inference.tensors import (
     InputHeader,
     raw_input_header,
@@ -109,7 +109,8 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
     tensor = read_input_header(inputs[0], model.max_batch_size)
     parameters = _object(document, "parameters")
     is_binary = "binary_data_output" in parameters and _boolean(parameters, "binary_data_output")
-    if tensor.name == "pixels":  # a tensor is what the network shall see, unless asked otherwise
+    if tensor.name == PIXELS:
+        # A tensor of 28x28 is the network's input, whatever it shows; perf_analyzer sends noise.
         parameters = {"preprocess": "none", **parameters}
     known = _read_parameters(parameters, model)
     outputs = _read_outputs(document.get("outputs"), model, known, is_binary=is_binary)

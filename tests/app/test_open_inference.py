@@ -274,17 +274,30 @@ def test_every_level_of_8_bits_survives_as_fp32() -> None:
     assert from_raw.tobytes() == levels.tobytes() == from_json.tobytes()
 
 
+@pytest.mark.parametrize("mode", ["auto", "none", None])
 async def test_pixels_are_taken_as_they_are_unless_asked_otherwise(
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient, mode: str | None
 ) -> None:
     shifted = np.roll(SEVEN, 6, axis=2)
-    rows = {"pixels": shifted[0].tolist(), "preprocess": "none"}
+    rows = {"pixels": shifted[0].tolist(), "preprocess": mode or "none"}
+    parameters = {} if mode is None else {"preprocess": mode}
 
-    outputs = read_outputs(await infer(client, "mnist", json_body(shifted)))
-    found = read_outputs(await infer(client, "mnist", json_body(shifted, {"preprocess": "auto"})))
+    for body in (json_body(shifted, parameters), binary_body(shifted, parameters)):
+        outputs = read_outputs(await infer(client, "mnist", body))
+        assert_bits(outputs, 0, (await client.post("/predict", json=rows)).json())
 
-    assert_bits(outputs, 0, (await client.post("/predict", json=rows)).json())
-    assert found["probabilities"].tobytes() != outputs["probabilities"].tobytes()
+
+@pytest.mark.parametrize("model", ["mnist", "mnist-mc"])
+async def test_noise_and_nothing_are_answered(client: httpx.AsyncClient, model: str) -> None:
+    # What perf_analyzer sends.
+    noise = np.random.default_rng(1).integers(0, 256, (2, 28, 28), dtype=np.uint8)
+    for pixels in (noise, np.zeros_like(noise)):
+        raw = InferBody({}, pixels.tobytes(), {HEADER_LENGTH: "0"})
+        assert (await infer(client, model, binary_body(pixels))).status_code == 200
+        response = await client.post(
+            f"/v2/models/{model}/infer", content=content_of(raw), headers=raw.all_headers
+        )
+        assert response.status_code == 200
 
 
 # What the answer holds

@@ -290,6 +290,16 @@ RAW = {
         bytes(784 * 257), headers={HEADER_LENGTH: "0"}, status=413
     ),
     "all of the body, and none": Bad(b"", headers={HEADER_LENGTH: "0"}, names="JSON"),
+    "scaled to 0 and 1": Bad(
+        binary_body(DIGIT // 255).content,
+        headers=binary_body(DIGIT // 255).all_headers,
+        names="above 1",
+    ),
+    "nothing, and ink is looked for": Bad(
+        binary_body(DIGIT * 0, {"preprocess": "auto"}).content,
+        headers=binary_body(DIGIT * 0, {"preprocess": "auto"}).all_headers,
+        names="no ink",
+    ),
 }
 FILES = {
     "big-endian lengths": with_raw(
