@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import shutil
 import signal
@@ -35,6 +36,13 @@ def answer_text(page: Page) -> str:
     return page.text_content("#answer") or ""
 
 
+def shown_answer(page: Page) -> dict[str, Any]:
+    """The same, read; the page has shown it to its end."""
+    wait_for_answer(page)
+    answer: dict[str, Any] = json.loads(answer_text(page))
+    return answer
+
+
 def counts(page: Page) -> list[int]:
     """The number beside each row."""
     return [int(text or 0) for text in page.locator("#rows .count").all_text_contents()]
@@ -60,23 +68,39 @@ def send_file(page: Page, kind: str, path: Path) -> None:
     )
 
 
+def vote_line(answer: dict[str, Any]) -> str:
+    """How the passes voted: for the answer's digit, and for the one that comes next."""
+    votes, digit = answer["votes"], answer["digit"]
+    second = max((other for other in range(10) if other != digit), key=votes.__getitem__)
+    verb = "says" if votes[second] == 1 else "say"
+    rest = f", {votes[second]} {verb} {second}" if votes[second] else ""
+    return f"{votes[digit]} of {answer['passes']} passes say {digit}{rest}."
+
+
 def assert_reads(page: Page, digit: int) -> None:
-    """Asserts that the answer is a digit that the server stands by, or would if it decided."""
-    answer = json.loads(answer_text(page))
-    assert answer["digit"] == digit
-    if answer["decision"] is None:
-        assert headline(page) == f"Most passes say {digit}."
-        return
+    """Asserts that the server stands by this digit, and that the page says so."""
+    answer = shown_answer(page)
+    decision = answer["decision"]
+    assert (answer["digit"], decision["outcome"], decision["reason"]) == (digit, "accept", None)
     assert headline(page) == f"It's a {digit}."
+    is_unanimous = answer["votes"][digit] == answer["passes"]
+    assert page.inner_text("#line") == (
+        f"All {answer['passes']} passes agree."
+        if is_unanimous
+        else f"{vote_line(answer)} That is within my limit for doubt."
+    )
     assert page.inner_text("#badge") == "ANSWERS"
+    assert counts(page) == answer["votes"]
 
 
-def assert_abstains(page: Page, *headlines: str) -> None:
-    """Asserts that the server would rather not answer; skips where it does not decide."""
-    if json.loads(answer_text(page))["decision"] is None:
-        pytest.skip("the checkpoint has no threshold for doubt")
-    assert headline(page) in headlines
+def assert_abstains(page: Page, reason: str) -> dict[str, Any]:
+    """Asserts that the server would rather not answer, for this reason; returns its answer."""
+    answer = shown_answer(page)
+    decision = answer["decision"]
+    assert (decision["outcome"], decision["reason"]) == ("abstain", reason)
     assert page.inner_text("#badge") == "ABSTAINS"
+    assert counts(page) == answer["votes"]
+    return answer
 
 
 # Drawing
@@ -85,29 +109,35 @@ def assert_abstains(page: Page, *headlines: str) -> None:
 def test_a_seven_drawn_with_the_mouse_is_read(page: Page) -> None:
     draw(page, SEVEN)
     expect(page.locator("#headline")).to_have_text("Looks like a 7 so far.")
-    wait_for_answer(page)
 
     assert_reads(page, 7)
-    assert counts(page) == dots(page) == [0] * 7 + [50, 0, 0]
+    assert sum(counts(page)) == 50
+    assert dots(page) == counts(page)
 
 
 def test_an_ambiguous_drawing_abstains(page: Page) -> None:
     page.get_by_role("button", name="Try a 4 or a 9").click()
-    wait_for_answer(page)
 
-    four, nine = counts(page)[4], counts(page)[9]
-    assert min(four, nine) >= 5
-    assert f"{max(four, nine)} of 50 passes say" in page.inner_text("#line")
-    assert dots(page) == counts(page)
-    assert_abstains(page, "I'm not sure: 4 or 9?", "I'm not sure: 9 or 4?")
+    answer = assert_abstains(page, "ambiguous")
+    first, second = np.argsort(answer["mean"])[::-1][:2]
+    assert {first, second} == {4, 9}
+    assert headline(page) == f"I'm not sure: {first} or {second}?"
+    assert page.inner_text("#line") == (
+        f"{vote_line(answer)} I would rather not answer; a person should look."
+    )
+    assert dots(page) == answer["votes"]
 
 
 def test_a_scribble_is_not_recognised(page: Page) -> None:
     page.get_by_role("button", name="Try a scribble").click()
-    wait_for_answer(page)
 
-    assert sum(1 for votes in counts(page) if votes > 0) >= 3
-    assert_abstains(page, "I don't recognise this.")
+    votes = assert_abstains(page, "unfamiliar")["votes"]
+    assert headline(page) == "I don't recognise this."
+    best = votes.index(max(votes))
+    assert page.inner_text("#line").startswith(
+        f"The passes scatter over {sum(count > 0 for count in votes)} digits; "
+        f"the best, {best}, has {votes[best]} of 50. It may not be a digit."
+    )
 
 
 def test_undo_brings_back_what_clear_took(page: Page) -> None:
@@ -118,7 +148,6 @@ def test_undo_brings_back_what_clear_took(page: Page) -> None:
     assert dots(page) == [0] * 10
 
     page.click("#undo")
-    wait_for_answer(page)
     assert_reads(page, 7)
     page.click("#undo")
     expect(page.locator("#headline")).to_have_text("Draw a digit.")
@@ -126,14 +155,13 @@ def test_undo_brings_back_what_clear_took(page: Page) -> None:
 
 
 def test_the_page_plays_an_example_if_nobody_touches_it(page: Page) -> None:
-    wait_for_answer(page)
-
-    assert counts(page)[4] + counts(page)[9] == 50
+    # What has a fragment is a link, which shows what it names.
+    page.goto(page.url.split("#")[0])
+    assert shown_answer(page)["digit"] in (4, 9)
     # The next stroke begins a new sheet.
     draw(page, SEVEN)
     expect(page.locator("tr.leader th")).to_have_text("7")
-    wait_for_answer(page)
-    assert counts(page)[7] == 50
+    assert_reads(page, 7)
 
 
 def test_the_keyboard_alone_draws_and_looks_into_passes(page: Page) -> None:
@@ -149,7 +177,6 @@ def test_the_keyboard_alone_draws_and_looks_into_passes(page: Page) -> None:
         page.keyboard.press("ArrowDown")
     page.keyboard.press(" ")
     page.keyboard.press("Escape")
-    wait_for_answer(page)
     assert_reads(page, 1)
 
     # Nothing is a trap: everything that works with the mouse is reached.
@@ -163,7 +190,7 @@ def test_the_keyboard_alone_draws_and_looks_into_passes(page: Page) -> None:
     before = page.input_value("#pass")
     page.keyboard.press("ArrowRight")
     assert int(page.input_value("#pass")) == int(before) + 1
-    assert page.inner_text("#pass-text").startswith(f"{int(before) + 1} of 50: this copy says 1")
+    assert page.inner_text("#pass-text").startswith(f"{int(before) + 1} of 50: this copy says ")
 
 
 # Files
@@ -175,7 +202,6 @@ def test_a_picture_is_opened_dropped_and_pasted(page: Page, way: str) -> None:
         page.set_input_files("#file", SAMPLES / "3.png")
     else:
         send_file(page, way, SAMPLES / "3.png")
-    wait_for_answer(page)
 
     assert_reads(page, 3)
 
@@ -194,7 +220,6 @@ def test_a_file_that_is_no_picture_is_refused_in_words(
     seen.complaints.clear()  # the browser's own line about the status
 
     page.click("#undo")
-    wait_for_answer(page)
     assert_reads(page, 7)
 
 
@@ -231,7 +256,9 @@ def test_a_chosen_dot_shows_the_neurons_that_its_pass_dropped(
     api = asked_again(page, server, return_passes="true")
     choices = np.argmax(api["pass_probabilities"], axis=1)
 
-    for digit, number in ((9, 2), (4, 0), (4, 3)):
+    last = [int(np.sum(choices == digit)) - 1 for digit in range(10)]
+    assert min(last[4], last[9]) > 0
+    for digit, number in ((9, last[9]), (4, 0), (4, last[4])):
         row = page.locator("#rows tbody tr").nth(digit)
         box = row.locator("circle").nth(number).bounding_box()
         assert box is not None
@@ -265,11 +292,13 @@ def test_play_steps_through_the_passes(page: Page) -> None:
 
 def test_more_passes_than_dots_are_counted_in_tens(page: Page) -> None:
     page.fill("#passes", "1000")
-    draw(page, SEVEN)
-    wait_for_answer(page)
+    page.get_by_role("button", name="Try a 4 or a 9").click()
+    votes = shown_answer(page)["votes"]
 
-    assert counts(page)[7] == 1000
-    assert dots(page)[7] == 100
+    assert sum(votes) == 1000
+    assert counts(page) == votes
+    # A class that a single pass chose has a dot, too.
+    assert dots(page) == [math.ceil(count / 10) for count in votes]
     assert page.inner_text("#legend").startswith("one dot = 10 passes")
 
 
@@ -295,8 +324,7 @@ def test_the_words_about_doubt_hold_the_answers_numbers(page: Page) -> None:
     words = page.inner_text("#doubt-text")
 
     assert words.startswith(f"Total doubt {answer['predictive_entropy']:.2f} (0 is none, 2.30 is")
-    if answer["decision"] is not None:
-        assert f"my limit is {answer['decision']['threshold']:.2f})" in words
+    assert f"my limit is {answer['decision']['threshold']:.2f})" in words
     assert f"{answer['expected_entropy']:.2f} because the drawing is unclear" in words
     assert f"{answer['mutual_information']:.2f} because the copies disagree" in words
 
@@ -345,7 +373,9 @@ def test_roll_again_changes_the_seed_and_nothing_else(page: Page) -> None:
 
     assert page.input_value("#seed") == str(second["seed"]) != str(first["seed"])
     assert second["mean"] != first["mean"]
-    assert second["mean"] == pytest.approx(first["mean"], abs=0.25)
+    # Two estimates of the same ten numbers, each known to a standard error.
+    error = math.hypot(max(first["standard_error"]), max(second["standard_error"]))
+    assert second["mean"] == pytest.approx(first["mean"], abs=6 * error)
 
 
 def test_the_seed_stays_while_the_pen_moves(page: Page) -> None:
@@ -358,17 +388,18 @@ def test_the_seed_stays_while_the_pen_moves(page: Page) -> None:
 
 
 def test_stopping_early_is_asked_for_and_shown(page: Page) -> None:
+    # At most 0.02 is reached after 625 passes whatever they say: no share varies by more than 0.5.
+    page.fill("#passes", "1000")
     page.select_option("#within", "0.02")
     draw(page, SEVEN)
-    wait_for_answer(page)
-    answer = json.loads(answer_text(page))
+    answer = shown_answer(page)
 
-    assert (answer["stop_reason"], answer["passes"]) == ("standard_error", 32)
-    assert counts(page)[7] == 32
+    assert answer["stop_reason"] == "standard_error"
+    assert max(answer["standard_error"]) <= 0.02
+    assert sum(counts(page)) == answer["passes"] < 1000
     page.select_option("#estimator", "balanced")
     expect(page.locator("#within")).to_be_disabled()
-    wait_for_answer(page)
-    assert json.loads(answer_text(page))["passes"] == 50
+    assert shown_answer(page)["passes"] == 1000
 
 
 def test_an_impossible_setting_is_explained(page: Page, seen: Seen) -> None:
@@ -384,7 +415,7 @@ def test_an_impossible_setting_is_explained(page: Page, seen: Seen) -> None:
     page.fill("#passes", "20")
     page.locator("#passes").blur()
     wait_for_answer(page)
-    assert counts(page)[7] == 20
+    assert sum(counts(page)) == 20
 
 
 def test_a_copied_link_restores_the_answer(page: Page) -> None:
@@ -442,6 +473,8 @@ def test_a_server_that_is_gone_and_comes_back(browser: Browser, servers: ServerS
     page.goto(first.address)
     draw(page, SEVEN)
     wait_for_answer(page)
+    before = dots(page)
+    assert sum(before) == 50
     # A connection that the page keeps open may outlive the server's patience.
     first.stop(signal.SIGTERM, within_seconds=20)
 
@@ -451,12 +484,11 @@ def test_a_server_that_is_gone_and_comes_back(browser: Browser, servers: ServerS
         re.compile(r"What you see is from \d\d:\d\d:\d\d\. Trying again in [1-4] s\.")
     )
     expect(page.locator("#rows-title")).to_be_visible()
-    assert dots(page)[7] == 50
+    assert dots(page) == before
     assert "is-old" in (page.get_attribute("body", "class") or "")
     assert page.text_content("#alert") == "The server does not answer."
     servers.start("--port", port)
     page.get_by_role("button", name="Try now").click()
-    wait_for_answer(page)
     assert_reads(page, 7)
     assert "is-old" not in (page.get_attribute("body", "class") or "")
     assert page.text_content("#alert") == ""
@@ -475,7 +507,6 @@ def test_a_busy_server_is_asked_again(browser: Browser, servers: ServerStarter) 
         expect(page.locator("#headline")).to_have_text("The server is busy.")
         expect(page.locator("#line")).to_have_text(re.compile(r"Trying again in \d+ s\."))
     # It asks again by itself.
-    wait_for_answer(page)
     assert_reads(page, 7)
     page.close()
 
