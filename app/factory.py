@@ -9,6 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.direct_route import DirectApp
 from app.errors import (
     ApiError,
     InternalError,
@@ -54,7 +55,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
             app.state.is_ready = False
             await inference.close(settings.drain_seconds)
 
-    app = FastAPI(
+    app = DirectApp(
         title="Dropserve",
         description=_DESCRIPTION,
         version=version("dropserve"),

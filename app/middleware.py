@@ -3,6 +3,7 @@
 Pure ASGI: Starlette's BaseHTTPMiddleware costs a task per request.
 """
 
+import itertools
 import logging
 import re
 import secrets
@@ -33,13 +34,16 @@ class RequestContextMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        # Unique without asking the system for randomness each time.
+        self._prefix = secrets.token_hex(12)
+        self._numbers = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the app; see the class."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = _given_id(scope) or secrets.token_hex(16)
+        request_id = _given_id(scope) or f"{self._prefix}{next(self._numbers):08x}"
         header = (_HEADER_BYTES, request_id.encode())
         scope.setdefault("state", {})["request_id"] = request_id
         started = False

@@ -69,6 +69,7 @@ def _configure(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a request comes from
     )
 
 
