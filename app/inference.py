@@ -90,11 +90,12 @@ class Inference:
         """The deterministic answer, computed at once: it takes less than queueing it would."""
         image, parameters = asked
         self._require_level(parameters)
-        with self.batcher.admit(DETERMINISTIC_COST + _decoding_cost(image)):
-            read = self._read_small(image, parameters)
-            if read is None:
+        self.batcher.check(DETERMINISTIC_COST)
+        read = self._read_small(image, parameters)
+        if read is None:
+            with self.batcher.admit(DETERMINISTIC_COST + _decoding_cost(image)):
                 read = await self._read_large(image, parameters, self._deadline(parameters))
-            return self.worker.predict(PredictWork(read.pixels, parameters, boxes=read.boxes))
+        return self.worker.predict(PredictWork(read.pixels, parameters, boxes=read.boxes))
 
     async def predict_mc(self, asked: ImageRequest[McParameters]) -> Answer:
         """The MC-dropout answer."""

@@ -13,14 +13,15 @@ from app.batching import Outcome
 from app.errors import InternalError
 from app.schemas import McParameters, PredictParameters
 from model.adaptive import LOOK_PASSES, StopReason, sufficient_passes
-from model.calibration import Calibration, apply_temperature, prediction_set, read_calibration
+from model.calibration import Calibration, prediction_set, read_calibration
 from model.checkpoint import Checkpoint
 from model.decisions import decide
+from model.distribution import Distribution, entropy, soften, softmax
 from model.engine import Engine, PassRange, PreparedImage
 from model.finding import Box
 from model.masks import Passes, dropped_units
 from model.preprocessing import Pixels
-from model.uncertainty import entropy, summarise
+from model.uncertainty import summarise
 
 Answer = dict[str, Any]
 
@@ -139,8 +140,8 @@ class Worker:
 
     def predict(self, work: PredictWork) -> Answer:
         """The deterministic answer."""
-        probs = self._engine.predict_probs(work.pixels)
-        return self._answer(probs, float(entropy(probs)), self._calibration, work)
+        probs = softmax(self._engine.predict_logits(work.pixels))
+        return self._answer(probs, entropy(probs), self._calibration, work)
 
     def _advance(self, work: McWork, probs: NDArray[np.float32]) -> Outcome[Answer]:
         looked_at = work.done
@@ -162,7 +163,7 @@ class Worker:
         """The answer from the passes so far; an estimate where there is no reason to stop yet."""
         summary = summarise(probs)
         doubt = summary.predictive_entropy
-        answer = self._answer(summary.mean, doubt, self._mc_calibration, work)
+        answer = self._answer(summary.mean.tolist(), doubt, self._mc_calibration, work)
         answer["mean"] = _single(summary.mean)
         answer["variance"] = _single(summary.variance)
         answer["standard_error"] = _single(summary.standard_error)
@@ -178,26 +179,45 @@ class Worker:
             answer["dropped"] = work.dropped[: len(probs)]
         return answer
 
+    def _decide(
+        self,
+        probs: Distribution,
+        score: np.float32,
+        calibration: Calibration,
+        boxes: Sequence[Box],
+    ) -> Answer | None:
+        threshold, several = calibration.threshold, bool(boxes)
+        decision = decide(probs, float(score), threshold, several_digits=several)
+        if decision is None:
+            return None
+        decided: Answer = {
+            "outcome": decision.outcome,
+            "reason": decision.reason,
+            "score": score,
+            "threshold": threshold,
+        }
+        if boxes:
+            decided["boxes"] = boxes
+        return decided
+
     def _answer(
         self,
-        probs: NDArray[np.float32] | NDArray[np.float64],
+        probs: Distribution,
         doubt: float,
         calibration: Calibration,
         work: PredictWork | McWork,
     ) -> Answer:
-        probabilities = apply_temperature(probs, calibration.temperature)
-        digit = int(probabilities.argmax())
+        probabilities = soften(probs, calibration.temperature)
+        confidence = max(probabilities)
+        digit = probabilities.index(confidence)
         # Judged by what is told, so that the answer never contradicts itself.
         score = np.float32(doubt)
-        decision = decide(probs, score, calibration.threshold, several_digits=bool(work.boxes))
-        decided: Answer | None = None if decision is None else decision._asdict()
-        if decided and work.boxes:
-            decided["boxes"] = work.boxes
+        decided = self._decide(probs, score, calibration, work.boxes)
         answer: Answer = {
             "digit": digit,
             "label": self._labels[digit],
-            "confidence": np.float32(probabilities[digit]),
-            "probabilities": _single(probabilities),
+            "confidence": np.float32(confidence),
+            "probabilities": np.array(probabilities, np.float32),
             "predictive_entropy": score,
             "decision": decided,
             "model": self._identity,

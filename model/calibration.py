@@ -5,7 +5,7 @@ answers and once for MC answers, and stored in the checkpoint.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,7 +84,7 @@ def apply_temperature(probs: Probs, temperature: float) -> Array:
     return result
 
 
-def prediction_set(probabilities: Array, least_probability: float) -> list[int]:
+def prediction_set(probabilities: Array | Sequence[float], least_probability: float) -> list[int]:
     """The classes that the answer may be: every likely enough one, and always the likeliest.
 
     With `least_probability` fitted for a coverage level, sets contain the true class at least so
@@ -98,6 +98,7 @@ def prediction_set(probabilities: Array, least_probability: float) -> list[int]:
     Returns:
         Class indices, the likeliest first.
     """
-    size = max(1, int(np.count_nonzero(probabilities >= least_probability)))
-    classes: list[int] = np.argsort(-probabilities, kind="stable")[:size].tolist()
+    p = np.asarray(probabilities)
+    size = max(1, int(np.count_nonzero(p >= least_probability)))
+    classes: list[int] = np.argsort(-p, kind="stable")[:size].tolist()
     return classes

@@ -1,8 +1,7 @@
 """Whether to answer or to abstain, and why."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
-
-import numpy as np
 
 from model.uncertainty import Probs
 
@@ -25,13 +24,13 @@ class Decision(NamedTuple):
 
     outcome: Outcome
     reason: Reason | None
-    score: float | np.float32
+    score: float
     threshold: float
 
 
 def decide(
-    mean: Probs,
-    score: float | np.float32,
+    mean: Sequence[float] | Probs,
+    score: float,
     threshold: float | None,
     *,
     several_digits: bool = False,
@@ -53,6 +52,6 @@ def decide(
         return Decision("abstain", "several_digits", score, threshold)
     if score <= threshold:
         return Decision("accept", None, score, threshold)
-    shared = float(np.partition(mean, -2)[-2:].sum())
+    shared = float(sum(sorted(mean)[-2:]))
     reason: Reason = "ambiguous" if shared >= AMBIGUOUS_SHARE else "unfamiliar"
     return Decision("abstain", reason, score, threshold)

@@ -5,31 +5,33 @@ What makes it fast:
 1. Layer 1 is the same in every pass and sees mostly black: it is one weighted sum over the rows of
    the inked pixels, with the normalisation folded into weights and bias.
 2. After its ReLU few units of layer 1 are alive, about one in seven on digits. A silent unit is
-   silent in every pass, so layer 2 multiplies the living ones only. Their activations are folded
-   into layer 2's weights, so that the left factor is the bare 0/1 mask.
+   silent in every pass, so layer 2 multiplies the living ones only.
 3. The scaling of kept units is folded into the next layer's weights: a mask costs one product with
    0 or 1, made from raw random bytes by one comparison.
 4. The passes of a block, of one image or of several, are one matrix product per layer, and a
    block's activations stay in the L2 cache.
+5. Everything is NumPy, the bias is one more row of the weights, and buffers are reused: at this
+   size a call costs as much as its arithmetic.
 
 Several images share the products of layer 3 and after, and must not feel it: an answer may depend
 neither on what else is asked at the same time, nor may a pass depend on how many passes are asked
 for. That holds where the matrix library gives a row the same bits whatever its place and whatever
-the number of rows (from four on; fewer take another path), which `_rows_are_invariant` finds out
-once. Where it does not hold, images share nothing, every product gets the same number of rows, and
-a pass the same row.
+the number of rows (from sixteen on; fewer may take another path), which `_rows_are_invariant` finds
+out once, of NumPy's library and then of torch's. Where it holds of neither, images share nothing,
+every product gets the same number of rows, and a pass the same row.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
+from model.distribution import softmax
 from model.errors import CheckpointError, ModelError
 from model.masks import (
     Passes,
@@ -47,14 +49,18 @@ Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 Probs = NDArray[np.float32]
 Keep = NDArray[np.bool_]
+# Writes left times weight into out, all float32: (rows, K), (K, N), (rows, N).
+Product = Callable[[Probs, Probs, Probs], object]
 
 # Rows of a product, each a pass of some image: 256 rows of the widest activation, 256 kB, lie well
 # within an L2 cache together with the weights.
 BLOCK_ROWS = 256
-# Matrix libraries compute one to three rows by a path of their own, with other low bits.
-_LEAST_ROWS = 4
-# The output layer is padded to a whole vector, since narrow products also depend on alignment.
-_OUTPUT_MULTIPLE = 16
+# Matrix libraries compute few rows by a path of their own, with other low bits.
+_LEAST_ROWS = 16
+# Where another path begins depends on the rows, and on how many units are alive.
+_SOME_ROWS = [*range(_LEAST_ROWS, 64), *range(64, BLOCK_ROWS, 16)]
+# Layers are padded to whole vectors, since the last bits of other widths depend on the rows too.
+_UNIT_MULTIPLE = 16
 # bfloat16 products are compiled per shape, in half a millisecond: few shapes must do.
 _BFLOAT16_ROWS = 16
 _BFLOAT16_UNITS = 32
@@ -93,14 +99,14 @@ class PreparedImage(NamedTuple):
     Attributes:
         passes: which passes it is prepared for.
         active: the units of layer 1 that are not silent, int64, (K,).
-        first: layer 1 of these units, after its ReLU, float32, (K,).
+        first: layer 1 of these units, after its ReLU, (K,).
         balanced: the masks of balanced passes, (T, K + later hidden units); None: drawn pass by
             pass.
     """
 
     passes: Passes
     active: NDArray[np.int64]
-    first: Tensor
+    first: Probs
     balanced: Keep | None
 
 
@@ -126,20 +132,20 @@ class Engine:
         self.network = network
         self.config = config
         self.passes_computed = 0
-        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._row_multiple = _BFLOAT16_ROWS if precision == "bfloat16" else 1
-        self._unit_multiple = _BFLOAT16_UNITS if precision == "bfloat16" else 1
         self._first_units = config.hidden_sizes[0]
         self._row_bytes = row_bytes(config)
         self._thresholds = drop_thresholds(config)
         with torch.inference_mode():
             self._fold_weights()
-            widest = max(config.layer_sizes[1:]) + _BFLOAT16_UNITS
-            self._buffers = tuple(
-                torch.empty(BLOCK_ROWS * widest, dtype=self._weights[0].dtype) for _ in range(2)
-            )
-            self._folded = np.empty_like(self._second_rows)
-            self._rows_vary = self._rows_are_invariant()
+        self._choose_products(precision)
+        # Of layer 2: what is multiplied with what, for the passes of one image.
+        self._left = np.empty(BLOCK_ROWS * len(self._weights[0]), np.float32)
+        self._living = np.empty_like(self._weights[0])
+        # Of the hidden layers from the second on: each with a column of ones, for the next bias.
+        self._hidden = [
+            np.ones((BLOCK_ROWS, len(weight)), np.float32) for weight in self._weights[1:]
+        ]
+        self._zeros = [np.zeros(len(weight) - 1, np.float32) for weight in self._weights[1:]]
 
     def _fold_weights(self) -> None:
         config = self.config
@@ -156,17 +162,25 @@ class Engine:
         self._ink_rows: Probs = ink_rows.float().contiguous().numpy()
         ink_bias = bias - weight.sum(dim=1) * (config.mean / config.std)
         self._ink_bias: Probs = ink_bias.float().numpy()
-        self._weights: list[Tensor] = []  # of the stochastic layers, (inputs, outputs)
-        self._biases: list[Tensor] = []
+        # Of the stochastic layers, (inputs + 1, outputs), padded; the last row is the bias.
+        self._weights: list[Probs] = []
         for layer, rate in zip(layers[1:], config.dropout_rates, strict=True):
-            padding = -layer.out_features % _OUTPUT_MULTIPLE
+            above = -layer.in_features % _UNIT_MULTIPLE if self._weights else 0
+            beside = -layer.out_features % _UNIT_MULTIPLE
+            scaled = F.pad(layer.weight.double().T / (1 - rate), (0, beside, 0, above))
+            bias = F.pad(layer.bias.double(), (0, beside))
+            self._weights.append(torch.cat([scaled, bias[None]]).float().numpy())
+
+    def _choose_products(self, precision: Precision) -> None:
+        self._row_multiple = _BFLOAT16_ROWS if precision == "bfloat16" else 1
+        candidates: tuple[Product, ...] = np.matmul, _torch_product
+        for exact in candidates:
+            inner = _bfloat16_product if precision == "bfloat16" else exact
             # The output layer stays in float32: it is small, and its error would show undiminished.
-            dtype = torch.float32 if layer is layers[-1] else self._dtype
-            scaled = F.pad(layer.weight.double().T / (1 - rate), (0, padding))
-            if layer is layers[1]:
-                self._second_rows: Probs = scaled.float().contiguous().numpy()
-            self._weights.append(scaled.to(dtype).contiguous())
-            self._biases.append(F.pad(layer.bias, (0, padding)).to(dtype))
+            self._products: list[Product] = [inner] * (len(self._weights) - 1) + [exact]
+            self._rows_vary = self._rows_are_invariant()
+            if self._rows_vary:
+                return
 
     def predict_probs(self, pixels: Pixels) -> Probs:
         """Deterministic class probabilities, dropout off.
@@ -177,15 +191,19 @@ class Engine:
         Returns:
             float32, (C,).
         """
+        return np.array(softmax(self.predict_logits(pixels)), np.float32)
+
+    def predict_logits(self, pixels: Pixels) -> list[float]:
+        """What `predict_probs` is the softmax of, C numbers."""
         h = self._first_layer(pixels)
         (weight, bias), *later = self._plain_layers
-        h = _sparse_product(np.maximum(h, 0, out=h), weight) + bias
+        h = _sparse_product(np.maximum(h, 0, out=h), weight)
+        h += bias
         for weight, bias in later:
-            h = np.maximum(h, 0, out=h) @ weight + bias
-        h -= h.max()
-        probs: Probs = np.exp(h, out=h)
-        probs /= probs.sum()
-        return probs
+            h = np.maximum(h, 0, out=h) @ weight
+            h += bias
+        logits: list[float] = h.tolist()
+        return logits
 
     def sample_probs(self, pixels: Pixels, passes: Passes) -> Probs:
         """Class probabilities of all passes of one image, (T, C); see `sample`."""
@@ -204,12 +222,13 @@ class Engine:
     def _prepare_one(self, pixels: Pixels, passes: Passes) -> PreparedImage:
         h = self._first_layer(pixels)
         active = (h > 0).nonzero()[0]
-        first = torch.from_numpy(h[active])
-        return PreparedImage(passes, active, first, self._draw_balanced(passes, active))
+        return PreparedImage(passes, active, h[active], self._draw_balanced(passes, active))
 
     def _first_layer(self, pixels: Pixels) -> Probs:
         """Layer 1 before its ReLU, (512,): the weighted sum of the inked pixels' weights."""
-        return _sparse_product(pixels.reshape(-1), self._ink_rows) + self._ink_bias
+        h = _sparse_product(pixels.reshape(-1), self._ink_rows)
+        h += self._ink_bias
+        return h
 
     def _draw_balanced(self, passes: Passes, active: NDArray[np.int64]) -> Keep | None:
         if passes.estimator != "balanced":
@@ -227,18 +246,15 @@ class Engine:
         """
         classes = self.config.layer_sizes[-1]
         answers = [np.empty((asked.stop - asked.start, classes), np.float32) for asked in ranges]
-        with torch.inference_mode():
-            for block in self._blocks(ranges):
-                probs = _softmax(self._block_logits(block)[:, :classes])
-                row = 0
-                for piece in block:
-                    begin = row + piece.skip
-                    done = piece.first + piece.skip - ranges[piece.answer].start
-                    answers[piece.answer][done : done + piece.size] = probs[
-                        begin : begin + piece.size
-                    ]
-                    row += piece.rows
-                    self.passes_computed += piece.size
+        for block in self._blocks(ranges):
+            probs = _softmax(self._block_logits(block)[:, :classes])
+            row = 0
+            for piece in block:
+                begin = row + piece.skip
+                done = piece.first + piece.skip - ranges[piece.answer].start
+                answers[piece.answer][done : done + piece.size] = probs[begin : begin + piece.size]
+                row += piece.rows
+                self.passes_computed += piece.size
         return answers
 
     def _blocks(self, ranges: Sequence[PassRange]) -> Iterator[list[_Piece]]:
@@ -277,30 +293,26 @@ class Engine:
     def _block_logits(self, block: Sequence[_Piece]) -> Probs:
         """Logits of one block, float32, (rows, C padded)."""
         rows = sum(piece.rows for piece in block)
-        h = _view(self._buffers[1], rows, len(self._biases[0]))
-        later = np.empty((rows, len(self._thresholds) - self._first_units), dtype=np.bool_)
+        logits = np.empty((rows, self._weights[-1].shape[1]), np.float32)
+        hidden = [h[:rows] for h in self._hidden]
+        outputs = [*(h[:, :-1] for h in hidden), logits]  # without the ones for the biases
+        keep = np.empty((rows, len(self._thresholds) - self._first_units), np.bool_)
         row = 0
         for piece in block:
             below = row + piece.rows
-            self._second_layer(piece, h[row:below], later[row:below])
+            self._second_layer(piece, outputs[0][row:below], keep[row:below])
             row = below
-        keep = later.view(np.uint8)
         begin = 0
-        for index in range(1, len(self._weights)):
-            weight, bias = self._weights[index], self._biases[index]
-            units = len(weight)
-            h = _apply_mask(h[:, :units].relu_(), keep[:, begin : begin + units])
+        for index, h in enumerate(hidden):
+            units = self.config.hidden_sizes[index + 1]
+            # A row of zeros: with the number 0, NumPy takes twice as long.
+            np.maximum(outputs[index], self._zeros[index], out=outputs[index])
+            np.multiply(h[:, :units], keep[:, begin : begin + units], out=h[:, :units])
             begin += units
-            if weight.dtype != h.dtype:
-                h = torch.addmm(bias, h.to(weight.dtype), weight)
-            else:
-                # The buffers take turns: the one that `h` is not in is free.
-                out = _view(self._buffers[(index + 1) % 2], rows, len(bias))
-                h = torch.addmm(bias, h, weight, out=out)
-        logits: Probs = h.float().numpy()
+            self._products[index + 1](h, self._weights[index + 1], outputs[index + 1])
         return logits
 
-    def _second_layer(self, piece: _Piece, out: Tensor, later: Keep) -> None:
+    def _second_layer(self, piece: _Piece, out: Probs, later: Keep) -> None:
         """Layer 2 before its ReLU, into `out`, and the masks of the layers after it, into `later`.
 
         Args:
@@ -308,55 +320,42 @@ class Engine:
             out: (rows, units of layer 2).
             later: (rows, units of all hidden layers but the first).
         """
-        image, rows, k = piece.image, len(out), self._first_units
+        image, rows, k = piece.image, len(out), len(piece.image.active)
         if image.balanced is None:
             # The rows of padding are further passes that nobody asked for.
             draws = random_bytes(image.passes.seed, piece.first, rows, self._row_bytes)
             first = draws.take(image.active, axis=1) >= self._thresholds[0]
-            np.greater_equal(draws[:, k : len(self._thresholds)], self._thresholds[k:], out=later)
+            begin, end = self._first_units, len(self._thresholds)
+            np.greater_equal(draws[:, begin:end], self._thresholds[begin:], out=later)
         else:
             keep = image.balanced[piece.first : piece.first + rows]
             keep = np.resize(keep, (rows, keep.shape[1]))
-            first, later[:] = keep[:, : len(image.active)], keep[:, len(image.active) :]
-        weight = self._fold(image)
-        left = _view(self._buffers[0], rows, len(weight))
-        # Viewed as bytes: torch converts them to floats five times as fast as booleans.
-        mask = torch.from_numpy(first.view(np.uint8))
-        if len(weight) == len(image.active):
-            left.copy_(mask)
-        else:
-            left[:, : len(image.active)].copy_(mask)
-            left[:, len(image.active) :].zero_()
-        torch.addmm(self._biases[0], left, weight, out=out)
-
-    def _fold(self, image: PreparedImage) -> Tensor:
-        """Layer 2's weights times what layer 1 gives them, (K, units of layer 2), in a buffer.
-
-        Made anew for each block rather than kept with the image: it is then still in the cache.
-        """
-        folded = self._folded[: len(image.active)]
+            first, later[:] = keep[:, :k], keep[:, k:]
+        left = self._left[: rows * (k + 1)].reshape(rows, k + 1)
+        np.multiply(first, image.first, out=left[:, :k])
+        left[:, k] = 1
+        # The weights are gathered for each block anew: they are then still in the cache.
+        living = self._living[: k + 1]
         # The indices are right; "clip" is the mode that writes without a copy.
-        np.take(self._second_rows, image.active, axis=0, out=folded, mode="clip")
-        np.multiply(folded, image.first.numpy()[:, None], out=folded)
-        weight = torch.from_numpy(folded)
-        if padding := -len(folded) % self._unit_multiple:
-            weight = F.pad(weight, (0, 0, 0, padding))
-        return weight.to(self._weights[0].dtype)
+        np.take(self._weights[0], image.active, axis=0, out=living[:k], mode="clip")
+        living[k] = self._weights[0][-1]
+        self._products[0](left, living, out)
 
     def _rows_are_invariant(self) -> bool:
         """Whether a row of each product has the same bits among however many, and wherever."""
-        generator = torch.Generator().manual_seed(0)
+        generator = np.random.default_rng(0)
         units = self._first_units
-        living = sorted({1, units // 16, units // 7, units // 3, units} - {0})
-        products = [(self._weights[0][:k], self._biases[0]) for k in living]
-        products += list(zip(self._weights[1:], self._biases[1:], strict=True))
-        step = self._row_multiple
-        for weight, bias in products:
-            left = torch.rand(BLOCK_ROWS, len(weight), generator=generator).to(weight.dtype)
-            whole = torch.addmm(bias, left, weight)
-            for rows in range(max(_LEAST_ROWS, step), BLOCK_ROWS, step):
+        living = [*range(1, units, 32), units]
+        products = [(self._products[0], self._weights[0][-1 - k :]) for k in living]
+        products += list(zip(self._products[1:], self._weights[1:], strict=True))
+        for product, weight in products:
+            left = generator.random((BLOCK_ROWS, len(weight)), np.float32)
+            whole, part = np.empty((2, BLOCK_ROWS, weight.shape[1]), np.float32)
+            product(left, weight, whole)
+            for rows in _SOME_ROWS[:: self._row_multiple]:
                 # The last rows: they differ from the whole in their number and in their places.
-                if not torch.equal(torch.addmm(bias, left[-rows:], weight), whole[-rows:]):
+                product(left[-rows:], weight, part[-rows:])
+                if not np.array_equal(part[-rows:], whole[-rows:]):
                     return False
         return True
 
@@ -388,14 +387,14 @@ class DeviceEngine(Engine):
         on_device = copy.deepcopy(network).to(device)
         self._layers = [layer for layer in on_device.layers if isinstance(layer, nn.Linear)]
 
-    def predict_probs(self, pixels: Pixels) -> Probs:
-        """Deterministic class probabilities, dropout off; see `Engine.predict_probs`."""
+    def predict_logits(self, pixels: Pixels) -> list[float]:
+        """Deterministic logits, dropout off; see `Engine.predict_logits`."""
         with torch.inference_mode():
             h = normalise(pixels, self.config).to(self._device)
             for layer in self._layers[:-1]:
                 h = F.linear(h, layer.weight, layer.bias).relu()
-            probs: Probs = self._layers[-1](h)[0].softmax(dim=0).cpu().numpy()
-            return probs
+            logits: list[float] = self._layers[-1](h)[0].tolist()
+            return logits
 
     def prepare(self, pixels: Sequence[Pixels], passes: Sequence[Passes]) -> list[PreparedImage]:
         """Computes layer 1, image by image; see `Engine.prepare`."""
@@ -404,7 +403,8 @@ class DeviceEngine(Engine):
         with torch.inference_mode():
             for image, which in zip(pixels, passes, strict=True):
                 h = self._layers[0](normalise(image, self.config).to(self._device)).relu()[0]
-                prepared.append(PreparedImage(which, active, h, self._draw_balanced(which, active)))
+                balanced = self._draw_balanced(which, active)
+                prepared.append(PreparedImage(which, active, h.cpu().numpy(), balanced))
         return prepared
 
     def _block_logits(self, block: Sequence[_Piece]) -> Probs:
@@ -415,15 +415,17 @@ class DeviceEngine(Engine):
         else:
             keep = image.balanced[piece.first : piece.first + BLOCK_ROWS]
             keep = np.resize(keep, (BLOCK_ROWS, keep.shape[1]))
-        on_device = torch.from_numpy(keep).to(self._device)
-        first_mask, *masks = torch.split(on_device, list(self.config.hidden_sizes), dim=1)
         first_rate, *rates = self.config.dropout_rates
         *hidden, output = self._layers[1:]
-        h = image.first * first_mask / (1 - first_rate)  # (rows, units)
-        for layer, mask, rate in zip(hidden, masks, rates, strict=True):
-            weight, bias = layer.weight.to(self._dtype), layer.bias.to(self._dtype)
-            h = F.linear(h.to(self._dtype), weight, bias).relu().float() * mask / (1 - rate)
-        logits: Probs = output(h).cpu().numpy()
+        with torch.inference_mode():
+            on_device = torch.from_numpy(keep).to(self._device)
+            first_mask, *masks = torch.split(on_device, list(self.config.hidden_sizes), dim=1)
+            first = torch.from_numpy(image.first).to(self._device)
+            h = first * first_mask / (1 - first_rate)  # (rows, units)
+            for layer, mask, rate in zip(hidden, masks, rates, strict=True):
+                weight, bias = layer.weight.to(self._dtype), layer.bias.to(self._dtype)
+                h = F.linear(h.to(self._dtype), weight, bias).relu().float() * mask / (1 - rate)
+            logits: Probs = output(h).cpu().numpy()
         return logits
 
 
@@ -469,18 +471,15 @@ def _sparse_product(values: Pixels | Probs, weight: Probs) -> Probs:
     return product
 
 
-def _apply_mask(h: Tensor, keep: NDArray[np.uint8]) -> Tensor:
-    """Zeroes what is not kept, in place; both (rows, units)."""
-    if h.dtype == torch.float32:
-        # NumPy converts the mask a few kilobytes at a time and needs no array of floats for it.
-        values = h.numpy()
-        np.multiply(values, keep, out=values)
-        return h
-    return h.mul_(torch.from_numpy(keep).to(h.dtype))
+def _torch_product(left: Probs, weight: Probs, out: Probs) -> None:
+    torch.mm(torch.from_numpy(left), torch.from_numpy(weight), out=torch.from_numpy(out))
 
 
-def _view(buffer: Tensor, rows: int, columns: int) -> Tensor:
-    return buffer.as_strided((rows, columns), (columns, 1))
+def _bfloat16_product(left: Probs, weight: Probs, out: Probs) -> None:
+    padding = -len(weight) % _BFLOAT16_UNITS
+    narrow_left = F.pad(torch.from_numpy(left).bfloat16(), (0, padding))
+    narrow_weight = F.pad(torch.from_numpy(weight).bfloat16(), (0, 0, 0, padding))
+    out[:] = (narrow_left @ narrow_weight).float().numpy()
 
 
 def _softmax(logits: Probs) -> Probs:
