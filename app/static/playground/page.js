@@ -111,6 +111,7 @@ function enter(next) {
 }
 
 function empty() {
+  showHint();
   enter("empty");
   asker.forget();
   showNothing();
@@ -217,6 +218,11 @@ function showNumbers(answer) {
 function showTools() {
   find("undo").disabled = !pad.canUndo;
   find("clear").disabled = pad.isEmpty;
+  showHint();
+}
+
+function showHint() {
+  document.body.classList.toggle("is-empty", pad.isEmpty);
 }
 
 async function showPasses(question) {
