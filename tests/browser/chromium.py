@@ -22,6 +22,17 @@ _OPTIONS = [
 
 # Shares of the pad in hundredths.
 SEVEN: tuple[Stroke, ...] = (((30, 24), (66, 22), (45, 82)),)
+ONE_AND_TWO: tuple[Stroke, ...] = (
+    ((28, 28), (28, 76)),
+    ((50, 38), (58, 28), (68, 38), (50, 75), (72, 75)),
+)
+# Two parts that do not touch and are one character.
+FIVE_IN_PARTS: tuple[Stroke, ...] = (
+    ((40, 30), (38, 48), (56, 48), (64, 62), (54, 80), (36, 76)),
+    ((47, 18), (68, 17)),
+)
+FOUR_IN_STROKES: tuple[Stroke, ...] = (((40, 20), (34, 50), (66, 52)), ((60, 34), (58, 82)))
+LETTER_I: tuple[Stroke, ...] = (((50, 40), (50, 80)), ((50, 22), (50.5, 22.5)))
 # Open at the top like a four, closed like a nine.
 FOUR_OR_NINE: tuple[Stroke, ...] = (
     ((50, 20), (39, 28), (33, 41), (39, 51), (54, 49), (64, 40)),

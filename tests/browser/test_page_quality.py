@@ -62,6 +62,7 @@ def test_loading_takes_few_requests_and_bytes(browser: Browser, server: RunningS
     page.close()
 
     # Headers included.
+    print(f"{len(sizes)} requests, {sum(sizes)} bytes")
     assert len(sizes) <= MOST_REQUESTS, sizes
     assert sum(sizes) <= MOST_BYTES, sizes
 

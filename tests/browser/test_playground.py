@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.chromium import FOUR_OR_NINE, SEVEN, draw, wait_for_answer
+from tests.browser.chromium import (
+    FIVE_IN_PARTS,
+    FOUR_IN_STROKES,
+    FOUR_OR_NINE,
+    LETTER_I,
+    ONE_AND_TWO,
+    SEVEN,
+    draw,
+    wait_for_answer,
+)
 from tests.browser.conftest import Seen
 from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter, sample
 
@@ -138,6 +147,44 @@ def test_a_scribble_is_not_recognised(page: Page) -> None:
         f"The passes scatter over {sum(count > 0 for count in votes)} digits; "
         f"the best, {best}, has {votes[best]} of 50. It may not be a digit."
     )
+
+
+def test_of_two_digits_each_is_framed_and_can_be_chosen(page: Page) -> None:
+    draw(page, ONE_AND_TWO)
+
+    assert_abstains(page, "several_digits")
+    assert headline(page) == "I see more than one digit."
+    assert page.inner_text("#line") == "I read one at a time: choose one, or erase all but one."
+    assert page.locator("#copy-link").is_disabled()
+    pad = page.locator("#pad").bounding_box()
+    frames = [frame.bounding_box() for frame in page.locator("#boxes button").all()]
+    assert pad is not None
+    assert len(frames) == len(ONE_AND_TWO)
+    for stroke, frame in zip(ONE_AND_TWO, frames, strict=True):
+        assert frame is not None
+        for x, y in stroke:
+            assert 0 <= pad["x"] + x / 100 * pad["width"] - frame["x"] <= frame["width"]
+            assert 0 <= pad["y"] + y / 100 * pad["height"] - frame["y"] <= frame["height"]
+
+    page.get_by_role("button", name="Read only this one, 2 of 2").click()
+    expect(page.locator("#boxes button")).to_have_count(0)
+    assert_reads(page, 2)
+    page.click("#undo")
+    assert_abstains(page, "several_digits")
+
+
+@pytest.mark.parametrize(("strokes", "digit"), [(FOUR_IN_STROKES, 4), (FIVE_IN_PARTS, 5)])
+def test_parts_of_one_digit_are_read_together(page: Page, strokes: Any, digit: int) -> None:
+    draw(page, strokes)
+
+    assert_reads(page, digit)
+
+
+def test_a_dot_above_a_stroke_is_no_second_digit(page: Page) -> None:
+    draw(page, LETTER_I)
+
+    assert shown_answer(page)["decision"]["reason"] != "several_digits"
+    assert page.locator("#boxes button").count() == 0
 
 
 def test_undo_brings_back_what_clear_took(page: Page) -> None:
