@@ -153,7 +153,11 @@ def save_states(browser: Browser, address: str, folder: Path, names: list[str]) 
             for scheme in SCHEMES:
                 page = open_page(browser, address, scheme, width)
                 STATES[name](page)
-                page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+                page.screenshot(
+                    path=folder / f"{name}-{width}-{scheme}.png",
+                    full_page=True,
+                    animations="disabled",
+                )
                 page.close()
 
 
@@ -168,7 +172,7 @@ def save_readme_pictures(browser: Browser, address: str) -> None:
         assert bottom is not None
         height = bottom["y"] + bottom["height"] + 16
         clip: FloatRect = {"x": 0, "y": 0, "width": 1240, "height": height}
-        picture = page.screenshot(clip=clip)
+        picture = page.screenshot(clip=clip, animations="disabled")
         page.close()
         # A few dozen colours are all there are: a third of the bytes.
         with Image.open(BytesIO(picture)) as image:
