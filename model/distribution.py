@@ -5,6 +5,7 @@ For many distributions at a time see `uncertainty` and `calibration`, which say 
 """
 
 import math
+import operator
 from collections.abc import Sequence
 
 Distribution = list[float]
@@ -13,14 +14,16 @@ Distribution = list[float]
 def softmax(logits: Sequence[float]) -> Distribution:
     """exp(z) / sum exp(z), from C logits."""
     largest = max(logits)
-    exponentials = [math.exp(z - largest) for z in logits]
+    exponentials = list(map(math.exp, [z - largest for z in logits]))
     total = sum(exponentials)
     return [x / total for x in exponentials]
 
 
 def entropy(probs: Sequence[float]) -> float:
     """Shannon entropy, nats, 0 to ln C; x log x is 0 at 0. See `uncertainty.entropy`."""
-    return max(-sum([p * math.log(p) for p in probs if p > 0]), 0.0)
+    positive = [p for p in probs if p > 0]
+    information: float = sum(map(operator.mul, positive, map(math.log, positive)))
+    return max(-information, 0.0)
 
 
 def soften(probs: Sequence[float], temperature: float) -> Distribution:

@@ -5,8 +5,7 @@ MNIST's convention (LeCun, Cortes and Burges): white ink on black, 28x28, the di
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -32,8 +31,7 @@ _FINE = 5
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class Preprocessed:
+class Preprocessed(NamedTuple):
     """What the network sees, and how many digits there were to choose from.
 
     Attributes:
