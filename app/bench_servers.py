@@ -56,9 +56,7 @@ def set_constant(base: str, answer: bytes) -> None:
 def _environment() -> dict[str, str]:
     """This process's, with our packages found before any others named `app`."""
     folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    # As `app.cli` has it for `serve`.
-    threads = {"OPENBLAS_NUM_THREADS": "1"}
-    return os.environ | threads | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
 
 
 def _free_port() -> int:

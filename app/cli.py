@@ -16,8 +16,6 @@ from app.settings import PREFIX, Settings, SettingsError, load_settings
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits with its code."""
     options = _parser().parse_args(arguments)
-    # Before NumPy is imported: its products here are too small for a second thread.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         sys.exit(options.command(options))
     except KeyboardInterrupt:

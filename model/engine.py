@@ -28,6 +28,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional as F
 
@@ -132,6 +133,9 @@ class Engine:
         self.network = network
         self.config = config
         self.passes_computed = 0
+        # For the whole process, and for good: a second thread is woken for each product, and on a
+        # busy machine every product then waits for it.
+        threadpool_limits(1, user_api="blas")
         self._first_units = config.hidden_sizes[0]
         self._row_bytes = row_bytes(config)
         self._thresholds = drop_thresholds(config)

@@ -484,6 +484,17 @@ def test_neither_the_network_nor_a_global_generator_is_touched(kind: Kind) -> No
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_one_thread_multiplies_wherever_the_engine_is_used() -> None:
+    code = (
+        "import torch; from threadpoolctl import threadpool_info;"
+        "from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint;"
+        "from model.engine import Engine; Engine(load_checkpoint(DEFAULT_CHECKPOINT).network);"
+        "print({x['num_threads'] for x in threadpool_info() if x['user_api'] == 'blas'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() in ("{1}", "set()"), done.stderr  # empty: a library it cannot see
+
+
 def test_an_answer_is_not_overwritten_by_the_next(engine: Engine) -> None:
     images = draw_images()
     passes, other_passes = Passes(50, 0), Passes(50, 1)
