@@ -1,14 +1,17 @@
 """The load commands, briefly: what they count must hold on any machine, however busy."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import pytest
 import uvloop
 
 from app.bench_servers import start_bench_app
 from tests.conftest import ServerStarter
-from tests.load import large_batch, overload, price_of_doubt, same_bytes
+from tests.load import body_mutations, large_batch, overload, price_of_doubt, same_bytes
 from tests.load.price_of_doubt import Figures
+from tests.load.v2_mutations import MutatedRequest, attack
 
 pytestmark = pytest.mark.slow
 
@@ -83,3 +86,19 @@ def test_wrk_measures_all_three_targets() -> None:
     for one in figures.values():
         assert one.requests_per_second > 0
         assert (one.refused, one.failed) == (0, 0)
+
+
+@pytest.mark.parametrize("mutated", [body_mutations.mutated_images, body_mutations.mutated_bodies])
+def test_no_broken_body_breaks_the_server(
+    servers: ServerStarter, mutated: Callable[[int], Iterator[MutatedRequest]]
+) -> None:
+    server = servers.start("--log-level", "warning")
+    requests = islice(mutated(1), 700)
+
+    seen = uvloop.run(
+        attack(server.address, server.process.pid, requests, 700, body_mutations.ALLOWED)
+    )
+
+    assert not seen.broken()
+    assert seen.outcomes["200"]
+    assert seen.outcomes["400"] + seen.outcomes["415"] + seen.outcomes["422"] > 100

@@ -16,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -67,10 +67,10 @@ def _mutate(draw: random.Random) -> MutatedRequest:
     body = draw.choice(_GOOD)()
     path = f"/v2/models/{draw.choice(('mnist', 'mnist-mc'))}/infer"
     for _ in range(draw.choice((0, 1, 1, 2))):
-        _change_document(draw, body.document)
+        change_document(draw, body.document)
     content, headers = body.content, dict(body.all_headers)
     if draw.random() < 0.3:
-        content = _change_bytes(draw, content)
+        content = change_bytes(draw, content)
     if draw.random() < 0.15:
         headers[HEADER_LENGTH] = draw.choice((*_STRANGE_LENGTHS, str(draw.randrange(1000))))
     if draw.random() < 0.2:
@@ -78,7 +78,7 @@ def _mutate(draw: random.Random) -> MutatedRequest:
     return MutatedRequest(path, content, headers)
 
 
-def _change_document(draw: random.Random, document: dict[str, Any]) -> None:
+def change_document(draw: random.Random, document: dict[str, Any]) -> None:
     """Replaces, removes, doubles or adds something somewhere in the document."""
     places = list(_places(document))
     if not places:
@@ -109,7 +109,7 @@ def _places(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(node[key])
 
 
-def _change_bytes(draw: random.Random, content: bytes) -> bytes:
+def change_bytes(draw: random.Random, content: bytes) -> bytes:
     changed = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 8))):
         place = draw.randrange(len(changed) + 1)
@@ -132,7 +132,7 @@ def _compress(draw: random.Random, content: bytes) -> tuple[bytes, str]:
     if how == 0:
         return content, draw.choice(("gzip", "deflate", "br", "gzip, gzip", "identity"))
     if how == 1:
-        return _change_bytes(draw, gzip.compress(content, mtime=0)), "gzip"
+        return change_bytes(draw, gzip.compress(content, mtime=0)), "gzip"
     if how == 2:
         return _BOMB, "gzip"
     if how == 3:
@@ -166,25 +166,50 @@ _GOOD: tuple[Callable[[], InferBody], ...] = (
 )
 
 
-async def attack(address: str, pid: int, count: int, seed: int) -> tuple[Counter[str], list[float]]:
-    """Sends the mutations; counts outcomes, and samples the server's memory (MiB)."""
-    outcomes: Counter[str] = Counter()
-    memory: list[float] = []
-    requests = mutated_requests(count, seed)
+@dataclass
+class Attack:
+    """What the mutations met.
+
+    Attributes:
+        outcomes: the statuses; or, beside one, what is wrong with the answer.
+        memory: of the server, MiB, sampled after the warm-up.
+        slowest: seconds that the slowest answer took.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    memory: list[float] = field(default_factory=list)
+    slowest: float = 0.0
+
+    def broken(self) -> dict[str, int]:
+        """Outcomes that no request may have."""
+        return {name: count for name, count in self.outcomes.items() if not name.isdecimal()}
+
+
+async def attack(
+    address: str,
+    pid: int,
+    requests: Iterator[MutatedRequest],
+    count: int,
+    allowed: frozenset[int] = _ALLOWED,
+) -> Attack:
+    """Sends `count` requests, counts their outcomes, and samples the server's memory."""
+    seen = Attack()
     sent = 0
     every = max(1, (count - _WARM_UP) // 20)
 
     async def send_some(client: httpx.AsyncClient) -> None:
         nonlocal sent
         for request in requests:
-            outcomes[await _outcome(client, request)] += 1
+            began = time.monotonic()
+            seen.outcomes[await _outcome(client, request, allowed)] += 1
+            seen.slowest = max(seen.slowest, time.monotonic() - began)
             sent += 1
             if sent >= _WARM_UP and (sent - _WARM_UP) % every == 0:
-                memory.append(resident_mib(pid))
+                seen.memory.append(resident_mib(pid))
 
     async with _connect(address) as client:
         await asyncio.gather(*(send_some(client) for _ in range(_CONNECTIONS)))
-    return outcomes, memory
+    return seen
 
 
 def _connect(address: str) -> httpx.AsyncClient:
@@ -195,7 +220,9 @@ async def _send(client: httpx.AsyncClient, request: MutatedRequest) -> httpx.Res
     return await client.post(request.path, content=request.content, headers=request.headers)
 
 
-async def _outcome(client: httpx.AsyncClient, request: MutatedRequest) -> str:
+async def _outcome(
+    client: httpx.AsyncClient, request: MutatedRequest, allowed: frozenset[int]
+) -> str:
     """The status; or, beside it, what is wrong with the answer."""
     try:
         try:
@@ -208,7 +235,7 @@ async def _outcome(client: httpx.AsyncClient, request: MutatedRequest) -> str:
     except httpx.HTTPError as error:
         return f"no answer: {type(error).__name__}"
     status = response.status_code
-    if status not in _ALLOWED:
+    if status not in allowed:
         return f"{status} not allowed"
     if status == 200:
         return "200"
@@ -227,22 +254,25 @@ def main() -> None:
     try:
         server = starter.start("--log-level", "warning")
         started = time.monotonic()
-        outcomes, memory = asyncio.run(
-            attack(server.address, server.process.pid, arguments.count, arguments.seed)
-        )
+        requests = mutated_requests(arguments.count, arguments.seed)
+        seen = asyncio.run(attack(server.address, server.process.pid, requests, arguments.count))
         seconds = time.monotonic() - started
         healthy = httpx.get(f"{server.address}/v2/health/ready", trust_env=False).is_success
     finally:
         starter.end_all()
-    total = sum(outcomes.values())
-    say(f"{total:,} mutations in {seconds:.0f} s: {dict(sorted(outcomes.items()))}")
-    if memory:
-        samples = " ".join(f"{sample:.0f}" for sample in memory)
-        say(f"memory of the server after {_WARM_UP:,} requests and on to the end, MiB: {samples}")
-    bad = {name: count for name, count in outcomes.items() if not name.isdecimal()}
-    say(f"ready afterwards: {'yes' if healthy else 'no'}; broken: {bad or 'none'}")
-    if bad or not healthy:
+    for line in describe(seen, seconds):
+        say(line)
+    say(f"ready afterwards: {'yes' if healthy else 'no'}; broken: {seen.broken() or 'none'}")
+    if seen.broken() or not healthy:
         sys.exit(1)
+
+
+def describe(seen: Attack, seconds: float) -> Iterator[str]:
+    total = sum(seen.outcomes.values())
+    yield f"{total:,} mutations in {seconds:.0f} s: {dict(sorted(seen.outcomes.items()))}"
+    if seen.memory:
+        samples = " ".join(f"{sample:.0f}" for sample in seen.memory)
+        yield f"memory of the server after {_WARM_UP:,} requests and on to the end, MiB: {samples}"
 
 
 def say(text: str) -> None:
