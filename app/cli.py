@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from app.predict_command import add_predict_command
+from app.scoring.command import add_score_command
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
 
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     add_predict_command(commands)
+    add_score_command(commands)
 
     bench = commands.add_parser("bench", help="measure", description="Measure, on this machine.")
     benches = bench.add_subparsers(required=True, metavar="WHAT")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.client_errors import ImageError
+from app.image_files import is_image_name, walk_files
 
 STANDARD_INPUT = "-"
-# What a folder is searched for; a file that is named may end as it likes.
-_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 class UsageError(Exception):
@@ -54,7 +53,7 @@ def _expand(argument: str, stdin: BinaryIO) -> Iterator[Input]:
     if argument == STANDARD_INPUT:
         yield Input(STANDARD_INPUT, stdin.read())
     elif path.is_dir():
-        yield from _search(path)
+        yield from _search(argument)
     elif not path.exists() and glob.has_magic(argument):
         # Where no shell has done so: on Windows, or in quotes.
         matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  keeps the user's form
@@ -62,34 +61,28 @@ def _expand(argument: str, stdin: BinaryIO) -> Iterator[Input]:
             yield _missing(argument, "no file matches this pattern")
         for match in matches:
             if Path(match).is_dir():
-                yield from _search(Path(match))
+                yield from _search(match)
             else:
-                yield Input(_printable(match), match)
+                yield Input(printable(match), match)
     elif not path.exists():
         yield _missing(argument, "there is no such file")
     else:
-        yield Input(_printable(argument), argument)
+        yield Input(printable(argument), argument)
 
 
-def _search(folder: Path) -> Iterator[Input]:
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _ENDINGS
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+def _search(folder: str) -> Iterator[Input]:
+    found = list(walk_files(folder, is_image_name))
     if not found:
-        yield _missing(str(folder), "there is no image in this folder")
+        yield _missing(folder, "there is no image in this folder")
     for path in found:
-        yield Input(_printable(str(path)), str(path))
+        yield Input(printable(path), path)
 
 
 def _missing(argument: str, message: str) -> Input:
-    return Input(_printable(argument), ImageError("unreadable_file", message))
+    return Input(printable(argument), ImageError("unreadable_file", message))
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """The name without what would confuse a terminal or a line: control characters, odd bytes."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -28,7 +28,7 @@ Answer = dict[str, Any]
 logger = logging.getLogger("dropserve")
 
 # Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
-_DRAWN_SEED_BITS = 32
+DRAWN_SEED_BITS = 32
 # A stream tells its estimate about so many times.
 _ESTIMATES = 10
 _LEAST_ESTIMATE_PASSES = 4
@@ -63,7 +63,7 @@ class McWork:
     ) -> None:
         seed = parameters.seed
         if seed is None:
-            seed = secrets.randbits(_DRAWN_SEED_BITS)
+            seed = secrets.randbits(DRAWN_SEED_BITS)
         self.pixels = pixels
         self.parameters = parameters
         self.boxes = boxes  # of the digits in the picture, if there are several

@@ -7,8 +7,6 @@ metadata key, since safetensors writes several keys in random order.
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,13 +19,13 @@ from safetensors.torch import save as save_tensors
 
 from model.calibration import read_calibration
 from model.errors import CheckpointError, ShapeError
+from model.files import DEFAULT_CHECKPOINT as DEFAULT_CHECKPOINT
+from model.files import write_atomically
 from model.mlp import MLP, MLPConfig
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dropserve"
 VERSION_DIGITS = 12
-
-DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "mnist.safetensors"
 
 
 def no_calibration() -> dict[str, Any]:
@@ -213,19 +211,3 @@ def _one_line(error: Exception) -> str:
 
 def _version(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes through a temporary file beside `path` and a rename; a crash leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from model.checkpoint import VERSION_DIGITS, write_atomically
+from model.checkpoint import VERSION_DIGITS
+from model.files import write_atomically
 from training.config import TeacherConfig
 from training.data import Images
 from training.epochs import DROPOUT, WEIGHTS, FreshImages, make_epochs, stream_seed

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.checkpoint import write_atomically
+from model.files import write_atomically
 from training.errors import TrainingError
 
 Split = Literal["train", "test"]

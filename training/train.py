@@ -23,8 +23,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomically
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import CheckpointError
+from model.files import write_atomically
 from model.masks import draw_masks
 from model.mlp import MLP, MLPConfig, round_rate
 from model.preprocessing import normalise

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from model.checkpoint import write_atomically
+from model.files import write_atomically
 from training.augmentation import distort
 from training.config import TrainConfig
 from training.data import Images

@@ -19,9 +19,9 @@ from model.checkpoint import (
     Checkpoint,
     load_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 from model.errors import CheckpointError
+from model.files import write_atomically
 from model.mlp import MLP, MLPConfig
 
 CONFIG = MLPConfig(

@@ -1,0 +1,1 @@
+"""Bulk scoring: millions of images from files, archives and arrays into one Parquet table."""

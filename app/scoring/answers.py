@@ -1,0 +1,93 @@
+"""The server's answer for many images at once, as columns of the table.
+
+Every number is made by the functions of `model` that make the server's, over an axis more, and
+rounded to float32 as its answer is: a row equals the answer for the same image and seed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from model.calibration import Calibration, apply_temperature
+from model.decisions import decide
+from model.uncertainty import entropy, expected_entropy, mean, variance, votes
+
+
+def table_schema(classes: int) -> pa.Schema:
+    """The columns of the table; one row an answered image."""
+    single = pa.float32()
+    per_class = pa.list_(single, classes)
+    word = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema(
+        [
+            pa.field("row", pa.int64(), nullable=False),  # number of the image in the input
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("digit", pa.int32(), nullable=False),
+            pa.field("label", word, nullable=False),
+            pa.field("confidence", single, nullable=False),
+            pa.field("probabilities", per_class, nullable=False),
+            pa.field("mean", per_class, nullable=False),
+            pa.field("variance", per_class),  # null for a single pass
+            pa.field("predictive_entropy", single, nullable=False),
+            pa.field("expected_entropy", single, nullable=False),
+            pa.field("mutual_information", single, nullable=False),
+            pa.field("votes", pa.list_(pa.int32(), classes), nullable=False),
+            pa.field("decision", word),  # null without a threshold
+            pa.field("reason", word),  # null where the answer is accepted
+            pa.field("seed", pa.int64(), nullable=False),
+        ]
+    )
+
+
+def answer_columns(
+    probs: NDArray[np.float32],
+    several_digits: Sequence[bool],
+    calibration: Calibration,
+    labels: Sequence[str],
+) -> dict[str, pa.Array]:
+    """The columns that follow from the passes.
+
+    Args:
+        probs: class probabilities of every pass, (T, B, C).
+        several_digits: of each image, whether it was seen to hold more than one.
+        calibration: of MC answers.
+        labels: the network's name for each class.
+    """
+    passes, images, classes = probs.shape
+    centre = mean(probs)  # (B, C)
+    total = entropy(centre)
+    expected = expected_entropy(probs)
+    probabilities = apply_temperature(centre, calibration.temperature)
+    digits = probabilities.argmax(axis=-1)
+    scores = total.astype(np.float32)
+    decisions = [
+        decide(each, score, calibration.threshold, several_digits=several)
+        for each, score, several in zip(centre, scores, several_digits, strict=True)
+    ]
+    spread = pa.nulls(images, pa.list_(pa.float32(), classes))
+    if passes > 1:
+        spread = _per_class(variance(probs).astype(np.float32))
+    return {
+        "digit": pa.array(digits.astype(np.int32)),
+        "label": _words([labels[digit] for digit in digits]),
+        "confidence": pa.array(probabilities.max(axis=-1).astype(np.float32)),
+        "probabilities": _per_class(probabilities.astype(np.float32)),
+        "mean": _per_class(centre.astype(np.float32)),
+        "variance": spread,
+        "predictive_entropy": pa.array(scores),
+        "expected_entropy": pa.array(expected.astype(np.float32)),
+        "mutual_information": pa.array(np.maximum(total - expected, 0.0).astype(np.float32)),
+        "votes": _per_class(votes(probs).astype(np.int32)),
+        "decision": _words([decision and decision.outcome for decision in decisions]),
+        "reason": _words([decision and decision.reason for decision in decisions]),
+    }
+
+
+def _per_class(values: NDArray[np.float32] | NDArray[np.int32]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def _words(values: Sequence[str | None]) -> pa.Array:
+    return pa.array(values, pa.string()).dictionary_encode()

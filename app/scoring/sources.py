@@ -1,0 +1,261 @@
+"""What stands on the command line -> chunks of images, in order, without opening all of them.
+
+The input is gone through twice: first it is counted and its files' sizes and times are summed up
+in a digest, by which a continued run knows its input again; then it is cut into chunks while they
+are scored. Neither holds more than the names in one folder.
+"""
+
+import glob
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from app.image_files import IMAGE_ENDINGS, walk_files
+from app.scoring.archives import TarReader, ZipReader
+from app.scoring.arrays import IDX_UINT8, IdxReader, NumpyReader
+from app.scoring.items import Failure, Item, Reader, UnreadableError
+from app.scoring.limits import CHUNK_BYTES, CHUNK_ROWS, LARGEST_FILE_BYTES, too_large
+from app.scoring.parquet_column import ParquetReader
+
+# What a folder is searched for besides images, and how a named file is read.
+_KINDS = {
+    ".zip": "zip",
+    ".tar": "tar",
+    ".tar.gz": "tar",
+    ".tgz": "tar",
+    ".tar.bz2": "tar",
+    ".tar.xz": "tar",
+    ".npz": "numpy",
+    ".npy": "numpy",
+    ".parquet": "parquet",
+    "idx3-ubyte": "idx",
+    "idx3-ubyte.gz": "idx",
+}
+_PICTURE = "picture"
+
+
+class Piece(NamedTuple):
+    """Consecutive images of one file.
+
+    Attributes:
+        path: the file, as the user named it.
+        kind: how it is read.
+        start: number of the first image.
+        stop: number after the last.
+        image_bytes: about how large one is.
+        failure: why the file cannot be read; it is then one image.
+    """
+
+    path: str
+    kind: str
+    start: int = 0
+    stop: int = 1
+    image_bytes: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive images of the input that are scored and written together.
+
+    Attributes:
+        number: from 0.
+        first_row: number of its first image in the whole input.
+        pieces: where they are.
+    """
+
+    number: int
+    first_row: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many images."""
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+
+class Input:
+    """The images that arguments name, in their order; those of a folder sorted by path.
+
+    Args:
+        arguments: files, folders, patterns.
+        column: of Parquet files; None: the one that holds images.
+    """
+
+    def __init__(self, arguments: Sequence[str], column: str | None = None) -> None:
+        self._arguments = arguments
+        self._column = column
+        self._surveyed: dict[str, Piece] = {}
+
+    def survey(self) -> tuple[int, str]:
+        """How many images there are, and a digest of where they are, their sizes and times."""
+        digest = hashlib.sha256()
+        images = 0
+        for piece in self._files():
+            images += piece.stop
+            try:
+                status = Path(piece.path).stat()
+                seen = (status.st_size, status.st_mtime_ns)
+            except OSError:
+                seen = (0, 0)
+            digest.update(repr((piece.path, piece.kind, piece.stop, *seen)).encode())
+        return images, digest.hexdigest()
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The same images, cut where rows or bytes are enough."""
+        return _cut(self._files())
+
+    def _files(self) -> Iterator[Piece]:
+        """Every file as one piece."""
+        for argument in self._arguments:
+            try:
+                yield from self._expand(argument)
+            except OSError as error:
+                yield _failed(argument, f"it cannot be read: {error.strerror}")
+
+    def _expand(self, argument: str) -> Iterator[Piece]:
+        path = Path(argument)
+        if path.is_dir():
+            yield from self._search(argument)
+        elif path.exists():
+            yield self._survey_file(argument, _kind_by_name(argument) or _kind_by_content(path))
+        elif glob.has_magic(argument):
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  keeps the user's form
+            if not matches:
+                yield _failed(argument, "no file matches this pattern")
+            for match in matches:
+                yield from self._expand(match)
+        else:
+            yield _failed(argument, "there is no such file")
+
+    def _search(self, folder: str) -> Iterator[Piece]:
+        found = False
+        for path in walk_files(folder, lambda name: _kind_by_name(name) is not None):
+            found = True
+            yield self._survey_file(path, _kind_by_name(path) or _PICTURE)
+        if not found:
+            yield _failed(folder, "there is nothing to score in this folder")
+
+    def _survey_file(self, path: str, kind: str) -> Piece:
+        if kind == _PICTURE:
+            return Piece(path, kind, image_bytes=Path(path).stat().st_size)
+        if path not in self._surveyed:
+            self._surveyed[path] = self._open_once(path, kind)
+        return self._surveyed[path]
+
+    def _open_once(self, path: str, kind: str) -> Piece:
+        try:
+            reader = open_reader(path, kind, self._column)
+            try:
+                count = reader.count
+            finally:
+                reader.close()
+        except UnreadableError as error:
+            return Piece(path, kind, failure=error.failure)
+        return Piece(path, kind, 0, count, Path(path).stat().st_size // count)
+
+
+class PictureReader:
+    """An image file: one image."""
+
+    count = 1
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def read(self, start: int, stop: int) -> Iterator[Item]:
+        """See `Reader.read`."""
+        for index in range(start, stop):
+            with Path(self._path).open("rb") as file:
+                content = file.read(LARGEST_FILE_BYTES + 1)
+            is_small = len(content) <= LARGEST_FILE_BYTES
+            yield Item(self.name(index), content if is_small else too_large())
+
+    def name(self, index: int) -> str:
+        """The path."""
+        return self._path
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def open_reader(path: str, kind: str, column: str | None) -> Reader:
+    """Opens a file.
+
+    Raises:
+        UnreadableError: it cannot be read as what it seems to be.
+    """
+    try:
+        match kind:
+            case "zip":
+                return ZipReader(path)
+            case "tar":
+                return TarReader(path)
+            case "idx":
+                return IdxReader(path)
+            case "numpy":
+                return NumpyReader(path)
+            case "parquet":
+                return ParquetReader(path, column)
+            case _:
+                return PictureReader(path)
+    except OSError as error:
+        raise cannot_be_read(error) from error
+
+
+def cannot_be_read(error: OSError) -> UnreadableError:
+    """What the system says of a file."""
+    return UnreadableError("unreadable_file", f"it cannot be read: {error.strerror or error}")
+
+
+def _cut(pieces: Iterable[Piece]) -> Iterator[Chunk]:
+    number = first_row = rows = size = 0
+    gathered: list[Piece] = []
+    for piece in pieces:
+        start = piece.start
+        while start < piece.stop:
+            room = CHUNK_ROWS - rows
+            if piece.image_bytes:
+                room = min(room, (CHUNK_BYTES - size) // piece.image_bytes)
+            if room < 1 and gathered:
+                yield Chunk(number, first_row, tuple(gathered))
+                number, first_row = number + 1, first_row + rows
+                rows = size = 0
+                gathered = []
+                continue
+            taken = min(max(room, 1), piece.stop - start)
+            gathered.append(piece._replace(start=start, stop=start + taken))
+            start += taken
+            rows += taken
+            size += taken * piece.image_bytes
+    if gathered:
+        yield Chunk(number, first_row, tuple(gathered))
+
+
+def _kind_by_name(name: str) -> str | None:
+    lower = name.lower()
+    if lower.endswith(IMAGE_ENDINGS):
+        return _PICTURE
+    return next((kind for ending, kind in _KINDS.items() if lower.endswith(ending)), None)
+
+
+def _kind_by_content(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] == b"\x1f\x8b":
+        try:
+            with gzip.open(path) as unpacked:
+                head = unpacked.read(4)
+        except (OSError, EOFError, zlib.error):
+            return "tar"
+        return "idx" if head[:3] == IDX_UINT8 else "tar"
+    signatures = {b"PK\3\4": "zip", b"PAR1": "parquet", b"\x93NUM": "numpy"}
+    return "idx" if head[:3] == IDX_UINT8 else signatures.get(head, _PICTURE)
+
+
+def _failed(path: str, message: str) -> Piece:
+    return Piece(path, _PICTURE, failure=Failure("unreadable_file", message))
