@@ -65,12 +65,16 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture(scope="session")
 def mnist_folder() -> Path:
-    """Where MNIST's files are: in the folder of DROPSERVE_DATA_DIR, or in ../shared/data."""
-    folder = Path(os.environ.get(DATA_DIR_VARIABLE) or ROOT.parent / "shared" / "data")
-    mnist = find_folder(folder)
+    """Where MNIST's files are."""
+    mnist = find_mnist()
     if not any(mnist.glob("t10k-images-idx3-ubyte*")):
-        pytest.skip(f"no MNIST in {folder}; name a folder that has it in {DATA_DIR_VARIABLE}")
+        pytest.skip(f"no MNIST in {mnist}; name a folder that has it in {DATA_DIR_VARIABLE}")
     return mnist
+
+
+def find_mnist() -> Path:
+    """The folder of DROPSERVE_DATA_DIR or ../shared/data, or its subfolder for MNIST."""
+    return find_folder(Path(os.environ.get(DATA_DIR_VARIABLE) or ROOT.parent / "shared" / "data"))
 
 
 @dataclass(frozen=True)

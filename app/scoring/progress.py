@@ -27,6 +27,7 @@ class Progress:
             total=total, unit="image", file=stream, disable=None, smoothing=0.1, dynamic_ncols=True
         )
         self.seconds = 0.0
+        self.start_seconds = 0.0  # until the first images were scored
         self.scored = 0  # in this run
         self.done = 0
         self.failed = 0
@@ -56,6 +57,8 @@ class Progress:
 
     def advance(self, rows: int, failures: list[dict[str, Any]]) -> None:
         """Images that this run has scored."""
+        if self.scored == 0:
+            self.start_seconds = time.monotonic() - self._started
         self.done += rows
         self.scored += rows
         self.failed += len(failures)

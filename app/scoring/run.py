@@ -95,8 +95,9 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
         tally = {"images": images, "failed": progress.failed}
         parts.join(numbers, tally)
     stderr.write(
-        f"dropserve: {images:,} images, {progress.scored:,} of them in this run, "
-        f"{progress.seconds:,.1f} s, {progress.scored / progress.seconds:,.0f}/s: {output}\n"
+        f"dropserve: {output}: {images:,} images, {progress.scored:,} of them in this run in "
+        f"{progress.seconds:,.1f} s ({progress.start_seconds:,.1f} s until the first), "
+        f"{progress.scored / progress.seconds:,.0f}/s\n"
     )
     return _exit_code(tally, output, stderr)
 
