@@ -119,8 +119,8 @@ class IdxReader:
         try:
             if file.read(2) == _GZIP:
                 size *= _MOST_GZIP_RATIO
-                file.seek(0)
-                file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
+                file.close()
+                file = gzip.open(self._path)  # type: ignore[assignment]  # noqa: SIM115  as above
             file.seek(0)
             shape = _read_idx_shape(file)
         except _DAMAGE as error:

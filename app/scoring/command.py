@@ -17,8 +17,6 @@ scored are listed beside the table, in a file that ends in .errors.jsonl."""
 _EPILOG = """\
 exit codes: 0 every image was scored, 1 some failed or the disk is full, 2 wrong usage,
 130 Ctrl-C"""
-# What the extras bring.
-_EXTRAS = {"pyarrow": "score", "ray": "ray"}
 
 
 def add_score_command(commands: "Commands") -> None:
@@ -79,11 +77,6 @@ def add_score_command(commands: "Commands") -> None:
         help="processes, one thread each (default: all cores)",
     )
     parser.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="work on a Ray cluster: its address, auto, or local for one on this machine",
-    )
-    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="start anew: replace the table, and forget what an unfinished run has scored",
@@ -96,12 +89,11 @@ def _score(options: argparse.Namespace) -> int:
 
         return run_score(options, sys.stderr)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
+        if (error.name or "").partition(".")[0] != "pyarrow":
             raise
         sys.stderr.write(
-            f"dropserve: {package} is not installed; pip install 'dropserve[{_EXTRAS[package]}]' "
-            "brings what this command needs\n"
+            "dropserve: pyarrow is not installed; pip install 'dropserve[score]' brings what this "
+            "command needs\n"
         )
         return EXIT_FAILED
 

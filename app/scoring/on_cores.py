@@ -48,8 +48,11 @@ def score_on_cores(
     """
     if workers == 1:
         worker = _Worker(question, parts)
-        for chunk in chunks:
-            yield worker.score(chunk)
+        try:
+            for chunk in chunks:
+                yield worker.score(chunk)
+        finally:
+            worker.close()
         return
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
@@ -66,7 +69,9 @@ def score_on_cores(
         pool.shutdown(cancel_futures=True)
 
 
-def _distribute(pool: ProcessPoolExecutor, chunks: Iterable[Chunk], most: int) -> Generator[Scored, None, None]:
+def _distribute(
+    pool: ProcessPoolExecutor, chunks: Iterable[Chunk], most: int
+) -> Generator[Scored, None, None]:
     running: set[Future[Scored]] = set()
     for chunk in chunks:
         with _shielded_from_interrupts():  # a process that starts inherits it
@@ -105,6 +110,10 @@ class _Worker:
         part = self._scorer.score(chunk, self._stop.is_set if self._stop else lambda: False)
         self._parts.write(chunk.number, part.content)
         return Scored(chunk.rows, part.failures)
+
+    def close(self) -> None:
+        """Closes the file that is open."""
+        self._scorer.close()
 
 
 # What a process was started with, and its worker once it has had a chunk: an error on the way

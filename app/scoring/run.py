@@ -4,7 +4,7 @@ import argparse
 import errno
 import os
 import signal
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from app.machine import usable_cores
 from app.predict_inputs import UsageError
-from app.scoring.on_cores import Scored, WorkerDiedError, score_on_cores
+from app.scoring.on_cores import WorkerDiedError, score_on_cores
 from app.scoring.parts import Parts, failures_path
 from app.scoring.progress import Progress
 from app.scoring.question import Question
@@ -89,7 +89,8 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
                 else:
                     progress.found(chunk.rows, failed)
 
-        with closing(_choose_backend(options, question, left(), parts)) as scored:
+        workers = options.workers or len(usable_cores()) or os.cpu_count() or 1
+        with closing(score_on_cores(question, left(), parts, workers)) as scored:
             for each in scored:
                 progress.advance(each.rows, each.failures)
         tally = {"images": images, "failed": progress.failed}
@@ -100,17 +101,6 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
         f"{progress.scored / progress.seconds:,.0f}/s\n"
     )
     return _exit_code(tally, output, stderr)
-
-
-def _choose_backend(
-    options: argparse.Namespace, question: Question, chunks: Iterable[Chunk], parts: Parts
-) -> Generator[Scored, None, None]:
-    if options.ray is not None:
-        from app.scoring.on_ray import score_on_ray
-
-        return score_on_ray(question, chunks, parts, options.ray, options.workers)
-    workers = options.workers or len(usable_cores()) or os.cpu_count() or 1
-    return score_on_cores(question, chunks, parts, workers)
 
 
 def _read_checkpoint(path: Path) -> bytes:

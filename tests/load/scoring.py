@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,9 @@ from tests.load.overload import say
 
 _IMAGES_AT_A_TIME = 64
 _SECONDS_BETWEEN_LOOKS = 0.5
-_SUMMARY = re.compile(r"([\d,]+) of them in this run in ([\d.,]+) s \(([\d.,]+) s until the first\)")
+_SUMMARY = re.compile(
+    r"([\d,]+) of them in this run in ([\d.,]+) s \(([\d.,]+) s until the first\)"
+)
 
 
 @dataclass(frozen=True)
@@ -166,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
