@@ -351,20 +351,18 @@ def until(condition: Callable[[], object], process: "subprocess.Popen[str]") -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_processes_end_together_and_another_run_continues(
     how: signal.Signals, tmp_path: Path
 ) -> None:
-    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 400))
+    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 160))
     output = tmp_path / "table.parquet"
-    arguments = (source, "-o", output, "--passes", "60", "--seed", "1", "--workers", "2")
+    arguments = (source, "-o", output, "--passes", "50", "--seed", "1", "--workers", "2")
     process = start(*arguments, start_new_session=True)
     parts = output.with_name("table.parquet.parts")
     until(lambda: any(parts.glob("*.parquet")), process)
-    if how is signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal sends it
-    else:
-        process.send_signal(how)
+    # A terminal sends Ctrl-C to all of them.
+    (os.killpg if how is signal.SIGINT else os.kill)(process.pid, how)
 
     _, errors = process.communicate(timeout=60)
 
@@ -373,11 +371,12 @@ def test_processes_end_together_and_another_run_continues(
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert errors == "\ndropserve: interrupted; run the same command again to continue\n"
+        assert errors.endswith("\ndropserve: interrupted; run the same command again to continue\n")
+        assert "Traceback" not in errors
     until_gone(process.pid)
     assert score(*arguments[:1], *arguments[3:], output=output) == 0
     table = pq.read_table(output)
-    assert table["row"].to_pylist() == list(range(32 * 400))
+    assert table["row"].to_pylist() == list(range(32 * 160))
 
 
 def until_gone(session: int) -> None:
