@@ -45,7 +45,7 @@ def _add_first(
 
 def main() -> None:
     """Serves on the given port, as `dropserve serve` does."""
-    settings = load_settings(os.environ, {"port": sys.argv[1]})
+    settings = load_settings(os.environ, {"port": sys.argv[1], "drain_seconds": 0})
     sys.exit(run_app(create_bench_app(settings), settings))
 
 

@@ -1,5 +1,7 @@
 """Builds the application; nothing runs at import."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -25,10 +27,14 @@ from app.responses import error_response
 from app.routes import open_inference, operations, playground, predictions
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ModelError
 from model.preprocessing import SIDE
 
 _DESCRIPTION = "Which handwritten digit is this, and how sure is the network? MC dropout over HTTP."
+# For what is still computed when the connections are gone.
+_CLOSING_SECONDS = 1.0
+
+logger = logging.getLogger("dropserve")
 
 
 def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> FastAPI:
@@ -44,16 +50,14 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        inference = Inference(checkpoint or load_served_checkpoint(settings), settings)
-        inference.warm_up()
-        app.state.inference = inference
-        app.state.models = served_models(inference.checkpoint, settings)
+        _go_over(app, _warm(checkpoint or load_served_checkpoint(settings), settings))
+        app.state.reloading = asyncio.Lock()
         app.state.is_ready = True
         try:
             yield
         finally:
             app.state.is_ready = False
-            await inference.close(settings.drain_seconds)
+            await app.state.inference.close(_CLOSING_SECONDS)
 
     app = DirectApp(
         title="Dropserve",
@@ -67,6 +71,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
     )
     app.state.settings = settings
     app.state.is_ready = False
+    app.state.is_draining = False
     # Not included, but joined: an included router is searched by a slower path of its own.
     app.router.routes.append(open_inference.mount)
     app.router.routes.extend(predictions.router.routes)
@@ -94,6 +99,41 @@ def load_served_checkpoint(settings: Settings) -> Checkpoint:
             f"the checkpoint {path} is for images of shape {shape}; only {SIDE}x{SIDE} is served"
         )
     return checkpoint
+
+
+async def reload_checkpoint(app: FastAPI) -> None:
+    """Goes over to the checkpoint as its file is now, once that is checked and warm.
+
+    Requests that have begun keep the network they began with, so none fails. A file that cannot be
+    served changes nothing, and the log says why.
+    """
+    async with app.state.reloading:  # one after the other: the last one asked for stays
+        settings: Settings = app.state.settings
+        try:
+            inference = await asyncio.to_thread(
+                lambda: _warm(load_served_checkpoint(settings), settings)
+            )
+        except ModelError as error:
+            logger.error("the checkpoint is not reloaded, the one before serves on: %s", error)
+            return
+        old: Inference = app.state.inference
+        _go_over(app, inference)
+        checkpoint = inference.checkpoint
+        logger.info("reloaded: %s %s", checkpoint.name, checkpoint.version)
+    # Nobody is answered later than this.
+    await asyncio.sleep(settings.max_timeout_ms / 1000)
+    await old.close(_CLOSING_SECONDS)
+
+
+def _warm(checkpoint: Checkpoint, settings: Settings) -> Inference:
+    inference = Inference(checkpoint, settings)
+    inference.warm_up()
+    return inference
+
+
+def _go_over(app: FastAPI, inference: Inference) -> None:
+    app.state.inference = inference
+    app.state.models = served_models(inference.checkpoint, app.state.settings)
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

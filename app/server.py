@@ -1,22 +1,27 @@
 """Runs the application in uvicorn: one torch thread a process, a hint on the screen."""
 
+import asyncio
+import copy
 import os
 import signal
 import socket
 import sys
-import threading
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import NoReturn
 
 import torch
 import uvicorn
+import uvicorn.config
 from fastapi import FastAPI
-from uvicorn.supervisors import Multiprocess
 
+from app.draining import UVICORN_SECONDS, DrainingServer
 from app.examples import example_png_base64
-from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from app.factory import create_app
-from app.settings import PREFIX, Settings, load_settings
+from app.exit_codes import EXIT_FAILED, EXIT_OK
+from app.factory import create_app, reload_checkpoint
+from app.settings import Settings
+from app.supervisor import SIGHUP, Supervisor
 from model.checkpoint import Checkpoint
 
 
@@ -28,7 +33,7 @@ def run_server(settings: Settings, checkpoint: Checkpoint) -> int:
         checkpoint: the network, already loaded and checked.
     """
     if settings.workers > 1:
-        return _run_workers(settings)
+        _run_workers(settings)
     return run_app(create_app(settings, checkpoint), settings)
 
 
@@ -37,39 +42,48 @@ def run_app(app: FastAPI, settings: Settings) -> int:
     _use_one_thread()
     # uvicorn shuts down on SIGTERM and then raises the signal again: that is a clean end here.
     signal.signal(signal.SIGTERM, _exit_cleanly)
-    server = _Server(_configure(app, settings))
+    server = _Server(_configure(app, settings), app, settings.drain_seconds, owns_listener=True)
     server.run()
     return EXIT_OK if server.started else EXIT_FAILED
 
 
-def create_worker_app() -> FastAPI:
-    """The application of one of several workers: its settings come through the environment."""
+def _run_workers(settings: Settings) -> NoReturn:
+    """Several processes on one socket."""
+    listener = _configure(None, settings).bind_socket()
+    host, port = listener.getsockname()[:2]
+    supervisor = Supervisor(_serve_worker, settings, listener, lambda: _print_hint(host, port))
+    _leave(supervisor.run())
+
+
+def _serve_worker(settings: Settings, listener: socket.socket, pipe: Connection) -> NoReturn:
+    """One of several processes, from its start to its end."""
     _use_one_thread()
-    return create_app(load_settings(os.environ))
+    app = create_app(settings)
+    server = _WorkerServer(
+        _configure(app, settings), app, settings.drain_seconds, owns_listener=False
+    )
+    server.pipe = pipe
+    server.run([listener])
+    _leave(EXIT_OK)
 
 
-def _run_workers(settings: Settings) -> int:
-    """Several processes on one socket under uvicorn's supervisor, which replaces a killed one."""
-    for name, value in settings.model_dump(exclude_none=True).items():
-        os.environ[f"{PREFIX}{name.upper()}"] = str(value)
-    config = _configure(f"{__name__}:{create_worker_app.__name__}", settings)
-    listener = config.bind_socket()
-    supervisor = _Supervisor(config, [listener])
-    supervisor.run()
-    return EXIT_INTERRUPTED if supervisor.was_interrupted else EXIT_OK
-
-
-def _configure(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
+def _configure(app: FastAPI | None, settings: Settings) -> uvicorn.Config:
+    logging = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    logging["loggers"]["dropserve"] = {
+        "handlers": ["default"],
+        "level": settings.log_level.upper(),
+        "propagate": False,
+    }
     return uvicorn.Config(
-        app,
-        factory=isinstance(app, str),
+        app or "",
         host=settings.host,
         port=settings.port,
-        workers=settings.workers,
+        log_config=logging,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here asks where a request comes from
+        timeout_graceful_shutdown=UVICORN_SECONDS,
     )
 
 
@@ -78,35 +92,57 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-class _Supervisor(Multiprocess):
-    """uvicorn's supervisor, which says how to reach the workers once one is reachable."""
+class _Server(DrainingServer):
+    """The only server of this process and port: it says how to reach it, and reloads on SIGHUP."""
 
-    was_interrupted = False
-
-    def init_processes(self) -> None:
-        super().init_processes()
-        threading.Thread(target=self._announce, daemon=True).start()
-
-    def handle_int(self) -> None:
-        self.was_interrupted = True
-        super().handle_int()
-
-    def _announce(self) -> None:
-        host, port = self.sockets[0].getsockname()[:2]
-        while not self.should_exit.wait(0.1):
-            with suppress(OSError), socket.create_connection((_reachable(host), port), timeout=1):
-                _print_hint(host, port)
-                return
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server that says how to reach it once it is reachable."""
+    _reloads: "set[asyncio.Task[None]]"
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._reloads = set()
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            _print_hint(host, port)
+            self._listen_to_the_operator()
+
+    def _listen_to_the_operator(self) -> None:
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(SIGHUP, self._reload)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        _print_hint(host, port)
+
+    def _reload(self) -> None:
+        # Kept, since the loop alone would not keep it.
+        task = asyncio.get_running_loop().create_task(reload_checkpoint(self._app))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+
+class _WorkerServer(_Server):
+    """A worker: it does what the supervisor says, and ends when there is none."""
+
+    pipe: Connection
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leaves to the supervisor what reaches the whole group: Ctrl-C, a terminal's end."""
+        for sig in {signal.SIGINT, SIGHUP} - {signal.SIGTERM}:
+            signal.signal(sig, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        yield
+
+    def _listen_to_the_operator(self) -> None:
+        asyncio.get_running_loop().add_reader(self.pipe.fileno(), self._obey)
+        self.pipe.send("serving")
+
+    def _obey(self) -> None:
+        try:
+            sig: int = self.pipe.recv()
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(self.pipe.fileno())
+            sig = signal.SIGTERM
+        if sig == SIGHUP:
+            self._reload()
+        else:
+            self.handle_exit(sig, None)
 
 
 def _print_hint(host: str, port: int) -> None:
@@ -128,4 +164,11 @@ def _reachable(host: str) -> str:
 
 
 def _exit_cleanly(*_: object) -> NoReturn:
-    sys.exit(EXIT_OK)
+    _leave(EXIT_OK)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without unloading torch, which takes a second that a rollout waits for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

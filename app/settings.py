@@ -63,7 +63,7 @@ class Settings(BaseModel):
     )
     workers: int = Field(default=1, ge=1, description="processes that serve, one thread each")
     drain_seconds: float = Field(
-        default=5, ge=0, description="longest time to finish what is queued when stopping"
+        default=5, ge=0, description="seconds to serve on after SIGTERM, not ready"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe message that is logged"

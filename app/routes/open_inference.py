@@ -14,7 +14,7 @@ from starlette.types import Scope
 from app.bodies import BatchRequest, ImageRequest, headers_of, read_body
 from app.dependencies import started_state, while_connected
 from app.direct_route import serve_directly
-from app.errors import ApiError, NotFoundError
+from app.errors import ApiError, NotFoundError, NotReadyError
 from app.inference import Inference
 from app.open_inference.compression import deflate, inflate
 from app.open_inference.errors import InvalidRequestError, is_open_inference
@@ -43,8 +43,9 @@ async def live(request: Request) -> JsonResponse:
 
 
 async def ready(request: Request) -> JsonResponse:
-    """`GET /v2/health/ready`: 503 before and after."""
-    started_state(request)
+    """`GET /v2/health/ready`: 503 before, and from when the server is to end."""
+    if started_state(request).is_draining:
+        raise NotReadyError
     return JsonResponse({"live": True, "ready": True})
 
 

@@ -38,8 +38,9 @@ async def live() -> JsonResponse:
     responses={503: {"model": ErrorBody}},
 )
 async def ready(request: Request) -> JsonResponse:
-    """200 once the network is loaded and warm, 503 before and after."""
-    if not request.app.state.is_ready:
+    """200 once the network is loaded and warm, 503 before, and from when the server is to end."""
+    state = request.app.state
+    if not state.is_ready or state.is_draining:
         raise NotReadyError
     return JsonResponse({"status": "ready"})
 

@@ -1,0 +1,107 @@
+"""The life of a server: it drains, replaces a killed worker, and reloads; nobody is let down."""
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import uvloop
+
+from tests.conftest import RunningServer, ServerStarter, assert_error, sample
+from tests.load import life_cycle
+from tests.load.life_cycle import Kill, Versions
+from tests.load.steady_load import steady_load
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]
+
+DRAIN_SECONDS = {"DROPSERVE_DRAIN_SECONDS": "60"}
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    return life_cycle.two_versions(tmp_path_factory.mktemp("versions"))
+
+
+@pytest.fixture(scope="module")
+def two_workers(servers: ServerStarter, versions: Versions) -> RunningServer:
+    """Two workers; what they print has to be read by whoever makes them print much."""
+    return servers.start("--workers", "2", "--checkpoint", str(versions.served))
+
+
+def test_a_draining_server_serves_on_and_says_that_it_goes(servers: ServerStarter) -> None:
+    server = servers.start(environ=DRAIN_SECONDS)
+    server.process.terminate()
+    with httpx.Client(base_url=server.address, timeout=30) as http:
+        deadline = time.monotonic() + 30
+        while (ready := http.get("/health/ready")).is_success:
+            assert time.monotonic() < deadline
+        assert_error(ready, 503, "not_ready")
+        assert http.get("/v2/health/ready").status_code == 503
+        assert http.get("/health/live").status_code == 200
+        answer = http.post("/predict", content=sample("7.png"))
+
+    assert (answer.status_code, answer.json()["digit"]) == (200, 7)
+    assert answer.headers["connection"] == "close"
+    # The second signal does not wait for the minute to be over.
+    code, errors = server.stop(signal.SIGTERM, within_seconds=30)
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+def test_nobody_who_is_connected_is_left_without_an_answer(servers: ServerStarter) -> None:
+    end = uvloop.run(life_cycle.end_one(life_cycle.start_draining(servers, workers=1)))
+
+    assert end.answered > 0
+    assert (end.cut_off, end.code) == (0, 0)
+
+
+def test_a_reload_under_load_fails_nobody_and_a_damaged_file_changes_nothing(
+    two_workers: RunningServer, versions: Versions
+) -> None:
+    reloads = uvloop.run(life_cycle.reload(two_workers, 3, versions))
+
+    assert reloads.answered > 0
+    assert (reloads.taken, reloads.refused) == (2, 1)
+    assert (reloads.failed, reloads.wrong) == (0, 0)
+
+
+def test_a_killed_worker_takes_only_its_own_requests_along(two_workers: RunningServer) -> None:
+    async def kill() -> Kill:
+        async with steady_load(two_workers.address, 8) as seen:
+            await asyncio.sleep(0.5)
+            return await life_cycle.kill_one(two_workers, seen)
+
+    assert uvloop.run(kill()).foreign == 0
+
+
+def test_a_replacement_serves_what_is_served_whatever_has_become_of_the_file(
+    two_workers: RunningServer, versions: Versions
+) -> None:
+    # Read for good, beside the server; a worker that starts has nothing else to read.
+    versions.served.write_bytes(b"no checkpoint")
+
+    async def kill() -> tuple[Kill, set[str]]:
+        async with steady_load(two_workers.address, 8) as seen:
+            await asyncio.sleep(0.5)
+            killed = await life_cycle.kill_one(two_workers, seen)
+            return killed, {answer.version for answer in seen.answers}
+
+    killed, served = uvloop.run(kill())
+
+    assert killed.foreign == 0
+    assert len(served) == 1
+    assert served <= set(versions.names)
+
+
+def test_workers_end_with_ctrl_c_and_leave_nothing_behind(two_workers: RunningServer) -> None:
+    workers = life_cycle.workers_of(two_workers.process.pid)
+    two_workers.process.send_signal(signal.SIGINT)
+
+    assert two_workers.process.wait(30) == 130
+    assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
