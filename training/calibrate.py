@@ -27,7 +27,7 @@ from training.fitting import (
     least_probability,
 )
 from training.metrics import Labels, score
-from training.pseudo_ood import kinds_for, make_unfamiliar
+from training.pseudo_ood import KEPT_BACK, kinds_for, make_unfamiliar
 from training.selective import auroc
 
 PASSES = 50
@@ -87,7 +87,7 @@ def calibrate(
 def fit(checkpoint: Checkpoint, validation: Images, rules: CalibrationRules) -> Checkpoint:
     """The checkpoint with serving rates and calibration, all from the validation images."""
     labels = validation.labels
-    unfamiliar = make_unfamiliar(validation, UNFAMILIAR_PER_KIND, SEED)
+    unfamiliar = make_unfamiliar(validation, UNFAMILIAR_PER_KIND, SEED, KEPT_BACK)
     candidates: list[Candidate] = []
     sampled: list[McAnswers] = []
     for rate in CANDIDATE_RATES:
@@ -122,7 +122,10 @@ def fit(checkpoint: Checkpoint, validation: Images, rules: CalibrationRules) -> 
             "estimator": ESTIMATOR,
             "images": len(validation),
             "seed": SEED,
-            "unfamiliar": dict.fromkeys(kinds_for(validation.dataset), UNFAMILIAR_PER_KIND),
+            "unfamiliar": {
+                kind.__name__: UNFAMILIAR_PER_KIND
+                for kind in kinds_for(validation.dataset, KEPT_BACK)
+            },
             "rules": asdict(rules),
         },
     }

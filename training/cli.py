@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from model.errors import CheckpointError, ModelError
 from training.config import CalibrationRules, TeacherConfig, TrainConfig
@@ -13,12 +13,13 @@ from training.errors import TrainingError
 
 # What fits and draws, and is not needed to train or to serve.
 _TRAIN_EXTRA = ("matplotlib", "scipy", "sklearn")
+Config = TypeVar("Config", TrainConfig, TeacherConfig, CalibrationRules)
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits with its code."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         options.command(options)
     except (TrainingError, ModelError, OSError) as error:
@@ -39,7 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(EXIT_OK)
 
 
-def _parser() -> argparse.ArgumentParser:
+def config_from(options: argparse.Namespace, kind: type[Config]) -> Config:
+    """The settings that were given, or their defaults."""
+    values = {each.name: getattr(options, each.name) for each in fields(kind)}
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options; reading them needs no torch."""
     parser = argparse.ArgumentParser(
         prog="dropserve-train", description="Train and evaluate the digit network."
     )
@@ -229,11 +242,9 @@ def _train(options: argparse.Namespace) -> None:
     from training.teacher import load_teacher
     from training.train import train
 
-    values = {field.name: getattr(options, field.name) for field in fields(TrainConfig)}
-    config = TrainConfig(**{**values, "dropout": tuple(values["dropout"])})
     device = _device(options.device)
     checkpoint = train(
-        config,
+        config_from(options, TrainConfig),
         load_images("train", options.data_dir, DATASETS[options.dataset]),
         options.output,
         device=device,
@@ -249,9 +260,7 @@ def _train_teacher(options: argparse.Namespace) -> None:
     from training.data import load_images
 
     network = train_convnet(
-        TeacherConfig(
-            **{field.name: getattr(options, field.name) for field in fields(TeacherConfig)}
-        ),
+        config_from(options, TeacherConfig),
         load_images("train", options.data_dir),
         options.output,
         device=_device(options.device),
@@ -265,9 +274,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     from training.calibrate import calibrate
 
     _use_one_thread()
-    rules = CalibrationRules(
-        **{field.name: getattr(options, field.name) for field in fields(CalibrationRules)}
-    )
+    rules = config_from(options, CalibrationRules)
     output = options.output or options.checkpoint
     checkpoint = calibrate(options.checkpoint, output, options.data_dir, rules)
     (rate, *_) = checkpoint.network.config.dropout_rates

@@ -35,6 +35,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "elastic": (0, 14),
     "relax": (0, 1),
     "relax_to": (0, 1),
+    "outliers": (0, 10),
+    "outlier_weight": (0, 100),
     "averaging": (0, 0.999999),
     "validation_images": (1, 59_999),
     "views": (1, 100_000),
@@ -54,7 +56,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe of one run; the defaults make the committed checkpoint."""
+    """The recipe of one run; README.md says which settings made the committed checkpoint."""
 
     epochs: int = setting(300, "passes over the training images")
     batch_size: int = setting(256, "images per step")
@@ -76,6 +78,12 @@ class TrainConfig:
         0.15, "share of the epochs, at the end, over which the augmentation fades"
     )
     relax_to: float = option(0.0, "strength that the augmentation fades to; 1 is no fading")
+    outliers: float = option(
+        0.0, "images that are no digits, made from the digits, per digit that is trained on"
+    )
+    outlier_weight: float = option(
+        0.5, "their share in the loss, which asks for equal probabilities of all classes"
+    )
     averaging: float = setting(
         0.999, "decay per step of the averaged weights, which are what is saved"
     )
@@ -179,7 +187,7 @@ class CalibrationRules:
     """
 
     nll_tolerance: float = setting(
-        0.2, "by how much the serving rates may raise the MC answers' NLL, as a share of the least"
+        0.02, "by how much the serving rates may raise the MC answers' NLL, as a share of the least"
     )
     abstaining_share: float = setting(
         0.03, "share of the digits that may be turned away, so that the unfamiliar are too"

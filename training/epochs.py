@@ -11,10 +11,11 @@ from torch import Tensor
 from model.masks import MAX_SEED
 from training.augmentation import Distortion, distort
 from training.config import TrainConfig
-from training.data import Images
+from training.data import Dataset, Images
+from training.pseudo_ood import SHOWN, kinds_for, make_unfamiliar
 
 # The streams of random numbers that a seed is split into.
-WEIGHTS, EPOCH, DROPOUT, VIEW, INPUT_DROPOUT = range(5)
+WEIGHTS, EPOCH, DROPOUT, VIEW, INPUT_DROPOUT, OUTLIERS = range(6)
 # Images distorted at a time: small enough for the intermediate grids to stay in the cache.
 DISTORTION_CHUNK = 500
 
@@ -26,11 +27,13 @@ class Epoch(NamedTuple):
         pixels: ink 0 to 255, float32 or uint8, (N, 28, 28).
         labels: int64, (N,).
         opinions: a teacher's logits, float32, (N, C); None without a teacher.
+        outliers: ink of images that are no digits, as `pixels`, (M, 28, 28); None: there are none.
     """
 
     pixels: Tensor
     labels: Tensor
-    opinions: Tensor | None
+    opinions: Tensor | None = None
+    outliers: Tensor | None = None
 
 
 class EpochSource(Protocol):
@@ -68,6 +71,7 @@ class FreshImages:
         self._config = config
         self._pixels = torch.from_numpy(training.pixels)
         self._labels = torch.from_numpy(training.labels)
+        self._dataset = training.dataset
 
     def prepare(self, epoch: int, device: torch.device) -> Epoch:
         """Makes one epoch, on the device."""
@@ -77,12 +81,36 @@ class FreshImages:
         distortion = full_distortion(config).scaled(augmentation_strength(config, epoch))
         if distortion.is_none:
             pixels = self._pixels[order].to(device, torch.float32)
-            return Epoch(pixels, self._labels[order].to(device), None)
-        distorted = [
-            distort(self._pixels[rows].to(device, torch.float32), distortion, generator)
-            for rows in torch.split(order, DISTORTION_CHUNK)
-        ]
-        return Epoch(torch.cat(distorted), self._labels[order].to(device), None)
+        else:
+            distorted = [
+                distort(self._pixels[rows].to(device, torch.float32), distortion, generator)
+                for rows in torch.split(order, DISTORTION_CHUNK)
+            ]
+            pixels = torch.cat(distorted)
+        labels = self._labels[order].to(device)
+        outliers = make_outliers(config, epoch, pixels, labels, self._dataset)
+        return Epoch(pixels, labels, outliers=outliers)
+
+
+def outliers_per_batch(config: TrainConfig) -> int:
+    """How many images that are no digits each step sees."""
+    return round(config.outliers * config.batch_size)
+
+
+def make_outliers(
+    config: TrainConfig, epoch: int, pixels: Tensor, labels: Tensor, dataset: Dataset
+) -> Tensor | None:
+    """Images that are no digits for all steps of an epoch, made from the epoch's own digits."""
+    count = outliers_per_batch(config) * (len(labels) // config.batch_size)
+    if count == 0:
+        return None
+    seed = stream_seed(config.seed, OUTLIERS, epoch)
+    rounded = pixels.round().clamp(0, 255).to(torch.uint8)
+    digits = Images(rounded.cpu().numpy(), labels.cpu().numpy(), dataset)
+    per_kind = -(-count // len(kinds_for(dataset, SHOWN)))
+    outliers = make_unfamiliar(digits, per_kind, seed, SHOWN)
+    order = np.random.default_rng(seed).permutation(len(outliers))[:count]
+    return torch.from_numpy(outliers[order]).to(pixels.device)
 
 
 def full_distortion(config: TrainConfig) -> Distortion:

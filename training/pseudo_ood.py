@@ -1,9 +1,11 @@
-"""Images that are no digits, made from digits: what calibration takes for the unfamiliar.
+"""Images that are no digits, made from digits: what training and calibration take for unfamiliar.
 
-Real ones, letters or another script, must stay unseen until the network is judged on them.
+Real ones, letters or another script, must stay unseen until the network is judged on them. Some
+kinds are shown in training, so that the network learns to have no opinion of them (outlier
+exposure, Hendrycks et al. 2019); the others tell whether that holds for what it was never shown.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,23 +67,43 @@ def bold(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
     return images
 
 
-KINDS: Mapping[str, Callable[[Images, int, np.random.Generator], Pixels]] = {
-    kind.__name__: kind for kind in (shuffled, quilted, overlaid, mirrored, bold)
-}
+def turned(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
+    """Digits lying on their side, but for those that look like digits there."""
+    rows = np.flatnonzero(np.isin(digits.labels, _LOPSIDED))
+    pixels = digits.pixels[generator.choice(rows, size=count)]
+    half = count // 2
+    images: Pixels = np.concatenate(
+        [np.rot90(pixels[:half], 1, axes=(1, 2)), np.rot90(pixels[half:], -1, axes=(1, 2))]
+    )
+    return images
 
 
-# In the mirror clothes are clothes, and thicker they are too.
-_KINDS_OF_DIGITS = ("mirrored", "bold")
+def enlarged(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
+    """The middle of two digits of different classes, one over the other, at twice the size."""
+    pixels = overlaid(digits, count, generator)
+    margin = pixels.shape[1] // 4
+    middle = pixels[:, margin:-margin, margin:-margin]
+    images: Pixels = middle.repeat(2, axis=1).repeat(2, axis=2)
+    return images
 
 
-def kinds_for(dataset: Dataset) -> list[str]:
-    """Names of the kinds that are foreign to a data set."""
-    return [kind for kind in KINDS if dataset == MNIST or kind not in _KINDS_OF_DIGITS]
+Kind = Callable[[Images, int, np.random.Generator], Pixels]
+# Those that training shows, and those it keeps back: to choose serving rates by.
+SHOWN: tuple[Kind, ...] = (quilted, overlaid, bold, turned, enlarged)
+KEPT_BACK: tuple[Kind, ...] = (shuffled, mirrored)
+
+# In the mirror clothes are clothes, and lying or thicker they are too.
+_KINDS_OF_DIGITS = (mirrored, bold, turned)
 
 
-def make_unfamiliar(digits: Images, count: int, seed: int) -> Pixels:
-    """`count` images of each kind in the order of `kinds_for`, (kinds x count, H, W)."""
+def kinds_for(dataset: Dataset, kinds: Sequence[Kind]) -> list[Kind]:
+    """Those of the kinds that are foreign to a data set."""
+    return [kind for kind in kinds if dataset == MNIST or kind not in _KINDS_OF_DIGITS]
+
+
+def make_unfamiliar(digits: Images, count: int, seed: int, kinds: Sequence[Kind]) -> Pixels:
+    """`count` images of each kind that is foreign to the digits, (kinds x count, H, W)."""
     generator = np.random.default_rng(seed)
     return np.concatenate(
-        [KINDS[kind](digits, count, generator) for kind in kinds_for(digits.dataset)]
+        [kind(digits, count, generator) for kind in kinds_for(digits.dataset, kinds)]
     )

@@ -38,6 +38,7 @@ from training.epochs import (
     Epoch,
     FreshImages,
     make_epochs,
+    outliers_per_batch,
     stream_seed,
 )
 from training.errors import TrainingError
@@ -249,8 +250,8 @@ def _train_epoch(run: Run, config: TrainConfig, epoch: Epoch) -> tuple[float, fl
         Mean loss, without penalties, and accuracy: both with dropout on, and of the weights as they
         were at each step.
     """
-    pixels, labels, opinions = epoch
-    B = config.batch_size
+    pixels, labels, opinions, outliers = epoch
+    B, M = config.batch_size, outliers_per_batch(config)
     steps = len(labels) // B
     device = labels.device
     dropout_seed = stream_seed(config.seed, DROPOUT)
@@ -263,22 +264,28 @@ def _train_epoch(run: Run, config: TrainConfig, epoch: Epoch) -> tuple[float, fl
     total_correct = torch.zeros((), device=device, dtype=torch.int64)
     for step in range(steps):
         rows = slice(step * B, (step + 1) * B)
-        x = (pixels[rows].flatten(1) / 255 - network_config.mean) / network_config.std
+        batch = pixels[rows]
+        if outliers is not None:
+            batch = torch.cat([batch, outliers[step * M : (step + 1) * M].to(batch.dtype)])
+        x = (batch.flatten(1) / 255 - network_config.mean) / network_config.std
         # Every image of the run has a mask of its own: its number counts the generator.
-        number = (run.epoch * steps + step) * B
+        number = (run.epoch * steps + step) * len(x)
         masks = [
             mask.to(device)
-            for mask in draw_masks(network_config, dropout_seed, B, first_pass=number)
+            for mask in draw_masks(network_config, dropout_seed, len(x), first_pass=number)
         ]
         if input_rate > 0:
-            keep = keep_inputs(input_rate, input_seed, B, x.shape[1], first_image=number)
+            keep = keep_inputs(input_rate, input_seed, *x.shape, first_image=number)
             x = drop_inputs(x, keep.to(device), input_rate)
-        logits = network(x, masks)
+        logits, doubts = network(x, masks).split([B, len(x) - B])
         opinion = None if opinions is None else opinions[rows]
         loss = _loss(logits, labels[rows], opinion, config)
         objective = loss
+        if len(doubts) > 0:
+            # Cross-entropy with the uniform distribution: outlier exposure, Hendrycks et al. 2019.
+            objective = loss - config.outlier_weight * doubts.log_softmax(dim=1).mean()
         if config.l1 > 0 or config.l2 > 0:
-            objective = loss + weight_penalty(weights, l1=config.l1, l2=config.l2)
+            objective = objective + weight_penalty(weights, l1=config.l1, l2=config.l2)
         run.optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()

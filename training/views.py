@@ -23,6 +23,7 @@ from training.epochs import (
     Epoch,
     augmentation_strength,
     full_distortion,
+    make_outliers,
     stream_seed,
 )
 from training.teacher import Teacher
@@ -42,6 +43,7 @@ class Views:
         self._teacher = teacher
         self._pixels = torch.from_numpy(training.pixels)
         self._labels = torch.from_numpy(training.labels)
+        self._dataset = training.dataset
         digest = hashlib.sha256(training.pixels.tobytes())
         digest.update(repr(asdict(full_distortion(config))).encode())
         digest.update(teacher.version.encode())
@@ -52,10 +54,12 @@ class Views:
         pixels, logits = self._view(epoch, device)
         generator = torch.Generator().manual_seed(stream_seed(self._config.seed, EPOCH, epoch))
         order = torch.randperm(len(self._labels), generator=generator)
+        pixels, labels = pixels[order].to(device), self._labels[order].to(device)
         return Epoch(
-            pixels[order].to(device),
-            self._labels[order].to(device),
+            pixels,
+            labels,
             logits[order].to(device, torch.float32),
+            make_outliers(self._config, epoch, pixels, labels, self._dataset),
         )
 
     def _view(self, epoch: int, device: torch.device) -> tuple[Tensor, Tensor]:

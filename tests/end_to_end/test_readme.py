@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import httpx
 import pytest
 
 from app.settings import PREFIX, Settings
+from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter
+from training.cli import build_parser, config_from
+from training.config import TeacherConfig, TrainConfig
+from training.train import recipe_of
 
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -41,6 +46,12 @@ SHORTENED = {
     "dropserve-train evaluate": "--quick",
     "dropserve-train train": "--epochs 1 --output {tmp}/net.safetensors",
 }
+# What made the committed network takes an hour: its settings are held against the checkpoint's.
+RECIPE = [
+    command
+    for command, _ in commands()
+    if command.startswith("dropserve-train ") and command not in SHORTENED
+]
 
 
 def run(command: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -57,7 +68,7 @@ def run(command: str, cwd: Path, **environment: str) -> "subprocess.CompletedPro
 
 
 def test_no_command_is_left_untested() -> None:
-    tested = {*(command for command, _ in [*CURLS, *PREDICTS]), *SET_UPS, *SHORTENED}
+    tested = {*(command for command, _ in [*CURLS, *PREDICTS]), *SET_UPS, *SHORTENED, *RECIPE}
     assert {command for command, _ in commands()} == tested
 
 
@@ -203,3 +214,23 @@ def test_local_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", ROOT / "model" / "README.md", ROOT / "training" / "README.md"):
         for target in re.findall(r'(?:\]\(|src="|srcset=")([^)#":]+)[)"]', page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_recipe_is_the_one_that_the_committed_network_records() -> None:
+    training = load_checkpoint(DEFAULT_CHECKPOINT).training
+    student = training["recipe"]
+    by_kind = {member["kind"]: member["recipe"] for member in student["teacher"]}
+    first, convnet, taught, calibrate = (command.split()[1:] for command in RECIPE)
+    parser = build_parser()
+
+    options = parser.parse_args(first)
+    assert recipe_of(config_from(options, TrainConfig)) == by_kind["mlp"]
+    teachers = [str(options.output)]
+    options = parser.parse_args(convnet)
+    assert asdict(config_from(options, TeacherConfig)) == by_kind["convnet"]
+    teachers.append(str(options.output))
+    options = parser.parse_args(taught)
+    assert {str(path) for path in options.teacher} == set(teachers)
+    recipe = {**config_from(options, TrainConfig).recipe(), "teacher": student["teacher"]}
+    assert recipe == {**student, "seed": training["seed"]}
+    assert options.output == parser.parse_args(calibrate).checkpoint

@@ -172,6 +172,8 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         normalisation="none",
         augmentation=0.75,
         training_images=19,
+        outliers=1.5,
+        outlier_weight=0.25,
     )
     arguments = []
     for field in fields(TrainConfig):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.cli import _parser, main
+from training.cli import build_parser, main
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "training" / "README.md").read_text()
@@ -15,7 +15,7 @@ COMMANDS = re.findall(r"^\$ dropserve-train (.*)$", PAGE, re.MULTILINE)
 def test_every_command_is_one_that_the_program_knows() -> None:
     assert {command.split()[0] for command in COMMANDS} == {"compare", "regularisers", "sweep"}
     for command in COMMANDS:
-        assert _parser().parse_args(command.split()).figures == Path("training/figures")
+        assert build_parser().parse_args(command.split()).figures == Path("training/figures")
 
 
 def test_every_figure_stands_below_the_command_that_draws_it() -> None:

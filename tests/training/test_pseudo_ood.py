@@ -7,14 +7,18 @@ import pytest
 
 from training.data import FASHION_MNIST, MNIST, Images
 from training.pseudo_ood import (
-    KINDS,
+    KEPT_BACK,
+    SHOWN,
+    Kind,
     bold,
+    enlarged,
     kinds_for,
     make_unfamiliar,
     mirrored,
     overlaid,
     quilted,
     shuffled,
+    turned,
 )
 
 
@@ -82,11 +86,38 @@ def test_a_bold_stroke_is_two_pixels_wider() -> None:
     assert np.array_equal(image, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gives_as_many_images_as_asked_for_and_changes_no_digit(kind: str) -> None:
+def test_a_turned_digit_lies_on_one_side_or_the_other() -> None:
+    pixels = np.zeros((1, 28, 28), dtype=np.uint8)
+    pixels[0, 3, 20] = 200  # near the top right corner
+    left, right = turned(Images(pixels, np.array([4])), 2, seeded())
+    assert np.argwhere(left).tolist() == [[7, 3]]  # the right side is on top
+    assert np.argwhere(right).tolist() == [[20, 24]]
+
+
+def test_no_digit_is_turned_that_looks_like_one_lying() -> None:
+    digits = noisy_digits()
+    sources = {
+        np.rot90(image, side).tobytes(): label
+        for image, label in zip(digits.pixels, digits.labels, strict=True)
+        for side in (1, -1)
+    }
+    labels = {int(sources[image.tobytes()]) for image in turned(digits, 300, seeded())}
+    assert labels == {2, 3, 4, 5, 6, 7, 9}
+
+
+def test_an_enlarged_image_is_the_middle_of_two_digits_at_twice_the_size() -> None:
+    digits = noisy_digits()
+    images = enlarged(digits, 20, seeded(3))
+    both = overlaid(digits, 20, seeded(3))
+    assert np.array_equal(images[:, ::2, ::2], both[:, 7:21, 7:21])
+    assert np.array_equal(images[:, 1::2, 1::2], both[:, 7:21, 7:21])
+
+
+@pytest.mark.parametrize("kind", SHOWN + KEPT_BACK)
+def test_every_kind_gives_as_many_images_as_asked_for_and_changes_no_digit(kind: Kind) -> None:
     digits = noisy_digits()
     before = digits.pixels.copy()
-    images = KINDS[kind](digits, 7, seeded())
+    images = kind(digits, 7, seeded())
     assert images.shape == (7, 28, 28)
     assert images.dtype == np.uint8
     assert np.array_equal(digits.pixels, before)
@@ -94,14 +125,19 @@ def test_every_kind_gives_as_many_images_as_asked_for_and_changes_no_digit(kind:
 
 def test_a_seed_gives_the_same_images_and_another_seed_others() -> None:
     digits = noisy_digits()
-    first = make_unfamiliar(digits, 3, 1)
-    assert len(first) == 3 * len(KINDS)
-    assert np.array_equal(first, make_unfamiliar(digits, 3, 1))
-    assert not np.array_equal(first, make_unfamiliar(digits, 3, 2))
+    first = make_unfamiliar(digits, 3, 1, SHOWN)
+    assert len(first) == 3 * len(SHOWN)
+    assert np.array_equal(first, make_unfamiliar(digits, 3, 1, SHOWN))
+    assert not np.array_equal(first, make_unfamiliar(digits, 3, 2, SHOWN))
+
+
+def test_what_is_shown_in_training_does_not_judge_it() -> None:
+    assert not set(SHOWN) & set(KEPT_BACK)
 
 
 def test_clothes_in_a_mirror_are_still_clothes() -> None:
-    assert kinds_for(MNIST) == list(KINDS)
-    assert kinds_for(FASHION_MNIST) == ["shuffled", "quilted", "overlaid"]
+    assert kinds_for(MNIST, KEPT_BACK) == [shuffled, mirrored]
+    assert kinds_for(FASHION_MNIST, KEPT_BACK) == [shuffled]
+    assert kinds_for(FASHION_MNIST, SHOWN) == [quilted, overlaid, enlarged]
     clothes = replace(noisy_digits(), dataset=FASHION_MNIST)
-    assert len(make_unfamiliar(clothes, 4, 0)) == 12
+    assert len(make_unfamiliar(clothes, 4, 0, SHOWN)) == 12

@@ -261,6 +261,7 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
         ("activation", "linear"),
         ("normalisation", "none"),
         ("augmentation", 0.5),
+        ("outliers", 0.4),
         ("training_images", 250),
     ],
 )
@@ -275,8 +276,10 @@ def test_every_setting_changes_the_weights(
 def test_the_settings_above_are_all_there_are() -> None:
     (mark,) = test_every_setting_changes_the_weights.pytestmark
     # The others change nothing by themselves; see test_optimisation.py, test_regularisers.py and
-    # test_teacher.py; relax_to shows only where the augmentation fades, see the test of that.
-    above = {setting for setting, _ in mark.args[1]} | {"momentum", "patience", "relax_to"}
+    # test_teacher.py; relax_to shows only where the augmentation fades, see the test of that, and
+    # outlier_weight only where there are outliers, see test_outliers.py.
+    above = {setting for setting, _ in mark.args[1]}
+    above |= {"momentum", "patience", "relax_to", "outlier_weight"}
     assert above == asdict(TINY).keys() - TEACHER_SETTINGS
 
 
@@ -295,7 +298,7 @@ def test_every_epoch_shows_each_image_once_in_an_order_of_its_own() -> None:
     images = Images(pixels, np.arange(count))
     plain = replace(TINY, epochs=3, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
     orders = []
-    for x, labels, _ in epochs_of(plain, images):
+    for x, labels, *_ in epochs_of(plain, images):
         assert sorted(labels.tolist()) == list(range(count))
         torch.testing.assert_close(x[:, 14, 14], labels.float(), rtol=0, atol=0.01)
         orders.append(tuple(labels.tolist()))
@@ -311,7 +314,7 @@ def test_epochs_that_are_resumed_are_those_that_were_missed() -> None:
     whole = list(epochs_of(TINY))
     rest = list(epochs_of(TINY, first=2))
     assert len(rest) == 2
-    for (x, labels, _), (rest_x, rest_labels, _) in zip(whole[2:], rest, strict=True):
+    for (x, labels, *_), (rest_x, rest_labels, *_) in zip(whole[2:], rest, strict=True):
         assert torch.equal(x, rest_x)
         assert torch.equal(labels, rest_labels)
 

@@ -29,7 +29,6 @@ def model_card(report: Mapping[str, Any], figures: Sequence[str]) -> str:
     """The card as Markdown; its figures lie in the folder `figures` beside it."""
     subject = report["checkpoint"]
     training = subject["training"]
-    recipe = ", ".join(f"{name} {value}" for name, value in sorted(training["recipe"].items()))
     parts = [
         f"# Model card: {subject['name']} {subject['version']}",
         "Written by `dropserve-train evaluate --card`; every number is measured.",
@@ -42,9 +41,9 @@ def model_card(report: Mapping[str, Any], figures: Sequence[str]) -> str:
         f"{_rates(subject['serving_rates'])} in serving. Data set: `{subject['name']}`, "
         f"60,000 training images less {training['recipe'].get('validation_images', 0):,} for "
         "validation, and 10,000 test images, used only for this card.",
-        f"Recipe: {recipe}; seed {training['seed']}. Serving rates, temperatures, thresholds and "
-        "prediction sets were chosen on the validation images and on images that are no digits "
-        "made from them (`dropserve-train calibrate`).",
+        f"Recipe: {_recipe(training['recipe'])}; seed {training['seed']}. Serving rates, "
+        "temperatures, thresholds and prediction sets were chosen on the validation images and on "
+        "images that are no digits made from them (`dropserve-train calibrate`).",
         "## How good it is",
         scores_table(report),
         *_seeds(report),
@@ -60,6 +59,18 @@ def model_card(report: Mapping[str, Any], figures: Sequence[str]) -> str:
         ]
     parts += ["## Limits", _LIMITS]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    """Every setting and, of a teacher, who its members are; their own recipes lie beside them."""
+    settings = {name: value for name, value in sorted(recipe.items()) if name != "teacher"}
+    parts = [f"{name} {value}" for name, value in settings.items()]
+    parts += [
+        f"taught by the {member['kind']} {member['version']}, validation error "
+        f"{member['validation_error']:.2%}"
+        for member in recipe.get("teacher", [])
+    ]
+    return ", ".join(parts)
 
 
 CARD_FIGURES = ("reliability", "unfamiliar")
