@@ -172,15 +172,15 @@ def _fit_kind(probs: Array, doubt: Array, labels: Labels, rules: CalibrationRule
 def choose_rate(candidates: Sequence[Candidate], rules: CalibrationRules) -> int:
     """The candidate that tells the unfamiliar apart best, of those that digits can afford.
 
-    Digits can afford a candidate whose NLL exceeds the best one's by at most the tolerance, and
-    which keeps the bound on accepted errors while it turns away the stated share.
+    Digits can afford a candidate which keeps the bound on accepted errors while it turns away the
+    stated share, and whose NLL exceeds that of the best of these by at most the tolerance.
     """
-    best = min(candidate.nll for candidate in candidates)
+    kept = [each for each in candidates if each.error_bound <= rules.accepted_error]
+    largest = min((each.nll for each in kept), default=0.0) * (1 + rules.nll_tolerance)
     affordable = [
         number
         for number, candidate in enumerate(candidates)
-        if candidate.nll <= best * (1 + rules.nll_tolerance)
-        and candidate.error_bound <= rules.accepted_error
+        if candidate in kept and candidate.nll <= largest
     ]
     if not affordable:
         raise TrainingError(

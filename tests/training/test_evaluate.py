@@ -141,7 +141,8 @@ def test_the_rate_that_tells_the_unfamiliar_apart_best_is_chosen_of_those_afford
         candidate(0.2, 0.0180, 0.91),
         candidate(0.3, 0.0215, 0.95),
         candidate(0.4, 0.0217, 0.97),  # 0.0180 and a fifth are 0.0216
-        candidate(0.5, 0.0210, 0.99, error_bound=0.0021),
+        # Were its NLL the one to be held against, none could be afforded.
+        candidate(0.5, 0.0100, 0.99, error_bound=0.0021),
     ]
     assert choose_rate(candidates, rules) == 2
 
