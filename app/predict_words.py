@@ -5,6 +5,10 @@ from typing import NamedTuple
 
 from app.client_results import McPrediction
 
+_MAY_BE_NO_DIGIT = (
+    "It may not be a digit. I only know digits, and some other shapes will still fool me."
+)
+
 
 class Verdict(NamedTuple):
     """What the network says: a headline, and what it rests on."""
@@ -35,6 +39,12 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
         return Verdict(f"It's {_a(label)}.", f"{counts}{within}")
     if decision.reason == "several_digits":
         return Verdict("I see more than one digit.", "I read one at a time: erase all but one.")
+    if decision.reason == "unfamiliar" and _is_flat(answer):
+        return Verdict(
+            "I don't recognise this.",
+            f"The passes find no digit likely: the best, {label}, gets "
+            f"{100 * answer.mean[answer.digit]:.0f} % on average. {_MAY_BE_NO_DIGIT}",
+        )
     if agreed:
         lean = "The only pass leans" if answer.passes == 1 else f"All {answer.passes} passes lean"
         firmly = "not firmly" if answer.passes == 1 else "none of them firmly"
@@ -49,9 +59,13 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
     return Verdict(
         "I don't recognise this.",
         f"The passes scatter over {chosen} digits; the best, {labels[answer.votes.index(most)]}, "
-        f"has {most} of {answer.passes}. It may not be a digit. I only know digits, and some other "
-        "shapes will still fool me.",
+        f"has {most} of {answer.passes}. {_MAY_BE_NO_DIGIT}",
     )
+
+
+def _is_flat(answer: McPrediction) -> bool:
+    """Whether the doubt lies in each pass by itself rather than between them."""
+    return answer.mean[answer.digit] < 0.5 and answer.expected_entropy > answer.mutual_information
 
 
 def rival_of(answer: McPrediction) -> int | None:

@@ -33,6 +33,12 @@ CERTAIN = answer({7: 50})
 UNKNOWN = {**CERTAIN, "decision": None}
 AMBIGUOUS = abstaining({4: 28, 9: 21, 8: 1}, "ambiguous")
 SCATTERED = abstaining({5: 17, 3: 12, 8: 9, 2: 6, 0: 4, 9: 2}, "unfamiliar")
+FLAT = {
+    **abstaining({0: 50}, "unfamiliar"),
+    "mean": [0.14, 0.12, *[0.0925] * 8],
+    "expected_entropy": 2.2,
+    "mutual_information": 0.01,
+}
 OVERLOADED = {"status": 429, "code": "overloaded"}
 TRUNCATED = {"status": 400, "code": "truncated_image", "message": "the image is cut off"}
 
@@ -96,6 +102,13 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
         "I don't recognise this.",
         "The passes scatter over 6 digits; the best, 5, has 17 of 50. It may not be a digit. "
         "I only know digits, and some other shapes will still fool me.",
+        "ABSTAINS",
+    ),
+    "not a digit, and each pass knows it": (
+        {"kind": "answered", "answer": FLAT},
+        "I don't recognise this.",
+        "The passes find no digit likely: the best, 0, gets 14 % on average. It may not be a "
+        "digit. I only know digits, and some other shapes will still fool me.",
         "ABSTAINS",
     ),
     "several digits": (

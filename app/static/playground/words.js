@@ -23,6 +23,9 @@ export function wordsFor(state, labels) {
   throw new RangeError(state.kind);
 }
 
+const MAY_BE_NO_DIGIT =
+  "It may not be a digit. I only know digits, and some other shapes will still fool me.";
+
 function say(headline, line, badge = null) {
   return { headline, line, badge };
 }
@@ -59,6 +62,14 @@ function abstainingWords(answer, labels) {
   if (answer.decision.reason === "several_digits") {
     return say("I see more than one digit.", "I read one at a time: choose one, or erase all but one.");
   }
+  if (answer.decision.reason === "unfamiliar" && isFlat(answer)) {
+    const share = Math.round(100 * answer.mean[answer.digit]);
+    return say(
+      "I don't recognise this.",
+      `The passes find no digit likely: the best, ${label}, gets ${share} % on average. ` +
+        MAY_BE_NO_DIGIT,
+    );
+  }
   if (isUnanimous(answer)) {
     return say(
       `I'm not sure. Perhaps ${withArticle(label)}.`,
@@ -77,9 +88,13 @@ function abstainingWords(answer, labels) {
   return say(
     "I don't recognise this.",
     `The passes scatter over ${digits} digits; the best, ${labels[best]}, has ` +
-      `${answer.votes[best]} of ${answer.passes}. It may not be a digit. ` +
-      "I only know digits, and some other shapes will still fool me.",
+      `${answer.votes[best]} of ${answer.passes}. ${MAY_BE_NO_DIGIT}`,
   );
+}
+
+/** Whether the doubt lies in each pass, which finds no digit likely, rather than between them. */
+function isFlat(answer) {
+  return answer.mean[answer.digit] < 0.5 && answer.expected_entropy > answer.mutual_information;
 }
 
 function failedWords({ error, since, retryInSeconds }) {
