@@ -181,7 +181,8 @@ def test_passes_that_find_no_digit_likely_are_not_said_to_differ() -> None:
     words = " ".join(word_verdict(answer, DIGITS))
     assert words == (
         "I don't recognise this. The passes find no digit likely: the best, 0, gets 14 % on "
-        "average. It may not be a digit. I only know digits, and some other shapes will still fool me."
+        "average. It may not be a digit. I only know digits, and some other shapes will still "
+        "fool me."
     )
 
 
