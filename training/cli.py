@@ -42,13 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def config_from(options: argparse.Namespace, kind: type[Config]) -> Config:
     """The settings that were given, or their defaults."""
-    values = {each.name: getattr(options, each.name) for each in fields(kind)}
-    return kind(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-    )
+    values: dict[str, Any] = {each.name: getattr(options, each.name) for each in fields(kind)}
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = tuple(value)
+    return kind(**values)
 
 
 def build_parser() -> argparse.ArgumentParser:

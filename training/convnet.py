@@ -109,7 +109,7 @@ def train_convnet(
 
     source = FreshImages(config.images(), training)
     with tqdm(total=config.epochs, initial=finished, unit="epoch", desc="teacher") as bar:
-        for pixels, labels, _ in make_epochs(source, finished, config.epochs, device):
+        for pixels, labels, *_ in make_epochs(source, finished, config.epochs, device):
             torch.manual_seed(stream_seed(config.seed, DROPOUT, finished))
             network.train()
             for step in range(steps):
