@@ -18,9 +18,9 @@ _LIMITS = """\
 - MNIST was written by American census workers and students around 1990. Other hands, pens and
   cultures (a 1 with a long upstroke, a 7 with a bar) are read less well, and calibration,
   thresholds and prediction sets hold for images like MNIST's only.
-- Of images that are no digits it was shown some kinds in training, made from digits (`outliers` in the
-  recipe). Of those each pass finds no digit likely: the doubt is in the expected entropy, and mutual
-  information, variance and votes say little about them.
+- Of images that are no digits it was shown some kinds in training, made from digits (`outliers`
+  in the recipe). Of those each pass finds no digit likely: the doubt is in the expected entropy,
+  and mutual information, variance and votes say little about them.
 - One digit at a time: of two digits in one picture it reads neither.
 - Turned by more than about 30 degrees a digit is another sign, and often another digit, to it.
 - MC dropout is an approximation of Bayesian inference. Its doubt is useful, not exact; it was
