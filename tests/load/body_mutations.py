@@ -152,9 +152,7 @@ def main() -> None:
             (mutated_bodies(arguments.seed), arguments.bodies),
         ):
             began = time.monotonic()
-            seen = asyncio.run(
-                attack(server.address, server.process.pid, islice(requests, count), count, ALLOWED)
-            )
+            seen = asyncio.run(attack(server, islice(requests, count), count, ALLOWED))
             for line in describe(seen, time.monotonic() - began):
                 say(line)
             say(f"slowest answer: {seen.slowest:.2f} s; broken: {seen.broken() or 'none'}")

@@ -95,9 +95,7 @@ def test_no_broken_body_breaks_the_server(
     server = servers.start("--log-level", "warning")
     requests = islice(mutated(1), 700)
 
-    seen = uvloop.run(
-        attack(server.address, server.process.pid, requests, 700, body_mutations.ALLOWED)
-    )
+    seen = uvloop.run(attack(server, requests, 700, body_mutations.ALLOWED))
 
     assert not seen.broken()
     assert seen.outcomes["200"]
