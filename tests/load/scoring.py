@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from model.engine import PassRange, build_engine
 from model.masks import Passes
 from tests.conftest import OURS, find_mnist
 from tests.load.overload import say
+from training.data import DATA_DIR_VARIABLE
 
 _IMAGES_AT_A_TIME = 64
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -148,7 +150,9 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=50)
     parser.add_argument("--workers", type=int, default=len(usable_cores()) or 1)
     arguments = parser.parse_args()
-    (source,) = find_mnist().glob("train-images-idx3-ubyte*")
+    source = next(find_mnist().glob("train-images-idx3-ubyte*"), None)
+    if source is None:
+        sys.exit(f"no MNIST in {find_mnist()}; name a folder that has it in {DATA_DIR_VARIABLE}")
     reader = IdxReader(str(source))
     pixels = np.stack([np.asarray(item.image) for item in reader.read(0, reader.count)])
     say(

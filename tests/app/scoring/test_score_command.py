@@ -330,6 +330,7 @@ def test_a_run_goes_on_where_it_was_killed(
     assert score(*arguments[:-1], "3", output=output) == 2  # other settings
     assert score(*arguments, output=output) == 1
 
+    assert [row["row"] for row in rows(output)] == list(range(len(PIXELS)))
     assert output.read_bytes() == plain.read_bytes()
     assert failures(output) == failures(plain)
 
