@@ -65,7 +65,7 @@ class _Rows:
 
     @property
     def next(self) -> int:
-        """Number of the image that comes next."""
+        """Number of the image that comes next in the stream."""
         return self._next
 
     def read(self, start: int, stop: int) -> Iterator[Image | Failure]:
@@ -77,9 +77,10 @@ class _Rows:
             wanted = min(at_a_time, stop - self._next)
             content = self._read(wanted * self._row_bytes)
             whole = len(content) // self._row_bytes
+            # Before they are given out: who wants no more of them leaves the stream behind them.
+            self._next += whole
             rows = np.frombuffer(content, self._dtype, whole * math.prod(self._shape))
             for row in rows.reshape(whole, *self._shape):
-                self._next += 1
                 yield image_of(row)
             if whole < wanted:
                 raise UnreadableError("corrupt_file", _ENDS_EARLY)

@@ -84,6 +84,8 @@ class Scorer:
         batches: list[pa.RecordBatch] = []
         at_a_time = max(1, _PASSES_AT_A_TIME // self._question.passes)
         for row, (source, image) in enumerate(self._items(chunk), chunk.first_row):
+            if row % _ROWS_BETWEEN_LOOKS == 0 and should_stop():
+                raise Stopped
             found = self._look_at(image)
             if isinstance(found, Failure):
                 failures.append({"row": row, "source": printable(source), **found._asdict()})
@@ -92,8 +94,6 @@ class Scorer:
             if len(seen) == at_a_time:
                 batches.append(self._answer(seen))
                 seen = []
-            if row % _ROWS_BETWEEN_LOOKS == 0 and should_stop():
-                raise Stopped
         if seen:
             batches.append(self._answer(seen))
         metadata = {FAILURES_KEY: json.dumps(failures).encode()}

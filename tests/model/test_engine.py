@@ -119,6 +119,9 @@ def make_network(layer_sizes: tuple[int, ...], *, rates: tuple[float, ...] = RAT
     return network
 
 
+CLEAR_AND_SCRAWLED = 40  # of the images below, the first so many
+
+
 @cache
 def draw_images() -> tuple[Pixels, ...]:
     """100 images: clear, scrawled, ambiguous in two ways, rotated, noise, all black, all white."""
@@ -321,6 +324,7 @@ class Request(NamedTuple):
 
     pixels: Pixels
     passes: Passes
+    is_digit: bool
 
 
 def draw_requests(count: int) -> list[Request]:
@@ -328,16 +332,27 @@ def draw_requests(count: int) -> list[Request]:
     images = draw_images()
     return [
         Request(
-            images[generator.integers(len(images))],
+            images[number],
             Passes(
                 # Few, many, and what just fills a block of rows or just does not.
                 int(generator.choice([1, 2, 3, 4, 7, 10, 31, 50, 64, 100, BLOCK_ROWS, 257])),
                 int(generator.integers(MAX_SEED, endpoint=True)),
                 BOTH[generator.integers(2)],
             ),
+            number < CLEAR_AND_SCRAWLED,
         )
-        for _ in range(count)
+        for number in (int(generator.integers(len(images))) for _ in range(count))
     ]
+
+
+def assert_all_digits_differ(requests: Sequence[Request], digests: Sequence[str]) -> None:
+    """Each request for a digit got bytes of its own, or nothing could be told from equal ones.
+
+    What is no digit silences the last hidden layer, and then all passes are the same.
+    """
+    own = [each for request, each in zip(requests, digests, strict=True) if request.is_digit]
+    assert len(own) > len(digests) / 4
+    assert len(set(own)) == len(own)
 
 
 def digest(probs: Probs) -> str:
@@ -381,9 +396,10 @@ def digests_of_2000(cpu_engine: Engine) -> list[str]:
 def test_2000_requests_have_the_same_bytes_alone_and_in_any_company(
     cpu_engine: Engine, digests_of_2000: list[str]
 ) -> None:
-    assert len(set(digests_of_2000)) == 2000
+    requests = draw_requests(2000)
+    assert_all_digits_differ(requests, digests_of_2000)
     for seed in (2, 3):
-        assert digests_in_company(cpu_engine, draw_requests(2000), seed=seed) == digests_of_2000
+        assert digests_in_company(cpu_engine, requests, seed=seed) == digests_of_2000
 
 
 @pytest.mark.slow
@@ -398,7 +414,7 @@ def test_every_kind_of_engine_gives_the_same_bytes_alone_and_in_any_company(
 ) -> None:
     requests = draw_requests(100)
     alone = digests_alone(engine, requests)
-    assert len(set(alone)) == 100
+    assert_all_digits_differ(requests, alone)
     assert digests_in_company(engine, requests, seed=2) == alone
 
 
