@@ -149,7 +149,8 @@ class Engine:
         self._hidden = [
             np.ones((BLOCK_ROWS, len(weight)), np.float32) for weight in self._weights[1:]
         ]
-        self._zeros = [np.zeros(len(weight) - 1, np.float32) for weight in self._weights[1:]]
+        self._zeros = [np.zeros_like(h) for h in self._hidden]
+        self._keep = [np.ones_like(h, np.bool_) for h in self._hidden]
 
     def _fold_weights(self) -> None:
         config = self.config
@@ -299,42 +300,45 @@ class Engine:
         rows = sum(piece.rows for piece in block)
         logits = np.empty((rows, self._weights[-1].shape[1]), np.float32)
         hidden = [h[:rows] for h in self._hidden]
+        keep = [mask[:rows] for mask in self._keep]
+        drawn = [mask[:, :n] for mask, n in zip(keep, self.config.hidden_sizes[1:], strict=True)]
         outputs = [*(h[:, :-1] for h in hidden), logits]  # without the ones for the biases
-        keep = np.empty((rows, len(self._thresholds) - self._first_units), np.bool_)
         row = 0
         for piece in block:
             below = row + piece.rows
-            self._second_layer(piece, outputs[0][row:below], keep[row:below])
+            self._second_layer(piece, outputs[0][row:below], [mask[row:below] for mask in drawn])
             row = below
-        begin = 0
         for index, h in enumerate(hidden):
-            units = self.config.hidden_sizes[index + 1]
-            # A row of zeros: with the number 0, NumPy takes twice as long.
-            np.maximum(outputs[index], self._zeros[index], out=outputs[index])
-            np.multiply(h[:, :units], keep[:, begin : begin + units], out=h[:, :units])
-            begin += units
+            # Whole buffers, the ones included: row by row, or with the number 0 for the zeros,
+            # NumPy takes two to four times as long.
+            np.maximum(h, self._zeros[index][:rows], out=h)
+            np.multiply(h, keep[index], out=h)
             self._products[index + 1](h, self._weights[index + 1], outputs[index + 1])
         return logits
 
-    def _second_layer(self, piece: _Piece, out: Probs, later: Keep) -> None:
-        """Layer 2 before its ReLU, into `out`, and the masks of the layers after it, into `later`.
+    def _second_layer(self, piece: _Piece, out: Probs, later: Sequence[Keep]) -> None:
+        """Layer 2 before its ReLU, into `out`, and the masks from layer 2 on, into `later`.
 
         Args:
             piece: whose passes.
             out: (rows, units of layer 2).
-            later: (rows, units of all hidden layers but the first).
+            later: of each hidden layer but the first, (rows, its units).
         """
         image, rows, k = piece.image, len(out), len(piece.image.active)
         if image.balanced is None:
             # The rows of padding are further passes that nobody asked for.
             draws = random_bytes(image.passes.seed, piece.first, rows, self._row_bytes)
             first = draws.take(image.active, axis=1) >= self._thresholds[0]
-            begin, end = self._first_units, len(self._thresholds)
-            np.greater_equal(draws[:, begin:end], self._thresholds[begin:], out=later)
+            begin = self._first_units
+            for mask in later:
+                units = slice(begin, begin := begin + mask.shape[1])
+                np.greater_equal(draws[:, units], self._thresholds[units], out=mask)
         else:
             keep = image.balanced[piece.first : piece.first + rows]
             keep = np.resize(keep, (rows, keep.shape[1]))
-            first, later[:] = keep[:, :k], keep[:, k:]
+            first, begin = keep[:, :k], k
+            for mask in later:
+                mask[:] = keep[:, begin : (begin := begin + mask.shape[1])]
         left = self._left[: rows * (k + 1)].reshape(rows, k + 1)
         np.multiply(first, image.first, out=left[:, :k])
         left[:, k] = 1
