@@ -2,8 +2,9 @@
 
 FastAPI's own way to a handler, eight layers of middleware, routing and dependencies, takes longer
 than a prediction. A direct route's endpoint takes the bare request and needs none of that, so it
-is looked up by its path first. What the application adds with `add_middleware` wraps it as it wraps
-every other route; the description of the API is the same.
+is looked up by its path first; one whose path has parameters is found by its pattern. What the
+application adds with `add_middleware` wraps it as it wraps every other route; the description of
+the API is the same.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -47,7 +48,13 @@ class _DirectStack:
     def __init__(
         self, routes: Iterable[DirectRoute], middleware: Iterable[Middleware], framework: ASGIApp
     ) -> None:
-        self._routes = {route.path: route for route in routes}
+        self._routes: dict[str, DirectRoute] = {}
+        self._patterns: list[DirectRoute] = []
+        for route in routes:
+            if route.param_convertors:
+                self._patterns.append(route)
+            else:
+                self._routes[route.path] = route
         self._framework = framework
         self._direct: ASGIApp = _serve_route
         for wrapper, args, options in reversed(list(middleware)):
@@ -55,12 +62,22 @@ class _DirectStack:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Other methods are the router's to refuse; the lifespan has neither path nor method.
-        route = self._routes.get(scope["path"]) if scope.get("method") == "POST" else None
+        route = self._find(scope) if scope.get("method") == "POST" else None
         if route is None:
             await self._framework(scope, receive, send)
             return
         scope["route"] = route  # as the router does
         await self._direct(scope, receive, send)
+
+    def _find(self, scope: Scope) -> DirectRoute | None:
+        path = scope["path"]
+        if route := self._routes.get(path):
+            return route
+        for route in self._patterns:
+            if match := route.path_regex.match(path):
+                scope["path_params"] = match.groupdict()  # strings, as the router has them
+                return route
+        return None
 
 
 async def _serve_route(scope: Scope, receive: Receive, send: Send) -> None:

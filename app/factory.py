@@ -73,6 +73,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
     app.state.is_ready = False
     app.state.is_draining = False
     # Not included, but joined: an included router is searched by a slower path of its own.
+    app.router.routes.extend(open_inference.infer_routes)
     app.router.routes.append(open_inference.mount)
     app.router.routes.extend(predictions.router.routes)
     app.router.routes.append(open_inference.root_route)

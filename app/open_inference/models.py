@@ -42,11 +42,12 @@ class Tensor:
     item_shape: tuple[int, ...] = ()
 
     def values(self, answers: Sequence[Answer]) -> NDArray[Any] | list[str]:
-        """One answer after the other: (B, *item_shape), little-endian, or strings."""
+        """One answer after the other, little-endian and in memory's order, or strings."""
         if self.datatype == "BYTES":
             return [answer[self.name]["outcome"] for answer in answers]
         values = [answer[self.name] for answer in answers]
-        return np.array(values, dtype=_NUMPY[self.datatype])
+        # One answer's is mostly an array already, and a list of one array takes long to convert.
+        return np.asarray(values[0] if len(values) == 1 else values, _NUMPY[self.datatype])
 
     def metadata(self) -> dict[str, Any]:
         """As `GET /v2/models/NAME` shows it; -1 is the size of a batch."""

@@ -1,11 +1,13 @@
 """Answers -> the body of an inference response: JSON, and raw data where it was asked for."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+import orjson
 from numpy.typing import NDArray
 
-from app.open_inference.models import VERSION, ServedModel
+from app.open_inference.models import VERSION, ServedModel, Tensor
 from app.open_inference.requests import RequestHeader
 from app.responses import encode_json
 from app.work import Answer
@@ -28,22 +30,32 @@ def build_response(
     raw: list[bytes] = []
     for tensor, is_binary in asked.outputs:
         values = tensor.values(answers)
-        output: dict[str, Any] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": [len(answers), *tensor.item_shape],
-        }
         if is_binary:
             data = _to_binary(values)
-            output["parameters"] = {"binary_data_size": len(data)}
             raw.append(data)
+            outputs.append(_describe_binary(tensor, len(answers), len(data)))
         else:
-            output["data"] = values if isinstance(values, list) else values.ravel()
-        outputs.append(output)
+            data_or_texts = values if isinstance(values, list) else values.ravel()
+            outputs.append({**_describe(tensor, len(answers)), "data": data_or_texts})
     header = encode_json(document)
     if not raw:
         return header, None
     return b"".join([header, *raw]), len(header)
+
+
+def _describe(tensor: Tensor, images: int) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": [images, *tensor.item_shape],
+    }
+
+
+@lru_cache(maxsize=256)
+def _describe_binary(tensor: Tensor, images: int, size: int) -> orjson.Fragment:
+    """An output whose data follows the JSON; as JSON, since most responses say the same."""
+    described = {**_describe(tensor, images), "parameters": {"binary_data_size": size}}
+    return orjson.Fragment(encode_json(described))
 
 
 def _to_binary(values: NDArray[Any] | list[str]) -> bytes:
@@ -51,4 +63,4 @@ def _to_binary(values: NDArray[Any] | list[str]) -> bytes:
     if not isinstance(values, list):
         return values.tobytes()
     encoded = [value.encode() for value in values]
-    return b"".join(len(each).to_bytes(4, "little") + each for each in encoded)
+    return b"".join([len(each).to_bytes(4, "little") + each for each in encoded])

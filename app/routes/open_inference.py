@@ -1,6 +1,6 @@
 """`/v2`: the Open Inference Protocol, for the stock clients of Triton and KServe.
 
-Raw routes, outside FastAPI: these clients send no Content-Type, or any.
+Raw routes, outside FastAPI's description: these clients send no Content-Type, or any.
 """
 
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from app.bodies import BatchRequest, ImageRequest, headers_of, read_body
 from app.dependencies import started_state, while_connected
-from app.direct_route import serve_directly
+from app.direct_route import DirectRoute
 from app.errors import ApiError, NotFoundError, NotReadyError
 from app.inference import Inference
 from app.open_inference.compression import deflate, inflate
@@ -21,7 +21,7 @@ from app.open_inference.errors import InvalidRequestError, is_open_inference
 from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel
 from app.open_inference.requests import InferenceRequest, parse_request
 from app.open_inference.responses import build_response
-from app.responses import JsonResponse
+from app.responses import BytesResponse, JsonResponse
 from app.schemas import McParameters
 from app.work import Answer
 
@@ -96,14 +96,14 @@ async def infer(request: Request) -> Response:
 async def _respond(content: bytes, json_length: int | None, accepted: bytes) -> Response:
     """The response, compressed if that is wanted and worth it."""
     headers = {}
-    media_type = "application/json"
+    media_type = b"application/json"
     if json_length is not None:
         headers[_HEADER_LENGTH.decode()] = str(json_length)
-        media_type = "application/octet-stream"
+        media_type = b"application/octet-stream"
     content, encoding = await deflate(content, accepted.decode("latin-1"))
     if encoding is not None:
         headers["content-encoding"] = encoding
-    return Response(content, headers=headers, media_type=media_type)
+    return BytesResponse(content, media_type, headers=headers)
 
 
 def _find_model(request: Request) -> ServedModel:
@@ -153,22 +153,20 @@ class _ProtocolMount(Mount):
         return super().matches(scope) if is_open_inference(scope["path"]) else (Match.NONE, {})
 
 
-def _infer_route(path: str) -> Route:
-    route = Route(path, infer, methods=["POST"])
-    # Exceptions are answered by the application's handlers: one more try on the way costs time.
-    route.app = serve_directly(infer)
-    return route
-
-
-_MODEL = "/models/{model}"
+_MODEL_PATHS = ("/models/{model}", "/models/{model}/versions/{version}")
+infer_routes = [
+    DirectRoute(f"/v2{path}/infer", infer, methods=["POST"], include_in_schema=False)
+    for path in _MODEL_PATHS
+]
 _MODEL_ROUTES = [
     route
-    for root in (_MODEL, f"{_MODEL}/versions/{{version}}")
+    for path in _MODEL_PATHS
     for route in (
-        _infer_route(f"{root}/infer"),
-        Route(root, model_metadata),
-        Route(f"{root}/ready", model_ready),
-        Route(f"{root}/config", model_config),
+        Route(path, model_metadata),
+        Route(f"{path}/ready", model_ready),
+        Route(f"{path}/config", model_config),
+        # The direct ones again: the mount answers for every address below its own, 405 included.
+        Route(f"{path}/infer", infer, methods=["POST"]),
     )
 ]
 mount = _ProtocolMount(
