@@ -33,12 +33,23 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="start the server", description="Start the server.")
     serve.set_defaults(command=_serve)
     for name, field in Settings.model_fields.items():
-        default = f"; default {field.default}" if field.default is not None else ""
+        default = f"; default {field.default}" if field.default not in (None, ()) else ""
         serve.add_argument(
             f"--{name.replace('_', '-')}",
             metavar="VALUE",
             help=f"{field.description}{default} [{PREFIX}{name.upper()}]",
         )
+
+    new_key = commands.add_parser(
+        "new-key",
+        help="make an API key",
+        description="Make an API key: show it, on standard error and only this time, and print the "
+        "line that lets it in, for the file of DROPSERVE_API_KEYS_FILE.",
+    )
+    new_key.set_defaults(command=_new_key)
+    new_key.add_argument(
+        "name", nargs="?", default="", help="whose key it is; stands in the line, for people"
+    )
 
     add_predict_command(commands)
     add_score_command(commands)
@@ -128,6 +139,13 @@ def _serve(options: argparse.Namespace) -> int:
         )
     except SettingsError as error:
         return _usage_error(error)
+    if settings.api_keys_file is not None:
+        from app.api_keys import ApiKeys
+
+        try:
+            ApiKeys(settings.api_keys_file)
+        except SettingsError as error:
+            return _usage_error(error)
     # Torch is imported only now, so that help and wrong settings answer at once.
     from app.factory import load_served_checkpoint
     from app.server import run_server
@@ -140,6 +158,15 @@ def _serve(options: argparse.Namespace) -> int:
     except ModelError as error:
         return _usage_error(error)
     return run_server(settings, checkpoint)
+
+
+def _new_key(options: argparse.Namespace) -> int:
+    from app.api_keys import key_line, make_key
+
+    key = make_key()
+    print(f"The key, shown only now: {key}", file=sys.stderr)
+    print(key_line(key, " ".join(options.name.split())))
+    return EXIT_OK
 
 
 def _bench_engine(options: argparse.Namespace) -> int:

@@ -93,11 +93,12 @@ class DropserveClient:
         timeout: seconds to wait for a connection, and for each part of an answer; or httpx's own
             object. 35 without one, 5 for the connection.
         retries: what happens where there is no server or a busy one.
-        headers: sent with every request, such as authorization or x-request-id.
+        api_key: for a server that wants one.
+        headers: sent with every request, such as x-request-id.
         transport: httpx's, for certificates, proxies or tests.
 
     Raises:
-        ValueError: the address is none of HTTP.
+        ValueError: the address is none of HTTP, or no header can hold the key.
     """
 
     def __init__(
@@ -106,13 +107,14 @@ class DropserveClient:
         *,
         timeout: float | httpx.Timeout = _TIMEOUT,
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(
             base_url=check_address(url),
             timeout=timeout,
-            headers=_headers(headers),
+            headers=_headers(headers, api_key),
             transport=transport,
         )
         self._questions = Questions(self._http.build_request, retries)
@@ -224,13 +226,14 @@ class AsyncDropserveClient:
         *,
         timeout: float | httpx.Timeout = _TIMEOUT,
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(
             base_url=check_address(url),
             timeout=timeout,
-            headers=_headers(headers),
+            headers=_headers(headers, api_key),
             transport=transport,
         )
         self._questions = Questions(self._http.build_request, retries)
@@ -321,5 +324,10 @@ def check_address(url: str) -> str:
     return url
 
 
-def _headers(given: Mapping[str, str] | None) -> dict[str, str]:
-    return {"user-agent": f"dropserve/{version('dropserve')}", **(given or {})}
+def _headers(given: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
+    headers = {"user-agent": f"dropserve/{version('dropserve')}"}
+    if api_key is not None:
+        if not api_key.isascii() or not api_key.isprintable():
+            raise ValueError("the API key has characters that no header can hold")
+        headers["authorization"] = f"Bearer {api_key}"
+    return headers | dict(given or {})

@@ -76,7 +76,8 @@ def exchange(request: httpx.Request, policy: RetryPolicy) -> Steps[httpx.Respons
         seconds = error.retry_after
         if seconds is None:
             # Callers who failed together should not come back together.
-            seconds = _FIRST_WAIT_SECONDS * 2**retry * random.uniform(0.5, 1.0)
+            spread = random.uniform(0.5, 1.0)  # nosec B311: nobody gains by guessing it
+            seconds = _FIRST_WAIT_SECONDS * 2**retry * spread
         if not is_worth_repeating or retry == policy.retries or seconds > left:
             raise error from (outcome if isinstance(outcome, Exception) else None)
         left -= seconds

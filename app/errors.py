@@ -6,9 +6,12 @@ ApiError
 │   ├── InvalidJsonError                invalid_json
 │   ├── InvalidMultipartError           invalid_multipart
 │   ├── TruncatedImageError             truncated_image
-│   └── ConflictingParametersError      conflicting_parameters
+│   ├── ConflictingParametersError      conflicting_parameters
+│   └── InvalidHttpError                invalid_http
+├── UnauthorizedError               401 unauthorized
 ├── NotFoundError                   404 not_found
 ├── MethodNotAllowedError           405 method_not_allowed
+├── RequestTimeoutError             408 request_timeout
 ├── TooLargeError                   413
 │   ├── BodyTooLargeError               body_too_large
 │   ├── TooManyPixelsError              too_many_pixels
@@ -22,6 +25,7 @@ ApiError
 │   ├── InvalidPixelsError              invalid_pixels
 │   └── NoInkError                      no_ink
 ├── OverloadedError                 429 overloaded
+├── HeadTooLargeError               431 head_too_large
 ├── NotReadyError                   503 not_ready
 ├── DeadlineExceededError           504 deadline_exceeded
 └── InternalError                   500 internal
@@ -111,6 +115,22 @@ class ConflictingParametersError(BadRequestError):
     message = "a parameter is given twice with different values; give it once"
 
 
+class InvalidHttpError(BadRequestError):
+    """Bytes that are no HTTP request."""
+
+    code = "invalid_http"
+    message = "this is no HTTP request that can be read; send HTTP/1.1"
+
+
+class UnauthorizedError(ApiError):
+    """No key, or none that this server knows."""
+
+    status = 401
+    code = "unauthorized"
+    message = "this server wants an API key; send it in the header Authorization: Bearer KEY"
+    headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="dropserve"'})
+
+
 class NotFoundError(ApiError):
     """No such route."""
 
@@ -125,6 +145,14 @@ class MethodNotAllowedError(ApiError):
     status = 405
     code = "method_not_allowed"
     message = "this address does not take this method; the header Allow names those it takes"
+
+
+class RequestTimeoutError(ApiError):
+    """A request that does not come to its end."""
+
+    status = 408
+    code = "request_timeout"
+    message = "the request took too long to arrive; send it whole, without a pause"
 
 
 class TooLargeError(ApiError):
@@ -216,6 +244,14 @@ class OverloadedError(ApiError):
     status = 429
     code = "overloaded"
     message = "the server has too much to do; try again after the seconds in Retry-After"
+
+
+class HeadTooLargeError(ApiError):
+    """More header lines, or a longer address and headers, than the server reads."""
+
+    status = 431
+    code = "head_too_large"
+    message = "the address and the header lines are more than this server reads; send fewer"
 
 
 class NotReadyError(ApiError):

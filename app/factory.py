@@ -11,6 +11,9 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.access import OPEN_PATHS, AccessMiddleware
+from app.api_keys import ApiKeys
+from app.cors import CorsMiddleware
 from app.direct_route import DirectApp
 from app.errors import (
     ApiError,
@@ -23,6 +26,7 @@ from app.errors import (
 from app.inference import Inference
 from app.middleware import RequestContextMiddleware
 from app.open_inference.models import served_models
+from app.openapi import describe_application
 from app.responses import error_response
 from app.routes import open_inference, operations, playground, predictions
 from app.settings import Settings
@@ -45,6 +49,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
         checkpoint: what it serves; loaded as the settings say when the app starts, if not given.
 
     Raises:
+        SettingsError: the API keys cannot be read.
         CheckpointError: at start-up, where the checkpoint cannot be served.
     """
 
@@ -82,6 +87,16 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
     app.mount("/static", StaticFiles(directory=operations.STATIC_DIR), name="static")
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    describe_application(app, settings, OPEN_PATHS)
+    # The last is the outermost: a page's preflight has no key, and every answer has its headers.
+    if settings.api_keys_file is not None:
+        app.add_middleware(
+            AccessMiddleware,
+            keys=ApiKeys(settings.api_keys_file),
+            open_paths=OPEN_PATHS if settings.metrics_need_key else OPEN_PATHS | {"/metrics"},
+        )
+    if settings.cors_origins:
+        app.add_middleware(CorsMiddleware, origins=settings.cors_origins)
     app.add_middleware(RequestContextMiddleware)
     return app
 

@@ -1,4 +1,4 @@
-"""What every request passes: its id, and the last line of defence against unexpected exceptions.
+"""What every request passes: its id, headers for browsers, and a defence against the unexpected.
 
 Pure ASGI: Starlette's BaseHTTPMiddleware costs a task per request.
 """
@@ -16,6 +16,13 @@ from app.responses import error_response
 
 REQUEST_ID_HEADER = "x-request-id"
 _HEADER_BYTES = REQUEST_ID_HEADER.encode()
+# An answer is what it says it is, tells no other server where it was, and, unless it is a page with
+# a policy of its own, loads nothing and runs nothing.
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 logger = logging.getLogger("dropserve")
@@ -30,7 +37,10 @@ def _given_id(scope: Scope) -> str | None:
 
 
 class RequestContextMiddleware:
-    """Gives each request an id and answers what nobody expected with a plain 500."""
+    """Gives each request an id and each answer its headers.
+
+    What nobody expected is answered with a plain 500.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -52,7 +62,10 @@ class RequestContextMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"].append(header)
+                headers = message["headers"]
+                names = [name for name, _ in headers]
+                headers += [one for one in SECURITY_HEADERS if one[0] not in names]
+                headers.append(header)
             await send(message)
 
         try:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 URL_VARIABLE = "DROPSERVE_URL"
+API_KEY_VARIABLE = "DROPSERVE_API_KEY"
 
 _DESCRIPTION = """\
 Say which digit each image shows, and how sure the network is. One image is shown as dots, one dot
@@ -78,6 +79,12 @@ def add_predict_command(commands: "Commands") -> None:
         metavar="FILE",
         help="run this network here; without it the committed one [DROPSERVE_CHECKPOINT]",
     )
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="for a server that wants one; others on this machine can see it here, and not in the "
+        f"variable [{API_KEY_VARIABLE}]",
+    )
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument(
         "--json",
@@ -106,6 +113,8 @@ def add_predict_command(commands: "Commands") -> None:
 def _predict(options: argparse.Namespace) -> int:
     if options.url is None and options.checkpoint is None:
         options.url = os.environ.get(URL_VARIABLE) or None
+    if options.api_key is None:
+        options.api_key = os.environ.get(API_KEY_VARIABLE) or None
     if options.format is None and options.output is not None:
         endings = {".json": "json", ".jsonl": "json", ".csv": "csv"}
         options.format = endings.get(options.output.suffix.lower())

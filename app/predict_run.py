@@ -131,7 +131,7 @@ def _open_client(
     if options.url is None:
         return _run_here(options)
     try:
-        return AsyncDropserveClient(options.url)
+        return AsyncDropserveClient(options.url, api_key=options.api_key)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import importlib.util
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import torch
 import uvicorn
@@ -42,14 +43,14 @@ def run_app(app: FastAPI, settings: Settings) -> int:
     _use_one_thread()
     # uvicorn shuts down on SIGTERM and then raises the signal again: that is a clean end here.
     signal.signal(signal.SIGTERM, _exit_cleanly)
-    server = _Server(_configure(app, settings), app, settings.drain_seconds, owns_listener=True)
+    server = _Server(configure(app, settings), app, settings.drain_seconds, owns_listener=True)
     server.run()
     return EXIT_OK if server.started else EXIT_FAILED
 
 
 def _run_workers(settings: Settings) -> NoReturn:
     """Several processes on one socket."""
-    listener = _configure(None, settings).bind_socket()
+    listener = configure(None, settings).bind_socket()
     host, port = listener.getsockname()[:2]
     supervisor = Supervisor(_serve_worker, settings, listener, lambda: _print_hint(host, port))
     _leave(supervisor.run())
@@ -60,14 +61,15 @@ def _serve_worker(settings: Settings, listener: socket.socket, pipe: Connection)
     _use_one_thread()
     app = create_app(settings)
     server = _WorkerServer(
-        _configure(app, settings), app, settings.drain_seconds, owns_listener=False
+        configure(app, settings), app, settings.drain_seconds, owns_listener=False
     )
     server.pipe = pipe
     server.run([listener])
     _leave(EXIT_OK)
 
 
-def _configure(app: FastAPI | None, settings: Settings) -> uvicorn.Config:
+def configure(app: FastAPI | None, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
     logging = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     logging["loggers"]["dropserve"] = {
         "handlers": ["default"],
@@ -78,13 +80,25 @@ def _configure(app: FastAPI | None, settings: Settings) -> uvicorn.Config:
         app or "",
         host=settings.host,
         port=settings.port,
+        http=_protocol(settings),
+        ws="none",
         log_config=logging,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nothing here asks where a request comes from
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=UVICORN_SECONDS,
     )
+
+
+def _protocol(settings: Settings) -> type[asyncio.Protocol] | Literal["auto"]:
+    """The protocol with limits; without httptools, as on Windows, uvicorn's other one."""
+    if importlib.util.find_spec("httptools") is None:
+        return "auto"
+    from app.connections import bounded_protocol
+
+    return bounded_protocol(settings)
 
 
 def _use_one_thread() -> None:
@@ -160,7 +174,8 @@ def _print_hint(host: str, port: int) -> None:
 
 def _reachable(host: str) -> str:
     """What listens on every interface is reached at the loopback address from here."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104: compared with, not listened on
+    return every.get(host, host)
 
 
 def _exit_cleanly(*_: object) -> NoReturn:

@@ -1,17 +1,18 @@
 """Settings: one frozen object from `DROPSERVE_*` variables and command-line options."""
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PREFIX = "DROPSERVE_"
 # Read by training, by the tests and by `predict`; the server only must not mistake them for typing
 # errors.
-_OTHER_NAMES = frozenset({"DATA_DIR", "URL"})
+_OTHER_NAMES = frozenset({"API_KEY", "DATA_DIR", "URL"})
 # Kubernetes injects these into every container for a Service named `dropserve`.
 _KUBERNETES_NAME = re.compile(r"(.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT_\d+_.*")
 _KUBERNETES_VALUE = "tcp://"
@@ -19,6 +20,30 @@ _KUBERNETES_VALUE = "tcp://"
 
 class SettingsError(Exception):
     """A setting is unknown or has an impossible value; the text is one line for the user."""
+
+
+def _split(value: Any) -> Any:
+    """What stands between commas."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _check_origin(origin: str) -> str:
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise ValueError("an origin is *, or like https://example.org, without a path")
+    return origin
+
+
+def _check_network(proxy: str) -> str:
+    try:
+        ipaddress.ip_network(proxy)
+    except ValueError:
+        raise ValueError("a proxy is an IP address, or a network such as 10.0.0.0/8") from None
+    return proxy
+
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 
 class Settings(BaseModel):
@@ -64,6 +89,40 @@ class Settings(BaseModel):
     workers: int = Field(default=1, ge=1, description="processes that serve, one thread each")
     drain_seconds: float = Field(
         default=5, ge=0, description="seconds to serve on after SIGTERM, not ready"
+    )
+    max_connections: int = Field(
+        default=800,
+        ge=1,
+        description="connections of a worker; beyond that the longest idle give way",
+    )
+    max_head_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="until the head of a request must be there, from the connection or the last "
+        "answer",
+    )
+    max_body_seconds: float = Field(
+        default=60, gt=0, description="until a body must be there, and until an answer is read"
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="digests of the API keys, as `dropserve new-key` prints; without it no key is "
+        "asked for",
+    )
+    metrics_need_key: bool = Field(
+        default=True, description="whether /metrics needs an API key, where others do"
+    )
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_split)
+    ] = Field(
+        default=(),
+        description="pages that may ask from a browser, such as https://example.org; * is all",
+    )
+    trusted_proxies: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_network)], ...], BeforeValidator(_split)
+    ] = Field(
+        default=(),
+        description="addresses and networks whose X-Forwarded-For and -Proto are believed",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe message that is logged"

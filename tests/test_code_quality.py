@@ -1,6 +1,7 @@
 """Lint, formatting, types and the direction of imports: one command checks everything."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,18 @@ def test_ruff_would_format_nothing() -> None:
 
 def test_mypy_finds_nothing() -> None:
     run("mypy")
+
+
+def test_bandit_finds_nothing() -> None:
+    run("bandit", "--quiet", "--recursive", "--configfile", "pyproject.toml", *PACKAGES)
+
+
+def test_whatever_bandit_shall_pass_over_has_its_reason() -> None:
+    for package in PACKAGES:
+        for module in modules(package):
+            for line in module.read_text().splitlines():
+                if "nosec" in line:
+                    assert re.search(r"# nosec B\d{3}: \w+", line), line
 
 
 @pytest.mark.parametrize("package", PACKAGES)

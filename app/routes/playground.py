@@ -18,8 +18,6 @@ _POLICY = (
 )
 _HEADERS = {
     "content-security-policy": _POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
     # The browser keeps the files and asks each time whether they are still the same.
     "cache-control": "no-cache",
     "vary": "accept-encoding",

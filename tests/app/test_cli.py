@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 
 import app.server
+from app.api_keys import ApiKeys
 from app.cli import main
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, save_checkpoint
@@ -69,7 +70,7 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         assert field.description is not None
         assert field.description in text
         assert f"[DROPSERVE_{name.upper()}]" in text
-        assert field.default is None or f"default {field.default}" in text
+        assert field.default in (None, ()) or f"default {field.default}" in text
 
 
 @pytest.mark.parametrize("command", ["serve", "predict", "bench"])
@@ -81,6 +82,36 @@ def test_help_lists_the_commands(command: str, capsys: pytest.CaptureFixture[str
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_a_new_key_is_shown_once_and_its_line_lets_it_in(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("new-key", "alice and bob") == 0
+    line, shown = capsys.readouterr()
+    key = shown.split()[-1]
+    file = tmp_path / "keys"
+    file.write_text(line)
+
+    assert key not in line
+    assert line.endswith("  alice and bob\n")
+    assert ApiKeys(file).admits(key.encode())
+
+
+@pytest.mark.parametrize("content", [None, "", "a secret"])
+def test_keys_that_cannot_be_read_are_refused_at_start(
+    content: str | None, server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_text(content)
+
+    assert run("serve", "--api-keys-file", str(file)) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line
+    assert "secret" not in line
+    assert server.started == []
 
 
 HEAVY = ("torch", "numpy", "PIL", "fastapi", "uvicorn", "httpx")

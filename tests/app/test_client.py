@@ -451,11 +451,14 @@ def test_a_stream_without_its_result_has_failed() -> None:
 
 ERROR_TYPES = {
     400: RequestError,
+    401: RequestError,
     404: RequestError,
     405: RequestError,
+    408: RequestError,
     413: RequestError,
     422: RequestError,
     429: BusyError,
+    431: RequestError,
     500: ServerFailedError,
     503: BusyError,
     504: DeadlineExceededError,

@@ -149,6 +149,7 @@ def test_the_parameters_described_are_those_that_exist(document: dict[str, Any],
     content = body_of(document, path)
     in_json = content["application/json"]["schema"]["properties"]
     in_form = content["multipart/form-data"]["schema"]["properties"]
+    in_form_too = content["multipart/form-data"]["schema"]["patternProperties"]
     fields = ROUTES[path].model_fields
     pictures = {"image", "pixels"} if path in SINGLE else {"inputs"}
 
@@ -163,7 +164,11 @@ def test_the_parameters_described_are_those_that_exist(document: dict[str, Any],
         assert one["schema"].get("default") == field.default
         described = dict(in_json[one["name"]])
         assert described.pop("description") == field.description
+        if not field.is_required() and field.default is None:  # null is the same
+            assert described["type"] == [one["schema"]["type"], "null"]
+            described["type"] = one["schema"]["type"]
         assert described == one["schema"]
+        assert in_form_too[f"^{one['name']}$"] == one["schema"]
 
 
 def edges(schema: dict[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any, get_args
 import httpx
 import pytest
 
+from app.api_keys import key_line, make_key
 from app.cli import main
 from app.client_results import Decision, McPrediction, ModelIdentity
 from app.predict_output import Dots, Table, Terminal
@@ -542,6 +544,30 @@ def test_a_server_gives_the_same_bytes_as_the_network_here(
     line = capsys.readouterr().out
     answer = httpx.post(f"{server.address}/predict/mc?seed=1", content=sample("doubtful.png"))
     assert line == f'{{"file":{json.dumps(DOUBTFUL)},{answer.text[1:]}\n'
+
+
+@pytest.mark.slow
+def test_a_server_that_wants_a_key_is_given_it(
+    servers: ServerStarter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    key, file = make_key(), tmp_path / "keys"
+    file.write_text(key_line(key, "predict"))
+    guarded = servers.start("--api-keys-file", str(file))
+    asking = (SEVEN, "--url", guarded.address, "--csv")
+
+    assert predict(*asking) == 2
+    assert "API key" in capsys.readouterr().err
+    assert predict(*asking, "--api-key", key) == 0
+    monkeypatch.setenv("DROPSERVE_API_KEY", key)
+    assert predict(*asking) == 0
+    monkeypatch.setenv("DROPSERVE_API_KEY", make_key())
+    assert predict(*asking) == 2
+    code, errors = guarded.stop(signal.SIGTERM, within_seconds=10)
+    assert code == 0
+    assert key not in errors
 
 
 @pytest.mark.slow

@@ -44,6 +44,20 @@ def test_every_setting_is_a_variable(tmp_path: Path) -> None:
         assert getattr(settings, name) != Settings.model_fields[name].default
 
 
+def test_lists_stand_between_commas() -> None:
+    environ = {
+        "DROPSERVE_CORS_ORIGINS": "https://page.example, http://localhost:3000,",
+        "DROPSERVE_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+    }
+
+    settings = load_settings(environ)
+
+    assert settings.cors_origins == ("https://page.example", "http://localhost:3000")
+    assert settings.trusted_proxies == ("10.0.0.0/8", "::1")
+    assert load_settings({"DROPSERVE_CORS_ORIGINS": ""}).cors_origins == ()
+    assert load_settings({"DROPSERVE_CORS_ORIGINS": "*"}).cors_origins == ("*",)
+
+
 def test_an_option_overrides_its_variable_and_no_other() -> None:
     environ = {"DROPSERVE_PORT": "81", "DROPSERVE_HOST": "::1"}
 
@@ -96,8 +110,10 @@ def test_what_kubernetes_injects_for_a_service_is_ignored(service: str) -> None:
     assert load_settings(injected, {"port": "82"}).port == 82
 
 
-def test_the_data_folder_of_training_is_no_typing_error() -> None:
-    assert load_settings({"DROPSERVE_DATA_DIR": "/data"}) == Settings()
+def test_what_is_for_other_commands_is_no_typing_error() -> None:
+    environ = {"DROPSERVE_DATA_DIR": "/data", "DROPSERVE_API_KEY": "key"}
+
+    assert load_settings(environ) == Settings()
 
 
 @pytest.mark.parametrize(
@@ -114,6 +130,14 @@ def test_the_data_folder_of_training_is_no_typing_error() -> None:
         ("max_pixels", "783"),
         ("max_passes", "0"),
         ("max_passes", "nan"),
+        ("max_connections", "0"),
+        ("max_head_seconds", "0"),
+        ("cors_origins", "page.example"),
+        ("cors_origins", "https://page.example/"),
+        ("cors_origins", "https://page.example,other"),
+        ("trusted_proxies", "*"),
+        ("trusted_proxies", "proxy.example"),
+        ("trusted_proxies", "10.0.0.1/8"),
         ("log_level", "loud"),
         ("log_level", "INFO"),
     ],

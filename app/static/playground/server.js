@@ -1,5 +1,7 @@
 // The server's API as the page uses it. `EventSource` cannot POST, so streams are read by hand.
 
+import { enterKey, keyHeaders } from "./key.js";
+
 /** An answer that says what is wrong. */
 export class ServerError extends Error {
   constructor(status, code, message, retryAfterSeconds) {
@@ -52,13 +54,16 @@ function post(path, picture, query, signal) {
 }
 
 async function send(address, options) {
+  const key = keyHeaders();
   let response;
   try {
-    response = await fetch(address, { cache: "no-store", ...options });
+    const headers = { ...options.headers, ...key };
+    response = await fetch(address, { cache: "no-store", ...options, headers });
   } catch (error) {
     throw error.name === "AbortError" ? error : new UnreachableError("no answer");
   }
   if (response.ok) return response;
+  if (response.status === 401 && (await enterKey(key.authorization))) return send(address, options);
   const body = await response.json().catch(() => ({}));
   throw errorFrom(body, response.status, response.headers.get("retry-after"));
 }

@@ -1,5 +1,6 @@
 // The whole state in the address, and the same question as a command line.
 
+import { hasKey } from "./key.js";
 import { encodeGreyPng, fromBase64, toBase64 } from "./pictures.js";
 
 /** What the network saw, 28 rows of 28 values, as the smallest PNG. */
@@ -28,9 +29,11 @@ export function readHash(hash) {
 export function curlCommand(png, query) {
   const parameters = new URLSearchParams({ ...query, preprocess: "none" });
   const address = new URL(`predict/mc?${parameters}`, document.baseURI);
+  // Not the key itself: commands are kept in histories.
+  const key = hasKey() ? '-H "Authorization: Bearer $DROPSERVE_API_KEY" ' : "";
   return (
     `printf %s '${toBase64(png)}' | base64 --decode | ` +
-    `curl --data-binary @- -H 'Content-Type: image/png' '${address}'`
+    `curl --data-binary @- -H 'Content-Type: image/png' ${key}'${address}'`
   );
 }
 

@@ -1,0 +1,28 @@
+"""Which foreign pages may ask from a browser: none, unless the settings name them."""
+
+from collections.abc import Sequence
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+_METHODS = ("GET", "POST")
+_SENT = ("authorization", "content-type", "inference-header-content-length", "x-request-id")
+_READ = ("inference-header-content-length", "retry-after", "x-request-id")
+
+
+class CorsMiddleware(CORSMiddleware):
+    """Starlette's, for what this API sends and reads; cookies play no part in it.
+
+    Args:
+        app: what may be asked.
+        origins: of the pages; * is every page.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=_METHODS,
+            allow_headers=_SENT,
+            expose_headers=_READ,
+        )

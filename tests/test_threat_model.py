@@ -1,0 +1,52 @@
+"""The threat model names tests that exist, and what it says of the code holds."""
+
+import ast
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from tests.test_code_quality import ROOT, imported_packages, modules
+
+PAGE = (ROOT / "app" / "threat-model.md").read_text()
+# What opens connections of its own. uvicorn and asyncio answer those of others.
+FETCHING = {"httpx", "urllib3", "requests", "aiohttp", "http", "ftplib", "smtplib"}
+# Commands of the user's own machine, which serve nobody.
+COMMANDS = re.compile(r"app/(client|bench|load_client|predict|scoring/)")
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    names = set(re.findall(r"`(test_\w+)`", PAGE))
+    defined = {
+        node.name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+    assert len(names) > 20
+    assert names <= defined
+
+
+def test_every_command_that_the_threat_model_names_exists() -> None:
+    commands = set(re.findall(r"`python -m ([\w.]+)`", PAGE))
+
+    assert commands
+    assert all(find_spec(command) for command in commands)
+
+
+def test_nothing_in_the_server_can_fetch() -> None:
+    serving = [
+        module
+        for module in modules("app") + modules("model")
+        if not COMMANDS.match(str(module.relative_to(ROOT)))
+    ]
+    assert Path(ROOT / "app" / "factory.py") in serving
+    for module in serving:
+        assert not imported_packages(module) & FETCHING, module
+        assert "urlopen" not in module.read_text(), module
+
+
+def test_nothing_unpickles() -> None:
+    for module in modules("app") + modules("model"):
+        assert not imported_packages(module) & {"pickle", "shelve", "marshal", "dill"}, module
+        assert "torch.load" not in module.read_text(), module
