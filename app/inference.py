@@ -58,6 +58,8 @@ class Inference:
             max_queued=settings.max_queued_passes,
         )
         self._settings = settings
+        # One photo is decoded beside the engine's work: it alone must not turn everybody away.
+        self._most_decoding_cost = settings.max_queued_passes // 2
         # One thread: more decoding at a time would only take the engine's core from it.
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
@@ -93,7 +95,7 @@ class Inference:
         self.batcher.check(DETERMINISTIC_COST)
         read = self._read_small(image, parameters)
         if read is None:
-            with self.batcher.admit(DETERMINISTIC_COST + _decoding_cost(image)):
+            with self.batcher.admit(DETERMINISTIC_COST + self._decoding_cost(image)):
                 read = await self._read_large(image, parameters, self._deadline(parameters))
         return self.worker.predict(PredictWork(read.pixels, parameters, boxes=read.boxes))
 
@@ -110,7 +112,7 @@ class Inference:
     def admit_mc(self, asked: ImageRequest[McParameters]) -> Admission:
         """Counts a request for one image's passes as queued work; see `Batcher.admit`."""
         self._require_level(asked.parameters)
-        cost = asked.parameters.passes + _IMAGE_COST + _decoding_cost(asked.image)
+        cost = asked.parameters.passes + _IMAGE_COST + self._decoding_cost(asked.image)
         return self.batcher.admit(cost)
 
     async def stream_mc(self, asked: ImageRequest[McParameters]) -> AsyncGenerator[Answer, None]:
@@ -133,7 +135,7 @@ class Inference:
         passes = DETERMINISTIC_COST
         if isinstance(parameters, McParameters):
             passes = parameters.passes + _IMAGE_COST
-        cost = sum(passes + _decoding_cost(image) for image in asked.images)
+        cost = sum(passes + self._decoding_cost(image) for image in asked.images)
         with self.batcher.admit(cost):
             deadline = self._deadline(asked.parameters)
             works: list[PredictWork | McWork | ApiError] = []
@@ -214,6 +216,12 @@ class Inference:
         read = loop.run_in_executor(self._decoding, _find_digits, image, max_pixels, parameters)
         return await _in_time(read, deadline)
 
+    def _decoding_cost(self, image: Image | ApiError) -> int:
+        """What decoding in the thread costs, in passes; small images are decoded on the way."""
+        if isinstance(image, bytes) and len(image) > INLINE_BYTES:
+            return min(len(image) // _DECODED_BYTES_PER_PASS, self._most_decoding_cost)
+        return 0
+
     def _require_level(self, parameters: PredictParameters) -> None:
         """Refuses a coverage that the checkpoint has no prediction sets for."""
         levels = self.worker.levels
@@ -243,13 +251,6 @@ def _checked(answer: Answer | Exception) -> Answer | ApiError:
         assert isinstance(answer, Exception)
         raise answer
     return answer
-
-
-def _decoding_cost(image: Image | ApiError) -> int:
-    """What decoding in the thread costs, in passes; small images are decoded on the way."""
-    if isinstance(image, bytes) and len(image) > INLINE_BYTES:
-        return len(image) // _DECODED_BYTES_PER_PASS
-    return 0
 
 
 def _find_digits(image: Image, max_pixels: int, parameters: PredictParameters) -> Preprocessed:

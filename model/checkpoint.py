@@ -124,8 +124,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"the checkpoint {path} has a damaged description: {_one_line(error)}"
         ) from error
     _check_tensors(path, tensors, network)
-    network.to_empty(device="cpu")
-    network.load_state_dict(tensors)
+    # Copied, since torch's own allocations are aligned, and assigned: an empty copy of a tensor
+    # without storage would import torch's symbolic shapes, 40 MB and as much time as a whole start.
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    network.load_state_dict(copies, assign=True)
     network.requires_grad_(False)
     return Checkpoint(network, calibration, training, metrics, _version(content))
 

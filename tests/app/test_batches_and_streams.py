@@ -901,3 +901,24 @@ async def test_balanced_passes_are_others_and_say_so(client: httpx.AsyncClient) 
         assert balanced.json()["estimator"] == "balanced"
         assert balanced.json()["mean"] != plain.json()["mean"]
         assert named.content == plain.content
+
+
+async def test_one_photo_leaves_half_of_the_queue_to_others(
+    default_checkpoint: Checkpoint,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", quality=90)
+    async with (
+        serving(default_checkpoint, max_queued_passes=1000) as app,
+        connect(app) as client,
+    ):
+        batcher = app.state.inference.batcher
+        photo = asyncio.create_task(client.post("/predict", content=buffer.getvalue()))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while batcher.queued == 0:  # noqa: ASYNC110 - it is counted within the request
+                await asyncio.sleep(0)
+        assert 400 < batcher.queued < 600
+        assert (await client.post("/predict/mc", content=small("7.png"))).status_code == 200
+        await photo
+        assert batcher.queued == 0

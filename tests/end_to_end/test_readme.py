@@ -16,23 +16,17 @@ import pytest
 from app.settings import PREFIX, Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter
+from tests.pages import commands_of
 from training.cli import build_parser, config_from
 from training.config import TeacherConfig, TrainConfig
 from training.train import recipe_of
 
 README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESS = "http://127.0.0.1:8000"
 
 
 def commands() -> list[tuple[str, str]]:
-    """Each command of the README with the output that it promises."""
-    found = []
-    for block in BLOCK.findall(README):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = part.partition("\n")
-            found.append((command, output))
-    return found
+    return commands_of("README.md")
 
 
 CURLS = [each for each in commands() if each[0].startswith("curl")]
@@ -211,8 +205,8 @@ def test_every_setting_stands_in_the_table_with_its_default() -> None:
 
 
 def test_local_links_lead_somewhere() -> None:
-    for name in ("README.md", "model/README.md", "training/README.md", "app/threat-model.md"):
-        page = ROOT / name
+    pages = ("README.md", "model/README.md", "training/README.md", "app/threat-model.md")
+    for page in (*(ROOT / name for name in pages), *(ROOT / "deploy").glob("*.md")):
         for target in re.findall(r'(?:\]\(|src="|srcset=")([^)#":]+)[)"]', page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
 

@@ -1,0 +1,56 @@
+# Dropserve, built in one stage and run in another, without root and without anything to build with.
+#
+#   docker build --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu -t dropserve .
+#   docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+#     --memory 512m --publish 127.0.0.1:8000:8000 dropserve
+
+ARG BASE=python:3.11-slim
+
+# hadolint ignore=DL3006
+FROM ${BASE} AS build
+# Where pip looks besides its own index. PyTorch's index of CPU builds saves 2.7 GB of CUDA
+# libraries, which nothing here uses. pip reads the variable by itself.
+ARG PIP_EXTRA_INDEX_URL=
+WORKDIR /src
+RUN python -m venv /opt/dropserve
+# The dependencies are a layer of their own: new code does not install torch again.
+COPY pyproject.toml ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && /opt/dropserve/bin/python -m pip install --requirement requirements.txt
+COPY README.md LICENSE ./
+COPY model model
+COPY training training
+COPY app app
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/dropserve/bin/python -m pip install --no-deps . \
+    && /opt/dropserve/bin/python -m pip uninstall --yes setuptools pip
+# What only builds or tests: headers, static libraries, torch's tools and tests, others' tests.
+RUN find /opt/dropserve -depth \( \
+        -path '*/torch/include' -o -path '*/torch/share' -o -path '*/torch/test' \
+        -o -path '*/torch/bin/*' -not -name torch_shm_manager \
+        -o -name '*.a' -o -type d -name tests -not -path '*/torch/*' \
+    \) -exec rm -rf {} + \
+    && /opt/dropserve/bin/python -c "import app.server"
+
+# hadolint ignore=DL3006
+FROM ${BASE}
+LABEL org.opencontainers.image.title="Dropserve" \
+      org.opencontainers.image.description="Says which handwritten digit it sees and, with MC dropout, how sure it is" \
+      org.opencontainers.image.licenses="MIT"
+COPY --from=build /opt/dropserve /opt/dropserve
+# On every interface of the container. What it may write is /tmp, and that only with several workers.
+ENV PATH="/opt/dropserve/bin:$PATH" \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    DROPSERVE_HOST=0.0.0.0 \
+    DROPSERVE_PORT=8000
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 8000
+# It serves on for DROPSERVE_DRAIN_SECONDS, 5, and ends within 2 more: `docker stop` waits for 10.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import http.client, os, sys; connection = http.client.HTTPConnection('127.0.0.1', int(os.environ['DROPSERVE_PORT']), timeout=2); connection.request('GET', '/health/ready'); sys.exit(connection.getresponse().status != 200)"]
+ENTRYPOINT ["dropserve"]
+CMD ["serve"]

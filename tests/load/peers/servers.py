@@ -1,0 +1,225 @@
+"""The servers of the comparison: what each is installed from, started with and asked with."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from model.checkpoint import DEFAULT_CHECKPOINT
+from tests.conftest import OURS, ROOT, sample
+
+FOLDER = Path(__file__).parent
+TASKS = ("predict", "loop", "expanded")
+# What every peer's environment has besides the server itself.
+_COMMON = (
+    *("torch==2.13.0", "numpy>=2.2,<3", "pillow>=13,<14", "safetensors>=0.8,<1"),
+    *("uvicorn>=0.54,<1", "uvloop>=0.23,<1", "httptools>=0.9,<1"),
+)
+_PNG = sample("7.png")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """A peer's own batching: at most so many requests, waiting for at most so long."""
+
+    most: int = 1
+    wait_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return "off" if self.most == 1 else f"{self.most}, {self.wait_seconds * 1000:g} ms"
+
+
+OFF = Batching()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sent to a server."""
+
+    path: str
+    body: bytes
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One of the other servers.
+
+    Attributes:
+        name: and version, as in its requirement.
+        request: in the form that the server's own examples send.
+        command: of a server, from its Python, its port and a folder to write to.
+        tuned: its own batching, as fast as it was found to be; None: it has none.
+        candidates: what is tried for that by `--tune`.
+    """
+
+    name: str
+    requirement: str
+    request: Request
+    command: Callable[[Path, int, Path], list[str]]
+    tuned: Batching | None = None
+    candidates: tuple[Batching, ...] = ()
+
+
+def _pixels() -> list[int]:
+    with Image.open(io.BytesIO(_PNG)) as image:
+        pixels: list[int] = np.asarray(image.convert("L")).ravel().tolist()
+    return pixels
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _script(name: str) -> Callable[[Path, int, Path], list[str]]:
+    return lambda python, port, folder: [str(python), str(FOLDER / name)]
+
+
+def _start_bentoml(python: Path, port: int, folder: Path) -> list[str]:
+    options = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(folder)]
+    return [
+        str(python),
+        "-m",
+        "bentoml",
+        "serve",
+        "--quiet",
+        *options,
+        "tests.load.peers.serve_bentoml:Service",
+    ]
+
+
+def _start_mlserver(python: Path, port: int, folder: Path) -> list[str]:
+    # In its own process: of one core, workers of their own only take their share.
+    settings = {
+        "host": "127.0.0.1",
+        "http_port": port,
+        "grpc_port": port + 1,
+        "metrics_port": port + 2,
+        "parallel_workers": 0,
+        "debug": False,
+        "metrics_dir": str(folder / "metrics"),
+    }
+    model = {"name": "digits", "implementation": "tests.load.peers.serve_mlserver.DigitsModel"}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "model-settings.json").write_text(json.dumps(model))
+    return [str(python.with_name("mlserver")), "start", str(folder)]
+
+
+PEERS = (
+    Peer(
+        "FastAPI",
+        "fastapi==0.165.0",
+        Request("/predict", _PNG, "image/png"),
+        _script("serve_fastapi.py"),
+    ),
+    Peer(
+        "LitServe",
+        "litserve==0.2.19",
+        Request("/predict", _json({"image": base64.b64encode(_PNG).decode()})),
+        _script("serve_litserve.py"),
+        tuned=Batching(16, 0.002),
+        candidates=tuple(Batching(m, w) for m in (8, 16, 64) for w in (0.0, 0.001, 0.005)),
+    ),
+    Peer(
+        "BentoML",
+        "bentoml==1.4.40",
+        Request("/predict", _json({"pixels": [_pixels()]})),
+        _start_bentoml,
+        tuned=Batching(16, 0.1),
+        candidates=tuple(Batching(m, w) for m in (8, 16, 64) for w in (0.02, 0.1, 1.0)),
+    ),
+    Peer(
+        "MLServer",
+        "mlserver==1.7.1",
+        Request(
+            "/v2/models/digits/infer",
+            _json(
+                {
+                    "inputs": [
+                        {
+                            "name": "pixels",
+                            "shape": [1, 784],
+                            "datatype": "UINT8",
+                            "data": _pixels(),
+                        }
+                    ]
+                }
+            ),
+        ),
+        _start_mlserver,
+        tuned=Batching(16, 0.002),
+        candidates=tuple(Batching(m, w) for m in (8, 16, 64) for w in (0.001, 0.005, 0.02)),
+    ),
+)
+OURS_REQUESTS = {
+    "predict": Request("/predict", _PNG, "image/png"),
+    "mc": Request("/predict/mc?passes={passes}", _PNG, "image/png"),
+}
+
+
+def peer_environment(task: str, passes: int, batching: Batching, port: int) -> dict[str, str]:
+    """What a peer's server reads."""
+    return {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        "PYTHONPATH": str(ROOT),
+        "PEER_TASK": task,
+        "PEER_PASSES": str(passes),
+        "PEER_BATCH": str(batching.most),
+        "PEER_WAIT_SECONDS": str(batching.wait_seconds),
+        "PEER_PORT": str(port),
+        "PEER_CHECKPOINT": str(DEFAULT_CHECKPOINT),
+        "BENTOML_DO_NOT_TRACK": "True",
+        # MLServer's own variables of its batching.
+        **(
+            {
+                "MLSERVER_MODEL_MAX_BATCH_SIZE": str(batching.most),
+                "MLSERVER_MODEL_MAX_BATCH_TIME": str(batching.wait_seconds),
+            }
+            if batching.most > 1
+            else {}
+        ),
+    }
+
+
+def our_command(port: int) -> list[str]:
+    """Our server, as it is started by everybody."""
+    return [*OURS, "serve", "--port", str(port)]
+
+
+def our_environment() -> dict[str, str]:
+    """Without settings, and with the network and the server of this repository."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DROPSERVE_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "DROPSERVE_DRAIN_SECONDS": "0"}
+
+
+def install(peer: Peer) -> Path:
+    """The Python of a peer's own virtual environment, which is made if there is none.
+
+    Raises:
+        subprocess.CalledProcessError: it cannot be installed.
+    """
+    requirements = (peer.requirement, *_COMMON)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    identity = hashlib.sha256(repr((requirements, sys.version)).encode()).hexdigest()[:12]
+    folder = cache / "dropserve-tests" / f"peer-{peer.name.lower()}-{identity}"
+    python = folder / "bin" / "python"
+    done = folder / "installed"
+    if not done.exists():
+        sys.stderr.write(f"installing {peer.requirement}\n")
+        _run(sys.executable, "-m", "venv", "--clear", str(folder))
+        _run(str(python), "-m", "pip", "install", "--quiet", *requirements)
+        done.touch()
+    return python
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
