@@ -94,14 +94,19 @@ class BoundedProtocol(HttpToolsProtocol):
         scope = self.scope
         if scope is not None and "method" not in scope:
             self._count_partial_head()
-        elif len(self.headers) > MOST_HEADERS:  # of a chunked body's end
-            self._refuse_what_came(HeadTooLargeError())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """As uvicorn's, up to a number of lines: the rest of ten thousand is not even parsed."""
+        if len(self.headers) == MOST_HEADERS:
+            raise _TooLargeHeadError
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Refuses a head that is too large; the request's task is made only after that."""
         headers = self.headers
-        if len(headers) > MOST_HEADERS:
-            raise _TooLargeHeadError
         # A head within one small piece is not worth counting.
         if self._chunk_bytes > MOST_HEAD_BYTES or self._partial is self.scope:
             size = len(self.url) + sum(len(name) + len(value) for name, value in headers)
@@ -143,7 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._partial_bytes = 0  # some of the chunk may be another request's
         else:
             self._partial_bytes += self._chunk_bytes
-        if self._partial_bytes > MOST_HEAD_BYTES or len(self.headers) > MOST_HEADERS:
+        if self._partial_bytes > MOST_HEAD_BYTES:
             self._refuse_what_came(HeadTooLargeError())
 
     def _phase(self) -> Phase:

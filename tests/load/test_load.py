@@ -1,15 +1,26 @@
 """The load commands, briefly: what they count must hold on any machine, however busy."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import uvloop
 
 from app.bench_servers import start_bench_app
 from tests.conftest import ServerStarter
-from tests.load import body_mutations, large_batch, overload, price_of_doubt, same_bytes
+from tests.load import (
+    body_mutations,
+    hostile_connections,
+    large_batch,
+    overload,
+    price_of_doubt,
+    same_bytes,
+    schema_fuzz,
+    soak,
+)
 from tests.load.price_of_doubt import Figures
 from tests.load.v2_mutations import MutatedRequest, attack
 
@@ -100,3 +111,51 @@ def test_no_broken_body_breaks_the_server(
     assert not seen.broken()
     assert seen.outcomes["200"]
     assert seen.outcomes["400"] + seen.outcomes["415"] + seen.outcomes["422"] > 100
+
+
+def test_whatever_follows_from_the_description_is_answered(
+    servers: ServerStarter, tmp_path: Path
+) -> None:
+    server, key = schema_fuzz.start_guarded(servers, tmp_path)
+
+    # Without the edges of every schema, which are over a thousand requests.
+    options = ["--max-examples", "5", "--seed", "0", "--phases", "examples,fuzzing"]
+    done = schema_fuzz.fuzz(server, key, tmp_path, options)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    counted = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert counted is not None, done.stdout
+    assert int(counted[1]) == int(counted[2]) > 50
+
+
+def test_hostile_connections_are_refused_and_a_polite_client_is_served(
+    servers: ServerStarter,
+) -> None:
+    server = servers.start("--log-level", "error", "--max-head-seconds", "1")
+    attack = hostile_connections.Attack(
+        seconds=4.0, connections=40, uploads=10, heads=10, garbage=10
+    )
+
+    figures = hostile_connections.measure(server, 0.5, attack)
+
+    assert not figures.refused
+    assert not figures.unexpected()
+    for kind, (status,) in hostile_connections.EXPECTED.items():
+        assert figures.outcomes[kind][status], kind
+    assert figures.attacked
+
+
+def test_a_soak_has_every_expected_answer(servers: ServerStarter) -> None:
+    soaked = uvloop.run(soak.soak(servers.start(), 0.1, 2.0))
+
+    assert not soaked.unexpected
+    assert sum(sum(outcomes.values()) for outcomes in soaked.outcomes.values()) > 100
+    assert len(soaked.memory) == len(soaked.files) >= 2
+    assert max(soaked.files) == soaked.files[0]
+
+
+def test_the_slope_of_memory_is_per_minute() -> None:
+    growing = soak.Soaked(memory=[(minute, 100 + 2.0 * minute) for minute in (0, 1, 2, 3, 4.5)])
+
+    assert growing.slope(0) == pytest.approx(2 * 2**20 / 1e6)
+    assert growing.slope(4) == 0  # of one point there is none

@@ -1,0 +1,281 @@
+"""What hostile connections cost a polite client, and whether the server's memory comes back.
+
+`python -m tests.load.hostile_connections` starts a server on one core. On the other a polite client
+asks for a prediction now and then, first alone and then while another process keeps 500 idle and
+dribbling connections, and sends 1,000 uploads that are too large, heads of 10,000 lines, and
+pipelined requests with garbage behind them. The figures are for people: on a shared machine they
+vary, so the tests assert only what the answers are.
+"""
+
+import argparse
+import asyncio
+import base64
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from multiprocessing.connection import Connection
+from random import Random
+
+import uvloop
+
+from app.examples import example_png_base64
+from app.load_client import percentile
+from app.machine import describe_machine, usable_cores
+from tests.conftest import RunningServer, ServerStarter
+from tests.load.overload import on_core, resident_mib, say
+
+MOST_TIMES = 3.0
+_PAUSE_SECONDS = 0.003
+_PATIENCE_SECONDS = 30.0
+_DRIBBLE_SECONDS = 0.5
+_MIB = 2**20
+# The hostile side must not take the core that the polite client waits on.
+_NICENESS = 10
+
+_IDLE = "idle or dribbling"
+_UPLOAD, _LINES, _GARBAGE = "upload", "10,000 lines", "garbage"
+# Statuses. A connection may also end without one: this side was too slow to send, or to listen.
+EXPECTED = {
+    _UPLOAD: {"413"},
+    _LINES: {"431"},
+    # The requests before it have their answers.
+    _GARBAGE: {"200"},
+    _IDLE: {"408"},
+}
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How much of everything, spread evenly over so many seconds."""
+
+    seconds: float = 40.0
+    connections: int = 500
+    uploads: int = 1000
+    heads: int = 200
+    garbage: int = 200
+
+
+@dataclass
+class Figures:
+    """What was found; times in seconds, memory in MiB.
+
+    Attributes:
+        quiet: the polite client's latencies without the attack.
+        attacked: the same under it.
+        refused: of the polite client's requests, those without a 200.
+        outcomes: of each kind of hostility, how often which status came back, or none.
+        memory: resident before the attack, at most during it, and after it.
+    """
+
+    quiet: list[float] = field(default_factory=list)
+    attacked: list[float] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+    memory: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def unexpected(self) -> dict[str, set[str]]:
+        """Statuses that no such hostility should have."""
+        found = {
+            kind: {outcome for outcome in seen if outcome.isdecimal()} - EXPECTED[kind]
+            for kind, seen in self.outcomes.items()
+        }
+        return {kind: statuses for kind, statuses in found.items() if statuses}
+
+
+def measure(server: RunningServer, quiet_seconds: float, attack: Attack) -> Figures:
+    """Asks politely, alone and beside the attack."""
+    figures = Figures()
+    pid = server.process.pid
+    _ask_politely(
+        server, lambda began: time.monotonic() < began + quiet_seconds, figures.quiet, figures
+    )
+    before = peak = resident_mib(pid)
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    hostile = context.Process(target=_run_attack, args=(server.address, attack, theirs))
+    hostile.start()
+    ours.recv()  # it has begun
+
+    def is_attacked(_: float) -> bool:
+        nonlocal peak
+        peak = max(peak, resident_mib(pid))
+        return not ours.poll()
+
+    _ask_politely(server, is_attacked, figures.attacked, figures)
+    figures.outcomes = ours.recv()
+    hostile.join()
+    _ask_politely(server, lambda began: time.monotonic() < began + quiet_seconds, [], figures)
+    figures.memory = (before, peak, resident_mib(pid))
+    return figures
+
+
+def _ask_politely(
+    server: RunningServer,
+    goes_on: Callable[[float], bool],
+    latencies: list[float],
+    figures: Figures,
+) -> None:
+    """One request after the other over a kept connection, with pauses."""
+    connection = HTTPConnection(server.address.removeprefix("http://"), timeout=_PATIENCE_SECONDS)
+    body, began = base64.b64decode(example_png_base64()), time.monotonic()
+    while goes_on(began):
+        started = time.perf_counter()
+        connection.request("POST", "/predict", body, {"content-type": "image/png"})
+        response = connection.getresponse()
+        response.read()
+        latencies.append(time.perf_counter() - started)
+        if response.status != 200:
+            figures.refused[str(response.status)] += 1
+        time.sleep(_PAUSE_SECONDS)
+    connection.close()
+
+
+def _run_attack(address: str, attack: Attack, pipe: Connection) -> None:
+    """In a process of its own."""
+    os.nice(_NICENESS)
+    uvloop.run(_attack(address, attack, pipe))
+
+
+async def _attack(address: str, attack: Attack, pipe: Connection) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in EXPECTED}
+
+    async def once(kind: str, act: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                try:
+                    # Whoever is refused early cannot send the rest, and has an answer all the same.
+                    with suppress(ConnectionError):
+                        await act(writer, *arguments)
+                    head = await reader.read(16)
+                    outcomes[kind][head.split()[1].decode() if head else "ended"] += 1
+                    with suppress(ConnectionError):
+                        while await reader.read(2**16):
+                            pass
+                finally:
+                    writer.transport.abort()
+        except (OSError, TimeoutError) as error:
+            outcomes[kind][type(error).__name__] += 1
+
+    async def spread(kind: str, count: int, act: Callable[..., Awaitable[None]]) -> None:
+        running = []
+        for number in range(count):
+            running.append(asyncio.create_task(once(kind, act, number)))
+            await asyncio.sleep(attack.seconds / count)
+        await asyncio.gather(*running)
+
+    async def hold(number: int, until: float) -> None:
+        await asyncio.sleep(Random(number).random() * 2)
+        while time.monotonic() < until:
+            await once(_IDLE, _dribble if number % 2 else _say_nothing, until)
+
+    pipe.send("begun")
+    until = time.monotonic() + attack.seconds
+    await asyncio.gather(
+        *(hold(number, until) for number in range(attack.connections)),
+        spread(_UPLOAD, attack.uploads, _upload),
+        spread(_LINES, attack.heads, _send_lines),
+        spread(_GARBAGE, attack.garbage, _send_garbage),
+    )
+    pipe.send(outcomes)
+
+
+async def _say_nothing(writer: asyncio.StreamWriter, until: float) -> None:
+    return None
+
+
+async def _dribble(writer: asyncio.StreamWriter, until: float) -> None:
+    writer.write(b"POST /predict HTTP/1.1\r\nX-A: ")
+    while not writer.transport.is_closing() and time.monotonic() < until + _PATIENCE_SECONDS / 2:
+        await asyncio.sleep(_DRIBBLE_SECONDS)
+        writer.write(b"a")
+
+
+async def _upload(writer: asyncio.StreamWriter, number: int) -> None:
+    """More than the server takes, with its length declared or in chunks."""
+    piece = bytes(256 * 1024)
+    if number % 2:
+        writer.write(b"POST /predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (12 * _MIB))
+    else:
+        writer.write(b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        piece = b"%x\r\n%s\r\n" % (len(piece), piece)
+    for _ in range(48):
+        writer.write(piece)
+        await writer.drain()
+    if number % 2 == 0:
+        writer.write(b"0\r\n\r\n")
+
+
+async def _send_lines(writer: asyncio.StreamWriter, number: int) -> None:
+    lines = b"".join(b"X-%d: a\r\n" % line for line in range(10_000))
+    writer.write(b"GET / HTTP/1.1\r\n" + lines + b"\r\n")
+
+
+async def _send_garbage(writer: asyncio.StreamWriter, number: int) -> None:
+    garbage = Random(number).randbytes(1000)
+    writer.write(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n" * 20 + b"\x00" + garbage)
+
+
+def describe(figures: Figures) -> list[str]:
+    """Lines that say what was found."""
+    lines = [f"{kind}: {dict(seen)}" for kind, seen in figures.outcomes.items()]
+    for name, latencies in (("quiet", figures.quiet), ("attacked", figures.attacked)):
+        ordered = sorted(latencies)
+        p50, p99, most = (percentile(ordered, percent) * 1e3 for percent in (50, 99, 100))
+        lines.append(
+            f"polite client, {name}: {len(ordered)} answers, p50 {p50:.2f} ms, p99 {p99:.2f} ms, "
+            f"at most {most:.1f} ms"
+        )
+    before, peak, after = figures.memory
+    lines += [
+        f"its p99: {ratio(figures):.2f} times the quiet one (wanted: {MOST_TIMES:g}); "
+        f"refused: {dict(figures.refused) or 'none'}",
+        f"memory: {before:.1f} MiB before, at most {peak - before:+.1f} during, "
+        f"{after - before:+.1f} after",
+        f"unexpected: {figures.unexpected() or 'none'}",
+    ]
+    return lines
+
+
+def ratio(figures: Figures) -> float:
+    """The polite client's p99 under attack, in quiet ones."""
+    quiet, attacked = sorted(figures.quiet), sorted(figures.attacked)
+    return percentile(attacked, 99) / percentile(quiet, 99)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quiet-seconds", type=float, default=15.0)
+    parser.add_argument("--seconds", type=float, default=Attack.seconds, help="of the attack")
+    parser.add_argument("--rounds", type=int, default=3, help="in which memory must not grow")
+    arguments = parser.parse_args()
+    cores = usable_cores()
+    say(describe_machine())
+    starter = ServerStarter()
+    is_bad = False
+    try:
+        with on_core(cores[0]):
+            server = starter.start("--log-level", "error")
+        with on_core(cores[-1]):
+            for number in range(arguments.rounds):
+                say(f"round {number + 1}")
+                attack = Attack(seconds=arguments.seconds)
+                figures = measure(server, arguments.quiet_seconds, attack)
+                for line in describe(figures):
+                    say(f"  {line}")
+                is_bad |= bool(figures.unexpected() or figures.refused)
+                is_bad |= ratio(figures) > MOST_TIMES
+    finally:
+        starter.end_all()
+    sys.exit(1 if is_bad else 0)
+
+
+if __name__ == "__main__":
+    main()
