@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from app.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from app.request_times import RequestTimes
 
 logger = logging.getLogger("dropserve")
 
@@ -71,6 +72,7 @@ class _Job(Generic[W, R]):
         self.done = done
         self.events: asyncio.Queue[R | None] | None = None  # None in it is the end
         self.spent = 0  # passes since it last stood at the back
+        self.computing_seconds = 0.0  # of the rounds that it was in
 
     def fail(self, error: Exception) -> None:
         """Ends whatever is open with the error."""
@@ -96,6 +98,7 @@ class Batcher(Generic[W, R]):
         share_passes: passes after which a request goes to the back of the queue.
         work_overhead: what a piece of work costs in a round besides its passes, in passes.
         max_queued: passes that may be admitted at a time.
+        note_queued: told of each change of what is queued, in passes.
         clock: seconds, monotonic.
     """
 
@@ -107,6 +110,7 @@ class Batcher(Generic[W, R]):
         share_passes: int,
         work_overhead: int,
         max_queued: int,
+        note_queued: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._step = step
@@ -115,6 +119,7 @@ class Batcher(Generic[W, R]):
         self._work_overhead = work_overhead
         self._max_queued = max_queued
         self._half_queued = -(-max_queued // 2)
+        self._note_queued = note_queued
         self._clock = clock
         self._jobs: deque[_Job[W, R]] = deque()
         self._wake = asyncio.Event()
@@ -155,12 +160,16 @@ class Batcher(Generic[W, R]):
     def count(self, cost: int) -> None:
         """Adds to what is queued; negative where something is answered."""
         self.queued += cost
+        if self._note_queued is not None:
+            self._note_queued(cost)
         if self.queued:
             self._idle.clear()
         else:
             self._note_if_idle()
 
-    async def run(self, works: Sequence[W], deadline: float) -> list[R | Exception]:
+    async def run(
+        self, works: Sequence[W], deadline: float, times: RequestTimes
+    ) -> list[R | Exception]:
         """Computes works; the answers come in their order, an exception where a work failed.
 
         Cancelling the call drops what is not computed yet.
@@ -169,6 +178,7 @@ class Batcher(Generic[W, R]):
             works: one request's.
             deadline: on the batcher's clock; what is not computed by then ends with a
                 DeadlineExceededError.
+            times: the request's; the seconds of the rounds that it was in are added.
 
         Raises:
             NotReadyError: the batcher was closed, and its time to finish is over.
@@ -180,10 +190,13 @@ class Batcher(Generic[W, R]):
             await job.done
         finally:
             job.open.clear()
+            times.compute += job.computing_seconds
         return [_settled(answer) for answer in job.answers]
 
-    async def stream(self, work: W, deadline: float) -> AsyncGenerator[R, None]:
-        """Computes one work and yields its intermediate answers, then the final one.
+    async def stream(
+        self, work: W, deadline: float, times: RequestTimes
+    ) -> AsyncGenerator[R, None]:
+        """Computes one work and yields its intermediate answers, then the final one; see `run`.
 
         Raises:
             Exception: what the work failed with; also DeadlineExceededError.
@@ -196,6 +209,7 @@ class Batcher(Generic[W, R]):
                 yield event
         finally:
             job.open.clear()
+            times.compute += job.computing_seconds
         answer = _settled(job.answers[0])
         if isinstance(answer, Exception):
             raise answer
@@ -301,6 +315,8 @@ class Batcher(Generic[W, R]):
             if not job.open:
                 job.finish()
         seconds = self._clock() - started
+        for job in {id(job): job for job, *_ in batch}.values():
+            job.computing_seconds += seconds
         if seconds > 0:
             rate = sum(passes for *_, passes in batch) / seconds
             self._passes_per_second += 0.05 * (rate - self._passes_per_second)

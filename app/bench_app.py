@@ -12,13 +12,16 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from app.factory import create_app, load_served_checkpoint
+from app.logs import configure_logs
 from app.server import run_app
 from app.settings import Settings, load_settings
 
 
 def create_bench_app(settings: Settings) -> FastAPI:
     """The product's app with `POST /constant`, which answers with what `PUT /constant` brought."""
-    app = create_app(settings, load_served_checkpoint(settings))
+    app = create_app(
+        settings, load_served_checkpoint(settings), access_log=configure_logs(settings)
+    )
     answer = b""
 
     async def constant(request: Request) -> Response:

@@ -6,7 +6,7 @@ import subprocess  # nosec B404: starts our own module, no shell
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -24,11 +24,14 @@ class ServerError(Exception):
 
 
 @contextmanager
-def start_bench_app(core: int | None = None) -> Iterator[str]:
+def start_bench_app(
+    core: int | None = None, environ: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Runs `app.bench_app` on a free port until the block ends; gives its address.
 
     Args:
         core: the only core that it may use; None: all.
+        environ: variables besides those of this process.
 
     Raises:
         ServerError: it ended or did not get ready.
@@ -39,7 +42,11 @@ def start_bench_app(core: int | None = None) -> Iterator[str]:
     with tempfile.TemporaryFile() as log:
         with _keep_to(core):
             process = subprocess.Popen(  # nosec B603: the command is made here, of fixed words
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment() | dict(environ or {}),
             )
         try:
             _wait_until_ready(process, url, log)

@@ -9,6 +9,7 @@ from starlette.datastructures import State
 from starlette.requests import ClientDisconnect
 
 from app.errors import NotReadyError
+from app.request_times import RequestTimes
 
 T = TypeVar("T")
 
@@ -23,6 +24,12 @@ def started_state(request: Request) -> State:
     if not state.is_ready:
         raise NotReadyError
     return state
+
+
+def times_of(request: Request) -> RequestTimes:
+    """Where the request's time goes, to be filled in."""
+    times: RequestTimes = request.scope["state"]["times"]
+    return times
 
 
 async def while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:

@@ -24,6 +24,8 @@ from app.errors import (
     NotReadyError,
 )
 from app.inference import Inference
+from app.logs import AccessLog
+from app.metrics import Metrics
 from app.middleware import RequestContextMiddleware
 from app.open_inference.models import served_models
 from app.openapi import describe_application
@@ -41,21 +43,31 @@ _CLOSING_SECONDS = 1.0
 logger = logging.getLogger("dropserve")
 
 
-def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    checkpoint: Checkpoint | None = None,
+    *,
+    metrics: Metrics | None = None,
+    access_log: AccessLog | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
         settings: how it runs.
         checkpoint: what it serves; loaded as the settings say when the app starts, if not given.
+        metrics: what it counts in, if others count too.
+        access_log: writes a line for each request; None: nobody does.
 
     Raises:
         SettingsError: the API keys cannot be read.
         CheckpointError: at start-up, where the checkpoint cannot be served.
     """
+    if metrics is None and settings.metrics:
+        metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        _go_over(app, _warm(checkpoint or load_served_checkpoint(settings), settings))
+        _go_over(app, _warm(checkpoint or load_served_checkpoint(settings), settings, metrics))
         app.state.reloading = asyncio.Lock()
         app.state.is_ready = True
         try:
@@ -75,6 +87,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.settings = settings
+    app.state.metrics = metrics
     app.state.is_ready = False
     app.state.is_draining = False
     # Not included, but joined: an included router is searched by a slower path of its own.
@@ -97,7 +110,7 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fast
         )
     if settings.cors_origins:
         app.add_middleware(CorsMiddleware, origins=settings.cors_origins)
-    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, access_log=access_log)
     return app
 
 
@@ -127,7 +140,7 @@ async def reload_checkpoint(app: FastAPI) -> None:
         settings: Settings = app.state.settings
         try:
             inference = await asyncio.to_thread(
-                lambda: _warm(load_served_checkpoint(settings), settings)
+                lambda: _warm(load_served_checkpoint(settings), settings, app.state.metrics)
             )
         except ModelError as error:
             logger.error("the checkpoint is not reloaded, the one before serves on: %s", error)
@@ -141,15 +154,20 @@ async def reload_checkpoint(app: FastAPI) -> None:
     await old.close(_CLOSING_SECONDS)
 
 
-def _warm(checkpoint: Checkpoint, settings: Settings) -> Inference:
-    inference = Inference(checkpoint, settings)
+def _warm(checkpoint: Checkpoint, settings: Settings, metrics: Metrics | None) -> Inference:
+    inference = Inference(checkpoint, settings, metrics)
     inference.warm_up()
     return inference
 
 
 def _go_over(app: FastAPI, inference: Inference) -> None:
     app.state.inference = inference
-    app.state.models = served_models(inference.checkpoint, app.state.settings)
+    settings: Settings = app.state.settings
+    checkpoint = inference.checkpoint
+    app.state.models = served_models(checkpoint, settings)
+    metrics: Metrics | None = app.state.metrics
+    if metrics is not None:
+        metrics.serve_model(checkpoint.name, checkpoint.version, settings.max_queued_passes)
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TypeVar
 
 import numpy as np
 
-from app.batching import Admission, Batcher
+from app.batching import Admission, Batcher, Outcome
 from app.bodies import BatchRequest, Image, ImageRequest
 from app.errors import (
     ApiError,
@@ -18,6 +18,8 @@ from app.errors import (
     from_image_error,
 )
 from app.images import INLINE_BYTES, decode_if_small, decode_scaled
+from app.metrics import Metrics
+from app.request_times import RequestTimes
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
 from app.work import DETERMINISTIC_COST, Answer, McWork, PredictWork, Worker
@@ -44,20 +46,30 @@ _DECODED_AT_A_TIME = 8
 
 
 class Inference:
-    """Answers requests with one network; belongs to one event loop."""
+    """Answers requests with one network; belongs to one event loop.
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
+    Args:
+        checkpoint: the network.
+        settings: how it is served.
+        metrics: counts what is answered and computed; None: nobody does.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics | None = None
+    ) -> None:
         self.checkpoint = checkpoint
         self.engine: Engine = build_engine(checkpoint.network, settings.device, settings.precision)
         self.worker = Worker(checkpoint, self.engine)
         self.batcher: Batcher[PredictWork | McWork, Answer] = Batcher(
-            self.worker.step,
+            self.worker.step if metrics is None else self._counted_step,
             round_passes=_ROUND_PASSES,
             share_passes=_SHARE_PASSES,
             work_overhead=_IMAGE_COST,
             max_queued=settings.max_queued_passes,
+            note_queued=None if metrics is None else metrics.change_queue,
         )
         self._settings = settings
+        self._metrics = metrics
         # One photo is decoded beside the engine's work: it alone must not turn everybody away.
         self._most_decoding_cost = settings.max_queued_passes // 2
         # One thread: more decoding at a time would only take the engine's core from it.
@@ -88,25 +100,39 @@ class Inference:
         is_sampled = issubclass(parameters_type, McParameters)
         self.batcher.check(_IMAGE_COST + 1 if is_sampled else DETERMINISTIC_COST)
 
-    async def predict(self, asked: ImageRequest[PredictParameters]) -> Answer:
-        """The deterministic answer, computed at once: it takes less than queueing it would."""
+    async def predict(self, asked: ImageRequest[PredictParameters], times: RequestTimes) -> Answer:
+        """The deterministic answer, computed at once: it takes less than queueing it would.
+
+        Args:
+            asked: the image and how to take it.
+            times: filled in.
+        """
         image, parameters = asked
         self._require_level(parameters)
         self.batcher.check(DETERMINISTIC_COST)
+        started = time.monotonic()
         read = self._read_small(image, parameters)
         if read is None:
             with self.batcher.admit(DETERMINISTIC_COST + self._decoding_cost(image)):
                 read = await self._read_large(image, parameters, self._deadline(parameters))
-        return self.worker.predict(PredictWork(read.pixels, parameters, boxes=read.boxes))
+        decoded = time.monotonic()
+        answer = self.worker.predict(PredictWork(read.pixels, parameters, boxes=read.boxes))
+        times.decode = decoded - started
+        times.compute = time.monotonic() - decoded
+        if self._metrics is not None:
+            self._metrics.count_answer(answer)
+        return answer
 
-    async def predict_mc(self, asked: ImageRequest[McParameters]) -> Answer:
-        """The MC-dropout answer."""
+    async def predict_mc(self, asked: ImageRequest[McParameters], times: RequestTimes) -> Answer:
+        """The MC-dropout answer; see `predict`."""
         with self.admit_mc(asked):
             deadline = self._deadline(asked.parameters)
-            work = await self._mc_work(asked, deadline, is_streamed=False)
-            (answer,) = await self.batcher.run([work], deadline)
+            work = await self._mc_work(asked, deadline, times, is_streamed=False)
+            (answer,) = await self._run([work], deadline, times)
         if isinstance(answer, Exception):
             raise answer
+        if self._metrics is not None:
+            self._metrics.count_answer(answer)
         return answer
 
     def admit_mc(self, asked: ImageRequest[McParameters]) -> Admission:
@@ -115,19 +141,29 @@ class Inference:
         cost = asked.parameters.passes + _IMAGE_COST + self._decoding_cost(asked.image)
         return self.batcher.admit(cost)
 
-    async def stream_mc(self, asked: ImageRequest[McParameters]) -> AsyncGenerator[Answer, None]:
+    async def stream_mc(
+        self, asked: ImageRequest[McParameters], times: RequestTimes
+    ) -> AsyncGenerator[Answer, None]:
         """The MC-dropout answer, after the estimates on the way; the caller has been admitted.
 
         The first step of the iterator decodes the image: what is wrong with the request shows then.
         """
         deadline = self._deadline(asked.parameters)
-        work = await self._mc_work(asked, deadline, is_streamed=True)
-        async with aclosing(self.batcher.stream(work, deadline)) as answers:
-            async for answer in answers:
-                yield answer
+        work = await self._mc_work(asked, deadline, times, is_streamed=True)
+        started = time.monotonic()
+        try:
+            async with aclosing(self.batcher.stream(work, deadline, times)) as answers:
+                async for answer in answers:
+                    if self._metrics is not None and answer["stop_reason"]:
+                        self._metrics.count_answer(answer)
+                    yield answer
+        finally:
+            times.queue = max(0.0, time.monotonic() - started - times.compute)
+            if self._metrics is not None:
+                self._metrics.count_ended([work])
 
     async def predict_batch(
-        self, asked: BatchRequest[PredictParameters]
+        self, asked: BatchRequest[PredictParameters], times: RequestTimes
     ) -> list[Answer | ApiError]:
         """An answer, or what is wrong with the image, for each image in order."""
         parameters = asked.parameters
@@ -138,14 +174,43 @@ class Inference:
         cost = sum(passes + self._decoding_cost(image) for image in asked.images)
         with self.batcher.admit(cost):
             deadline = self._deadline(asked.parameters)
+            started = time.monotonic()
             works: list[PredictWork | McWork | ApiError] = []
             for number, image in enumerate(asked.images):
                 works.append(await self._batch_work(image, parameters, deadline))
                 if number % _DECODED_AT_A_TIME == 0:
                     await asyncio.sleep(0)
+            times.decode = time.monotonic() - started
             good = [work for work in works if not isinstance(work, ApiError)]
-            answers = iter(await self.batcher.run(good, deadline))
-        return [work if isinstance(work, ApiError) else _checked(next(answers)) for work in works]
+            answers = iter(await self._run(good, deadline, times))
+        told = [work if isinstance(work, ApiError) else _checked(next(answers)) for work in works]
+        if self._metrics is not None:
+            for answer in told:
+                if isinstance(answer, ApiError):
+                    self._metrics.count_image_error(answer.code)
+                else:
+                    self._metrics.count_answer(answer)
+        return told
+
+    async def _run(
+        self, works: Sequence[PredictWork | McWork], deadline: float, times: RequestTimes
+    ) -> list[Answer | Exception]:
+        """As the batcher does; what is not computed in the end is counted."""
+        started = time.monotonic()
+        try:
+            return await self.batcher.run(works, deadline, times)
+        finally:
+            times.queue = max(0.0, time.monotonic() - started - times.compute)
+            if self._metrics is not None:
+                self._metrics.count_ended(works)
+
+    def _counted_step(
+        self, batch: Sequence[tuple[PredictWork | McWork, int]]
+    ) -> list[Outcome[Answer] | Exception]:
+        outcomes = self.worker.step(batch)
+        assert self._metrics is not None
+        self._metrics.count_round(batch)
+        return outcomes
 
     async def _batch_work(
         self, image: Image | ApiError, parameters: PredictParameters, deadline: float
@@ -164,11 +229,19 @@ class Inference:
         return PredictWork(read.pixels, parameters, boxes=read.boxes)
 
     async def _mc_work(
-        self, asked: ImageRequest[McParameters], deadline: float, *, is_streamed: bool
+        self,
+        asked: ImageRequest[McParameters],
+        deadline: float,
+        times: RequestTimes,
+        *,
+        is_streamed: bool,
     ) -> McWork:
+        started = time.monotonic()
         image = await self._read(asked.image, asked.parameters, deadline)
         work = McWork(image.pixels, asked.parameters, is_streamed=is_streamed, boxes=image.boxes)
-        return await self._prepared(work, deadline)
+        work = await self._prepared(work, deadline)
+        times.decode = time.monotonic() - started
+        return work
 
     async def _prepared(self, work: McWork, deadline: float) -> McWork:
         """The work, with what would take too long on the event loop done in a thread.

@@ -1,4 +1,4 @@
-"""What every request passes: its id, headers for browsers, and a defence against the unexpected.
+"""What every request passes: its id, its count, its line in the log, and headers for browsers.
 
 Pure ASGI: Starlette's BaseHTTPMiddleware costs a task per request.
 """
@@ -7,12 +7,17 @@ import itertools
 import logging
 import re
 import secrets
+import time
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import InternalError
+from app.logs import AccessLog
+from app.metrics import Metrics
+from app.request_times import CLIENT_GONE, EndedRequest, RequestTimes
 from app.responses import error_response
+from app.route_labels import route_label
 
 REQUEST_ID_HEADER = "x-request-id"
 _HEADER_BYTES = REQUEST_ID_HEADER.encode()
@@ -37,13 +42,22 @@ def _given_id(scope: Scope) -> str | None:
 
 
 class RequestContextMiddleware:
-    """Gives each request an id and each answer its headers.
+    """Gives each request an id and each answer its headers, and notes how each request ends.
 
     What nobody expected is answered with a plain 500.
+
+    Args:
+        app: what answers.
+        metrics: counts requests; None: nobody does.
+        access_log: writes a line for each; None: nobody does.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics | None = None, access_log: AccessLog | None = None
+    ) -> None:
         self.app = app
+        self._metrics = metrics
+        self._access_log = access_log
         # Unique without asking the system for randomness each time.
         self._prefix = secrets.token_hex(12)
         self._numbers = itertools.count()
@@ -55,25 +69,47 @@ class RequestContextMiddleware:
             return
         request_id = _given_id(scope) or f"{self._prefix}{next(self._numbers):08x}"
         header = (_HEADER_BYTES, request_id.encode())
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        times = state["times"] = RequestTimes()
+        status = 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 headers = message["headers"]
                 names = [name for name, _ in headers]
                 headers += [one for one in SECURITY_HEADERS if one[0] not in names]
                 headers.append(header)
             await send(message)
 
+        # Now, since the router changes the scope; below whatever the application is mounted at.
+        route = route_label(scope["path"].removeprefix(scope.get("root_path", "")))
+        if self._metrics is not None:
+            self._metrics.begin_request()
+        started = time.monotonic()
         try:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
             logger.debug("request %s: the client went away", request_id)
         except Exception:
             logger.exception("request %s failed", request_id)
-            if started:  # too late for another answer: let the server cut the connection
+            if status:  # too late for another answer: let the server cut the connection
+                state["error_code"] = InternalError.code
                 raise
             await error_response(Request(scope), InternalError())(scope, receive, send_with_id)
+        finally:
+            ended = EndedRequest(
+                request_id,
+                scope["method"],
+                route,
+                status or CLIENT_GONE,
+                state.get("error_code"),
+                time.monotonic() - started,
+                times,
+            )
+            if self._metrics is not None:
+                self._metrics.end_request(ended)
+            if self._access_log is not None:
+                self._access_log.write(ended)

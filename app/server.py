@@ -1,8 +1,8 @@
 """Runs the application in uvicorn: one torch thread a process, a hint on the screen."""
 
 import asyncio
-import copy
 import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -14,16 +14,19 @@ from typing import Literal, NoReturn
 
 import torch
 import uvicorn
-import uvicorn.config
 from fastapi import FastAPI
 
 from app.draining import UVICORN_SECONDS, DrainingServer
 from app.examples import example_png_base64
 from app.exit_codes import EXIT_FAILED, EXIT_OK
 from app.factory import create_app, reload_checkpoint
+from app.logs import chosen_format, configure_logs
+from app.metrics import MetricsRow
 from app.settings import Settings
 from app.supervisor import SIGHUP, Supervisor
 from model.checkpoint import Checkpoint
+
+logger = logging.getLogger("dropserve")
 
 
 def run_server(settings: Settings, checkpoint: Checkpoint) -> int:
@@ -35,7 +38,8 @@ def run_server(settings: Settings, checkpoint: Checkpoint) -> int:
     """
     if settings.workers > 1:
         _run_workers(settings)
-    return run_app(create_app(settings, checkpoint), settings)
+    access_log = configure_logs(settings)
+    return run_app(create_app(settings, checkpoint, access_log=access_log), settings)
 
 
 def run_app(app: FastAPI, settings: Settings) -> int:
@@ -50,16 +54,22 @@ def run_app(app: FastAPI, settings: Settings) -> int:
 
 def _run_workers(settings: Settings) -> NoReturn:
     """Several processes on one socket."""
+    configure_logs(settings)
     listener = configure(None, settings).bind_socket()
     host, port = listener.getsockname()[:2]
-    supervisor = Supervisor(_serve_worker, settings, listener, lambda: _print_hint(host, port))
+    supervisor = Supervisor(
+        _serve_worker, settings, listener, lambda: _print_hint(host, port, settings)
+    )
     _leave(supervisor.run())
 
 
-def _serve_worker(settings: Settings, listener: socket.socket, pipe: Connection) -> NoReturn:
+def _serve_worker(
+    settings: Settings, listener: socket.socket, pipe: Connection, row: MetricsRow | None
+) -> NoReturn:
     """One of several processes, from its start to its end."""
     _use_one_thread()
-    app = create_app(settings)
+    metrics = None if row is None else row.open()
+    app = create_app(settings, metrics=metrics, access_log=configure_logs(settings))
     server = _WorkerServer(
         configure(app, settings), app, settings.drain_seconds, owns_listener=False
     )
@@ -70,19 +80,13 @@ def _serve_worker(settings: Settings, listener: socket.socket, pipe: Connection)
 
 def configure(app: FastAPI | None, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the application."""
-    logging = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    logging["loggers"]["dropserve"] = {
-        "handlers": ["default"],
-        "level": settings.log_level.upper(),
-        "propagate": False,
-    }
     return uvicorn.Config(
         app or "",
         host=settings.host,
         port=settings.port,
         http=_protocol(settings),
         ws="none",
-        log_config=logging,
+        log_config=None,  # see app.logs
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
@@ -121,7 +125,7 @@ class _Server(DrainingServer):
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(SIGHUP, self._reload)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        _print_hint(host, port)
+        _print_hint(host, port, self._app.state.settings)
 
     def _reload(self) -> None:
         # Kept, since the loop alone would not keep it.
@@ -159,9 +163,12 @@ class _WorkerServer(_Server):
             self.handle_exit(sig, None)
 
 
-def _print_hint(host: str, port: int) -> None:
+def _print_hint(host: str, port: int, settings: Settings) -> None:
     reachable = _reachable(host)
     address = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    if chosen_format(settings) == "json":
+        logger.info("Dropserve answers at %s; API docs: %s/docs", address, address)
+        return
     print(f"Dropserve answers at {address}; API docs: {address}/docs", file=sys.stderr)
     print("Try it, in another terminal (the base64 is a small PNG of a digit):", file=sys.stderr)
     print(
@@ -184,6 +191,7 @@ def _exit_cleanly(*_: object) -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """Ends the process without unloading torch, which takes a second that a rollout waits for."""
+    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -124,6 +124,12 @@ class Settings(BaseModel):
         default=(),
         description="addresses and networks whose X-Forwarded-For and -Proto are believed",
     )
+    metrics: bool = Field(default=True, description="whether GET /metrics counts, for Prometheus")
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto",
+        description="of the log: json, console, or auto, which is console on a terminal only",
+    )
+    access_log: bool = Field(default=True, description="whether each request is a line in the log")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe message that is logged"
     )

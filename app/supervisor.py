@@ -21,12 +21,14 @@ from pathlib import Path
 from app.draining import refuse_new_connections
 from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from app.factory import load_served_checkpoint
+from app.metrics import MetricsRow
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from model.errors import CheckpointError
 
-# Runs a worker: its settings, the listener, and its end of the pipe. Importable by name.
-ServeWorker = Callable[[Settings, socket.socket, Connection], None]
+# Runs a worker: its settings, the listener, its end of the pipe, and where it counts. Importable by
+# name.
+ServeWorker = Callable[[Settings, socket.socket, Connection, MetricsRow | None], None]
 
 logger = logging.getLogger("dropserve")
 
@@ -42,10 +44,17 @@ SIGHUP = getattr(signal, "SIGHUP", signal.SIGTERM)
 class _Worker:
     """One process and the pipe to it."""
 
-    def __init__(self, serve: ServeWorker, settings: Settings, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        serve: ServeWorker,
+        settings: Settings,
+        listener: socket.socket,
+        row: MetricsRow | None,
+    ) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
+        self.row = row
         self.process = multiprocessing.Process(
-            target=serve, args=(settings, listener, theirs), daemon=True
+            target=serve, args=(settings, listener, theirs, row), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -94,6 +103,8 @@ class Supervisor:
         self._announce = announce
         self._signals: deque[int] = deque()
         self._workers: list[_Worker] = []
+        # Where nobody counts now; a replacement goes on where the worker before it ended.
+        self._free_rows: list[MetricsRow] = []
         self._has_served = False
         self._no_start_before = 0.0
 
@@ -107,6 +118,10 @@ class Supervisor:
         with tempfile.TemporaryDirectory(prefix="dropserve-") as folder:
             self._served = Path(folder) / "served.safetensors"
             self._take_checkpoint()
+            if self._settings.metrics:
+                self._free_rows = MetricsRow.create(
+                    Path(folder) / "metrics", self._settings.workers
+                )
             try:
                 return self._run()
             finally:
@@ -137,6 +152,9 @@ class Supervisor:
             if worker.process.is_alive():
                 continue
             self._workers.remove(worker)
+            if worker.row is not None:
+                worker.row.retire()
+                self._free_rows.append(worker.row)
             code = worker.process.exitcode
             if not worker.has_served:
                 logger.error("worker %s ended with %s as it started", worker.process.pid, code)
@@ -148,9 +166,9 @@ class Supervisor:
         missing = self._settings.workers - len(self._workers)
         if missing and time.monotonic() >= self._no_start_before:
             settings = self._settings.model_copy(update={"checkpoint": self._served})
-            self._workers += [
-                _Worker(self._serve, settings, self._listener) for _ in range(missing)
-            ]
+            for _ in range(missing):
+                row = self._free_rows.pop() if self._free_rows else None
+                self._workers.append(_Worker(self._serve, settings, self._listener, row))
         return True
 
     def _take_checkpoint(self) -> Checkpoint:

@@ -73,6 +73,7 @@ class McWork:
         self.probs: NDArray[np.float32] | None = None  # (passes so far, C)
         self.done = 0
         self.is_streamed = is_streamed
+        self.stopped_early = False  # since what was asked for is known well enough
         self.largest_step = self.passes.count
         if is_streamed:
             self.largest_step = max(-(-self.passes.count // _ESTIMATES), _LEAST_ESTIMATE_PASSES)
@@ -151,6 +152,7 @@ class Worker:
         if target is not None:
             enough = sufficient_passes(work.probs, looked_at, target)
             if enough is not None:
+                work.stopped_early = True
                 answer = self._mc_answer(work, work.probs[:enough], "standard_error")
                 return Outcome(True, answer)
         if work.remaining == 0:

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import torch
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from app.factory import create_app
 from app.schemas import McParameters
@@ -155,8 +156,7 @@ class ServerStarter:
             process = subprocess.Popen(
                 [*program, "serve", *options],
                 cwd=folder,
-                # Nobody waits for the tests' servers to be found gone.
-                env={**inherited, "DROPSERVE_DRAIN_SECONDS": "0", **(environ or {})},
+                env={**inherited, **_TEST_SETTINGS, **(environ or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -181,6 +181,11 @@ class ServerStarter:
                 process.communicate()
 
 
+_TEST_SETTINGS = {
+    "DROPSERVE_DRAIN_SECONDS": "0",  # nobody waits for these servers to be found gone
+    "DROPSERVE_LOG_FORMAT": "console",  # their hint on the screen is read
+    "DROPSERVE_ACCESS_LOG": "off",  # but not everything that they would write
+}
 # Importing torch takes three seconds, and more on a busy machine.
 _STARTING_SECONDS = 60.0
 
@@ -192,7 +197,7 @@ def servers() -> Iterator[ServerStarter]:
     starter.end_all()
 
 
-def connect(app: FastAPI) -> httpx.AsyncClient:
+def connect(app: ASGIApp) -> httpx.AsyncClient:
     """A client of a started application, without a network between them."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://dropserve")

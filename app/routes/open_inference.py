@@ -12,7 +12,7 @@ from starlette.routing import Match, Mount, Route
 from starlette.types import Scope
 
 from app.bodies import BatchRequest, ImageRequest, headers_of, read_body
-from app.dependencies import started_state, while_connected
+from app.dependencies import started_state, times_of, while_connected
 from app.direct_route import DirectRoute
 from app.errors import ApiError, NotFoundError, NotReadyError
 from app.inference import Inference
@@ -125,14 +125,15 @@ def _find_model(request: Request) -> ServedModel:
 async def _answer(request: Request, inference: Inference, asked: InferenceRequest) -> list[Answer]:
     """An answer for each image; one image goes the way that the native routes go."""
     parameters = asked.header.parameters
+    times = times_of(request)
     if len(asked.images) > 1:
         batch = BatchRequest(list(asked.images), parameters)
-        answers = await while_connected(request, inference.predict_batch(batch))
+        answers = await while_connected(request, inference.predict_batch(batch, times))
         return [_checked(number, answer) for number, answer in enumerate(answers)]
     image = asked.images[0]
     if not isinstance(parameters, McParameters):
-        return [await inference.predict(ImageRequest(image, parameters))]
-    answer = inference.predict_mc(ImageRequest(image, parameters))
+        return [await inference.predict(ImageRequest(image, parameters), times)]
+    answer = inference.predict_mc(ImageRequest(image, parameters), times)
     if parameters.passes > _WATCHED_PASSES:
         return [await while_connected(request, answer)]
     return [await answer]

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 
 from app.dependencies import started_state
-from app.errors import NotReadyError
-from app.responses import JsonResponse
+from app.errors import NotFoundError, NotReadyError
+from app.metrics import CONTENT_TYPE, Metrics
+from app.responses import BytesResponse, JsonResponse
 from app.schemas import ErrorBody, Health
 
 STATIC_DIR = Path(__file__).parents[1] / "static"
@@ -52,6 +53,20 @@ async def model(request: Request) -> JsonResponse:
     return JsonResponse(
         {"name": checkpoint.name, "version": checkpoint.version, **checkpoint.card()}
     )
+
+
+@router.get(
+    "/metrics",
+    summary="What the server counts, for Prometheus",
+    response_class=PlainTextResponse,
+    responses={404: {"model": ErrorBody}},
+)
+async def metrics(request: Request) -> BytesResponse:
+    """Sums over all workers, in Prometheus' text format; 404 if the operator turned it off."""
+    counted: Metrics | None = request.app.state.metrics
+    if counted is None:
+        raise NotFoundError("metrics are off; DROPSERVE_METRICS=on turns them on")
+    return BytesResponse(counted.text(), CONTENT_TYPE)
 
 
 @router.get("/docs", include_in_schema=False)

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.bodies import read_batch_request, read_image_request
-from app.dependencies import started_state, while_connected
+from app.dependencies import started_state, times_of, while_connected
 from app.direct_route import DirectRoute
 from app.errors import ApiError, InternalError, error_body
 from app.inference import Inference
@@ -46,7 +46,7 @@ async def predict(request: Request) -> JsonResponse:
     """One image, dropout off: the same image always gets the same answer."""
     inference, settings = _serving(request, PredictParameters)
     asked = await read_image_request(request, PredictParameters, settings)
-    return JsonResponse(await inference.predict(asked))
+    return JsonResponse(await inference.predict(asked, times_of(request)))
 
 
 @router.post(
@@ -62,7 +62,7 @@ async def predict_mc(request: Request) -> JsonResponse:
     """
     inference, settings = _serving(request, McParameters)
     asked = await read_image_request(request, McParameters, settings)
-    answer = inference.predict_mc(asked)
+    answer = inference.predict_mc(asked, times_of(request))
     if asked.parameters.passes > _WATCHED_PASSES:
         answer = while_connected(request, answer)
     return JsonResponse(await answer)
@@ -84,13 +84,13 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     admitted = ExitStack()
     admitted.enter_context(inference.admit_mc(asked))
     try:
-        answers = inference.stream_mc(asked)
+        answers = inference.stream_mc(asked, times_of(request))
         # The first answer is awaited here, so that a bad image is a plain error response.
         first = await anext(answers)
     except BaseException:
         admitted.close()
         raise
-    return _EventStream(first, answers, request.state.request_id, admitted)
+    return _EventStream(first, answers, request.scope["state"], admitted)
 
 
 @router.post(
@@ -131,7 +131,7 @@ def _serving(
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
     inference, settings = _serving(request, parameters_type)
     asked = await read_batch_request(request, parameters_type, settings)
-    answers = await while_connected(request, inference.predict_batch(asked))
+    answers = await while_connected(request, inference.predict_batch(asked, times_of(request)))
     return JsonResponse({"predictions": [_in_its_place(answer) for answer in answers]})
 
 
@@ -145,7 +145,7 @@ def _in_its_place(answer: Answer | ApiError) -> dict[str, Any]:
 
 
 async def _events(
-    first: Answer, answers: AsyncGenerator[Answer, None], request_id: str
+    first: Answer, answers: AsyncGenerator[Answer, None], state: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     """The answers as server-sent events; only the last, with a reason to stop, is the result."""
     try:
@@ -153,14 +153,19 @@ async def _events(
         async for answer in answers:
             yield _event(answer)
     except ApiError as error:
-        yield _encode_event("error", error_body(error, request_id))
+        yield _error_event(error, state)
     except Exception:
-        yield _encode_event("error", error_body(InternalError(), request_id))
+        yield _error_event(InternalError(), state)
         raise
 
 
 def _event(answer: Answer) -> bytes:
     return _encode_event("result" if answer["stop_reason"] else "estimate", answer)
+
+
+def _error_event(error: ApiError, state: dict[str, Any]) -> bytes:
+    state["error_code"] = error.code  # the status is sent already, and says that all is well
+    return _encode_event("error", error_body(error, state["request_id"]))
 
 
 def _encode_event(name: str, content: Any) -> bytes:
@@ -176,11 +181,11 @@ class _EventStream(StreamingResponse):
         self,
         first: Answer,
         answers: AsyncGenerator[Answer, None],
-        request_id: str,
+        state: dict[str, Any],
         admitted: ExitStack,
     ) -> None:
         super().__init__(
-            _events(first, answers, request_id),
+            _events(first, answers, state),
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
         self._answers = answers

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from app.batching import Batcher, Outcome
 from app.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from app.request_times import RequestTimes
 
 NEVER = math.inf
 # A test that would wait longer than this has found a caller who waits for ever.
@@ -129,7 +130,7 @@ Running = asyncio.Task[list[Answer | Exception]]
 
 def ask(batcher: Batcher[Sum, Answer], *works: Sum, deadline: float = NEVER) -> Running:
     """A request of its own, queued by the next turn of the event loop."""
-    return asyncio.create_task(batcher.run(works, deadline))
+    return asyncio.create_task(batcher.run(works, deadline, RequestTimes()))
 
 
 async def turns(count: int) -> None:
@@ -279,7 +280,7 @@ async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
 
 async def test_a_request_without_works_has_no_answers() -> None:
     async with serving(Adder()) as batcher:
-        assert await batcher.run([], NEVER) == []
+        assert await batcher.run([], NEVER, RequestTimes()) == []
 
 
 # Everybody gets their own
@@ -503,7 +504,7 @@ async def test_admitted_work_is_counted_until_it_is_answered() -> None:
 
     async def request(cost: int, *works: Sum) -> None:
         with batcher.admit(cost):
-            for answer in await batcher.run(works, NEVER):
+            for answer in await batcher.run(works, NEVER, RequestTimes()):
                 if isinstance(answer, Exception):
                     raise answer
 
@@ -582,7 +583,7 @@ async def test_retry_after_is_never_zero() -> None:
 
 
 def stream(batcher: Batcher[Sum, Answer], work: Sum, deadline: float = NEVER) -> Any:
-    return aclosing(batcher.stream(work, deadline))
+    return aclosing(batcher.stream(work, deadline, RequestTimes()))
 
 
 def streamed(number: int, passes: int) -> Sum:
@@ -667,7 +668,7 @@ async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None
     async def request() -> list[Answer | Exception]:
         with batcher.admit(20):
             await is_read.wait()
-            return await batcher.run([Sum(1, 20)], NEVER)
+            return await batcher.run([Sum(1, 20)], NEVER, RequestTimes())
 
     async with serving(Adder()) as batcher:
         reading = asyncio.create_task(request())
@@ -696,7 +697,7 @@ async def test_what_is_not_finished_when_the_time_is_over_is_told_so() -> None:
 
         # As would be asked for by a request that was admitted, and read, before.
         with pytest.raises(NotReadyError):
-            await batcher.run([Sum(4, 20)], NEVER)
+            await batcher.run([Sum(4, 20)], NEVER, RequestTimes())
 
 
 @pytest.mark.parametrize("was_used", [False, True])
@@ -726,7 +727,7 @@ async def test_ten_thousand_requests_with_cancellations_and_failing_batches() ->
 
     async def request(number: int) -> list[Answer | Exception] | None:
         works = [Sum(number, chance.randint(1, 60)) for _ in range(chance.choice([1, 1, 1, 2, 5]))]
-        running = asyncio.create_task(batcher.run(works, NEVER))
+        running = asyncio.create_task(batcher.run(works, NEVER, RequestTimes()))
         if chance.random() < 0.2:
             await turns(chance.randint(0, 30))
             running.cancel()
@@ -759,3 +760,34 @@ async def _ended(task: "asyncio.Task[Any]") -> bool:
     """Waits until it has ended; whether it has a result."""
     await asyncio.wait([task])
     return not task.cancelled()
+
+
+async def test_a_request_is_told_how_long_it_was_computed() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        first, second = RequestTimes(), RequestTimes()
+        running = [
+            asyncio.create_task(batcher.run(works, NEVER, times))
+            for works, times in (([Sum(1, 60)], first), ([Sum(2, 60), Sum(3, 20)], second))
+        ]
+        await asyncio.gather(*running)
+
+    # A thousandth of a second a pass; two images in one round are one round.
+    assert step.rounds == [[(1, 60)], [(2, 60), (3, 20)]]
+    assert first.compute == pytest.approx(0.060)
+    assert second.compute == pytest.approx(0.080)
+
+
+async def test_what_is_queued_is_told_as_it_changes() -> None:
+    changes: list[int] = []
+    batcher: Batcher[Sum, Answer] = Batcher(
+        Adder(),
+        round_passes=ROUND,
+        share_passes=SHARE,
+        work_overhead=OVERHEAD,
+        max_queued=MOST_QUEUED,
+        note_queued=changes.append,
+    )
+    with batcher.admit(70), batcher.admit(30):
+        assert batcher.queued == 100
+    assert changes == [70, 30, -30, -70]

@@ -426,7 +426,7 @@ class FailingInference:
     def refuse_if_full(self, parameters_type: type) -> None:
         pass
 
-    async def predict(self, asked: Any) -> dict[str, Any]:
+    async def predict(self, asked: Any, times: Any) -> dict[str, Any]:
         raise RuntimeError("/etc/secret line 42")
 
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,6 @@ _WARM_UP_SECONDS = 1
 
 _SCRIPT = """
 wrk.method = "POST"
-wrk.headers["Content-Type"] = "image/png"
 local file = io.open("BODY", "rb")
 wrk.body = file:read("*a")
 file:close()
@@ -53,6 +52,15 @@ class Figures:
     p99_ms: float
     refused: int  # answers that are not 2xx
     failed: int  # requests without an answer
+
+
+def write_script(folder: Path, body: bytes, headers: Mapping[str, str]) -> Path:
+    """What wrk is to send, as a script in the folder."""
+    image, script = folder / "image.png", folder / "post.lua"
+    image.write_bytes(body)
+    set_headers = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
+    script.write_text("\n".join([*set_headers, _SCRIPT.replace("BODY", str(image))]))
+    return script
 
 
 def run_wrk(url: str, script: Path, connections: int, seconds: int, core: int | None) -> Figures:
@@ -95,9 +103,7 @@ def measure(
     answer = httpx.post(urls["predict"], content=body, headers=headers, trust_env=False)
     set_constant(base, answer.raise_for_status().content)
     with tempfile.TemporaryDirectory() as folder:
-        image, script = Path(folder, "image.png"), Path(folder, "post.lua")
-        image.write_bytes(body)
-        script.write_text(_SCRIPT.replace("BODY", str(image)))
+        script = write_script(Path(folder), body, headers)
         for name in TARGETS:
             run_wrk(urls[name], script, connections, _WARM_UP_SECONDS, core)
         for _ in range(rounds):

@@ -1,0 +1,245 @@
+"""What the server writes on standard error: one line per message, and one per request.
+
+Messages come through the standard library's `logging`, uvicorn's included. A request's line does
+not: a `LogRecord` takes longer than all else that is done for it. Both end in the same writer,
+whose thread writes, so that whoever reads slowly does not hold up requests.
+
+No line has anything in it that a client sent, but for the method and the request id, which has
+few characters to choose from.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from functools import lru_cache
+from typing import Any, Literal
+
+import orjson
+
+from app.request_times import EndedRequest
+from app.settings import Settings
+
+Format = Literal["json", "console"]
+
+# What a pipe takes in one piece: lines of several workers do not mix.
+_PIECE_BYTES = 4096
+# Between two writes; a worker that is killed takes so much of its log along.
+_PAUSE_SECONDS = 0.1
+# Beyond so many, nobody reads, and memory is worth more than lines.
+_MOST_LINES = 20_000
+# For the last lines, if somebody reads them.
+_FLUSH_SECONDS = 1.0
+
+
+class LineWriter:
+    """Writes lines to a file descriptor in a thread of its own, and drops what nobody takes.
+
+    Args:
+        descriptor: where to.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._dropped = 0
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def write(self, line: bytes) -> None:
+        """Takes a line with its end; returns at once."""
+        if len(self._lines) >= _MOST_LINES:
+            self._dropped += 1
+            return
+        self._lines.append(line)
+        if not self._wake.is_set():
+            self._wake.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+                self._thread.start()
+
+    def flush(self) -> None:
+        """Writes what is left, unless that takes too long."""
+        deadline = time.monotonic() + _FLUSH_SECONDS
+        self._hurry.set()
+        while self._lines and time.monotonic() < deadline:
+            time.sleep(0.001)
+        # The last piece may still be on its way.
+        if self._writing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._writing.release()
+        self._hurry.clear()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._hurry.wait(_PAUSE_SECONDS)
+            self._wake.clear()
+            self._write_all()
+
+    def _write_all(self) -> None:
+        with self._writing:
+            while self._lines:
+                piece = bytearray(self._lines.popleft())
+                while self._lines and len(piece) + len(self._lines[0]) <= _PIECE_BYTES:
+                    piece += self._lines.popleft()
+                self._write_piece(piece)
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                logging.getLogger("dropserve").warning(
+                    "%s lines of the log were dropped, since nobody read them", dropped
+                )
+
+    def _write_piece(self, piece: bytearray) -> None:
+        try:
+            while piece:
+                del piece[: os.write(self._descriptor, piece)]
+        except OSError:  # nobody is there any more, and there is nobody else to tell
+            return
+
+
+class LogLines(logging.Handler):
+    """Writes the messages of `logging`.
+
+    Args:
+        writer: where to.
+        log_format: JSON, or for people.
+    """
+
+    def __init__(self, writer: LineWriter, log_format: Format) -> None:
+        super().__init__()
+        self._writer = writer
+        self.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one."""
+        try:
+            self._writer.write(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
+        except Exception:  # as every handler of the standard library
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Writes what is left."""
+        self._writer.flush()
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        line: dict[str, Any] = {
+            "time": _json_time(record.created),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "worker": os.getpid(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
+
+
+class ConsoleFormatter(logging.Formatter):
+    """For people: time, level, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        text = f"{_clock_time(record.created)} {record.levelname:<7} {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class AccessLog:
+    """Writes a line for each request.
+
+    Args:
+        writer: where to.
+        log_format: JSON, or for people.
+    """
+
+    def __init__(self, writer: LineWriter, log_format: Format) -> None:
+        self._writer = writer
+        self._encode = _as_json if log_format == "json" else _for_people
+
+    def write(self, ended: EndedRequest) -> None:
+        """Writes one."""
+        self._writer.write(self._encode(ended))
+
+
+def _as_json(ended: EndedRequest) -> bytes:
+    times = ended.times
+    line: dict[str, Any] = {
+        "time": _json_time(time.time()),
+        "level": "info",
+        "message": "request",
+        "worker": os.getpid(),
+        "request_id": ended.request_id,
+        "method": ended.method,
+        "route": ended.route,
+        "status": ended.status,
+        "code": ended.code,
+        "seconds": round(ended.seconds, 6),
+    }
+    if times.compute:
+        line["decode_seconds"] = round(times.decode, 6)
+        line["queue_seconds"] = round(times.queue, 6)
+        line["compute_seconds"] = round(times.compute, 6)
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _for_people(ended: EndedRequest) -> bytes:
+    times = ended.times
+    split = ""
+    if times.compute:
+        split = (
+            f" (decode {times.decode * 1e3:.2f}, queue {times.queue * 1e3:.2f}, "
+            f"compute {times.compute * 1e3:.2f})"
+        )
+    return (
+        f"{_clock_time(time.time())} INFO    {ended.method} {ended.route} {ended.status} "
+        f"{ended.code or 'ok'}, {ended.seconds * 1e3:.2f} ms{split}, {ended.request_id}\n"
+    ).encode()
+
+
+def configure_logs(settings: Settings) -> AccessLog | None:
+    """Sends messages to standard error as the settings say; returns what logs requests, if any."""
+    log_format = chosen_format(settings)
+    writer = LineWriter(sys.stderr.fileno())
+    handler = LogLines(writer, log_format)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    for name in ("dropserve", "uvicorn"):
+        logging.getLogger(name).setLevel(settings.log_level.upper())
+    if not settings.access_log or settings.log_level not in ("debug", "info"):
+        return None
+    return AccessLog(writer, log_format)
+
+
+def chosen_format(settings: Settings) -> Format:
+    """The format of the log: for people only where a person may be looking."""
+    if settings.log_format != "auto":
+        return settings.log_format
+    return "console" if sys.stderr.isatty() else "json"
+
+
+def _json_time(seconds: float) -> str:
+    second = int(seconds)
+    return f"{_utc(second)}.{int((seconds - second) * 1000):03d}Z"
+
+
+def _clock_time(seconds: float) -> str:
+    second = int(seconds)
+    return f"{_local(second)}.{int((seconds - second) * 1000):03d}"
+
+
+# Formatted once for all lines of a second.
+@lru_cache(maxsize=4)
+def _utc(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+@lru_cache(maxsize=4)
+def _local(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))

@@ -1,0 +1,107 @@
+"""What it costs to operate the server: everything on, against everything off.
+
+`python -m tests.load.price_of_operating` starts two servers of one worker on the same core, one
+with all that `ON` sets and one with all that `OFF` does, and drives them in turns with wrk from
+another core. Ratios are medians of the rounds' own ratios. wrk is Debian's package.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from app.bench_servers import start_bench_app
+from app.machine import describe_machine, usable_cores
+from tests.load.price_of_doubt import Figures, example_body, run_wrk, say, write_script
+
+ON = {
+    "DROPSERVE_METRICS": "on",
+    "DROPSERVE_ACCESS_LOG": "on",
+    "DROPSERVE_LOG_FORMAT": "json",
+}
+OFF = {
+    "DROPSERVE_METRICS": "off",
+    "DROPSERVE_ACCESS_LOG": "off",
+}
+# What a request has with it in either case.
+HEADERS = {"content-type": "image/png"}
+# Of the requests/s without all this, so many must be left.
+LEAST_SHARE = 0.85
+# Before the first round, uncounted: connections, caches, first times.
+_WARM_UP_SECONDS = 1
+
+Round = tuple[Figures, Figures]  # on, off
+
+
+def measure(
+    on: str, off: str, script: Path, arguments: argparse.Namespace, core: int | None
+) -> Iterator[Round]:
+    """The figures of both addresses, round after round; who begins changes."""
+
+    def drive(url: str) -> Figures:
+        return run_wrk(url, script, arguments.connections, arguments.seconds, core)
+
+    for url in (on, off):
+        run_wrk(url, script, arguments.connections, _WARM_UP_SECONDS, core)
+    for number in range(arguments.rounds):
+        if number % 2:
+            without, with_all = drive(off), drive(on)
+        else:
+            with_all, without = drive(on), drive(off)
+        yield with_all, without
+
+
+def describe(path: str, rounds: Sequence[Round]) -> tuple[list[str], float]:
+    """A table of the rounds, and the median ratio."""
+    lines = [path]
+    for name, figures in zip(("on", "off"), zip(*rounds, strict=True), strict=True):
+        rates = " ".join(f"{one.requests_per_second:>7.0f}" for one in figures)
+        lines.append(
+            f"  {name:<4}{rates}  median {median(one.requests_per_second for one in figures):>7.0f}"
+            f"  p99 {median(one.p99_ms for one in figures):.2f} ms"
+            f"  non-2xx {sum(one.refused for one in figures)}"
+            f"  unanswered {sum(one.failed for one in figures)}"
+        )
+    ratios = [on.requests_per_second / off.requests_per_second for on, off in rounds]
+    listed = " ".join(f"{ratio:.3f}" for ratio in ratios)
+    lines.append(f"  on/off: {listed}, median {median(ratios):.3f}")
+    return lines, median(ratios)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=6, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--passes", type=int, default=50)
+    arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not installed (Debian: apt-get install wrk)")
+    cores = usable_cores()
+    server_core, wrk_core = (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
+    say(f"{describe_machine()}; servers on core {server_core}, wrk on core {wrk_core}")
+    say(
+        f"{arguments.connections} connections, {arguments.rounds} rounds of {arguments.seconds} s, "
+        "requests/s:"
+    )
+    shares = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start_bench_app(server_core, ON) as on,
+        start_bench_app(server_core, OFF) as off,
+    ):
+        script = write_script(Path(folder), example_body(), HEADERS)
+        for path in ("/predict", f"/predict/mc?passes={arguments.passes}"):
+            rounds = list(measure(on + path, off + path, script, arguments, wrk_core))
+            lines, share = describe(path, rounds)
+            shares.append(share)
+            for line in lines:
+                say(line)
+    sys.exit(0 if min(shares) >= LEAST_SHARE else 1)
+
+
+if __name__ == "__main__":
+    main()
