@@ -169,14 +169,14 @@ def _print_hint(host: str, port: int, settings: Settings) -> None:
     if chosen_format(settings) == "json":
         logger.info("Dropserve answers at %s; API docs: %s/docs", address, address)
         return
-    print(f"Dropserve answers at {address}; API docs: {address}/docs", file=sys.stderr)
-    print("Try it, in another terminal (the base64 is a small PNG of a digit):", file=sys.stderr)
-    print(
+    # In one piece, since the log is written beside it.
+    sys.stderr.write(
+        f"Dropserve answers at {address}; API docs: {address}/docs\n"
+        "Try it, in another terminal (the base64 is a small PNG of a digit):\n"
         f"  printf %s '{example_png_base64()}' | base64 --decode | "
-        f"curl --data-binary @- '{address}/predict/mc?seed=1'",
-        file=sys.stderr,
-        flush=True,
+        f"curl --data-binary @- '{address}/predict/mc?seed=1'\n"
     )
+    sys.stderr.flush()
 
 
 def _reachable(host: str) -> str:
