@@ -2,7 +2,7 @@
 
 Messages come through the standard library's `logging`, uvicorn's included. A request's line does
 not: a `LogRecord` takes longer than all else that is done for it. Both end in the same writer,
-whose thread writes, so that whoever reads slowly does not hold up requests.
+which does not wait for whoever reads slowly.
 
 No line has anything in it that a client sent, but for the method and the request id, which has
 few characters to choose from.
@@ -10,6 +10,7 @@ few characters to choose from.
 
 import logging
 import os
+import select
 import sys
 import threading
 import time
@@ -26,7 +27,9 @@ Format = Literal["json", "console"]
 
 # What a pipe takes in one piece: lines of several workers do not mix.
 _PIECE_BYTES = 4096
-# Between two writes; a worker that is killed takes so much of its log along.
+# Of a request each, they fill a piece.
+_LINES_AT_ONCE = 16
+# Between two writes of the thread; a worker that is killed takes so much of its log along.
 _PAUSE_SECONDS = 0.1
 # Beyond so many, nobody reads, and memory is worth more than lines.
 _MOST_LINES = 20_000
@@ -35,7 +38,10 @@ _FLUSH_SECONDS = 1.0
 
 
 class LineWriter:
-    """Writes lines to a file descriptor in a thread of its own, and drops what nobody takes.
+    """Writes lines to a file descriptor, never waits, and drops what nobody takes.
+
+    Many lines are written at once, if they are taken at once; a thread writes the rest. It alone
+    would not do: a busy event loop lets it go on only every few milliseconds.
 
     Args:
         descriptor: where to.
@@ -49,6 +55,9 @@ class LineWriter:
         self._hurry = threading.Event()
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._poll = select.poll() if hasattr(select, "poll") else None
+        if self._poll is not None:
+            self._poll.register(descriptor, select.POLLOUT)
 
     def write(self, line: bytes) -> None:
         """Takes a line with its end; returns at once."""
@@ -56,6 +65,13 @@ class LineWriter:
             self._dropped += 1
             return
         self._lines.append(line)
+        if len(self._lines) >= _LINES_AT_ONCE and self._writing.acquire(blocking=False):
+            try:
+                # A pipe that can be written to takes so much without waiting.
+                if self._poll is not None and self._poll.poll(0):
+                    self._write_piece(self._next_piece(b""))
+            finally:
+                self._writing.release()
         if not self._wake.is_set():
             self._wake.set()
             if self._thread is None:
@@ -83,15 +99,19 @@ class LineWriter:
     def _write_all(self) -> None:
         with self._writing:
             while self._lines:
-                piece = bytearray(self._lines.popleft())
-                while self._lines and len(piece) + len(self._lines[0]) <= _PIECE_BYTES:
-                    piece += self._lines.popleft()
-                self._write_piece(piece)
+                self._write_piece(self._next_piece(self._lines.popleft()))
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 logging.getLogger("dropserve").warning(
                     "%s lines of the log were dropped, since nobody read them", dropped
                 )
+
+    def _next_piece(self, first: bytes) -> bytearray:
+        """As many lines, the first one given, as can be written at once."""
+        piece = bytearray(first)
+        while self._lines and len(piece) + len(self._lines[0]) <= _PIECE_BYTES:
+            piece += self._lines.popleft()
+        return piece
 
     def _write_piece(self, piece: bytearray) -> None:
         try:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -223,3 +224,15 @@ def test_lines_of_several_workers_stay_whole() -> None:
 
     assert {*bytes(taken).splitlines(keepends=True)} == lines
     assert len(taken.splitlines()) == 2000
+
+
+def test_no_line_is_lost_while_others_have_no_turn(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    lines = [b"%06d %s\n" % (number, b"x" * 250) for number in range(60_000)]
+    with file.open("wb") as opened:
+        writer = LineWriter(opened.fileno())
+        for line in lines:  # three times as many as are kept, and no pause for the thread
+            writer.write(line)
+        writer.flush()
+
+    assert file.read_bytes() == b"".join(lines)
