@@ -12,6 +12,7 @@ import time
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api_keys import KEY_PREFIX
 from app.errors import InternalError
 from app.logs import AccessLog
 from app.metrics import Metrics
@@ -28,7 +29,8 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-_VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# Ids are written down everywhere, so an API key in the wrong header is none.
+_VALID_ID = re.compile(rb"(?!%s)[A-Za-z0-9._-]{1,128}" % KEY_PREFIX.encode())
 
 logger = logging.getLogger("dropserve")
 

@@ -22,10 +22,12 @@ _UNAUTHORIZED = {
 }
 _STATUSES = {
     400: "The request cannot be read.",
+    408: "The request did not arrive in time.",
     413: "The body or the image is too large.",
     415: "Not a kind of body or image that is read.",
     422: "Readable, but impossible: a parameter, the pixels, or no ink.",
     429: "Too much is queued; try again after the seconds in Retry-After.",
+    431: "The address and the header lines are too large.",
     503: "Starting or stopping; try again.",
     504: "The answer was not ready within timeout_ms.",
 }

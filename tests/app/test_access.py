@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -20,7 +21,7 @@ from app.client import AsyncDropserveClient, RequestError
 from app.factory import create_app
 from app.settings import Settings, SettingsError
 from model.checkpoint import Checkpoint
-from tests.conftest import assert_error, connect, sample
+from tests.conftest import ServerStarter, assert_error, connect, sample
 
 ALICE, BOB = make_key(), make_key()
 WRONG = make_key()
@@ -201,6 +202,36 @@ async def test_a_key_is_never_repeated_anywhere(
     for key in (ALICE, WRONG):
         for secret in (key, key[10:40], sha256(key.encode()).hexdigest()):
             assert not any(secret in text for text in said)
+
+
+@pytest.mark.slow
+def test_a_server_writes_a_line_for_each_request_and_no_key(
+    servers: ServerStarter, keys_file: Path
+) -> None:
+    options = {
+        "--api-keys-file": str(keys_file),
+        "--access-log": "on",
+        "--log-level": "debug",
+        "--log-format": "console",
+    }
+    server = servers.start(*(part for option in options.items() for part in option))
+    said = ""
+    for key in (ALICE, WRONG):
+        for place in ("authorization", "x-api-key", "x-request-id", "referer"):
+            for path in ("/predict", f"/nowhere/{key}", f"/predict?key={key}", "/metrics"):
+                headers = {place: f"Bearer {key}" if place == "authorization" else key}
+                response = httpx.post(server.address + path, content=PICTURE, headers=headers)
+                said += response.text + str(response.headers)
+    said += httpx.get(server.address + "/metrics", headers=bearer(ALICE)).text
+    code, errors = server.stop(signal.SIGTERM, within_seconds=10)
+
+    assert code == 0
+    assert errors.count(" unauthorized, ") == 28
+    assert errors.count(" ms") == 33
+    said += errors
+    for key in (ALICE, WRONG):
+        assert key not in said
+        assert sha256(key.encode()).hexdigest() not in said
 
 
 # The file
