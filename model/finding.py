@@ -56,12 +56,14 @@ class Look:
     """A picture, or a part of it, scaled down, and the digits that were found in it.
 
     Attributes:
-        darkness: of ink against paper, 0 to 1, (H, W).
+        shade: how dark each pixel is against the paper around it, 0 to 1, (H, W).
+        darkness: the same of ink, 0 elsewhere.
         parts: the connected parts of the ink.
         digits: those of the parts that make up digits, the clearest digit first; at least one.
         factor: by how much the picture was scaled down.
     """
 
+    shade: Darkness
     darkness: Darkness
     parts: Components
     digits: list[Group]
@@ -136,19 +138,20 @@ def look_closer(image: Grey, look: Look) -> Look:
 
 
 def _look_within(grey: Grey, noise: float, reach: int, factor: int) -> Look:
-    darkness = remove_lines(measure_darkness(grey, noise, reach))
+    shade, stands_out = measure_darkness(grey, noise, reach)
+    darkness = remove_lines(np.where(stands_out, shade, np.float32(0)))
     if not darkness.any():
         raise NoInkError(
             "no ink: the image is uniform; send a digit that stands out from its background"
         )
     parts = label(darkness > find_threshold(darkness))
     digits = group_parts(parts, darkness)
-    if not digits or not _is_simple(Look(darkness, parts, digits, factor)):
+    if not digits or not _is_simple(Look(shade, darkness, parts, digits, factor)):
         raise NoInkError(
             "no ink: marks are all over the image, as in noise, a texture or a page of text; "
             "send a picture of one digit"
         )
-    look = Look(darkness, parts, digits, factor)
+    look = Look(shade, darkness, parts, digits, factor)
     if digits[0].area < _LEAST_AREA or not _has_edges(look):
         raise NoInkError(
             "no ink: nothing but specks or shadows stands out; send a larger or a clearer digit"
@@ -170,7 +173,8 @@ def _has_edges(look: Look) -> bool:
     reach = max(1, digit.side // _EDGE_SHARE)
     if digit.along_edge > _ALONG_EDGE or digit.mass < _FAINT * digit.area:
         reach = min(reach, max(2, int(min(right - left, bottom - top)) // 6))
-    padded = np.pad(look.darkness, reach, mode="edge")
+    # Not of the darkness, which ends abruptly where a shadow fades into noise.
+    padded = np.pad(look.shade, reach, mode="edge")
     around = padded[top : bottom + 2 * reach, left : right + 2 * reach]
     middle = slice(reach, -reach)
     ink = around[middle, middle][_mask(look) > 0]

@@ -82,8 +82,8 @@ def initial_reach(grey: Grey) -> int:
     return max(1, round(_WIDEST_STROKE * int(max(grey.shape))))
 
 
-def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
-    """How dark the ink is against the paper around it; 0 where the difference may be noise.
+def measure_darkness(grey: Grey, noise: float, reach: int) -> tuple[Darkness, NDArray[np.bool_]]:
+    """How dark each pixel is against the paper around it, and where that is more than noise.
 
     A ratio of brightnesses is the same in light and in shadow. The paper's brightness under the ink
     is that of a morphological closing: unlike a mean it keeps the edges of shadows.
@@ -98,9 +98,9 @@ def measure_darkness(grey: Grey, noise: float, reach: int) -> Darkness:
     difference: Darkness = (paper - grey).astype(np.float32)
     # Noise lifts a closing above the paper.
     np.subtract(difference, float(np.quantile(difference, 0.2)), out=difference)
-    darkness: Darkness = np.divide(difference, np.maximum(paper, 1), dtype=np.float32)
-    darkness[difference < max(LEAST_CONTRAST, _NOISE_REACH * noise)] = 0
-    return darkness
+    stands_out = difference >= max(LEAST_CONTRAST, _NOISE_REACH * noise)
+    np.maximum(difference, 0, out=difference)
+    return np.divide(difference, np.maximum(paper, 1), dtype=np.float32), stands_out
 
 
 def _close(grey: Grey, reach: int) -> Grey:

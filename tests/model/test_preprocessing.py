@@ -21,7 +21,7 @@ from model.preprocessing import (
     preprocess_image,
 )
 from model.strokes import stroke_width
-from tests.samples.draw import draw_digit
+from tests.samples.draw import draw_digit, draw_strokes
 from training.data import load_images
 
 MIDDLE = 14  # the centre of mass, in pixel numbers, that MNIST's images have
@@ -235,6 +235,16 @@ def test_a_detached_bar_belongs_to_its_five() -> None:
     assert distance(preprocess_image(picture), bare) < 30
 
 
+@pytest.mark.parametrize("contrast", [20, 30, 45])
+def test_a_shade_that_fades_is_no_stroke(contrast: int) -> None:
+    across = np.cos(np.linspace(-np.pi, np.pi, 60))
+    sheet = np.tile(170 - contrast * (1 + across) / 2, (300, 1))
+    noise = np.random.default_rng(0).normal(0, 1, sheet.shape)
+
+    with pytest.raises(NoInkError):
+        preprocess_image((sheet + noise).astype(np.uint8))
+
+
 def test_a_shadow_across_the_sheet_leaves_no_trace() -> None:
     for digit in range(10):
         picture = np.pad(draw(digit), 40, constant_values=230)
@@ -340,6 +350,18 @@ def test_magnified_boxes_are_those_of_a_larger_picture() -> None:
 
 def test_one_digit_is_not_several() -> None:
     assert all(find_digits(picture).boxes == () for picture in draw_varied())
+
+
+@pytest.mark.parametrize("gap", [0.03, 0.06])
+def test_a_four_whose_strokes_do_not_quite_touch_is_one_digit(gap: float) -> None:
+    hook = ((0.1, 0.0), (0.1, 0.0), (0.0, 0.6), (0.0, 0.6), (0.4, 0.6))
+    stem = ((0.5 + gap, 0.1), (0.5 + gap, 1.0))
+    picture = np.array(draw_strokes((hook, stem), thickness=0.1, slant=0))
+
+    assert find_digits(picture).boxes == ()
+    # Further apart they are two.
+    apart = ((0.65, 0.1), (0.65, 1.0))
+    assert len(find_digits(np.array(draw_strokes((hook, apart), slant=0))).boxes) == 2
 
 
 def test_mnists_digits_enlarged_are_not_several(mnist_folder: Path) -> None:

@@ -111,14 +111,14 @@ def numbers(images: Images, count: int) -> Iterator[bytes]:
         yield several_digits([images.pixels[index] for index in chosen], generator)
 
 
-def score_no_digits(reader: Reader, count: int) -> None:
-    """Prints what becomes of pictures without a digit, by kind."""
+def score_no_digits(reader: Reader, split: str, count: int) -> None:
+    """Prints what becomes of pictures without a digit, by kind; each split has its own."""
     print(
         f"\n{'no digit':20} {'422':>5} {'several':>8} {'abstain':>8} {'accept':>7}  entropy, nats"
     )
     accepted = undecided = 0
     for number, (name, draw) in enumerate(no_digits.KINDS.items()):
-        generator = np.random.default_rng(number)
+        generator = np.random.default_rng(number if split == "test" else [number, 1])
         share = range(number, count, len(no_digits.KINDS))
         judged = [reader.judge(draw(generator)) for _ in share]
         outcomes = Counter(outcome for outcome, _ in judged)
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         score(reader, "optdigits", scans(options.data_dir / "optdigits"))
     found = sum(reader.read(file) == "several" for file in numbers(images, SEVERAL_DIGITS_PICTURES))
     print(f"numbers of 2 to 4 digits: {found} of {SEVERAL_DIGITS_PICTURES} seen as several")
-    score_no_digits(reader, NO_DIGIT_PICTURES)
+    score_no_digits(reader, options.split, NO_DIGIT_PICTURES)
 
 
 if __name__ == "__main__":
