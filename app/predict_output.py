@@ -9,7 +9,7 @@ from typing import Protocol, TextIO
 
 from app.client_errors import DropserveError
 from app.client_results import McPrediction
-from app.predict_words import rival_of, word_verdict
+from app.predict_words import is_flat, rival_of, word_verdict
 
 Result = McPrediction | DropserveError
 
@@ -127,14 +127,14 @@ class Dots:
         self._stream.write("\n".join(lines) + "\n")
 
     def _rows(self, answer: McPrediction) -> list[str]:
-        rival = rival_of(answer)
+        leader, rival = (None, None) if is_flat(answer) else (answer.digit, rival_of(answer))
         leader_dot, rival_dot, other_dot = "●○·" if self._terminal.has_unicode else "#o."
         width = max(map(len, self._labels))
         passes_a_dot = self._passes_a_dot(answer)
         rows = []
         for index, (label, votes) in enumerate(zip(self._labels, answer.votes, strict=True)):
             dot, colour = other_dot, _DIM
-            if index == answer.digit:
+            if index == leader:
                 dot, colour = leader_dot, _BLUE
             elif index == rival:
                 dot, colour = rival_dot, _ORANGE
@@ -149,7 +149,9 @@ class Dots:
 
     def _legend(self, answer: McPrediction) -> str:
         passes = self._passes_a_dot(answer)
-        return "One dot is one pass." if passes == 1 else f"One dot is up to {passes} passes."
+        if passes == 1:
+            return "One dot is one pass, in the row of its best digit."
+        return f"One dot is up to {passes} passes, in the row of their best digit."
 
     def _describe_doubt(self, answer: McPrediction) -> str:
         most = math.log(len(self._labels))
@@ -187,7 +189,7 @@ class Table:
             return
         rival = rival_of(result)
         passes = f"{result.votes[result.digit]} of {result.passes}"
-        if rival is not None:
+        if result.votes[rival]:
             passes += f", {self._labels[rival]}: {result.votes[rival]}"
         doubt = f"{result.predictive_entropy:.3f}"
         decision = result.decision

@@ -39,10 +39,10 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
         return Verdict(f"It's {_a(label)}.", f"{counts}{within}")
     if decision.reason == "several_digits":
         return Verdict("I see more than one digit.", "I read one at a time: erase all but one.")
-    if decision.reason == "unfamiliar" and _is_flat(answer):
+    if is_flat(answer):
         return Verdict(
             "I don't recognise this.",
-            f"The passes find no digit likely: the best, {label}, gets "
+            "The passes find no digit likely: even the best gets only "
             f"{100 * answer.mean[answer.digit]:.0f} % on average. {_MAY_BE_NO_DIGIT}",
         )
     if agreed:
@@ -51,48 +51,46 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
         return Verdict(f"I'm not sure. Perhaps {_a(label)}.", f"{lean} to {label}, but {firmly}.")
     if decision.reason == "ambiguous":
         return Verdict(
-            f"I'm not sure: {label} or {labels[_second(answer.mean, answer.digit)]}?",
+            f"I'm not sure: {label} or {labels[rival_of(answer)]}?",
             f"{counts} I would rather not answer; a person should look.",
         )
     chosen = sum(votes > 0 for votes in answer.votes)
-    most = max(answer.votes)
     return Verdict(
         "I don't recognise this.",
-        f"The passes scatter over {chosen} digits; the best, {labels[answer.votes.index(most)]}, "
-        f"has {most} of {answer.passes}. {_MAY_BE_NO_DIGIT}",
+        f"The passes scatter over {chosen} digits; the best, {label}, has "
+        f"{answer.votes[answer.digit]} of {answer.passes}. {_MAY_BE_NO_DIGIT}",
     )
 
 
-def _is_flat(answer: McPrediction) -> bool:
-    """Whether the doubt lies in each pass by itself rather than between them."""
-    return answer.mean[answer.digit] < 0.5 and answer.expected_entropy > answer.mutual_information
+def is_flat(answer: McPrediction) -> bool:
+    """Whether each pass by itself finds no digit likely: its vote is then next to chance."""
+    return (
+        answer.decision is not None
+        and answer.decision.reason == "unfamiliar"
+        and answer.mean[answer.digit] < 0.5
+        and answer.expected_entropy > answer.mutual_information
+    )
 
 
-def rival_of(answer: McPrediction) -> int | None:
-    """The class with most votes besides the answer's own; None where all passes agree."""
-    rival = _second(answer.votes, answer.digit)
-    return rival if answer.votes[rival] else None
+def rival_of(answer: McPrediction) -> int:
+    """The class that is set against the answer's own; equal votes differ by average."""
+    # Two classes compete by their averages: so says the server.
+    is_ambiguous = answer.decision is not None and answer.decision.reason == "ambiguous"
+    others = [index for index in range(len(answer.votes)) if index != answer.digit]
+    return max(others, key=lambda i: (0 if is_ambiguous else answer.votes[i], answer.mean[i]))
 
 
 def _count_votes(answer: McPrediction, labels: Sequence[str]) -> str:
     """As "All 50 passes agree." or "47 of 50 passes say 4, 3 say 9."."""
-    rival = rival_of(answer)
     own = answer.votes[answer.digit]
     if answer.passes == 1:
         return f"The only pass says {labels[answer.votes.index(1)]}."
-    if rival is None:
+    if own == answer.passes:
         return f"All {answer.passes} passes agree."
+    rival = rival_of(answer)
     others = answer.votes[rival]
-    return (
-        f"{own} of {answer.passes} passes {_say(own)} {answer.label}, "
-        f"{others} {_say(others)} {labels[rival]}."
-    )
-
-
-def _second(values: Sequence[float], first: int) -> int:
-    """Index of the largest value besides the one at `first`."""
-    others = [index for index in range(len(values)) if index != first]
-    return max(others, key=lambda index: values[index])
+    rest = f", {others} {_say(others)} {labels[rival]}" if others else ""
+    return f"{own} of {answer.passes} passes {_say(own)} {answer.label}{rest}."
 
 
 def _say(count: int) -> str:

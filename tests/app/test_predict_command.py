@@ -83,7 +83,7 @@ def test_one_image_is_shown_as_dots_with_the_verdict_last(
         dots = {answer["digit"]: "●"}.get(digit, "○") * votes
         assert line == (f"{digit} | {dots} {votes}" if votes else f"{digit} |")
     assert sum(line.count("●") + line.count("○") for line in lines[:10]) == 50
-    assert "One dot is one pass. Seed 1." in lines
+    assert "One dot is one pass, in the row of its best digit. Seed 1." in lines
     assert f"Doubt {answer['predictive_entropy']:.3f}" in output
     assert "28 of 50 passes say 4, 22 say 9." in lines[-1]
 
@@ -182,10 +182,12 @@ def test_passes_that_find_no_digit_likely_are_not_said_to_differ() -> None:
     )
     words = " ".join(word_verdict(answer, DIGITS))
     assert words == (
-        "I don't recognise this. The passes find no digit likely: the best, 0, gets 14 % on "
+        "I don't recognise this. The passes find no digit likely: even the best gets only 14 % on "
         "average. It may not be a digit. I only know digits, and some other shapes will still "
         "fool me."
     )
+    # Nor do the dots stand out.
+    assert show(answer)[0] == f"0 | {'·' * 50} 50"
 
 
 @pytest.mark.parametrize(("votes", "decision", "words"), WORDS)
@@ -199,7 +201,9 @@ def test_the_rival_of_an_ambiguous_image_is_the_second_by_mean() -> None:
     means = (0.0, 0.4, 0.05, 0.0, 0.45, 0.0, 0.0, 0.1, 0.0, 0.0)
     answer = answer_of({4: 45, 7: 5}, abstain("ambiguous"), mean=means)
 
-    assert word_verdict(answer, DIGITS).headline == "I'm not sure: 4 or 1?"
+    headline, reason = word_verdict(answer, DIGITS)
+    assert headline == "I'm not sure: 4 or 1?"
+    assert reason.startswith("45 of 50 passes say 4. ")
 
 
 def test_the_digit_need_not_have_most_votes() -> None:

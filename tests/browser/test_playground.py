@@ -135,6 +135,9 @@ def test_an_ambiguous_drawing_abstains(page: Page) -> None:
         f"{vote_line(answer)} I would rather not answer; a person should look."
     )
     assert dots(page) == answer["votes"]
+    # The words and the colours name the same two.
+    assert page.inner_text("tr.leader th") == str(first)
+    assert page.inner_text("tr.rival th") == str(second)
 
 
 def test_a_scribble_is_not_recognised(page: Page) -> None:
@@ -144,10 +147,13 @@ def test_a_scribble_is_not_recognised(page: Page) -> None:
     assert headline(page) == "I don't recognise this."
     share = max(answer["mean"])
     assert share < 0.5
-    best = answer["mean"].index(share)
     assert page.inner_text("#line").startswith(
-        f"The passes find no digit likely: the best, {best}, gets {100 * share:.0f} % on average."
+        f"The passes find no digit likely: even the best gets only {100 * share:.0f} % on average."
     )
+    # No row stands out where the passes find nothing.
+    assert page.locator("#rows tbody tr:is(.leader, .rival)").count() == 0
+    assert "confidence in the best digit: 0.1" in page.inner_text("#doubt-text")
+    assert "this copy leans to" in page.inner_text("#pass-text")
 
 
 def test_of_two_digits_each_is_framed_and_can_be_chosen(page: Page) -> None:
@@ -359,7 +365,9 @@ def test_what_the_page_says_about_dropout_comes_from_the_model(
     # As a share of one where it is one: 0.199 is one in five, 0.398 is 40 %.
     is_one_in = abs(1 / rate - round(1 / rate)) < 0.1
     share = f"1 in {1 / rate:.0f} neurons" if is_one_in else f"{100 * rate:.0f} % of the neurons"
-    assert page.inner_text("#legend") == f"one dot = one pass, a random {share} switched off"
+    assert page.inner_text("#legend") == (
+        f"one dot = one pass in the row of its best digit, a random {share} switched off"
+    )
 
 
 # The numbers

@@ -32,6 +32,10 @@ def failed(error: dict[str, Any], **more: Any) -> dict[str, Any]:
 CERTAIN = answer({7: 50})
 UNKNOWN = {**CERTAIN, "decision": None}
 AMBIGUOUS = abstaining({4: 28, 9: 21, 8: 1}, "ambiguous")
+OUTVOTED = {
+    **abstaining({4: 45, 7: 5}, "ambiguous"),
+    "mean": [0, 0.4, 0.05, 0, 0.45, 0, 0, 0.1, 0, 0],
+}
 SCATTERED = abstaining({5: 17, 3: 12, 8: 9, 2: 6, 0: 4, 9: 2}, "unfamiliar")
 FLAT = {
     **abstaining({0: 50}, "unfamiliar"),
@@ -73,6 +77,12 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
         "23 of 50 passes so far; 21 say 7.",
         None,
     ),
+    "converging to nothing": (
+        {"kind": "converging", "answer": FLAT, "total": 100},
+        "No digit stands out.",
+        "50 of 100 passes so far; they find none likely.",
+        None,
+    ),
     "certain": (
         {"kind": "answered", "answer": CERTAIN},
         "It's a 7.",
@@ -91,6 +101,12 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
         "28 of 50 passes say 4, 21 say 9. I would rather not answer; a person should look.",
         "ABSTAINS",
     ),
+    "ambiguous, but for the votes": (
+        {"kind": "answered", "answer": OUTVOTED},
+        "I'm not sure: 4 or 1?",
+        "45 of 50 passes say 4. I would rather not answer; a person should look.",
+        "ABSTAINS",
+    ),
     "agreed but weak": (
         {"kind": "answered", "answer": abstaining({4: 50}, "ambiguous")},
         "I'm not sure. Perhaps a 4.",
@@ -107,8 +123,8 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
     "not a digit, and each pass knows it": (
         {"kind": "answered", "answer": FLAT},
         "I don't recognise this.",
-        "The passes find no digit likely: the best, 0, gets 14 % on average. It may not be a "
-        "digit. I only know digits, and some other shapes will still fool me.",
+        "The passes find no digit likely: even the best gets only 14 % on average. It may not be "
+        "a digit. I only know digits, and some other shapes will still fool me.",
         "ABSTAINS",
     ),
     "several digits": (

@@ -12,8 +12,7 @@ export function showDoubt(elements, answer) {
   showPart(elements.copies, middle, end);
   elements.limit.hidden = answer.decision === null;
   if (answer.decision !== null) elements.limit.style.left = `${share(answer.decision.threshold)}%`;
-  const confidence = `Calibrated confidence in ${answer.label}: ${answer.confidence.toFixed(2)}.`;
-  elements.text.textContent = `${doubtWords(answer)} ${confidence}`;
+  elements.text.textContent = doubtWords(answer);
 }
 
 export function clearDoubt(elements) {

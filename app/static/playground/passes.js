@@ -103,8 +103,9 @@ export class Passes {
       square.classList.toggle("off", isOff === 1);
     });
     slider.value = index + 1;
+    const says = probs[digit] < 0.5 ? "leans to" : "says";
     text.textContent =
-      `${index + 1} of ${this.details.passes}: this copy says ${this.labels[digit]} ` +
+      `${index + 1} of ${this.details.passes}: this copy ${says} ${this.labels[digit]} ` +
       `(${probs[digit].toFixed(2)}), ${dropped} neurons off.`;
     slider.setAttribute("aria-valuetext", text.textContent);
     const number = this.choices.slice(0, index).filter((choice) => choice === digit).length;

@@ -1,6 +1,6 @@
 // Ten rows of dots: one dot is one pass, in the row of the class that it chose.
 
-import { topTwo } from "./words.js";
+import { isFlat, rivalOf } from "./words.js";
 
 const MOST_DOTS = 100; // for more passes one dot stands for several
 const LEAST_SHARE = 0.02; // of the mean; a class below it is nobody's rival
@@ -33,7 +33,10 @@ export class Rows {
     this.passesPerDot = Math.ceil(passes / MOST_DOTS);
     this.slots = Math.ceil(passes / this.passesPerDot);
     this.table.style.setProperty("--slots", this.slots);
-    this.legend.textContent = this.passesPerDot === 1 ? "one pass" : `${this.passesPerDot} passes`;
+    this.legend.textContent =
+      this.passesPerDot === 1
+        ? "one pass in the row of its best digit"
+        : `${this.passesPerDot} passes in the row of their best digit`;
     for (const row of this.rows) {
       row.row.className = "other";
       row.count.textContent = row.average.textContent = row.band.textContent = "";
@@ -137,10 +140,12 @@ export class Rows {
   }
 }
 
-/** The answer's class and the one that comes closest to it, or -1. */
-function leadersOf({ digit, mean }) {
-  const second = topTwo(mean.map((value, index) => (index === digit ? -1 : value)))[0];
-  return [digit, mean[second] >= LEAST_SHARE ? second : -1];
+/** The answer's class and its rival, -1 where there is none: the classes that the words name. */
+function leadersOf(answer) {
+  if (isFlat(answer)) return [-1, -1];
+  const rival = rivalOf(answer);
+  const isClose = answer.votes[rival] > 0 || answer.mean[rival] >= LEAST_SHARE;
+  return [answer.digit, isClose ? rival : -1];
 }
 
 /** The average, with two standard errors to each side. */

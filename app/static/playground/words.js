@@ -14,7 +14,7 @@ export function wordsFor(state, labels) {
     case "drawing":
       return say(drawingHeadline(state.answer, labels), "I am reading along.");
     case "converging":
-      return say(`Leaning to ${labels[state.answer.digit]}.`, convergingLine(state, labels));
+      return convergingWords(state, labels);
     case "answered":
       return answeredWords(state.answer, labels);
     case "failed":
@@ -36,9 +36,11 @@ function drawingHeadline(answer, labels) {
   return isInDoubt ? "Not sure yet." : `Looks like ${withArticle(labels[answer.digit])} so far.`;
 }
 
-function convergingLine({ answer, total }, labels) {
-  const says = answer.votes[answer.digit];
-  return `${answer.passes} of ${total} passes so far; ${says} ${verb(says)} ${labels[answer.digit]}.`;
+function convergingWords({ answer, total }, labels) {
+  const soFar = `${answer.passes} of ${total} passes so far`;
+  if (isFlat(answer)) return say("No digit stands out.", `${soFar}; they find none likely.`);
+  const [label, says] = [labels[answer.digit], answer.votes[answer.digit]];
+  return say(`Leaning to ${label}.`, `${soFar}; ${says} ${verb(says)} ${label}.`);
 }
 
 function answeredWords(answer, labels) {
@@ -62,12 +64,11 @@ function abstainingWords(answer, labels) {
   if (answer.decision.reason === "several_digits") {
     return say("I see more than one digit.", "I read one at a time: choose one, or erase all but one.");
   }
-  if (answer.decision.reason === "unfamiliar" && isFlat(answer)) {
-    const share = Math.round(100 * answer.mean[answer.digit]);
+  if (isFlat(answer)) {
     return say(
       "I don't recognise this.",
-      `The passes find no digit likely: the best, ${label}, gets ${share} % on average. ` +
-        MAY_BE_NO_DIGIT,
+      `The passes find no digit likely: even the best gets only ${percentOfBest(answer)} % on ` +
+        `average. ${MAY_BE_NO_DIGIT}`,
     );
   }
   if (isUnanimous(answer)) {
@@ -77,24 +78,39 @@ function abstainingWords(answer, labels) {
     );
   }
   if (answer.decision.reason === "ambiguous") {
-    const [first, second] = topTwo(answer.mean);
     return say(
-      `I'm not sure: ${labels[first]} or ${labels[second]}?`,
+      `I'm not sure: ${label} or ${labels[rivalOf(answer)]}?`,
       `${voteLine(answer, labels)} I would rather not answer; a person should look.`,
     );
   }
   const digits = answer.votes.filter((votes) => votes > 0).length;
-  const [best] = topTwo(answer.votes);
   return say(
     "I don't recognise this.",
-    `The passes scatter over ${digits} digits; the best, ${labels[best]}, has ` +
-      `${answer.votes[best]} of ${answer.passes}. ${MAY_BE_NO_DIGIT}`,
+    `The passes scatter over ${digits} digits; the best, ${label}, has ` +
+      `${answer.votes[answer.digit]} of ${answer.passes}. ${MAY_BE_NO_DIGIT}`,
   );
 }
 
-/** Whether the doubt lies in each pass, which finds no digit likely, rather than between them. */
-function isFlat(answer) {
-  return answer.mean[answer.digit] < 0.5 && answer.expected_entropy > answer.mutual_information;
+/**
+ * Whether each pass by itself finds no digit likely. What it votes for is then next to chance, and
+ * neither words nor colours name it.
+ */
+export function isFlat({ decision, mean, digit, expected_entropy, mutual_information }) {
+  return (
+    decision?.reason === "unfamiliar" && mean[digit] < 0.5 && expected_entropy > mutual_information
+  );
+}
+
+function percentOfBest({ mean, digit }) {
+  return Math.round(100 * mean[digit]);
+}
+
+/** The class that words and colours set against the answer's own; equal votes differ by average. */
+export function rivalOf({ decision, digit, votes, mean }) {
+  // Two classes compete by their averages: so says the server.
+  const weight = decision?.reason === "ambiguous" ? 0 : 1;
+  const closeness = mean.map((share, i) => (i === digit ? -1 : weight * votes[i] + share));
+  return topTwo(closeness)[0];
 }
 
 function failedWords({ error, since, retryInSeconds }) {
@@ -117,9 +133,8 @@ function failedWords({ error, since, retryInSeconds }) {
 /** "47 of 50 passes say 4, 3 say 9." */
 function voteLine(answer, labels) {
   const { votes, passes, digit } = answer;
-  const others = votes.map((count, index) => (index === digit ? -1 : count));
-  const [second] = topTwo(others);
-  const rest = votes[second] > 0 ? `, ${votes[second]} ${verb(votes[second])} ${labels[second]}` : "";
+  const rival = rivalOf(answer);
+  const rest = votes[rival] > 0 ? `, ${votes[rival]} ${verb(votes[rival])} ${labels[rival]}` : "";
   return `${votes[digit]} of ${passes} passes say ${labels[digit]}${rest}.`;
 }
 
@@ -139,7 +154,9 @@ export function doubtWords(answer) {
   return (
     `Total doubt ${doubt.toFixed(2)} (0 is none, ${most.toFixed(2)} is pure guessing${limit}). ` +
     `${answer.expected_entropy.toFixed(2)} because the drawing is unclear to each copy by itself; ` +
-    `${answer.mutual_information.toFixed(2)} because the copies disagree.`
+    `${answer.mutual_information.toFixed(2)} because the copies disagree. ` +
+    `Calibrated confidence in ${isFlat(answer) ? "the best digit" : answer.label}: ` +
+    `${answer.confidence.toFixed(2)}.`
   );
 }
 
