@@ -114,6 +114,19 @@ def gif_screen(data: bytes) -> int:
     return int.from_bytes(data[6:8], "little") * int.from_bytes(data[8:10], "little")
 
 
+def webp_canvas(data: bytes) -> int:
+    """Pixels of a WebP's canvas, two of which Pillow allocates when it opens the file."""
+    match data[12:16]:
+        case b"VP8X":
+            sides = [int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27)]
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            sides = [(bits >> shift & 0x3FFF) + 1 for shift in (0, 14)]
+        case _:
+            sides = [int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28)]
+    return sides[0] * sides[1]
+
+
 def jpeg_keeps_all_coefficients(data: bytes) -> bool:
     """Whether a JPEG comes in several scans, progressive or a component each.
 

@@ -38,6 +38,7 @@ from app.image_formats import (
     is_cut_off,
     jpeg_has_too_many_scans,
     jpeg_keeps_all_coefficients,
+    webp_canvas,
     without_png_text,
 )
 from app.plain_png import decode_plain_png
@@ -58,6 +59,10 @@ _DRAFT_SIDE = 320
 # rows: of 50 million in four channels, each further copy would take 200 MB.
 _MOST_WHOLE_PIXELS = 16_000_000
 _STRIP_ROWS = 64
+
+# Pillow reads every WebP as an animation, with four copies of the picture at a time: for the memory
+# of other formats it may have half as many pixels.
+_WEBP_SHARE = 2
 
 # Not Image.open: it tries decoders in turn, warns of large images before their size can be
 # checked, and gives JPEGs of several pictures to a decoder that cannot scale.
@@ -94,7 +99,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> Grey:
 
     Args:
         data: a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first counts.
-        max_pixels: the most that is decoded. A JPEG counts as it is scaled down while decoding.
+        max_pixels: the most that is decoded, of a WebP half as many. A JPEG counts as it is scaled
+            down while decoding.
 
     Returns:
         Brightness 0 to 255, (H, W), writable. An 8-bit greyscale image keeps its values exactly.
@@ -150,6 +156,8 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
         data = without_png_text(data)
     elif image_format == "GIF":
         _check_pixels(gif_screen(data), max_pixels)
+    elif image_format == "WebP":
+        _check_pixels(webp_canvas(data), max_pixels // _WEBP_SHARE, kind=" of a WebP")
     elif image_format == "TIFF" and is_cut_off(data, image_format):
         # libtiff would complain on standard error.
         raise TruncatedImageError
@@ -169,10 +177,11 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
     return _Opened(data, image_format, image, size)
 
 
-def _check_pixels(pixels: int, max_pixels: int) -> None:
+def _check_pixels(pixels: int, max_pixels: int, kind: str = "") -> None:
     if pixels > max_pixels:
+        cure = "scale it down, or send it as JPEG" if kind else "scale it down"
         raise TooManyPixelsError(
-            f"the image has {pixels} pixels and this server decodes {max_pixels}; scale it down"
+            f"the image has {pixels} pixels and this server decodes {max_pixels}{kind}; {cure}"
         )
 
 

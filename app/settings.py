@@ -74,7 +74,7 @@ class Settings(BaseModel):
     max_pixels: int = Field(
         default=50_000_000,
         ge=784,
-        description="largest image, pixels, after a JPEG's reduced decoding",
+        description="largest image, pixels, after a JPEG's reduced decoding; half for WebP",
     )
     max_passes: int = Field(
         default=1000, ge=1, le=65_536, description="most stochastic passes a request may ask for"

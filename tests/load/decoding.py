@@ -34,7 +34,7 @@ PICTURES: dict[str, tuple[int, int, str, str]] = {
     "48 MP PNG, transparent": (8000, 6000, "PNG", "RGBA"),
     "48 MP PNG, 16 bits": (8000, 6000, "PNG", "I;16"),
     "48 MP TIFF, floats": (8000, 6000, "TIFF", "F"),
-    "48 MP WebP": (8000, 6000, "WebP", "RGB"),
+    "24 MP WebP": (6000, 4000, "WebP", "RGB"),
 }
 _SECONDS = 2.0
 _MOST_ROUNDS = 2000
