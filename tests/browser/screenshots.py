@@ -8,6 +8,7 @@ server's answer is changed on its way to the page.
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -15,16 +16,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from playwright.sync_api import Browser, FloatRect, Page, Route
+from playwright.sync_api import Browser, FilePayload, FloatRect, Page, Route
 
 from tests.browser.chromium import ONE_AND_TWO, SEVEN, draw, launch, wait_for_answer
 from tests.conftest import SAMPLES, ServerStarter
+from tests.samples.draw import draw_digit
 
 FOLDER = Path(__file__).parent / "screenshots"
 Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 WIDTHS = {360: 740, 1440: 900}
 STREAM = "**/predict/mc/stream?*"
+PASSES = "**/predict/mc?*"
 
 
 def try_example(page: Page, name: str) -> None:
@@ -37,10 +40,30 @@ def draw_seven(page: Page) -> None:
     wait_for_answer(page)
 
 
-def pose(page: Page, example: str, changes: Mapping[str, Any]) -> None:
-    """Shows an example's answer with some of its fields changed."""
+def pose_weak_seven(page: Page) -> None:
+    """A seven that every pass finds likely and none certain, as one digit in 300 is."""
+    passes = [[0.0] * 10 for _ in range(50)]
+    for number, probs in enumerate(passes):
+        probs[7] = 0.74 + 0.05 * math.sin(number)
+        probs[1], probs[2] = 0.7 * (1 - probs[7]), 0.3 * (1 - probs[7])
+    mean = [sum(probs) / 50 for probs in zip(*passes, strict=True)]
+    doubt = -sum(share * math.log(share) for share in mean if share)
+    changes: dict[str, Any] = {
+        "mean": mean,
+        "standard_error": [0.005 if share else 0 for share in mean],
+        "confidence": mean[7],
+        "predictive_entropy": doubt,
+        "expected_entropy": doubt - 0.01,
+        "mutual_information": 0.01,
+        "decision": {
+            "outcome": "abstain",
+            "reason": "ambiguous",
+            "score": doubt,
+            "threshold": 0.63,
+        },
+    }
 
-    def change(route: Route) -> None:
+    def change_stream(route: Route) -> None:
         body = route.fetch().text()
         changed = re.sub(
             r"^data: (.*)$",
@@ -50,20 +73,12 @@ def pose(page: Page, example: str, changes: Mapping[str, Any]) -> None:
         )
         route.fulfill(body=changed, content_type="text/event-stream")
 
-    page.route(STREAM, change)
-    try_example(page, example)
+    def change_passes(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "pass_probabilities": passes})
 
-
-def decided(outcome: str, reason: str | None, score: float, **more: Any) -> dict[str, Any]:
-    return {
-        "decision": {
-            "outcome": outcome,
-            "reason": reason,
-            "score": score,
-            "threshold": 0.41,
-            **more,
-        }
-    }
+    page.route(STREAM, change_stream)
+    page.route(PASSES, change_passes)
+    try_example(page, "a 7")
 
 
 def fail(page: Page, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
@@ -108,6 +123,19 @@ def show_photo(page: Page) -> None:
     wait_for_answer(page)
 
 
+def show_careless_nine(page: Page) -> None:
+    """A few passes take it for a seven."""
+    picture = BytesIO()
+    draw_digit(9, jitter=0.06, seed=329).save(picture, "PNG")
+    file: FilePayload = {
+        "name": "nine.png",
+        "mimeType": "image/png",
+        "buffer": picture.getvalue(),
+    }
+    page.set_input_files("#file", file)
+    wait_for_answer(page)
+
+
 def show_text(page: Page) -> None:
     draw_seven(page)
     page.locator("#as-text summary").click()
@@ -118,13 +146,9 @@ STATES: dict[str, Callable[[Page], object]] = {
     "drawing": show_drawing,
     "converging": show_converging,
     "certain": draw_seven,
-    "fairly-sure": lambda page: pose(page, "a 4 or a 9", decided("accept", None, 0.38)),
+    "fairly-sure": show_careless_nine,
     "ambiguous": lambda page: try_example(page, "a 4 or a 9"),
-    "agreed-but-weak": lambda page: pose(
-        page,
-        "a 7",
-        {**decided("abstain", "ambiguous", 0.66), "mean": [0, 0.2, 0, 0, 0, 0, 0, 0.62, 0, 0.18]},
-    ),
+    "agreed-but-weak": pose_weak_seven,
     "not-a-digit": lambda page: try_example(page, "a scribble"),
     "several-digits": show_several,
     "one-pass": show_pass,
