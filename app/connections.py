@@ -26,6 +26,7 @@ from app.errors import (
     RequestTimeoutError,
     error_body,
 )
+from app.metrics import Metrics
 from app.middleware import SECURITY_HEADERS
 from app.settings import Settings
 
@@ -44,6 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection; `bounded_protocol` makes the class that has the settings."""
 
     settings: Settings
+    metrics: Metrics | None
     looking_seconds = 1.0
 
     def __init__(
@@ -219,6 +221,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: ApiError) -> None:
         """Answers in the one error shape, outside of any request, and closes."""
         self._is_deaf = True
+        if self.metrics is not None:
+            self.metrics.count_refusal(error.code)
         body = orjson.dumps(error_body(error, None))
         headers = [
             *self.server_state.default_headers,
@@ -242,6 +246,7 @@ class _TooLargeHeadError(Exception):
     """Raised in the parser, so that it goes no further."""
 
 
-def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
-    """The protocol with these settings, as uvicorn takes it."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"settings": settings})
+def bounded_protocol(settings: Settings, metrics: Metrics | None = None) -> type[BoundedProtocol]:
+    """The protocol with these settings, as uvicorn takes it; what it refuses is counted."""
+    members = {"settings": settings, "metrics": metrics}
+    return type("BoundedProtocol", (BoundedProtocol,), members)

@@ -53,6 +53,12 @@ IMAGE_ERRORS = Counter(
     {"code": (*_CODES, _OTHER)},
     is_sparse=True,
 )
+REFUSALS = Counter(
+    "dropserve_connections_refused_total",
+    "Connections that got an error outside of any request, and were closed, by its code.",
+    {"code": (*_CODES, _OTHER)},
+    is_sparse=True,
+)
 DURATION = Histogram(
     "dropserve_request_duration_seconds",
     "From a request's headers to the end of its answer.",
@@ -104,7 +110,7 @@ CONFIDENCE = Histogram(
 WORKER_STARTS = Counter("dropserve_worker_starts_total", "Workers started, replacements included.")
 
 FAMILIES = (
-    *(REQUESTS, ERRORS, IMAGE_ERRORS, DURATION, STAGES, IN_FLIGHT),
+    *(REQUESTS, ERRORS, IMAGE_ERRORS, REFUSALS, DURATION, STAGES, IN_FLIGHT),
     *(QUEUED, QUEUE_LIMIT, ROUND_IMAGES, PASSES),
     *(PREDICTIONS, ABSTENTIONS, PREDICTIVE_ENTROPY, MUTUAL_INFORMATION, CONFIDENCE),
     WORKER_STARTS,
@@ -211,6 +217,10 @@ class Metrics:
     def count_image_error(self, code: str) -> None:
         """Counts an image of a batch that could not be answered."""
         self._row[IMAGE_ERRORS.place(_code(code))] += 1
+
+    def count_refusal(self, code: str) -> None:
+        """Counts a connection that brought no request that could be read."""
+        self._row[REFUSALS.place(_code(code))] += 1
 
     def count_answer(self, answer: Answer) -> None:
         """Counts what the network says of an image, for what changes in what it is asked."""

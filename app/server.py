@@ -21,7 +21,7 @@ from app.examples import example_png_base64
 from app.exit_codes import EXIT_FAILED, EXIT_OK
 from app.factory import create_app, reload_checkpoint
 from app.logs import chosen_format, configure_logs
-from app.metrics import MetricsRow
+from app.metrics import Metrics, MetricsRow
 from app.settings import Settings
 from app.supervisor import SIGHUP, Supervisor
 from model.checkpoint import Checkpoint
@@ -47,7 +47,9 @@ def run_app(app: FastAPI, settings: Settings) -> int:
     _use_one_thread()
     # uvicorn shuts down on SIGTERM and then raises the signal again: that is a clean end here.
     signal.signal(signal.SIGTERM, _exit_cleanly)
-    server = _Server(configure(app, settings), app, settings.drain_seconds, owns_listener=True)
+    server = _Server(
+        configure(app, settings, app.state.metrics), app, settings.drain_seconds, owns_listener=True
+    )
     server.run()
     return EXIT_OK if server.started else EXIT_FAILED
 
@@ -71,20 +73,22 @@ def _serve_worker(
     metrics = None if row is None else row.open()
     app = create_app(settings, metrics=metrics, access_log=configure_logs(settings))
     server = _WorkerServer(
-        configure(app, settings), app, settings.drain_seconds, owns_listener=False
+        configure(app, settings, metrics), app, settings.drain_seconds, owns_listener=False
     )
     server.pipe = pipe
     server.run([listener])
     _leave(EXIT_OK)
 
 
-def configure(app: FastAPI | None, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the application."""
+def configure(
+    app: FastAPI | None, settings: Settings, metrics: Metrics | None = None
+) -> uvicorn.Config:
+    """How uvicorn serves the application; what it refuses by itself is counted."""
     return uvicorn.Config(
         app or "",
         host=settings.host,
         port=settings.port,
-        http=_protocol(settings),
+        http=_protocol(settings, metrics),
         ws="none",
         log_config=None,  # see app.logs
         log_level=settings.log_level,
@@ -96,13 +100,15 @@ def configure(app: FastAPI | None, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _protocol(settings: Settings) -> type[asyncio.Protocol] | Literal["auto"]:
+def _protocol(
+    settings: Settings, metrics: Metrics | None
+) -> type[asyncio.Protocol] | Literal["auto"]:
     """The protocol with limits; without httptools, as on Windows, uvicorn's other one."""
     if importlib.util.find_spec("httptools") is None:
         return "auto"
     from app.connections import bounded_protocol
 
-    return bounded_protocol(settings)
+    return bounded_protocol(settings, metrics)
 
 
 def _use_one_thread() -> None:

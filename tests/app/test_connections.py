@@ -15,7 +15,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from app.connections import MOST_HEAD_BYTES, MOST_HEADERS, bounded_protocol
+from app.metrics import Metrics
 from app.settings import Settings
+from tests.app.prometheus_text import Scrape
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -104,10 +106,10 @@ class _Server:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[_Server]:
+async def serving(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[_Server]:
     """The protocol, looking often, and a small application behind it."""
     app, state = _App(), ServerState()
-    protocol = bounded_protocol(settings)
+    protocol = bounded_protocol(settings, metrics)
     protocol.looking_seconds = 0.02
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
     loop = asyncio.get_running_loop()
@@ -241,6 +243,19 @@ async def test_a_head_that_is_too_large_is_refused(head: bytes, piece: int) -> N
 
         assert (await client.answer())[0] == 431
         assert server.app.scopes == []
+
+
+async def test_what_is_refused_outside_of_any_request_is_counted() -> None:
+    metrics = Metrics()
+    async with serving(PATIENT, metrics) as server:
+        for garbage in (b"no http\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"X-A: 1\r\n" * 5000):
+            client = await server.connect()
+            client.send(garbage)
+            await client.answer()
+
+    told = Scrape(metrics.text().decode())
+    counted = {"invalid_http": 1, "head_too_large": 1}
+    assert told.by("code", "connections_refused_total") == counted
 
 
 async def test_a_head_without_an_end_is_not_kept() -> None:

@@ -76,6 +76,10 @@ def ask_all(http: httpx.Client) -> None:
     http.post("/predict/mc/batch", files=[("file", seven), ("file", b"no image")])
     http.post("/predict", content=b"no image")
     http.get("/nowhere")
+    host, port = http.base_url.host, http.base_url.port
+    with socket.create_connection((host, port or 80), PATIENCE_SECONDS) as connection:
+        connection.sendall(b"no http\r\n\r\n")
+        connection.recv(4096)
     # More at a time than are admitted.
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: http.post("/predict/mc?passes=1000", content=seven), range(8)))
