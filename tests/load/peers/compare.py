@@ -161,26 +161,44 @@ def _find(document: object, key: str) -> object:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ends a server with everything that it started."""
+    family = family_of(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # its own session, which nobody else is in
+    for pid in family_of(process.pid) | {pid for pid in family if _parent(pid) == 1}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
 def resident_bytes(leader: int) -> int:
     """Memory of a server's processes, what they share counted once (proportional set size)."""
     total = 0
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
+    for pid in family_of(leader):
         with suppress(OSError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader:  # its session
-                lines = (folder / "smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total * 1024
+
+
+def family_of(leader: int) -> set[int]:
+    """A process that lives, and all that descend from it."""
+    parents = {
+        int(folder.name): _parent(int(folder.name))
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdigit()
+    }
+    family = {leader} & parents.keys()
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return family
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None  # ended meanwhile
 
 
 async def _load(target: Target, connections: Sequence[int], seconds: float) -> list[Measurement]:

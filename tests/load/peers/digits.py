@@ -41,7 +41,7 @@ class Digits:
 
     def answer(self, pixels: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
         """Answers for a batch: shape (B, 784), 0 to 255, ink is 255."""
-        x = (torch.from_numpy(pixels).float() / 255 - self._mean) / self._std
+        x = (torch.tensor(pixels).float() / 255 - self._mean) / self._std
         with torch.inference_mode():
             if self.task == "predict":
                 return describe_probs(self.network(x).softmax(-1))

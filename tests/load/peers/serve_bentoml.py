@@ -9,7 +9,8 @@ from bentoml.validators import DType
 from tests.load.peers.digits import Digits, task_from_environment
 
 *_, BATCH, WAIT_SECONDS = task_from_environment()
-Pixels = Annotated[np.ndarray[Any, Any], DType("uint8")]
+# A type argument of the array would be taken for its dtype.
+Pixels = Annotated[np.ndarray, DType("uint8")]
 
 
 @bentoml.service(workers=1)

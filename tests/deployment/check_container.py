@@ -1,6 +1,6 @@
 """Builds the image, runs it as strictly as an operator can, and says what it did.
 
-`python -m tests.container.check` needs root on Linux, and buildah and podman (Debian 12:
+`python -m tests.deployment.check_container` needs root on Linux, and buildah and podman (Debian 12:
 `apt-get install buildah podman runc mmdebstrap catatonit`); it takes some minutes the first time.
 It prints a line for each check, and ends with 1 if one fails. `--no-build` takes the image that the
 last run built.
@@ -28,8 +28,8 @@ from PIL import Image
 
 from app.load_client import post, run_closed_loop
 from tests.conftest import SAMPLES, sample
-from tests.container import image
-from tests.container.kubernetes import podman_pod
+from tests.deployment import image
+from tests.deployment.kubernetes import podman_pod
 from tests.end_to_end.test_readme import ADDRESS, CURLS, assert_close
 from tests.load.ports import free_port
 from tests.load.steady_load import steady_load

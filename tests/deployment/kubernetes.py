@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from tests.conftest import ROOT
-from tests.container.image import run
+from tests.deployment.image import run
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 KUSTOMIZATIONS = sorted(path.parent for path in MANIFESTS.rglob("kustomization.yaml"))

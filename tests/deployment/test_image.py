@@ -10,7 +10,7 @@ import pytest
 
 from app.settings import PREFIX, Settings
 from tests.conftest import ROOT
-from tests.container.image import why_not
+from tests.deployment.image import why_not
 from tests.pages import commands_of
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -72,6 +72,9 @@ def test_the_image_is_built_and_does_what_it_promises() -> None:
     if reason := why_not():
         pytest.skip(reason)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.container.check"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.deployment.check_container"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,12 +10,12 @@ import pytest
 
 from app.settings import PREFIX, Settings
 from tests.conftest import ROOT
-from tests.container import kubernetes
+from tests.deployment import kubernetes
 
 # The oldest that is still looked after, and the newest that there are schemas of.
 VERSIONS = ("1.33", kubernetes_validate.latest_version())
 # What Kubernetes itself does not define: nothing here can check them against a schema.
-WITHOUT_SCHEMA = {"InferenceService"}
+WITHOUT_SCHEMA = {"InferenceService", "PrometheusRule", "ServiceMonitor"}
 _ENDING_SECONDS = 2
 
 pytestmark = pytest.mark.skipif(kubernetes.why_not() is not None, reason=str(kubernetes.why_not()))
@@ -37,7 +37,7 @@ def pod_specs() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def test_there_is_a_base_and_each_overlay() -> None:
     names = {str(path.relative_to(kubernetes.MANIFESTS)) for path in kubernetes.KUSTOMIZATIONS}
-    assert names == {"base", "overlays/kserve"}
+    assert names == {"base", "overlays/kserve", "overlays/prometheus-operator"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -112,3 +112,13 @@ def test_selectors_find_the_pods() -> None:
         assert base[kind][key] == {"matchLabels": labels}
     for constraint in base["Deployment"]["template"]["spec"]["topologySpreadConstraints"]:
         assert constraint["labelSelector"] == {"matchLabels": labels}
+
+
+def test_the_operator_scales_by_a_metric_that_there_is() -> None:
+    overlay = kubernetes.MANIFESTS / "overlays" / "prometheus-operator"
+    (scaler,) = [
+        each for each in kubernetes.build(overlay) if each["kind"] == "HorizontalPodAutoscaler"
+    ]
+    (pods,) = [each["pods"] for each in scaler["spec"]["metrics"] if each["type"] == "Pods"]
+    assert pods["metric"]["name"] in (ROOT / "deploy" / "grafana-dashboard.json").read_text()
+    assert int(pods["target"]["averageValue"]) < Settings().max_queued_passes

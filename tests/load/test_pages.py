@@ -1,0 +1,98 @@
+"""Every command of the pages about load runs as printed, only shorter, and succeeds."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.app.clients.environments import install_perf_analyzer
+from tests.conftest import ROOT, RunningServer, ServerStarter
+from tests.pages import commands_of
+
+pytestmark = pytest.mark.slow
+
+ADDRESS = "127.0.0.1:8000"
+COMMANDS = [command for command, _ in commands_of("deploy/load-testing.md")]
+SERVE = "taskset --cpu-list 0 dropserve serve"
+# So that a command takes a second or two.
+SHORTER = (
+    (r"--duration 5s", "--duration 1s"),
+    (r"--duration 5\b", "--duration 1"),
+    (r"-z 5s", "-z 1s"),
+    (r"--run-time 10s", "--run-time 3s"),
+    (r"--request-count 2000", "--request-count 40"),
+)
+# What shows that there were answers, and that there was nothing else.
+ANSWERED = {
+    "dropserve": r"\bnone$",
+    "wrk": r"Requests/sec: +[1-9](?!.*Non-2xx)",
+    "hey": r"\[200\]\s+\d+ responses(?!.*Error distribution)",
+    "locust": r"Aggregated +\d+ +0\(0\.00%\)",
+    "perf_analyzer": r"throughput: [1-9]",
+}
+
+
+@pytest.fixture(scope="module")
+def server(servers: ServerStarter) -> RunningServer:
+    return servers.start()
+
+
+def test_every_program_of_the_page_is_known() -> None:
+    assert COMMANDS[0] == SERVE
+    assert {command.split()[0] for command in COMMANDS[1:]} == ANSWERED.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_a_command_gets_answers(server: RunningServer, command: str) -> None:
+    program = command.split()[0]
+    path = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = dict(os.environ)
+    if program == "perf_analyzer":
+        installed, environment = install_perf_analyzer()
+        path.insert(0, str(installed.parent))
+    environment["PATH"] = os.pathsep.join(path)
+    if shutil.which(program, path=environment["PATH"]) is None:
+        pytest.skip(f"{program} is not installed")
+    for printed, shorter in SHORTER:
+        command = re.sub(printed, shorter, command)
+    line = command.replace(ADDRESS, server.address.removeprefix("http://"))
+
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert re.search(ANSWERED[program], said, re.DOTALL | re.MULTILINE), said
+
+
+def test_the_servers_command_serves() -> None:
+    taken = SERVE.removesuffix(" serve").split()
+    if shutil.which(taken[0]) is None:
+        pytest.skip("no taskset here")
+    starter = ServerStarter()
+    try:
+        program = [*taken[:-1], str(Path(sys.executable).with_name("dropserve"))]
+        assert starter.start(program=program).address
+    finally:
+        starter.end_all()
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "last"),
+    [
+        ("tests.load.curves", ["--rounds", "1", "--seconds", "0.2"], r"1000 +\d+$"),
+        ("tests.load.capacity", ["--seconds", "0.3"], r"largest error \d+%"),
+    ],
+)
+def test_what_the_pages_were_printed_by_runs(module: str, options: list[str], last: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *options], cwd=ROOT, capture_output=True, text=True
+    )
+    # How near a prediction is on a busy machine is no matter of a test.
+    assert done.returncode in (0, 1), done.stderr
+    assert re.search(last, done.stdout, re.MULTILINE), done.stdout + done.stderr
