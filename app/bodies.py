@@ -34,6 +34,7 @@ from app.errors import (
     InvalidMultipartError,
     InvalidParameterError,
     InvalidPixelsError,
+    OverloadedError,
     TooManyImagesError,
     UnknownParameterError,
     UnsupportedMediaTypeError,
@@ -46,6 +47,9 @@ from model.preprocessing import SIDE
 # and not a broken pipe.
 _DISCARDED_BYTES = 32 * 2**20
 _DISCARDING_SECONDS = 2.0
+# All bodies that come in pieces hold as much memory as so many of the largest, however many
+# connections there are.
+_MOST_UNREAD_BODIES = 8
 
 _IMAGE_FIELDS = ("image", "pixels")
 _FILE_FIELDS = ("file", "image", "data")
@@ -254,6 +258,7 @@ async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
 
     Raises:
         BodyTooLargeError: it has more than `limit` bytes; a little of the rest is read off first.
+        OverloadedError: the bodies that are still on their way hold too much memory.
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
@@ -261,23 +266,47 @@ async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
         if b"expect" not in headers:
             await _discard(request.stream())
         _raise_too_large(limit)
-    chunks: list[bytes] = []
-    size = 0
-    has_more = True
     # As `request.stream` does, without a generator: nearly every body is a single chunk.
-    while has_more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk: bytes = message.get("body", b"")
-        has_more = message.get("more_body", False)
-        size += len(chunk)
-        if size > limit:
-            if has_more:
-                await _discard(request.stream())
-            _raise_too_large(limit)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    chunk: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        return await _read_rest(request, chunk, limit)
+    if len(chunk) > limit:
+        _raise_too_large(limit)
+    return chunk
+
+
+async def _read_rest(request: Request, first: bytes, limit: int) -> bytes:
+    state = request.app.state
+    body = bytearray()
+    chunk, has_more = first, True
+    try:
+        while True:
+            if len(body) + len(chunk) > limit:
+                state.unread_body_bytes -= len(body)
+                body = bytearray()  # not held while the rest is read off
+                if has_more:
+                    await _discard(request.stream())
+                _raise_too_large(limit)
+            body += chunk
+            state.unread_body_bytes += len(chunk)
+            if state.unread_body_bytes > _MOST_UNREAD_BODIES * limit:
+                raise OverloadedError(
+                    "too many large bodies are on their way to this server; try again after the "
+                    "seconds in Retry-After",
+                    headers={"Retry-After": "1"},
+                )
+            if not has_more:
+                return bytes(body)
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
+            has_more = message.get("more_body", False)
+    finally:
+        state.unread_body_bytes -= len(body)
 
 
 async def _discard(stream: AsyncIterator[bytes]) -> None:

@@ -90,6 +90,7 @@ def create_app(
     app.state.metrics = metrics
     app.state.is_ready = False
     app.state.is_draining = False
+    app.state.unread_body_bytes = 0
     # Not included, but joined: an included router is searched by a slower path of its own.
     app.router.routes.extend(open_inference.infer_routes)
     app.router.routes.append(open_inference.mount)

@@ -910,3 +910,31 @@ async def test_whatever_is_sent_nothing_is_a_defect(client: httpx.AsyncClient) -
                 assert_error(response, response.status_code, response.json()["error"]["code"])
     # Shallow requests would prove little.
     assert statuses >= {200, 400, 404, 405, 415, 422}
+
+
+async def test_bodies_on_their_way_hold_a_limited_memory(default_checkpoint: Checkpoint) -> None:
+    application = create_app(Settings(max_body_bytes=4096), default_checkpoint)
+    may_end, held = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        yield bytes(4000)
+        held.release()  # the next piece is asked for
+        await may_end.wait()
+        yield bytes(50)
+
+    async with application.router.lifespan_context(application), connect(application) as client:
+
+        def ask() -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(client.post("/predict", content=slow_body()))
+
+        slow = [ask() for _ in range(8)]
+        for _ in slow:
+            await held.acquire()
+        refused = await ask()
+        may_end.set()
+        ended = [await one for one in (*slow, ask())]
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+    assert refused.headers["retry-after"] == "1"
+    assert [one.status_code for one in ended] == [415] * 9
+    assert application.state.unread_body_bytes == 0
