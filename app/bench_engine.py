@@ -221,8 +221,8 @@ def _split_time(engine: Engine, pixels: Pixels, T: int, rounds: int) -> dict[str
     (image,) = engine.prepare([pixels], [Passes(T, 0)])
     asked = [PassRange(image, 0, T)]
     (probs,) = engine.sample(asked)
-    thresholds = drop_thresholds(engine.config)
-    draws = random_bytes(0, 0, T, width)
+    thresholds = np.tile(drop_thresholds(engine.config), (T, 1))
+    draws = random_bytes(0, 0, T, width)[:, : thresholds.shape[1]]
     units = len(image.active)
     (block,) = engine._blocks(asked)
 
@@ -234,7 +234,7 @@ def _split_time(engine: Engine, pixels: Pixels, T: int, rounds: int) -> dict[str
         {
             f"layer 1, with {units} living units": lambda: engine.prepare([pixels], [Passes(T, 0)]),
             "random bytes": lambda: random_bytes(seeds.getrandbits(32), 0, T, width),
-            "bytes compared with the rates": lambda: draws[:, : len(thresholds)] >= thresholds,
+            "bytes compared with the rates": lambda: np.greater_equal(draws, thresholds),
             "masks applied, products": all_but_softmax,
             "softmax": lambda: engine.sample(asked),
             "statistics": lambda: summarise(probs),

@@ -4,7 +4,7 @@ import base64
 import logging
 import secrets
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from model.engine import Engine, PassRange, PreparedImage
 from model.finding import Box
 from model.masks import Passes, dropped_units
 from model.preprocessing import Pixels
-from model.uncertainty import summarise
+from model.uncertainty import Summary, summarise_images
 
 Answer = dict[str, Any]
 
@@ -34,6 +34,18 @@ _ESTIMATES = 10
 _LEAST_ESTIMATE_PASSES = 4
 # A deterministic answer costs about as much as so many passes.
 DETERMINISTIC_COST = 20
+
+
+class Telling(NamedTuple):
+    """What is told of an image's passes.
+
+    Attributes:
+        probs: of the passes so far, (passes, C).
+        stop_reason: why they are all; None where more come, and this is an estimate.
+    """
+
+    probs: NDArray[np.float32]
+    stop_reason: StopReason | None
 
 
 class PredictWork:
@@ -85,10 +97,20 @@ class McWork:
         """Passes still to compute."""
         return self.passes.count - self.done
 
-    def append(self, probs: NDArray[np.float32]) -> None:
-        """Takes the next passes, (passes, C)."""
+    def advance(self, probs: NDArray[np.float32]) -> Telling | None:
+        """Takes the next passes, (passes, C); what is then to be told, if anything is."""
+        looked_at = self.done
         self.probs = probs if self.probs is None else np.concatenate([self.probs, probs])
         self.done = len(self.probs)
+        target = self.parameters.max_standard_error
+        if target is not None:
+            enough = sufficient_passes(self.probs, looked_at, target)
+            if enough is not None:
+                self.stopped_early = True
+                return Telling(self.probs[:enough], "standard_error")
+        if self.remaining == 0:
+            return Telling(self.probs, "passes")
+        return Telling(self.probs, None) if self.is_streamed else None
 
 
 class Worker:
@@ -113,15 +135,25 @@ class Worker:
             for work, passes in sampled
             if work.image is not None
         ]
-        probs = iter(self._engine.sample(ranges))
+        told = [
+            work.advance(probs)
+            for (work, _), probs in zip(sampled, self._engine.sample(ranges), strict=True)
+        ]
+        summaries = iter(_summaries([each.probs for each in told if each is not None]))
+        tellings = iter(told)
         outcomes: list[Outcome[Answer] | Exception] = []
         for work, _ in batch:
             try:
-                outcomes.append(
-                    self._advance(work, next(probs))
-                    if isinstance(work, McWork)
-                    else Outcome(True, self.predict(work))
-                )
+                if isinstance(work, PredictWork):
+                    outcomes.append(Outcome(True, self.predict(work)))
+                elif (telling := next(tellings)) is None:
+                    outcomes.append(Outcome(False, None))
+                else:
+                    summary = next(summaries)
+                    if isinstance(summary, Exception):
+                        raise summary
+                    answer = self._mc_answer(work, summary, telling)
+                    outcomes.append(Outcome(telling.stop_reason is not None, answer))
             except Exception:  # this work's alone: the others have taken their passes
                 logger.exception("an answer could not be made")
                 outcomes.append(InternalError())
@@ -144,26 +176,7 @@ class Worker:
         probs = softmax(self._engine.predict_logits(work.pixels))
         return self._answer(probs, entropy(probs), self._calibration, work)
 
-    def _advance(self, work: McWork, probs: NDArray[np.float32]) -> Outcome[Answer]:
-        looked_at = work.done
-        work.append(probs)
-        assert work.probs is not None
-        target = work.parameters.max_standard_error
-        if target is not None:
-            enough = sufficient_passes(work.probs, looked_at, target)
-            if enough is not None:
-                work.stopped_early = True
-                answer = self._mc_answer(work, work.probs[:enough], "standard_error")
-                return Outcome(True, answer)
-        if work.remaining == 0:
-            return Outcome(True, self._mc_answer(work, work.probs, "passes"))
-        return Outcome(False, self._mc_answer(work, work.probs, None) if work.is_streamed else None)
-
-    def _mc_answer(
-        self, work: McWork, probs: NDArray[np.float32], stop_reason: StopReason | None
-    ) -> Answer:
-        """The answer from the passes so far; an estimate where there is no reason to stop yet."""
-        summary = summarise(probs)
+    def _mc_answer(self, work: McWork, summary: Summary, telling: Telling) -> Answer:
         doubt = summary.predictive_entropy
         answer = self._answer(summary.mean.tolist(), doubt, self._mc_calibration, work)
         answer["mean"] = _single(summary.mean)
@@ -172,13 +185,13 @@ class Worker:
         answer["expected_entropy"] = np.float32(summary.expected_entropy)
         answer["mutual_information"] = np.float32(summary.mutual_information)
         answer["votes"] = summary.votes
-        answer["passes"] = len(probs)
-        answer["stop_reason"] = stop_reason
+        answer["passes"] = len(telling.probs)
+        answer["stop_reason"] = telling.stop_reason
         answer["seed"] = work.passes.seed
         answer["estimator"] = work.passes.estimator
         if work.dropped is not None:
-            answer["pass_probabilities"] = np.ascontiguousarray(probs)
-            answer["dropped"] = work.dropped[: len(probs)]
+            answer["pass_probabilities"] = np.ascontiguousarray(telling.probs)
+            answer["dropped"] = work.dropped[: len(telling.probs)]
         return answer
 
     def _decide(
@@ -239,3 +252,20 @@ def _single(values: None) -> None: ...
 def _single(values: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
     """As float32, whose shortest decimal form is half as long: the network knows no more digits."""
     return None if values is None else values.astype(np.float32)
+
+
+def _summaries(told: Sequence[NDArray[np.float32]]) -> list[Summary | Exception]:
+    """Of each image's passes, (passes, C); those of images with as many passes share the work."""
+    places: dict[int, list[int]] = {}
+    for place, probs in enumerate(told):
+        places.setdefault(len(probs), []).append(place)
+    summaries: list[Summary | Exception] = [InternalError()] * len(told)
+    for group in places.values():
+        found: Sequence[Summary | Exception]
+        try:
+            found = summarise_images([told[place] for place in group])
+        except Exception as error:
+            found = [error] * len(group)
+        for place, summary in zip(group, found, strict=True):
+            summaries[place] = summary
+    return summaries

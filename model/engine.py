@@ -138,7 +138,10 @@ class Engine:
         threadpool_limits(1, user_api="blas")
         self._first_units = config.hidden_sizes[0]
         self._row_bytes = row_bytes(config)
-        self._thresholds = drop_thresholds(config)
+        # Repeated for each row of a block, since one long comparison takes a third of many short.
+        thresholds = np.zeros((BLOCK_ROWS, self._row_bytes), np.uint8)
+        thresholds[:, : hidden_units(config)] = drop_thresholds(config)
+        self._thresholds = thresholds
         with torch.inference_mode():
             self._fold_weights()
         self._choose_products(precision)
@@ -328,17 +331,15 @@ class Engine:
         if image.balanced is None:
             # The rows of padding are further passes that nobody asked for.
             draws = random_bytes(image.passes.seed, piece.first, rows, self._row_bytes)
-            first = draws.take(image.active, axis=1) >= self._thresholds[0]
-            begin = self._first_units
-            for mask in later:
-                units = slice(begin, begin := begin + mask.shape[1])
-                np.greater_equal(draws[:, units], self._thresholds[units], out=mask)
+            keep = draws.view(np.bool_)
+            np.greater_equal(draws, self._thresholds[:rows], out=keep)
+            first, begin = keep.take(image.active, axis=1), self._first_units
         else:
             keep = image.balanced[piece.first : piece.first + rows]
             keep = np.resize(keep, (rows, keep.shape[1]))
             first, begin = keep[:, :k], k
-            for mask in later:
-                mask[:] = keep[:, begin : (begin := begin + mask.shape[1])]
+        for mask in later:
+            mask[:] = keep[:, begin : (begin := begin + mask.shape[1])]
         left = self._left[: rows * (k + 1)].reshape(rows, k + 1)
         np.multiply(first, image.first, out=left[:, :k])
         left[:, k] = 1

@@ -15,6 +15,7 @@ from model.uncertainty import (
     mutual_information,
     standard_error,
     summarise,
+    summarise_images,
     variance,
     votes,
 )
@@ -253,3 +254,11 @@ def test_the_passes_given_are_not_changed() -> None:
         for statistic in (*OVER_PASSES, entropy):
             statistic(probs)
         assert (probs == before).all()
+
+
+@pytest.mark.parametrize("passes", [1, 2, 7, 50, 129])
+def test_images_summed_up_together_have_the_bits_they_have_alone(passes: int) -> None:
+    images = [draw_passes(passes, 10, seed=seed) for seed in range(5)]
+    for together, image in zip(summarise_images(images), images, strict=True):
+        for value, wanted in zip(together, summarise(image), strict=True):
+            assert np.asarray(value, float).tobytes() == np.asarray(wanted, float).tobytes()
