@@ -24,6 +24,10 @@ from app.request_times import RequestTimes
 logger = logging.getLogger("dropserve")
 
 
+# A request is admitted where there is room for so many of its cost.
+_ROOM = 16
+
+
 class Work(Protocol):
     """Something that is computed in steps."""
 
@@ -66,7 +70,7 @@ class _Job(Generic[W, R]):
     """One request's works, in the order of its answers."""
 
     def __init__(self, works: Sequence[W], deadline: float, done: "asyncio.Future[None]") -> None:
-        self.open = list(enumerate(works))
+        self.open = dict(enumerate(works))
         self.answers: list[R | Exception | None] = [None] * len(works)
         self.deadline = deadline
         self.done = done
@@ -76,7 +80,7 @@ class _Job(Generic[W, R]):
 
     def fail(self, error: Exception) -> None:
         """Ends whatever is open with the error."""
-        for index, _ in self.open:
+        for index in self.open:
             self.answers[index] = error
         self.finish()
 
@@ -118,7 +122,7 @@ class Batcher(Generic[W, R]):
         self._share_passes = share_passes
         self._work_overhead = work_overhead
         self._max_queued = max_queued
-        self._half_queued = -(-max_queued // 2)
+        self._most_room = -(-3 * max_queued // 4)
         self._note_queued = note_queued
         self._clock = clock
         self._jobs: deque[_Job[W, R]] = deque()
@@ -134,8 +138,9 @@ class Batcher(Generic[W, R]):
     def admit(self, cost: int) -> "Admission":
         """Counts a request's cost, in passes, while the `with` block lasts: until it is answered.
 
-        A request may cost more than the limit: it is admitted while the queue is half empty. Most
-        requests are small, and if it had to fit beside them it would hardly ever be.
+        A request must leave room for sixteen of its cost: where many ask for much, each of them
+        would wait for all others, and so would those who ask for little. A quarter of the limit is
+        open to every request; one that costs more than the whole limit would never fit otherwise.
 
         Raises:
             OverloadedError: too much is queued already.
@@ -153,7 +158,8 @@ class Batcher(Generic[W, R]):
         """
         if self._is_closed:
             raise NotReadyError
-        if self.queued and self.queued + min(cost, self._half_queued) > self._max_queued:
+        room = min(_ROOM * cost, self._most_room)
+        if self.queued and self.queued + room > self._max_queued:
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
             raise OverloadedError(headers={"Retry-After": str(seconds)})
 
@@ -281,7 +287,7 @@ class Batcher(Generic[W, R]):
         for job in list(self._jobs):
             if free <= 0:
                 break
-            for index, work in job.open:
+            for index, work in job.open.items():
                 if free <= 0:
                     break
                 passes = min(work.remaining, work.largest_step)
@@ -311,7 +317,7 @@ class Batcher(Generic[W, R]):
                 if job.events is not None and outcome.value is not None:
                     job.events.put_nowait(outcome.value)
                 continue
-            job.open = [each for each in job.open if each[0] != index]
+            del job.open[index]
             if not job.open:
                 job.finish()
         seconds = self._clock() - started

@@ -81,7 +81,10 @@ class Settings(BaseModel):
     )
     max_batch_images: int = Field(default=256, ge=1, description="most images in one batch request")
     max_queued_passes: int = Field(
-        default=20_000, ge=1, description="passes queued at a time; more is answered with 429"
+        default=20_000,
+        ge=1,
+        description="passes queued at a time; a request without room for sixteen of its size is "
+        "answered with 429, unless three quarters are free",
     )
     max_timeout_ms: int = Field(
         default=30_000, ge=1, description="longest deadline of a request, milliseconds"

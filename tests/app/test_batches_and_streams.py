@@ -760,26 +760,27 @@ async def test_a_full_server_refuses_before_it_reads_the_body(
 
 async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint) -> None:
     async with (
-        serving(default_checkpoint, max_queued_passes=1000) as app,
+        serving(default_checkpoint, max_queued_passes=10_000) as app,
         connect(app) as client,
     ):
         inference: Inference = app.state.inference
-        with inference.batcher.admit(501):
+        with inference.batcher.admit(6000):
+            # Each needs room for sixteen of its kind, and 4000 are left.
             paths = {
-                "/predict/mc?passes=50": {"content": small("7.png")},
-                "/predict/mc?passes=500": {"content": small("7.png")},
-                "/predict/mc/batch?passes=50": as_json([small("7.png")] * 5),
-                "/predict/mc/batch?passes=51": as_json([small("7.png")] * 10),
-                "/predict/batch": as_json([small("7.png")] * 5),
-                "/predict/batch?preprocess=auto": as_json([small("7.png")] * 100),
+                "/predict/mc?passes=200": {"content": small("7.png")},
+                "/predict/mc?passes=300": {"content": small("7.png")},
+                "/predict/mc/batch?passes=50": as_json([small("7.png")] * 3),
+                "/predict/mc/batch?passes=51": as_json([small("7.png")] * 4),
+                "/predict/batch": as_json([small("7.png")] * 12),
+                "/predict/batch?preprocess=auto": as_json([small("7.png")] * 13),
             }
             statuses = [
                 (await client.post(path, **request)).status_code for path, request in paths.items()
             ]
         assert statuses == [200, 429, 200, 429, 200, 429]
-        # While the queue is half empty, a request may be larger than the limit.
+        # While three quarters are free, a request may be larger than the limit.
         response = await client.post(
-            "/predict/mc/batch?passes=200", **as_json([small("7.png")] * 10)
+            "/predict/mc/batch?passes=1000", **as_json([small("7.png")] * 10)
         )
         assert response.status_code == 200
 
@@ -788,7 +789,7 @@ async def test_of_many_at_once_the_server_takes_what_it_promised(
     default_checkpoint: Checkpoint,
 ) -> None:
     async with (
-        serving(default_checkpoint, max_queued_passes=3500) as app,
+        serving(default_checkpoint, max_queued_passes=12_000) as app,
         connect(app) as client,
     ):
         responses = await asyncio.gather(
@@ -910,7 +911,7 @@ async def test_one_photo_leaves_half_of_the_queue_to_others(
     buffer = BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG", quality=90)
     async with (
-        serving(default_checkpoint, max_queued_passes=1000) as app,
+        serving(default_checkpoint, max_queued_passes=4000) as app,
         connect(app) as client,
     ):
         batcher = app.state.inference.batcher
@@ -918,7 +919,7 @@ async def test_one_photo_leaves_half_of_the_queue_to_others(
         async with asyncio.timeout(PATIENCE_SECONDS):
             while batcher.queued == 0:  # noqa: ASYNC110 - it is counted within the request
                 await asyncio.sleep(0)
-        assert 400 < batcher.queued < 600
+        assert 1600 < batcher.queued < 2400
         assert (await client.post("/predict/mc", content=small("7.png"))).status_code == 200
         await photo
         assert batcher.queued == 0
