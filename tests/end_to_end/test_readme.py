@@ -48,6 +48,10 @@ RECIPE = [
 ]
 
 
+# Makes a key, and serves to those who have one.
+KEYED = [command for command, _ in commands() if "key" in command]
+
+
 def run(command: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
@@ -62,7 +66,8 @@ def run(command: str, cwd: Path, **environment: str) -> "subprocess.CompletedPro
 
 
 def test_no_command_is_left_untested() -> None:
-    tested = {*(command for command, _ in [*CURLS, *PREDICTS]), *SET_UPS, *SHORTENED, *RECIPE}
+    asked = {command for command, _ in [*CURLS, *PREDICTS]}
+    tested = {*asked, *SET_UPS, *SHORTENED, *RECIPE, *KEYED}
     assert {command for command, _ in commands()} == tested
 
 
@@ -182,6 +187,19 @@ def test_the_training_command_runs(mnist_folder: Path, tmp_path: Path) -> None:
     done = run(f"dropserve-train train {options}", ROOT, DROPSERVE_DATA_DIR=str(mnist_folder))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "net.safetensors").exists()
+
+
+def test_a_key_that_was_made_as_printed_is_asked_for(
+    servers: ServerStarter, tmp_path: Path
+) -> None:
+    make, serve = KEYED
+    key = run(make, tmp_path).stderr.split()[-1]
+    server = servers.start(*serve.split()[2:], folder=tmp_path)
+    authorized = {"Authorization": f"Bearer {key}"}
+
+    assert httpx.get(f"{server.address}/v2", trust_env=False).status_code == 401
+    answered = httpx.get(f"{server.address}/v2", headers=authorized, trust_env=False)
+    assert answered.status_code == 200
 
 
 @pytest.mark.slow
