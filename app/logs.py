@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from collections import deque
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import orjson
@@ -41,7 +42,9 @@ class LineWriter:
     """Writes lines to a file descriptor, never waits, and drops what nobody takes.
 
     Many lines are written at once, if they are taken at once; a thread writes the rest. It alone
-    would not do: a busy event loop lets it go on only every few milliseconds.
+    would not do: a busy event loop lets it go on only every few milliseconds. A line can be given
+    as the function that makes it: making many one after the other takes a fifth of the time that
+    it takes in the middle of requests, whose work has the caches to itself.
 
     Args:
         descriptor: where to.
@@ -49,7 +52,7 @@ class LineWriter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[bytes | Callable[[], bytes]] = deque()
         self._dropped = 0
         self._wake = threading.Event()
         self._hurry = threading.Event()
@@ -59,8 +62,8 @@ class LineWriter:
         if self._poll is not None:
             self._poll.register(descriptor, select.POLLOUT)
 
-    def write(self, line: bytes) -> None:
-        """Takes a line with its end; returns at once."""
+    def write(self, line: bytes | Callable[[], bytes]) -> None:
+        """Takes a line with its end, or what will make it; returns at once."""
         if len(self._lines) >= _MOST_LINES:
             self._dropped += 1
             return
@@ -69,7 +72,7 @@ class LineWriter:
             try:
                 # A pipe that can be written to takes so much without waiting.
                 if self._poll is not None and self._poll.poll(0):
-                    self._write_piece(self._next_piece(b""))
+                    self._write_piece(self._next_piece())
             finally:
                 self._writing.release()
         if not self._wake.is_set():
@@ -99,18 +102,24 @@ class LineWriter:
     def _write_all(self) -> None:
         with self._writing:
             while self._lines:
-                self._write_piece(self._next_piece(self._lines.popleft()))
+                self._write_piece(self._next_piece())
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 logging.getLogger("dropserve").warning(
                     "%s lines of the log were dropped, since nobody read them", dropped
                 )
 
-    def _next_piece(self, first: bytes) -> bytearray:
-        """As many lines, the first one given, as can be written at once."""
-        piece = bytearray(first)
-        while self._lines and len(piece) + len(self._lines[0]) <= _PIECE_BYTES:
-            piece += self._lines.popleft()
+    def _next_piece(self) -> bytearray:
+        """As many lines, at least one, as can be written at once; only for who holds the lock."""
+        piece = bytearray()
+        while self._lines:
+            line = self._lines[0]
+            if not isinstance(line, bytes):
+                self._lines[0] = line = line()
+            if piece and len(piece) + len(line) > _PIECE_BYTES:
+                break
+            piece += line
+            self._lines.popleft()
         return piece
 
     def _write_piece(self, piece: bytearray) -> None:
@@ -185,13 +194,13 @@ class AccessLog:
 
     def write(self, ended: EndedRequest) -> None:
         """Writes one."""
-        self._writer.write(self._encode(ended))
+        self._writer.write(partial(self._encode, ended, time.time()))
 
 
-def _as_json(ended: EndedRequest) -> bytes:
+def _as_json(ended: EndedRequest, now: float) -> bytes:
     times = ended.times
     line: dict[str, Any] = {
-        "time": _json_time(time.time()),
+        "time": _json_time(now),
         "level": "info",
         "message": "request",
         "worker": os.getpid(),
@@ -209,7 +218,7 @@ def _as_json(ended: EndedRequest) -> bytes:
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _for_people(ended: EndedRequest) -> bytes:
+def _for_people(ended: EndedRequest, now: float) -> bytes:
     times = ended.times
     split = ""
     if times.compute:
@@ -218,7 +227,7 @@ def _for_people(ended: EndedRequest) -> bytes:
             f"compute {times.compute * 1e3:.2f})"
         )
     return (
-        f"{_clock_time(time.time())} INFO    {ended.method} {ended.route} {ended.status} "
+        f"{_clock_time(now)} INFO    {ended.method} {ended.route} {ended.status} "
         f"{ended.code or 'ok'}, {ended.seconds * 1e3:.2f} ms{split}, {ended.request_id}\n"
     ).encode()
 
