@@ -166,6 +166,11 @@ async def _load(
     weights = [kind.weight for kind in mixture]
     while (started := time.monotonic()) < end:
         burst = draw.choices(mixture, weights, k=_BURST)
+        for index, (reader, writer) in enumerate(connections):
+            # One that has waited too long for the slowest of its burst is closed by the server.
+            if reader.at_eof():
+                writer.close()
+                connections[index] = await asyncio.open_connection(host, int(port))
         async with asyncio.timeout(_PATIENCE_SECONDS):
             await asyncio.gather(
                 *(
