@@ -85,6 +85,6 @@ def page(browser: Browser, server: RunningServer, seen: Seen) -> Iterator[Page]:
 def words(browser: Browser, server: RunningServer) -> Iterator[Page]:
     """A page from which the playground's modules can be imported one by one."""
     opened = browser.new_page()
-    opened.goto(f"{server.address}/model")
+    opened.goto(server.address)
     yield opened
     opened.close()
