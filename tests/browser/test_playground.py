@@ -476,6 +476,7 @@ def test_an_impossible_setting_is_explained(page: Page, seen: Seen) -> None:
 
 def test_a_copied_link_restores_the_answer(page: Page) -> None:
     page.fill("#passes", "30")
+    page.fill("#seed", "12345")
     page.get_by_role("button", name="Try a 4 or a 9").click()
     wait_for_answer(page)
     text = answer_text(page)
@@ -489,6 +490,7 @@ def test_a_copied_link_restores_the_answer(page: Page) -> None:
     assert answer_text(other) == text
     assert headline(other) == headline(page)
     assert other.input_value("#passes") == "30"
+    assert other.input_value("#seed") == "12345"
     # A link pasted into an open page works, too.
     page.click("#clear")
     page.fill("#passes", "10")
