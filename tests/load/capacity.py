@@ -1,8 +1,9 @@
 """How many workers a rate of requests takes: fitted on a few runs, tried on others.
 
 A request takes a core `fixed + passes * per_pass` seconds, and without dropout a time of its own.
+What is measured is the server's own processor time, which a busy neighbour changes little.
 `python -m tests.load.capacity` measures one worker on one core over 16 connections without dropout
-and at some numbers of passes, fits the two, prints how many workers they make of a rate of
+and at some numbers of passes, fits both, prints how many workers they make of a rate of
 requests, and then predicts runs that were not fitted: other passes, other connections, a mix.
 """
 
@@ -13,6 +14,8 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 import uvloop
@@ -20,7 +23,7 @@ import uvloop
 from app.bench_servers import start_bench_app
 from app.load_client import post, run_closed_loop
 from app.machine import describe_machine, usable_cores
-from tests.load.curves import measure_point, url_of
+from tests.load.curves import ROOM, url_of
 from tests.load.price_of_doubt import example_body
 
 FITTED_PASSES = (10, 50, 200, 1000)
@@ -30,7 +33,9 @@ UTILISATION = 0.7
 MOST_WRONG = 0.25
 _RATES = (100, 1000, 10_000)
 _ASKED_PASSES = (0, 50, 100, 300)
-_MIX = ((0, 12), (30, 8), (100, 4))  # passes, connections
+# What is predicted: passes, connections.
+_UNSEEN = ((30, 8), (100, 64), (500, 32))
+_MIX = ((0, 12), (30, 8), (100, 4))
 
 
 @dataclass(frozen=True)
@@ -50,31 +55,63 @@ class Costs:
         return math.ceil(rate * self.of(passes) / UTILISATION)
 
 
-def fit(predict_rate: float, rates: Sequence[float]) -> Costs:
-    """Costs of the rates at `FITTED_PASSES`, by least squares of their relative errors."""
-    seconds = 1 / np.array(rates)
-    design = np.array([[1.0, passes] for passes in FITTED_PASSES]) / seconds[:, None]
-    (fixed, per_pass), *_ = np.linalg.lstsq(design, np.ones(len(rates)), rcond=None)
-    return Costs(1 / predict_rate, float(fixed), float(per_pass))
+def fit(predict: float, costs: Sequence[float]) -> Costs:
+    """Costs of the times at `FITTED_PASSES`, by least squares of their relative errors.
+
+    Args:
+        predict: seconds of a request without dropout.
+        costs: seconds of a request at each number of passes.
+    """
+    design = np.array([[1.0, passes] for passes in FITTED_PASSES]) / np.array(costs)[:, None]
+    (fixed, per_pass), *_ = np.linalg.lstsq(design, np.ones(len(costs)), rcond=None)
+    return Costs(predict, float(fixed), float(per_pass))
 
 
-async def measure_mix(base: str, seconds: float) -> dict[int, float]:
-    """Requests/s by passes, of loops that run at the same time."""
-    loops = [
-        run_closed_loop(post(url_of(base, passes), example_body(), "image/png"), count, seconds)
-        for passes, count in _MIX
+class Server:
+    """A server whose processor time is read."""
+
+    def __init__(self, base: str, pid: int) -> None:
+        self._base, self._stat = base, Path(f"/proc/{pid}/stat")
+
+    async def ask(
+        self, loops: Sequence[tuple[int, int]], seconds: float
+    ) -> tuple[float, list[int]]:
+        """Processor seconds that it took, and the answers of each loop.
+
+        Args:
+            loops: passes and connections of those that run at the same time.
+            seconds: how long.
+        """
+        before = self._used()
+        found = await asyncio.gather(
+            *(
+                run_closed_loop(
+                    post(url_of(self._base, passes), example_body(), "image/png"), count, seconds
+                )
+                for passes, count in loops
+            )
+        )
+        return self._used() - before, [len(one.latencies["200"]) for one in found]
+
+    def _used(self) -> float:
+        fields = self._stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def run(server: Server, seconds: float, rounds: int) -> bool:
+    """Measures, prints, and says whether every prediction was near enough.
+
+    Every round measures what is fitted and what is predicted, so that a slow moment of the machine
+    is in both.
+    """
+    points = [[(passes, CONNECTIONS)] for passes in (0, *FITTED_PASSES)]
+    points += [[point] for point in _UNSEEN] + [list(_MIX)]
+    await server.ask([(50, CONNECTIONS)], seconds)  # uncounted: first times
+    found = [[await server.ask(loops, seconds) for loops in points] for _ in range(rounds)]
+    measured = [
+        median(used / sum(answers) for used, answers in each) for each in zip(*found, strict=True)
     ]
-    found = await asyncio.gather(*loops)
-    return {passes: one.in_time / seconds for (passes, _), one in zip(_MIX, found, strict=True)}
-
-
-async def run(base: str, seconds: float) -> bool:
-    """Measures, prints, and says whether every prediction was near enough."""
-    rates = [
-        (await measure_point(url_of(base, passes), CONNECTIONS, seconds))[0]
-        for passes in (0, *FITTED_PASSES)
-    ]
-    costs = fit(rates[0], rates[1:])
+    costs = fit(measured[0], measured[1 : 1 + len(FITTED_PASSES)])
     say(f"fitted on {CONNECTIONS} connections: dropout off, and {FITTED_PASSES} passes")
     say(f"  dropout off   {costs.predict * 1e6:>7.0f} us of a core")
     say(f"  MC dropout    {costs.fixed * 1e6:>7.0f} us, and {costs.per_pass * 1e6:.2f} us a pass")
@@ -85,25 +122,26 @@ async def run(base: str, seconds: float) -> bool:
         counts = "".join(f"{costs.workers(rate, passes):>10,}" for rate in _RATES)
         say(f"{passes or 'off':>6}  {counts}")
     say("")
-    say("runs that were not fitted         predicted  measured")
-    errors = []
-    for passes, count in ((100, 64), (30, 8), (500, 32)):
-        measured, *_ = await measure_point(url_of(base, passes), count, seconds)
-        name = f"{passes} passes, {count} connections"
-        errors.append(compare(name, 1 / costs.of(passes), measured))
-    found = await measure_mix(base, seconds)
-    total = sum(found.values())
-    busy = sum(rate * costs.of(passes) for passes, rate in found.items())
-    errors.append(compare("a mix of off, 30 and 100 passes", total / busy, total))
+    say("requests/s of a core in runs that were not fitted   predicted  measured")
+    errors = [
+        compare(f"{passes} passes, {count} connections", costs.of(passes), cost)
+        for (passes, count), cost in zip(_UNSEEN, measured[-1 - len(_UNSEEN) : -1], strict=True)
+    ]
+    shares = [
+        sum(each)
+        for each in zip(*(answers for _, answers in (each[-1] for each in found)), strict=True)
+    ]
+    mixed = sum(n * costs.of(passes) for n, (passes, _) in zip(shares, _MIX, strict=True))
+    errors.append(compare("a mix of off, 30 and 100 passes", mixed / sum(shares), measured[-1]))
     say(f"largest error {max(errors):.0%} (wanted: at most {MOST_WRONG:.0%})")
     return max(errors) <= MOST_WRONG
 
 
 def compare(name: str, predicted: float, measured: float) -> float:
-    """Prints requests/s, and gives the error of the prediction as a share of what was measured."""
-    error = abs(predicted / measured - 1)
-    say(f"{name:<32}  {predicted:>9,.0f} {measured:>9,.0f}  {predicted / measured - 1:+.0%}")
-    return error
+    """Prints requests/s from the seconds of one, and gives the error of the prediction."""
+    error = measured / predicted - 1
+    say(f"{name:<50}  {1 / predicted:>9,.0f} {1 / measured:>9,.0f}  {error:+.0%}")
+    return abs(error)
 
 
 def say(text: str) -> None:
@@ -113,15 +151,18 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     cores = usable_cores()
     server_core, own_core = (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
-    say(f"{describe_machine()}; one worker on one core")
-    with start_bench_app(server_core) as base:
+    say(f"{describe_machine()}; one worker on one core, median of {arguments.rounds} rounds")
+    with start_bench_app(server_core, ROOM) as base:
         if own_core is not None:
             os.sched_setaffinity(0, {own_core})
-        is_near = uvloop.run(run(base, arguments.seconds))
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        server = Server(base, int(children[0]))
+        is_near = uvloop.run(run(server, arguments.seconds, arguments.rounds))
     sys.exit(not is_near)
 
 

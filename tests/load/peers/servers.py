@@ -127,7 +127,7 @@ PEERS = (
         "bentoml==1.4.40",
         Request("/predict", _json({"pixels": [_PIXELS]})),
         _start_bentoml,
-        tuned=Batching(16, 0.1),
+        tuned=Batching(64, 1.0),
         candidates=tuple(Batching(m, w) for m in (16, 64) for w in (0.02, 0.1, 1.0)),
     ),
     Peer(
