@@ -365,23 +365,24 @@ async def test_a_content_type_changes_nothing(client: httpx.AsyncClient) -> None
 
 
 async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint) -> None:
-    app = create_app(Settings(max_queued_passes=1000), default_checkpoint)
+    app = create_app(Settings(max_queued_passes=10_000), default_checkpoint)
     async with app.router.lifespan_context(app), connect(app) as client:
         inference: Inference = app.state.inference
-        with inference.batcher.admit(501):
+        with inference.batcher.admit(6000):
+            # Each needs room for sixteen of its kind, and 4000 are left.
             computed = inference.engine.passes_computed
             responses = [
                 await infer(client, model, json_body(DIGITS[:count], parameters))
                 for model, count, parameters in (
-                    ("mnist-mc", 1, {"passes": 500}),
-                    ("mnist-mc", 10, {"passes": 51}),
-                    ("mnist", 32, {}),
-                    ("mnist-mc", 1, {"passes": 50}),
-                    ("mnist", 5, {}),
+                    ("mnist-mc", 1, {"passes": 300}),
+                    ("mnist-mc", 4, {"passes": 51}),
+                    ("mnist", 13, {}),
+                    ("mnist-mc", 1, {"passes": 200}),
+                    ("mnist", 12, {}),
                 )
             ]
-            assert inference.engine.passes_computed == computed + 50
-            assert inference.batcher.queued == 501
+            assert inference.engine.passes_computed == computed + 200
+            assert inference.batcher.queued == 6000
 
     for response in responses[:3]:
         assert_v2_error(response, 429)

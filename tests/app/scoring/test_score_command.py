@@ -356,7 +356,7 @@ def until(condition: Callable[[], object], process: "subprocess.Popen[str]") -> 
 def test_processes_end_together_and_another_run_continues(
     how: signal.Signals, tmp_path: Path
 ) -> None:
-    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 160))
+    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 480))
     output = tmp_path / "table.parquet"
     arguments = (source, "-o", output, "--passes", "50", "--seed", "1", "--workers", "2")
     process = start(*arguments, start_new_session=True)
@@ -377,7 +377,7 @@ def test_processes_end_together_and_another_run_continues(
     until_gone(process.pid)
     assert score(*arguments[:1], *arguments[3:], output=output) == 0
     table = pq.read_table(output)
-    assert table["row"].to_pylist() == list(range(32 * 160))
+    assert table["row"].to_pylist() == list(range(32 * 480))
 
 
 def until_gone(session: int) -> None:
