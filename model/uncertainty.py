@@ -40,6 +40,18 @@ class Summary(NamedTuple):
     votes: NDArray[np.int64]
 
 
+class Summaries(NamedTuple):
+    """The summaries of B images, each an array with the images on its first axis; see `Summary`."""
+
+    mean: Array
+    variance: Array | None
+    standard_error: Array | None
+    predictive_entropy: Array
+    expected_entropy: Array
+    mutual_information: Array
+    votes: NDArray[np.int64]
+
+
 def summarise(probs: Probs) -> Summary:
     """All statistics of one image's passes, (T, C): as the functions below, in half the time."""
     (summary,) = summarise_images([probs])
@@ -47,7 +59,25 @@ def summarise(probs: Probs) -> Summary:
 
 
 def summarise_images(probs: Sequence[Probs]) -> list[Summary]:
-    """The summary of each image, (T, C), with the same bits as alone; T must be one for all.
+    """The summary of each image, (T, C), with the same bits as alone; T must be one for all."""
+    found = summarise_together(probs)
+    total, expected = found.predictive_entropy.tolist(), found.expected_entropy.tolist()
+    return [
+        Summary(
+            mean=found.mean[image],
+            variance=None if found.variance is None else found.variance[image],
+            standard_error=None if found.standard_error is None else found.standard_error[image],
+            predictive_entropy=total[image],
+            expected_entropy=expected[image],
+            mutual_information=max(total[image] - expected[image], 0.0),
+            votes=found.votes[image],
+        )
+        for image in range(len(total))
+    ]
+
+
+def summarise_together(probs: Sequence[Probs]) -> Summaries:
+    """The same as arrays over the images.
 
     Of fifty passes NumPy's calls cost more than their arithmetic: here images share them.
     """
@@ -59,23 +89,13 @@ def summarise_images(probs: Sequence[Probs]) -> list[Summary]:
         deviations = p - centres[:, None]
         spreads = np.add.reduce(np.square(deviations, out=deviations), axis=1) / (passes - 1)
         errors = np.sqrt(spreads / passes)
-    total = entropy(centres).tolist()
-    expected = _negative_sum(_x_log_x(p).reshape(images, -1)).tolist()
+    total = entropy(centres)
+    expected = _negative_sum(_x_log_x(p).reshape(images, -1)) / passes
     # Classes of different images are different bins.
     bins = p.argmax(axis=2) + np.arange(0, images * classes, classes)[:, None]
     counts = np.bincount(bins.reshape(-1), minlength=images * classes).reshape(images, classes)
-    return [
-        Summary(
-            mean=centres[image],
-            variance=None if spreads is None else spreads[image],
-            standard_error=None if errors is None else errors[image],
-            predictive_entropy=total[image],
-            expected_entropy=expected[image] / passes,
-            mutual_information=max(total[image] - expected[image] / passes, 0.0),
-            votes=counts[image],
-        )
-        for image in range(images)
-    ]
+    information = np.maximum(total - expected, 0.0)
+    return Summaries(centres, spreads, errors, total, expected, information, counts)
 
 
 def mean(probs: Probs) -> Array:

@@ -75,6 +75,23 @@ def test_the_model_knows_no_http_and_no_environment() -> None:
         assert "os.environ" not in module.read_text(), module
 
 
+def test_ray_is_an_extra_that_nothing_else_needs() -> None:
+    with_ray = {ROOT / "app" / "ray_serve.py", ROOT / "app" / "scoring" / "on_ray.py"}
+    every = [module for package in PACKAGES for module in modules(package)]
+    assert {module for module in every if "ray" in imported_packages(module)} == with_ray
+    for module in every:
+        # Inside of a function, where Ray was asked for, it is no import of the module's own.
+        top = [node for node in ast.parse(module.read_text()).body if _imports_ours(node, with_ray)]
+        assert not top, module
+
+
+def _imports_ours(node: ast.stmt, ours: set[Path]) -> bool:
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ours}
+    if isinstance(node, ast.Import):
+        return any(alias.name in names for alias in node.names)
+    return isinstance(node, ast.ImportFrom) and node.module in names
+
+
 def test_imports_do_not_go_in_circles() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import training.cli, training.train, app.factory, app.server"],

@@ -5,6 +5,7 @@ rounded to float32 as its answer is: a row equals the answer for the same image 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.calibration import Calibration, apply_temperature
 from model.decisions import decide
-from model.uncertainty import entropy, expected_entropy, mean, variance, votes
+from model.uncertainty import Summaries
 
 
 def table_schema(classes: int) -> pa.Schema:
@@ -42,7 +43,7 @@ def table_schema(classes: int) -> pa.Schema:
 
 
 def answer_columns(
-    probs: NDArray[np.float32],
+    summaries: Sequence[Summaries],
     several_digits: Sequence[bool],
     calibration: Calibration,
     labels: Sequence[str],
@@ -50,43 +51,45 @@ def answer_columns(
     """The columns that follow from the passes.
 
     Args:
-        probs: class probabilities of every pass, (T, B, C).
+        summaries: of the images, in their order, some at a time; of one image at least.
         several_digits: of each image, whether it was seen to hold more than one.
         calibration: of MC answers.
         labels: the network's name for each class.
     """
-    passes, images, classes = probs.shape
-    centre = mean(probs)  # (B, C)
-    total = entropy(centre)
-    expected = expected_entropy(probs)
+    found: dict[str, Any] = {
+        name: None if values[0] is None else np.concatenate(values)
+        for name, values in zip(Summaries._fields, zip(*summaries, strict=True), strict=True)
+    }
+    centre, spread, scores = found["mean"], found["variance"], found["predictive_entropy"]
+    images, classes = centre.shape
     probabilities = apply_temperature(centre, calibration.temperature)
     digits = probabilities.argmax(axis=-1)
-    scores = total.astype(np.float32)
+    scores = scores.astype(np.float32)
     decisions = [
         decide(each, score, calibration.threshold, several_digits=several)
-        for each, score, several in zip(centre, scores, several_digits, strict=True)
+        for each, score, several in zip(centre, scores.tolist(), several_digits, strict=True)
     ]
-    spread = pa.nulls(images, pa.list_(pa.float32(), classes))
-    if passes > 1:
-        spread = _per_class(variance(probs).astype(np.float32))
     return {
         "digit": pa.array(digits.astype(np.int32)),
-        "label": _words([labels[digit] for digit in digits]),
+        "label": _words([labels[digit] for digit in digits.tolist()]),
         "confidence": pa.array(probabilities.max(axis=-1).astype(np.float32)),
-        "probabilities": _per_class(probabilities.astype(np.float32)),
-        "mean": _per_class(centre.astype(np.float32)),
-        "variance": spread,
+        "probabilities": _per_class(probabilities, np.float32),
+        "mean": _per_class(centre, np.float32),
+        "variance": pa.nulls(images, pa.list_(pa.float32(), classes))
+        if spread is None
+        else _per_class(spread, np.float32),
         "predictive_entropy": pa.array(scores),
-        "expected_entropy": pa.array(expected.astype(np.float32)),
-        "mutual_information": pa.array(np.maximum(total - expected, 0.0).astype(np.float32)),
-        "votes": _per_class(votes(probs).astype(np.int32)),
+        "expected_entropy": pa.array(found["expected_entropy"].astype(np.float32)),
+        "mutual_information": pa.array(found["mutual_information"].astype(np.float32)),
+        "votes": _per_class(found["votes"], np.int32),
         "decision": _words([decision and decision.outcome for decision in decisions]),
         "reason": _words([decision and decision.reason for decision in decisions]),
     }
 
 
-def _per_class(values: NDArray[np.float32] | NDArray[np.int32]) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+def _per_class(values: NDArray[Any], kind: type[np.generic]) -> pa.Array:
+    flat = pa.array(values.astype(kind).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def _words(values: Sequence[str | None]) -> pa.Array:

@@ -23,6 +23,7 @@ _READ_BYTES = 2**20
 # What reading damaged bytes raises.
 _DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
+_INTEGERS = "iu"  # NumPy's kinds of them; asked of every image
 _SEND_INTEGERS = "pixels must be integers from 0 to 255, where 255 is ink"
 _LOOKS_SCALED = Failure(
     "invalid_pixels",
@@ -34,7 +35,7 @@ _ENDS_EARLY = "the file ends in the middle or is damaged, and what follows in it
 
 def image_of(pixels: NDArray[Any]) -> Image | Failure:
     """One image's pixels, (H, W) or flat 784, checked as those of a request are."""
-    if pixels.dtype == np.bool_ or not np.issubdtype(pixels.dtype, np.integer):
+    if pixels.dtype.kind not in _INTEGERS:
         return Failure("invalid_pixels", f"{_SEND_INTEGERS}; these are {pixels.dtype}")
     if pixels.shape == (SIDE * SIDE,):
         pixels = pixels.reshape(SIDE, SIDE)

@@ -14,6 +14,8 @@ _DESCRIPTION = """\
 Score millions of images into one Parquet table: a row an image, in the order of the input. Killed
 or interrupted at any moment, the same command goes on where it stopped. Images that cannot be
 scored are listed beside the table, in a file that ends in .errors.jsonl."""
+# What brings the packages that only this command needs.
+_EXTRAS = {"pyarrow": "score", "ray": "ray"}
 _EPILOG = """\
 exit codes: 0 every image was scored, 1 some failed or the disk is full, 2 wrong usage,
 130 Ctrl-C"""
@@ -77,6 +79,12 @@ def add_score_command(commands: "Commands") -> None:
         help="processes, one thread each (default: all cores)",
     )
     parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="score on a Ray cluster: its address, auto on one of its nodes, or local for a Ray "
+        "of its own; every node needs the input under the same paths",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="start anew: replace the table, and forget what an unfinished run has scored",
@@ -89,11 +97,12 @@ def _score(options: argparse.Namespace) -> int:
 
         return run_score(options, sys.stderr)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pyarrow":
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRAS:
             raise
         sys.stderr.write(
-            "dropserve: pyarrow is not installed; pip install 'dropserve[score]' brings what this "
-            "command needs\n"
+            f"dropserve: {missing} is not installed; pip install 'dropserve[{_EXTRAS[missing]}]' "
+            "brings what this command needs\n"
         )
         return EXIT_FAILED
 

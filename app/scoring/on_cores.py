@@ -1,5 +1,6 @@
 """Scores chunks on the cores of this machine: one process a core, one thread a process."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -125,6 +126,8 @@ _worker: _Worker | None = None
 def _start(question: Question, parts: Parts, stop: Event) -> None:
     global _started
     _started = question, parts, stop
+    # Unloading torch takes a second, for which the table would wait.
+    atexit.register(os._exit, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

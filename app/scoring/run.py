@@ -4,7 +4,7 @@ import argparse
 import errno
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from app.machine import usable_cores
 from app.predict_inputs import UsageError
-from app.scoring.on_cores import WorkerDiedError, score_on_cores
-from app.scoring.parts import Parts, failures_path
+from app.scoring.on_cores import Scored, WorkerDiedError, score_on_cores
+from app.scoring.parts import Manifest, Parts, failures_path
 from app.scoring.progress import Progress
 from app.scoring.question import Question
 from app.scoring.sources import Chunk, Input
@@ -89,8 +89,7 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
                 else:
                     progress.found(chunk.rows, failed)
 
-        workers = options.workers or len(usable_cores()) or os.cpu_count() or 1
-        with closing(score_on_cores(question, left(), parts, workers)) as scored:
+        with closing(_score(options, question, left(), parts, manifest)) as scored:
             for each in scored:
                 progress.advance(each.rows, each.failures)
         tally = {"images": images, "failed": progress.failed}
@@ -101,6 +100,23 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
         f"{progress.scored / progress.seconds:,.0f}/s\n"
     )
     return _exit_code(tally, output, stderr)
+
+
+def _score(
+    options: argparse.Namespace,
+    question: Question,
+    chunks: Iterable[Chunk],
+    parts: Parts,
+    manifest: Manifest,
+) -> Generator[Scored, None, None]:
+    if options.ray is None:
+        workers = options.workers or len(usable_cores()) or os.cpu_count() or 1
+        return score_on_cores(question, chunks, parts, workers)
+    # Ray is imported only where it is asked for.
+    from app.scoring.on_ray import Build, score_on_ray
+
+    build = Build(manifest["dropserve"], manifest["model"])
+    return score_on_ray(question, chunks, parts, options.workers, address=options.ray, build=build)
 
 
 def _read_checkpoint(path: Path) -> bytes:

@@ -1,11 +1,11 @@
 """A chunk of images -> a part of the table: what one process or Ray actor does, on one thread."""
 
+import itertools
 import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -24,6 +24,9 @@ from model.engine import PassRange, build_engine
 from model.errors import ImageError
 from model.masks import Passes
 from model.preprocessing import Preprocessed, find_digits
+from model.uncertainty import Summaries, summarise_together
+
+T = TypeVar("T")
 
 # Passes that are in memory together: those of as many images as fit, but of one at least.
 _PASSES_AT_A_TIME = 3200
@@ -54,6 +57,16 @@ class _Seen(NamedTuple):
     image: Preprocessed
 
 
+class _Answered(NamedTuple):
+    """Images that were answered together; their passes are forgotten."""
+
+    rows: list[int]
+    sources: list[str]
+    several_digits: list[bool]
+    seeds: list[int]
+    summaries: Summaries
+
+
 class Scorer:
     """Scores chunks, one after the other, with one network on one thread."""
 
@@ -80,8 +93,8 @@ class Scorer:
             Stopped: it said yes.
         """
         seen: list[_Seen] = []
+        answered: list[_Answered] = []
         failures: list[dict[str, Any]] = []
-        batches: list[pa.RecordBatch] = []
         at_a_time = max(1, _PASSES_AT_A_TIME // self._question.passes)
         for row, (source, image) in enumerate(self._items(chunk), chunk.first_row):
             if row % _ROWS_BETWEEN_LOOKS == 0 and should_stop():
@@ -92,17 +105,17 @@ class Scorer:
                 continue
             seen.append(_Seen(row, printable(source), found))
             if len(seen) == at_a_time:
-                batches.append(self._answer(seen))
+                answered.append(self._answer(seen))
                 seen = []
         if seen:
-            batches.append(self._answer(seen))
+            answered.append(self._answer(seen))
         metadata = {FAILURES_KEY: json.dumps(failures).encode()}
-        table = pa.Table.from_batches(batches, self._schema).replace_schema_metadata(metadata)
+        table = self._tabulate(answered).replace_schema_metadata(metadata)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, use_dictionary=False, compression="none")
         return Part(sink.getvalue().to_pybytes(), failures)
 
-    def _answer(self, seen: Sequence[_Seen]) -> pa.RecordBatch:
+    def _answer(self, seen: Sequence[_Seen]) -> _Answered:
         asked = self._question
         seeds = [
             secrets.randbits(DRAWN_SEED_BITS) if asked.seed is None else asked.seed for _ in seen
@@ -112,16 +125,26 @@ class Scorer:
             [Passes(asked.passes, seed, asked.estimator) for seed in seeds],
         )
         probs = self._engine.sample([PassRange(image, 0, asked.passes) for image in images])
-        columns = answer_columns(
-            np.stack(probs, axis=1),  # (T, B, C)
-            [bool(one.image.boxes) for one in seen],
-            self._calibration,
-            self._labels,
+        return _Answered(
+            rows=[one.row for one in seen],
+            sources=[one.source for one in seen],
+            several_digits=[bool(one.image.boxes) for one in seen],
+            seeds=seeds,
+            summaries=summarise_together(probs),
         )
-        columns["row"] = pa.array([one.row for one in seen], pa.int64())
-        columns["source"] = pa.array([one.source for one in seen], pa.string())
-        columns["seed"] = pa.array(seeds, pa.int64())
-        return pa.record_batch([columns[name] for name in self._schema.names], self._schema)
+
+    def _tabulate(self, answered: Sequence[_Answered]) -> pa.Table:
+        """A whole chunk's columns at once: Arrow's calls cost more than its work."""
+        if not answered:
+            return self._schema.empty_table()
+        rows, sources, several_digits, seeds, summaries = zip(*answered, strict=True)
+        columns = answer_columns(
+            summaries, _joined(several_digits), self._calibration, self._labels
+        )
+        columns["row"] = pa.array(_joined(rows), pa.int64())
+        columns["source"] = pa.array(_joined(sources), pa.string())
+        columns["seed"] = pa.array(_joined(seeds), pa.int64())
+        return pa.table([columns[name] for name in self._schema.names], self._schema)
 
     def _look_at(self, image: Image | Failure) -> Preprocessed | Failure:
         """What the network sees, as the server has it from the same bytes or pixels."""
@@ -170,3 +193,7 @@ class Scorer:
         if self._reader is not None:
             self._reader[1].close()
             self._reader = None
+
+
+def _joined(lists: Sequence[list[T]]) -> list[T]:
+    return list(itertools.chain.from_iterable(lists))

@@ -380,6 +380,28 @@ def test_processes_end_together_and_another_run_continues(
     assert table["row"].to_pylist() == list(range(32 * 480))
 
 
+@pytest.mark.slow
+def test_killed_twice_a_run_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
+    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 240))
+    plain, output = tmp_path / "plain.parquet", tmp_path / "table.parquet"
+    arguments = (source, "--seed", "1", "--passes", "100")
+    parts = output.with_name("table.parquet.parts")
+    for wanted in (1, 3):
+        process = start(*arguments, "-o", output, "--workers", "2", start_new_session=True)
+        until(lambda: len(list(parts.glob("*.parquet"))) >= wanted, process)  # noqa: B023
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        assert not output.exists()
+        until_gone(process.pid)
+
+    assert score(*arguments, output=output) == 0
+
+    assert score(*arguments, output=plain) == 0
+    assert output.read_bytes() == plain.read_bytes()
+    assert pq.read_table(output)["row"].to_pylist() == list(range(32 * 240))
+
+
 def until_gone(session: int) -> None:
     """Waits until no process of the session is left."""
     end = time.monotonic() + 30
@@ -408,6 +430,55 @@ def test_a_full_disk_is_explained_and_room_lets_it_go_on(tmp_path: Path) -> None
     assert "Traceback" not in errors
     assert score(source, *arguments[3:], output=output) == 0
     assert len(rows(output)) == 32 * 40
+
+
+# A disk of its own in a mount namespace: first too small, then larger.
+_ON_A_SMALL_DISK = """
+mount -t tmpfs -o size="$1" none "$3" || exit 99
+"${@:4}"; echo "$?"
+mount -o "remount,size=$2" "$3"
+"${@:4}"; echo "$?"
+cp "$3/table.parquet" "$3.parquet"
+"""
+_IN_A_MOUNT_NAMESPACE = ("unshare", "--map-root-user", "--mount", "bash", "-c")
+
+
+@pytest.mark.slow
+def test_a_small_disk_is_explained_and_a_larger_one_lets_it_go_on(tmp_path: Path) -> None:
+    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 160))
+    plain, disk = tmp_path / "plain.parquet", tmp_path / "disk"
+    disk.mkdir()
+    options = ("--passes", "2", "--seed", "1")
+    command = [*OURS, "score", source, "-o", disk / "table.parquet", *options, "--workers", "1"]
+    try:
+        done = subprocess.run(
+            [
+                *_IN_A_MOUNT_NAMESPACE,
+                _ON_A_SMALL_DISK,
+                "disk",
+                "600k",
+                "60m",
+                disk,
+                *map(str, command),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if done.returncode == 99 or not done.stdout:
+        pytest.skip(f"no file system can be mounted here: {done.stderr}")
+
+    assert done.stdout.split() == ["1", "0"], done.stderr
+    assert "there is no room for the table" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert score(source, *options, output=plain) == 0
+    assert disk.with_name("disk.parquet").read_bytes() == plain.read_bytes()
+    # What was scored before the end of the disk was not scored again.
+    assert "5,120 images" in done.stderr
+    assert "5,120 of them" not in done.stderr
 
 
 def limit_file_size(size: int) -> None:
