@@ -29,7 +29,8 @@ from app.load_client import (
     run_open_loop,
 )
 from app.machine import describe_machine, usable_cores
-from tests.conftest import ServerStarter, sample
+from tests.conftest import ServerStarter
+from tests.load.price_of_doubt import example_body
 
 PASSES = 1000
 OVERLOAD, COMFORTABLE = 10, 0.8
@@ -72,7 +73,7 @@ async def measure(url: str, pid: int, seconds: float, *, has_own_core: bool) -> 
         seconds: how long each of the two open loops lasts.
         has_own_core: whether the load generator may keep its core busy.
     """
-    target = post(f"{url}/predict/mc?passes={PASSES}&seed=1", sample("7.png"), "image/png")
+    target = post(f"{url}/predict/mc?passes={PASSES}&seed=1", example_body(), "image/png")
     await run_closed_loop(target, _CONNECTIONS, 1.0)
     trial_seconds = max(1.0, seconds / 5)
     capacity = (await run_closed_loop(target, _CONNECTIONS, trial_seconds)).in_time / trial_seconds
