@@ -199,23 +199,36 @@ class AccessLog:
 
 def _as_json(ended: EndedRequest, now: float) -> bytes:
     times = ended.times
-    line: dict[str, Any] = {
-        "time": _json_time(now),
+    known = _json_of_kind(os.getpid(), ended.method, ended.route, ended.status, ended.code)
+    # The id has only characters that JSON leaves as they are.
+    line = b'{"time":"%s",%s,"request_id":"%s","seconds":%.6f' % (
+        _json_time(now).encode(),
+        known,
+        ended.request_id.encode(),
+        ended.seconds,
+    )
+    if times.compute:
+        line += b',"decode_seconds":%.6f,"queue_seconds":%.6f,"compute_seconds":%.6f' % (
+            times.decode,
+            times.queue,
+            times.compute,
+        )
+    return line + b"}\n"
+
+
+@lru_cache(maxsize=256)
+def _json_of_kind(worker: int, method: str, route: str, status: int, code: str | None) -> bytes:
+    """What the lines of many requests share, made once: half of what a line takes."""
+    shared = {
         "level": "info",
         "message": "request",
-        "worker": os.getpid(),
-        "request_id": ended.request_id,
-        "method": ended.method,
-        "route": ended.route,
-        "status": ended.status,
-        "code": ended.code,
-        "seconds": round(ended.seconds, 6),
+        "worker": worker,
+        "method": method,
+        "route": route,
+        "status": status,
+        "code": code,
     }
-    if times.compute:
-        line["decode_seconds"] = round(times.decode, 6)
-        line["queue_seconds"] = round(times.queue, 6)
-        line["compute_seconds"] = round(times.compute, 6)
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(shared)[1:-1]
 
 
 def _for_people(ended: EndedRequest, now: float) -> bytes:

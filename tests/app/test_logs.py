@@ -77,7 +77,7 @@ async def test_each_request_is_one_line_of_json(default_checkpoint: Checkpoint, 
     sampled, failed, live = map(json.loads, pipe.read().splitlines())
 
     assert list(sampled) == [
-        *("time", "level", "message", "worker", "request_id", "method", "route", "status", "code"),
+        *("time", "level", "message", "worker", "method", "route", "status", "code", "request_id"),
         *("seconds", "decode_seconds", "queue_seconds", "compute_seconds"),
     ]
     assert (sampled["request_id"], sampled["worker"]) == ("my-own", os.getpid())
