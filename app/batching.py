@@ -135,19 +135,24 @@ class Batcher(Generic[W, R]):
         self._passes_per_second = 100_000.0  # a cautious first guess, replaced by what is measured
         self.queued = 0  # passes admitted and not yet answered
 
-    def admit(self, cost: int) -> "Admission":
+    def admit(self, cost: int, *, beside: int = 0) -> "Admission":
         """Counts a request's cost, in passes, while the `with` block lasts: until it is answered.
 
         A request must leave room for sixteen of its cost: where many ask for much, each of them
         would wait for all others, and so would those who ask for little. A quarter of the limit is
         open to every request; one that costs more than the whole limit would never fit otherwise.
 
+        Args:
+            cost: of what the batcher computes.
+            beside: of what another thread does for the request before: it counts as queued, but
+                needs no room for others like it.
+
         Raises:
             OverloadedError: too much is queued already.
             NotReadyError: the server is stopping.
         """
         self.check(cost)
-        return Admission(self, cost)
+        return Admission(self, cost + beside)
 
     def check(self, cost: int) -> None:
         """As `admit`, but admits nothing: for what is known of a request before it is read.

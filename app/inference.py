@@ -113,7 +113,7 @@ class Inference:
         started = time.monotonic()
         read = self._read_small(image, parameters)
         if read is None:
-            with self.batcher.admit(DETERMINISTIC_COST + self._decoding_cost(image)):
+            with self.batcher.admit(DETERMINISTIC_COST, beside=self._decoding_cost(image)):
                 read = await self._read_large(image, parameters, self._deadline(parameters))
         decoded = time.monotonic()
         answer = self.worker.predict(PredictWork(read.pixels, parameters, boxes=read.boxes))
@@ -138,8 +138,8 @@ class Inference:
     def admit_mc(self, asked: ImageRequest[McParameters]) -> Admission:
         """Counts a request for one image's passes as queued work; see `Batcher.admit`."""
         self._require_level(asked.parameters)
-        cost = asked.parameters.passes + _IMAGE_COST + self._decoding_cost(asked.image)
-        return self.batcher.admit(cost)
+        cost = asked.parameters.passes + _IMAGE_COST
+        return self.batcher.admit(cost, beside=self._decoding_cost(asked.image))
 
     async def stream_mc(
         self, asked: ImageRequest[McParameters], times: RequestTimes
@@ -171,8 +171,8 @@ class Inference:
         passes = DETERMINISTIC_COST
         if isinstance(parameters, McParameters):
             passes = parameters.passes + _IMAGE_COST
-        cost = sum(passes + self._decoding_cost(image) for image in asked.images)
-        with self.batcher.admit(cost):
+        decoding = sum(map(self._decoding_cost, asked.images))
+        with self.batcher.admit(passes * len(asked.images), beside=decoding):
             deadline = self._deadline(asked.parameters)
             started = time.monotonic()
             works: list[PredictWork | McWork | ApiError] = []

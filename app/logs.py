@@ -43,8 +43,8 @@ class LineWriter:
 
     Many lines are written at once, if they are taken at once; a thread writes the rest. It alone
     would not do: a busy event loop lets it go on only every few milliseconds. A line can be given
-    as the function that makes it: making many one after the other takes a fifth of the time that
-    it takes in the middle of requests, whose work has the caches to itself.
+    as the function that makes it: making many one after the other takes a part of the time that it
+    takes in the middle of requests.
 
     Args:
         descriptor: where to.
@@ -218,7 +218,7 @@ def _as_json(ended: EndedRequest, now: float) -> bytes:
 
 @lru_cache(maxsize=256)
 def _json_of_kind(worker: int, method: str, route: str, status: int, code: str | None) -> bytes:
-    """What the lines of many requests share, made once: half of what a line takes."""
+    """What the lines of many requests share, made once: a third to a half of a line's time."""
     shared = {
         "level": "info",
         "message": "request",

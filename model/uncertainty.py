@@ -62,6 +62,7 @@ def summarise_images(probs: Sequence[Probs]) -> list[Summary]:
     """The summary of each image, (T, C), with the same bits as alone; T must be one for all."""
     found = summarise_together(probs)
     total, expected = found.predictive_entropy.tolist(), found.expected_entropy.tolist()
+    information = found.mutual_information.tolist()
     return [
         Summary(
             mean=found.mean[image],
@@ -69,7 +70,7 @@ def summarise_images(probs: Sequence[Probs]) -> list[Summary]:
             standard_error=None if found.standard_error is None else found.standard_error[image],
             predictive_entropy=total[image],
             expected_entropy=expected[image],
-            mutual_information=max(total[image] - expected[image], 0.0),
+            mutual_information=information[image],
             votes=found.votes[image],
         )
         for image in range(len(total))

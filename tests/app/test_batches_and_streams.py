@@ -904,18 +904,23 @@ async def test_balanced_passes_are_others_and_say_so(client: httpx.AsyncClient) 
         assert named.content == plain.content
 
 
-async def test_one_photo_leaves_half_of_the_queue_to_others(
-    default_checkpoint: Checkpoint,
-) -> None:
+def large_photo() -> bytes:
+    """300 kB of JPEG: decoded in a thread, and counted as 2000 passes."""
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8)
     buffer = BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+async def test_one_photo_leaves_half_of_the_queue_to_others(
+    default_checkpoint: Checkpoint,
+) -> None:
     async with (
         serving(default_checkpoint, max_queued_passes=4000) as app,
         connect(app) as client,
     ):
         batcher = app.state.inference.batcher
-        photo = asyncio.create_task(client.post("/predict", content=buffer.getvalue()))
+        photo = asyncio.create_task(client.post("/predict", content=large_photo()))
         async with asyncio.timeout(PATIENCE_SECONDS):
             while batcher.queued == 0:  # noqa: ASYNC110 - it is counted within the request
                 await asyncio.sleep(0)
@@ -923,3 +928,18 @@ async def test_one_photo_leaves_half_of_the_queue_to_others(
         assert (await client.post("/predict/mc", content=small("7.png"))).status_code == 200
         await photo
         assert batcher.queued == 0
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/mc"])
+async def test_a_second_photo_waits_for_the_first(
+    default_checkpoint: Checkpoint, path: str
+) -> None:
+    async with (
+        serving(default_checkpoint, max_queued_passes=4000) as app,
+        connect(app) as client,
+    ):
+        answers = await asyncio.gather(
+            *(client.post(path, content=large_photo()) for _ in range(2))
+        )
+    for answer in answers:  # noise has no ink: nobody was turned away before that was seen
+        assert_error(answer, 422, "no_ink")
