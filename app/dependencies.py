@@ -8,8 +8,15 @@ from fastapi import Request
 from starlette.datastructures import State
 from starlette.requests import ClientDisconnect
 
+from app.bodies import ImageRequest
 from app.errors import NotReadyError
+from app.inference import Inference
 from app.request_times import RequestTimes
+from app.schemas import McParameters
+from app.work import Answer
+
+# Shorter requests are answered before their caller can be seen to be gone.
+_WATCHED_PASSES = 256
 
 T = TypeVar("T")
 
@@ -30,6 +37,21 @@ def times_of(request: Request) -> RequestTimes:
     """Where the request's time goes, to be filled in."""
     times: RequestTimes = request.scope["state"]["times"]
     return times
+
+
+async def answer_mc(
+    request: Request, inference: Inference, asked: ImageRequest[McParameters]
+) -> Answer:
+    """The MC-dropout answer for one image, given up once the client is gone.
+
+    Raises:
+        ApiError: it is refused or fails; refused before anything is spent on it.
+    """
+    with inference.admit_mc(asked):
+        answer = inference.predict_mc(asked, times_of(request))
+        if asked.parameters.passes <= _WATCHED_PASSES:
+            return await answer
+        return await while_connected(request, answer)
 
 
 async def while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:

@@ -124,11 +124,10 @@ class Inference:
         return answer
 
     async def predict_mc(self, asked: ImageRequest[McParameters], times: RequestTimes) -> Answer:
-        """The MC-dropout answer; see `predict`."""
-        with self.admit_mc(asked):
-            deadline = self._deadline(asked.parameters)
-            work = await self._mc_work(asked, deadline, times, is_streamed=False)
-            (answer,) = await self._run([work], deadline, times)
+        """The MC-dropout answer; see `predict`. The caller has been admitted."""
+        deadline = self._deadline(asked.parameters)
+        work = await self._mc_work(asked, deadline, times, is_streamed=False)
+        (answer,) = await self._run([work], deadline, times)
         if isinstance(answer, Exception):
             raise answer
         if self._metrics is not None:

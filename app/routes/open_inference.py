@@ -12,7 +12,7 @@ from starlette.routing import Match, Mount, Route
 from starlette.types import Scope
 
 from app.bodies import BatchRequest, ImageRequest, headers_of, read_body
-from app.dependencies import started_state, times_of, while_connected
+from app.dependencies import answer_mc, started_state, times_of, while_connected
 from app.direct_route import DirectRoute
 from app.errors import ApiError, NotFoundError, NotReadyError
 from app.inference import Inference
@@ -26,8 +26,6 @@ from app.schemas import McParameters
 from app.work import Answer
 
 _HEADER_LENGTH = b"inference-header-content-length"
-# Shorter requests are answered before their caller can be seen to be gone.
-_WATCHED_PASSES = 256
 
 
 async def server_metadata(request: Request) -> JsonResponse:
@@ -133,10 +131,7 @@ async def _answer(request: Request, inference: Inference, asked: InferenceReques
     image = asked.images[0]
     if not isinstance(parameters, McParameters):
         return [await inference.predict(ImageRequest(image, parameters), times)]
-    answer = inference.predict_mc(ImageRequest(image, parameters), times)
-    if parameters.passes > _WATCHED_PASSES:
-        return [await while_connected(request, answer)]
-    return [await answer]
+    return [await answer_mc(request, inference, ImageRequest(image, parameters))]
 
 
 def _checked(number: int, answer: Answer | ApiError) -> Answer:

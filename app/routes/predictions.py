@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.bodies import read_batch_request, read_image_request
-from app.dependencies import started_state, times_of, while_connected
+from app.dependencies import answer_mc, started_state, times_of, while_connected
 from app.direct_route import DirectRoute
 from app.errors import ApiError, InternalError, error_body
 from app.inference import Inference
@@ -30,9 +30,6 @@ from app.schemas import (
 )
 from app.settings import Settings
 from app.work import Answer
-
-# Shorter requests are answered before their caller can be seen to be gone.
-_WATCHED_PASSES = 256
 
 router = APIRouter(tags=["predictions"], route_class=DirectRoute)
 
@@ -62,10 +59,7 @@ async def predict_mc(request: Request) -> JsonResponse:
     """
     inference, settings = _serving(request, McParameters)
     asked = await read_image_request(request, McParameters, settings)
-    answer = inference.predict_mc(asked, times_of(request))
-    if asked.parameters.passes > _WATCHED_PASSES:
-        answer = while_connected(request, answer)
-    return JsonResponse(await answer)
+    return JsonResponse(await answer_mc(request, inference, asked))
 
 
 @router.post(
