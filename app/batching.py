@@ -15,8 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from app.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
 from app.request_times import RequestTimes
@@ -44,8 +43,7 @@ W = TypeVar("W", bound=Work)
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[R]):
+class Outcome(NamedTuple, Generic[R]):
     """What a step did to a piece of work.
 
     Attributes:

@@ -32,8 +32,9 @@ T = TypeVar("T")
 
 # What preparing an image and summing it up costs, in passes.
 _IMAGE_COST = 32
-# A round of so many takes about a millisecond, and can run on the event loop: four images of 50.
-_ROUND_PASSES = 4 * (50 + _IMAGE_COST)
+# A round of so many takes about a millisecond, and can run on the event loop: five images of 50,
+# which fill a block of the engine.
+_ROUND_PASSES = 5 * (50 + _IMAGE_COST)
 # After so many passes a request lets others go first: one image with the most passes is no longer.
 _SHARE_PASSES = 1024
 # Bytes of an image file that take as long to decode as one pass: 2 MB of JPEG take 30 ms.
@@ -42,7 +43,7 @@ _DECODED_BYTES_PER_PASS = 150
 # event loop.
 _INLINE_MASKS = 64
 # Images of a batch that are decoded before others get their turn on the event loop.
-_DECODED_AT_A_TIME = 8
+_DECODED_AT_A_TIME = 32
 
 
 class Inference:

@@ -3,8 +3,8 @@
 import base64
 import logging
 import secrets
-from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from model.engine import Engine, PassRange, PreparedImage
 from model.finding import Box
 from model.masks import Passes, dropped_units
 from model.preprocessing import Pixels
-from model.uncertainty import Summary, summarise_images
+from model.uncertainty import Summaries, summarise_together
 
 Answer = dict[str, Any]
 
@@ -34,6 +34,7 @@ _ESTIMATES = 10
 _LEAST_ESTIMATE_PASSES = 4
 # A deterministic answer costs about as much as so many passes.
 DETERMINISTIC_COST = 20
+_UNFINISHED: Outcome[Answer] = Outcome(False, None)
 
 
 class Telling(NamedTuple):
@@ -46,6 +47,25 @@ class Telling(NamedTuple):
 
     probs: NDArray[np.float32]
     stop_reason: StopReason | None
+
+
+class _Told(NamedTuple):
+    """What is told of an image's passes: their `Summary`, in float32.
+
+    Its shortest decimal form is half as long as float64's: the network knows no more digits.
+
+    Attributes:
+        probs: the mean over the passes, for what follows from it.
+    """
+
+    probs: Distribution
+    mean: NDArray[np.float32]
+    variance: NDArray[np.float32] | None
+    standard_error: NDArray[np.float32] | None
+    predictive_entropy: np.float32
+    expected_entropy: np.float32
+    mutual_information: np.float32
+    votes: NDArray[np.int64]
 
 
 class PredictWork:
@@ -147,7 +167,7 @@ class Worker:
                 if isinstance(work, PredictWork):
                     outcomes.append(Outcome(True, self.predict(work)))
                 elif (telling := next(tellings)) is None:
-                    outcomes.append(Outcome(False, None))
+                    outcomes.append(_UNFINISHED)
                 else:
                     summary = next(summaries)
                     if isinstance(summary, Exception):
@@ -174,16 +194,16 @@ class Worker:
     def predict(self, work: PredictWork) -> Answer:
         """The deterministic answer."""
         probs = softmax(self._engine.predict_logits(work.pixels))
-        return self._answer(probs, entropy(probs), self._calibration, work)
+        return self._answer(probs, np.float32(entropy(probs)), self._calibration, work)
 
-    def _mc_answer(self, work: McWork, summary: Summary, telling: Telling) -> Answer:
+    def _mc_answer(self, work: McWork, summary: _Told, telling: Telling) -> Answer:
         doubt = summary.predictive_entropy
-        answer = self._answer(summary.mean.tolist(), doubt, self._mc_calibration, work)
-        answer["mean"] = _single(summary.mean)
-        answer["variance"] = _single(summary.variance)
-        answer["standard_error"] = _single(summary.standard_error)
-        answer["expected_entropy"] = np.float32(summary.expected_entropy)
-        answer["mutual_information"] = np.float32(summary.mutual_information)
+        answer = self._answer(summary.probs, doubt, self._mc_calibration, work)
+        answer["mean"] = summary.mean
+        answer["variance"] = summary.variance
+        answer["standard_error"] = summary.standard_error
+        answer["expected_entropy"] = summary.expected_entropy
+        answer["mutual_information"] = summary.mutual_information
         answer["votes"] = summary.votes
         answer["passes"] = len(telling.probs)
         answer["stop_reason"] = telling.stop_reason
@@ -218,7 +238,7 @@ class Worker:
     def _answer(
         self,
         probs: Distribution,
-        doubt: float,
+        score: np.float32,
         calibration: Calibration,
         work: PredictWork | McWork,
     ) -> Answer:
@@ -226,7 +246,6 @@ class Worker:
         confidence = max(probabilities)
         digit = probabilities.index(confidence)
         # Judged by what is told, so that the answer never contradicts itself.
-        score = np.float32(doubt)
         decided = self._decide(probs, score, calibration, work.boxes)
         answer: Answer = {
             "digit": digit,
@@ -245,27 +264,34 @@ class Worker:
         return answer
 
 
-@overload
-def _single(values: NDArray[np.float64]) -> NDArray[np.float32]: ...
-@overload
-def _single(values: None) -> None: ...
-def _single(values: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
-    """As float32, whose shortest decimal form is half as long: the network knows no more digits."""
-    return None if values is None else values.astype(np.float32)
-
-
-def _summaries(told: Sequence[NDArray[np.float32]]) -> list[Summary | Exception]:
+def _summaries(told: Sequence[NDArray[np.float32]]) -> list[_Told | Exception]:
     """Of each image's passes, (passes, C); those of images with as many passes share the work."""
     places: dict[int, list[int]] = {}
     for place, probs in enumerate(told):
         places.setdefault(len(probs), []).append(place)
-    summaries: list[Summary | Exception] = [InternalError()] * len(told)
+    summaries: list[_Told | Exception] = [InternalError()] * len(told)
     for group in places.values():
-        found: Sequence[Summary | Exception]
+        found: Iterable[_Told | Exception]
         try:
-            found = summarise_images([told[place] for place in group])
+            found = _as_told(summarise_together([told[place] for place in group]))
         except Exception as error:
             found = [error] * len(group)
         for place, summary in zip(group, found, strict=True):
             summaries[place] = summary
     return summaries
+
+
+def _as_told(found: Summaries) -> Iterable[_Told]:
+    """The summary of each image, all made float32 together."""
+    nothing = [None] * len(found.mean)
+    return map(
+        _Told,
+        found.mean.tolist(),
+        found.mean.astype(np.float32),
+        nothing if found.variance is None else found.variance.astype(np.float32),
+        nothing if found.standard_error is None else found.standard_error.astype(np.float32),
+        found.predictive_entropy.astype(np.float32),
+        found.expected_entropy.astype(np.float32),
+        found.mutual_information.astype(np.float32),
+        found.votes,
+    )

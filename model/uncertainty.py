@@ -54,31 +54,20 @@ class Summaries(NamedTuple):
 
 def summarise(probs: Probs) -> Summary:
     """All statistics of one image's passes, (T, C): as the functions below, in half the time."""
-    (summary,) = summarise_images([probs])
-    return summary
-
-
-def summarise_images(probs: Sequence[Probs]) -> list[Summary]:
-    """The summary of each image, (T, C), with the same bits as alone; T must be one for all."""
-    found = summarise_together(probs)
-    total, expected = found.predictive_entropy.tolist(), found.expected_entropy.tolist()
-    information = found.mutual_information.tolist()
-    return [
-        Summary(
-            mean=found.mean[image],
-            variance=None if found.variance is None else found.variance[image],
-            standard_error=None if found.standard_error is None else found.standard_error[image],
-            predictive_entropy=total[image],
-            expected_entropy=expected[image],
-            mutual_information=information[image],
-            votes=found.votes[image],
-        )
-        for image in range(len(total))
-    ]
+    found = summarise_together([probs])
+    return Summary(
+        mean=found.mean[0],
+        variance=None if found.variance is None else found.variance[0],
+        standard_error=None if found.standard_error is None else found.standard_error[0],
+        predictive_entropy=float(found.predictive_entropy[0]),
+        expected_entropy=float(found.expected_entropy[0]),
+        mutual_information=float(found.mutual_information[0]),
+        votes=found.votes[0],
+    )
 
 
 def summarise_together(probs: Sequence[Probs]) -> Summaries:
-    """The same as arrays over the images.
+    """The summary of each image, (T, C), with the same bits as alone; T must be one for all.
 
     Of fifty passes NumPy's calls cost more than their arithmetic: here images share them.
     """

@@ -26,7 +26,7 @@ from model.checkpoint import Checkpoint
 from model.engine import PassRange, Probs
 from model.mc_dropout import sample_probs
 from model.preprocessing import normalise, preprocess_image
-from model.uncertainty import Summary, standard_error, summarise_images
+from model.uncertainty import Summaries, standard_error, summarise_together
 from tests.conftest import assert_error, connect, sample
 
 NAMES = [f"{digit}.png" for digit in range(10)] + ["doubtful.png", "not_a_digit.png"]
@@ -680,15 +680,15 @@ async def test_an_engine_that_fails_is_an_internal_error_and_the_next_request_is
 async def test_an_answer_that_cannot_be_made_is_one_callers_failure(
     app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail_on_ninety(probs: Sequence[Probs]) -> list[Summary]:
+    def fail_on_ninety(probs: Sequence[Probs]) -> Summaries:
         if len(probs[0]) == 90:
             raise MemoryError
-        return summarise_images(probs)
+        return summarise_together(probs)
 
     paths = [f"/predict/mc?seed=1&passes={passes}" for passes in (50, 90, 60)]
     expected = [(await client.post(path, content=small("7.png"))).content for path in paths]
     with monkeypatch.context() as patched:
-        patched.setattr("app.work.summarise_images", fail_on_ninety)
+        patched.setattr("app.work.summarise_together", fail_on_ninety)
         answers = await asyncio.gather(
             *(client.post(path, content=small("7.png")) for path in paths)
         )

@@ -28,6 +28,7 @@ let computed = null; // the answer whose pale dots are being filled
 let answered = null; // the last question that was played to its end
 let answeredAt = null;
 let strokeEndedAt = null;
+let isEstimateDue = false; // in the next frame
 let settling = null;
 let speaking = null;
 
@@ -128,8 +129,17 @@ function showNothing() {
 
 function onAnswer(question) {
   if (phase === "failed") play(question);
-  if (phase !== "drawing") return;
-  const answer = question.estimates.at(-1);
+  if (phase !== "drawing" || isEstimateDue) return;
+  isEstimateDue = true;
+  requestAnimationFrame(showEstimate);
+}
+
+/** The last of the estimates that came since the last frame: only that one can be seen. */
+function showEstimate() {
+  isEstimateDue = false;
+  const question = asker.current;
+  const answer = question?.estimates.at(-1);
+  if (phase !== "drawing" || answer === undefined) return;
   rows.prepare(Number(question.query.passes));
   rows.show(null, answer);
   showNumbers(answer);
@@ -142,9 +152,8 @@ function measureStroke() {
   if (strokeEndedAt === null) return;
   const start = strokeEndedAt;
   strokeEndedAt = null;
-  requestAnimationFrame(() =>
-    setTimeout(() => performance.measure("stroke end to estimate", { start })),
-  );
+  // Called in the frame that shows it: painting comes before the next task.
+  setTimeout(() => performance.measure("stroke end to estimate", { start }));
 }
 
 function play(question) {

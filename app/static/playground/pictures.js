@@ -44,12 +44,17 @@ export async function encodeGreyPng(pixels, width, height) {
   for (let y = 0; y < height; y += 1) {
     lines.set(pixels.subarray(y * width, (y + 1) * width), y * (width + 1) + 1);
   }
-  // Without a Blob, which would go through another process and back.
   const zipping = new CompressionStream("deflate");
   const writer = zipping.writable.getWriter();
   writer.write(lines);
   writer.close();
-  const data = new Uint8Array(await new Response(zipping.readable).arrayBuffer());
+  // Read piece by piece: a `Response` would wait for the frame that is about to be painted.
+  const data = [];
+  for (const reader = zipping.readable.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    data.push(...value);
+  }
   const header = new Uint8Array(13);
   new DataView(header.buffer).setUint32(0, width);
   new DataView(header.buffer).setUint32(4, height);
