@@ -37,8 +37,9 @@ _LINGERING_SECONDS = 2.0
 # At the limit of connections so many give way at once, so that few look for them.
 _GIVING_WAY = 10
 
-# What the server waits for: the head of a request, its body, a reader; or its own answer.
-Phase = Literal["head", "body", "reader", "answer"]
+# What the server waits for: another request, which uvicorn counts the time of; the head of one that
+# has begun, or of the first; its body; a reader; or its own answer.
+Phase = Literal["idle", "head", "body", "reader", "answer"]
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -93,8 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
             is_too_large = isinstance(error.__context__, _TooLargeHeadError)
             self._refuse_what_came(HeadTooLargeError() if is_too_large else InvalidHttpError())
             return
-        scope = self.scope
-        if scope is not None and "method" not in scope:
+        if self._has_begun():
             self._count_partial_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -158,7 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.flow.write_paused:
             return "reader"
         if cycle is None or cycle.response_complete:
-            return "head"
+            return "head" if cycle is None or self._has_begun() else "idle"
         if cycle.more_body and not self.pipeline:
             return "body"
         return "answer"
@@ -178,13 +178,17 @@ class BoundedProtocol(HttpToolsProtocol):
         phase = waiting_for[0]
         settings = self.settings
         limit = settings.max_head_seconds if phase == "head" else settings.max_body_seconds
-        if phase == "answer" or now < self._since + limit:
+        if phase in ("answer", "idle") or now < self._since + limit:
             return
-        has_begun = self.scope is not None and "method" not in self.scope
-        if self.transport.is_closing() or phase == "reader" or (phase == "head" and not has_begun):
-            self.transport.abort()
-        else:
+        has_come = phase == "body" or (phase == "head" and self._has_begun())
+        if has_come and not self.transport.is_closing():
             self._refuse_what_came(RequestTimeoutError())
+        else:
+            self.transport.abort()
+
+    def _has_begun(self) -> bool:
+        """Whether a part of a head is there."""
+        return self.scope is not None and "method" not in self.scope
 
     def _make_room(self) -> bool:
         """Ends some of those that have waited for a request the longest; whether there are any."""
@@ -193,7 +197,7 @@ class BoundedProtocol(HttpToolsProtocol):
             for connection in self.connections
             if isinstance(connection, BoundedProtocol)
             and connection is not self
-            and connection._phase() == "head"
+            and connection._phase() in ("idle", "head")
         ]
         idle.sort(key=lambda connection: connection._since)
         most = max(1, self.settings.max_connections // _GIVING_WAY)

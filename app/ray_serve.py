@@ -30,6 +30,7 @@ _RAYS_OWN = frozenset(
         "drain_seconds",
         "max_connections",
         "max_head_seconds",
+        "keep_alive_seconds",
         "max_body_seconds",
         "trusted_proxies",
         "log_format",

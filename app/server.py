@@ -97,6 +97,7 @@ def configure(
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=UVICORN_SECONDS,
     )
 

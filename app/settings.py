@@ -101,8 +101,14 @@ class Settings(BaseModel):
     max_head_seconds: float = Field(
         default=10,
         gt=0,
-        description="until the head of a request must be there, from the connection or the last "
-        "answer",
+        description="until the head of a request must be there, from the connection or its first "
+        "bytes",
+    )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        description="an answered connection may rest; longer than a load balancer lets it, usually "
+        "60, or some of its requests meet a connection that is being closed",
     )
     max_body_seconds: float = Field(
         default=60, gt=0, description="until a body must be there, and until an answer is read"

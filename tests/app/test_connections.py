@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from app.connections import MOST_HEAD_BYTES, MOST_HEADERS, bounded_protocol
 from app.metrics import Metrics
+from app.server import configure
 from app.settings import Settings
 from tests.app.prometheus_text import Scrape
 
@@ -195,6 +196,25 @@ async def test_a_body_that_does_not_end_is_refused_and_its_request_given_up(star
 
         assert await client.refusal() == (408, "request_timeout")
         assert server.app.left == ["/slow"]
+
+
+async def test_a_connection_that_was_answered_may_rest_before_its_next_request() -> None:
+    async with serving(HASTY) as server:
+        client = await server.connect()
+        client.send(WHOLE)
+        await client.answer()
+        await asyncio.sleep(10 * HASTY.max_head_seconds)
+
+        head, rest = WHOLE[:9], WHOLE[9:]
+        client.send(head)  # whose time begins now
+        await asyncio.sleep(HASTY.max_head_seconds / 2)
+        client.send(rest)
+        assert (await client.answer())[:2] == (200, "/whole 4")
+
+
+async def test_answered_connections_rest_as_long_as_the_settings_say() -> None:
+    settings = Settings(keep_alive_seconds=7)
+    assert configure(None, settings).timeout_keep_alive == 7
 
 
 async def test_an_answer_that_takes_its_time_is_waited_for() -> None:
