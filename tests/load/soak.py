@@ -1,10 +1,10 @@
 """What stays behind after a quarter of an hour at 70 % of what the server can: nothing should.
 
-`python -m tests.load.soak` starts a server and asks it for everything in turn: bursts of requests,
-each followed by a pause of 3/7 of the time that the burst took, so that the server is asked for
-70 % of what it can do at that moment, whatever else the machine does. It prints what the answers
-were, and how resident memory and open files went; it fails on an answer that is not the expected
-one, on memory that grows by a MB a minute or more, and on files that are left open.
+`python -m tests.load.soak` starts a server on one core and asks it for everything in turn, over 16
+connections that all rest whenever the server has computed more than 70 % of the time. It prints
+what the answers were, and how resident memory and open files went; it fails on an answer that is
+not the expected one, on memory that grows by a MB a minute or more, and on files that are left
+open.
 """
 
 import argparse
@@ -34,7 +34,10 @@ SHARE = 0.7
 MINUTES = 15.0
 WARM_MINUTES = 2.0
 MOST_MB_PER_MINUTE = 1.0
-_BURST = 16
+_CONNECTIONS = 16
+# One of so many requests is of a caller who leaves before the answer.
+_LEAVING_ONE_IN = 160
+_LOOKING_SECONDS = 0.02
 # Connections are closed after each, so that what is still open then has been forgotten.
 _SLICE_SECONDS = 15.0
 _SETTLING_SECONDS = 0.5
@@ -160,28 +163,58 @@ async def _load(
     draw: random.Random,
     seconds: float,
 ) -> None:
+    pid, pace = server.process.pid, _Pace()
+    asking = asyncio.gather(
+        *(_keep_asking(server, mixture, soaked, draw, pace) for _ in range(_CONNECTIONS))
+    )
+    began, computed = time.monotonic(), _cpu_seconds(pid)
+    while (passed := time.monotonic() - began) < seconds and not asking.done():
+        pace.set(is_going=_cpu_seconds(pid) - computed < SHARE * passed)
+        await asyncio.sleep(_LOOKING_SECONDS)
+    pace.end()
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        await asking
+
+
+class _Pace:
+    """Whether another request may be sent: now, later, or not any more."""
+
+    def __init__(self) -> None:
+        self._gate = asyncio.Event()
+        self._is_over = False
+
+    def set(self, *, is_going: bool) -> None:
+        if is_going:
+            self._gate.set()
+        else:
+            self._gate.clear()
+
+    def end(self) -> None:
+        self._is_over = True
+        self._gate.set()
+
+    async def may_go_on(self) -> bool:
+        await self._gate.wait()
+        return not self._is_over
+
+
+async def _keep_asking(
+    server: RunningServer,
+    mixture: Sequence[Kind],
+    soaked: Soaked,
+    draw: random.Random,
+    pace: _Pace,
+) -> None:
     host, port = server.address.removeprefix("http://").split(":")
-    end = time.monotonic() + seconds
-    connections = [await asyncio.open_connection(host, int(port)) for _ in range(_BURST)]
+    reader, writer = await asyncio.open_connection(host, int(port))
     weights = [kind.weight for kind in mixture]
-    while (started := time.monotonic()) < end:
-        burst = draw.choices(mixture, weights, k=_BURST)
-        for index, (reader, writer) in enumerate(connections):
-            # One that has waited too long for the slowest of its burst is closed by the server.
-            if reader.at_eof():
-                writer.close()
-                connections[index] = await asyncio.open_connection(host, int(port))
+    while await pace.may_go_on():
+        (kind,) = draw.choices(mixture, weights)
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            await asyncio.gather(
-                *(
-                    _ask(reader, writer, kind, soaked)
-                    for (reader, writer), kind in zip(connections, burst, strict=True)
-                ),
-                _leave_early(host, int(port), draw),
-            )
-        await asyncio.sleep((time.monotonic() - started) * (1 - SHARE) / SHARE)
-    for _, writer in connections:
-        writer.close()
+            await _ask(reader, writer, kind, soaked)
+        if draw.randrange(_LEAVING_ONE_IN) == 0:
+            await _leave_early(host, int(port), draw)
+    writer.close()
 
 
 async def _ask(
@@ -207,13 +240,10 @@ async def _ask(
 
 
 async def _leave_early(host: str, port: int, draw: random.Random) -> None:
-    """In every tenth burst a caller asks for much, or for half, and goes away."""
-    number = draw.randrange(20)
-    if number > 1:
-        return
+    """A caller asks for much, or for half, and goes away."""
     request = _post("/predict/mc?passes=1000", sample("7.png"), "image/png")
     _, writer = await asyncio.open_connection(host, port)
-    writer.write(request if number else request[:-10])
+    writer.write(request if draw.randrange(2) else request[:-10])
     await writer.drain()
     writer.close()
 
