@@ -53,6 +53,7 @@ def run_http_bench(
     rounds: int,
     passes: int,
     image: Path | None,
+    api_key: str | None,
     as_json: bool,
 ) -> bool:
     """Measures and prints.
@@ -66,6 +67,7 @@ def run_http_bench(
         rounds: repetitions.
         passes: of `mc`.
         image: what is sent; None: a digit, 28x28, as PNG.
+        api_key: for a server that wants one.
         as_json: print one JSON document instead of a table.
 
     Returns:
@@ -92,9 +94,9 @@ def run_http_bench(
         stack.enter_context(_exit_on_sigterm())
         try:
             urls = stack.enter_context(
-                _start_targets(url, targets, passes, body, content_type, server_core)
+                _start_targets(url, targets, passes, body, content_type, api_key, server_core)
             )
-            requests = {name: post(urls[name], body, content_type) for name in targets}
+            requests = {name: post(urls[name], body, content_type, api_key) for name in targets}
         except ServerError as error:
             raise BenchError(str(error)) from error
         if own_core is not None:
@@ -129,6 +131,7 @@ def _start_targets(
     passes: int,
     body: bytes,
     content_type: str,
+    api_key: str | None,
     core: int | None,
 ) -> Iterator[dict[str, str]]:
     """The targets' addresses, each of which has answered, until the block ends.
@@ -143,8 +146,8 @@ def _start_targets(
             "predict": f"{base}/predict",
             "mc": f"{base}/predict/mc?passes={passes}",
         }
-        answer = _ask(urls["predict"], body, content_type)
-        _ask(urls["mc"], body, content_type)
+        answer = _ask(urls["predict"], body, content_type, api_key)
+        _ask(urls["mc"], body, content_type, api_key)
         if "constant" in targets:
             set_constant(base, answer)
         yield urls
@@ -207,13 +210,14 @@ def _read_image(path: Path | None) -> tuple[bytes, str]:
         raise BenchError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _ask(url: str, body: bytes, content_type: str) -> bytes:
+def _ask(url: str, body: bytes, content_type: str, api_key: str | None) -> bytes:
     """One answer, which shows that somebody is there and takes such a request."""
+    headers = {"content-type": content_type}
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
     try:
         # Not through a proxy that the environment may name.
-        response = httpx.post(
-            url, content=body, headers={"content-type": content_type}, trust_env=False, timeout=30
-        )
+        response = httpx.post(url, content=body, headers=headers, trust_env=False, timeout=30)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BenchError(f"{url} does not answer: {str(error) or type(error).__name__}") from error
     if response.is_success or response.status_code in _BUSY:

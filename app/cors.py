@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import PageRefusedError
+from app.responses import error_response
 
 _METHODS = ("GET", "POST")
 _SENT = ("authorization", "content-type", "inference-header-content-length", "x-request-id")
@@ -31,5 +35,14 @@ class CorsMiddleware(CORSMiddleware):
         """Runs the application; what no page asks goes straight to it, since looking costs time."""
         if scope["type"] == "http" and all(name != b"origin" for name, _ in scope["headers"]):
             await self.app(scope, receive, send)
+        elif scope["type"] == "http" and self._is_refused(Request(scope)):
+            refusal = error_response(Request(scope), PageRefusedError())
+            await refusal(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def _is_refused(self, request: Request) -> bool:
+        """Whether this is a preflight of what is not allowed: Starlette's refusal is text."""
+        if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
+            return False
+        return self.preflight_response(request.headers).status_code >= 400

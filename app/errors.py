@@ -7,6 +7,7 @@ ApiError
 │   ├── InvalidMultipartError           invalid_multipart
 │   ├── TruncatedImageError             truncated_image
 │   ├── ConflictingParametersError      conflicting_parameters
+│   ├── PageRefusedError                page_refused
 │   └── InvalidHttpError                invalid_http
 ├── UnauthorizedError               401 unauthorized
 ├── NotFoundError                   404 not_found
@@ -113,6 +114,16 @@ class ConflictingParametersError(BadRequestError):
 
     code = "conflicting_parameters"
     message = "a parameter is given twice with different values; give it once"
+
+
+class PageRefusedError(BadRequestError):
+    """A browser asks whether a page of another origin may ask, and it may not."""
+
+    code = "page_refused"
+    message = (
+        "this page may not ask so; DROPSERVE_CORS_ORIGINS must name its origin, and pages may send "
+        "GET and POST with the headers of this API only"
+    )
 
 
 class InvalidHttpError(BadRequestError):

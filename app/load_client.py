@@ -47,8 +47,8 @@ class Target:
     request: bytes
 
 
-def post(url: str, body: bytes, content_type: str) -> Target:
-    """A POST of a body.
+def post(url: str, body: bytes, content_type: str, api_key: str | None = None) -> Target:
+    """A POST of a body, with the key that the server wants, if it does.
 
     Raises:
         LoadClientError: the address is none of HTTP.
@@ -64,8 +64,9 @@ def post(url: str, body: bytes, content_type: str) -> Target:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     )
+    head += f"Authorization: Bearer {api_key}\r\n\r\n" if api_key else "\r\n"
     return Target(parts.hostname, port or (443 if is_tls else 80), is_tls, head.encode() + body)
 
 

@@ -366,7 +366,7 @@ async def test_other_pages_may_not(asking: httpx.AsyncClient, origin: str) -> No
         "/predict", content=PICTURE, headers={"origin": origin, **bearer(ALICE)}
     )
 
-    assert refused.status_code == 400
+    assert_error(refused, 400, "page_refused")
     for response in (refused, answer):
         assert "access-control-allow-origin" not in response.headers
 

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app.load_client
+from app.api_keys import key_line, make_key
 from app.bench_app import create_bench_app
 from app.bench_report import (
     Conditions,
@@ -698,6 +699,26 @@ def test_what_the_server_refuses_is_not_measured(
     assert run("--url", server.address, *arguments) == 1
 
     assert_one_line(capfd, words)
+
+
+@pytest.mark.slow
+def test_a_server_with_keys_is_measured_by_who_has_one(
+    servers: ServerStarter,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = make_key()
+    keys = tmp_path / "keys"
+    keys.write_text(key_line(key, "bench") + "\n")
+    server = servers.start("--api-keys-file", str(keys))
+    arguments = ("--url", server.address, "--duration", "1", "--rounds", "1", "--rate", "20")
+
+    assert run(*arguments) == 1
+    assert_one_line(capfd, "/predict answers 401: this server wants an API key")
+    assert run(*arguments, "--api-key", key) == 0
+    monkeypatch.setenv("DROPSERVE_API_KEY", key)
+    assert run(*arguments) == 0
 
 
 def children(process: "subprocess.Popen[str]") -> list[int]:
