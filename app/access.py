@@ -48,13 +48,14 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the application, or refuses."""
-        if scope["type"] == "lifespan" or self._is_open(scope["path"]) or self._has_key(scope):
+        if scope["type"] == "lifespan" or self._is_open(scope) or self._has_key(scope):
             await self._app(scope, receive, send)
             return
         response = error_response(Request(scope), UnauthorizedError())
         await response(scope, receive, send)
 
-    def _is_open(self, path: str) -> bool:
+    def _is_open(self, scope: Scope) -> bool:
+        path: str = scope["state"]["path"]
         return path in self._open_paths or path.startswith(_OPEN_FOLDER)
 
     def _has_key(self, scope: Scope) -> bool:

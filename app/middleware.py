@@ -18,7 +18,7 @@ from app.logs import AccessLog
 from app.metrics import Metrics
 from app.request_times import CLIENT_GONE, EndedRequest, RequestTimes
 from app.responses import error_response
-from app.route_labels import route_label
+from app.route_labels import path_within, route_label
 
 REQUEST_ID_HEADER = "x-request-id"
 _HEADER_BYTES = REQUEST_ID_HEADER.encode()
@@ -86,8 +86,8 @@ class RequestContextMiddleware:
                 headers.append(header)
             await send(message)
 
-        # Now, since the router changes the scope; below whatever the application is mounted at.
-        route = route_label(scope["path"].removeprefix(scope.get("root_path", "")))
+        path = state["path"] = path_within(scope)  # now, since the router changes the scope
+        route = route_label(path)
         if self._metrics is not None:
             self._metrics.begin_request()
         started = time.monotonic()

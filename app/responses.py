@@ -56,6 +56,6 @@ def error_response(request: Request, error: ApiError) -> JsonResponse:
     state["error_code"] = error.code or NO_CODE
     status: int = error.status
     body: dict[str, Any] = error_body(error, state["request_id"])
-    if is_open_inference(request.scope["path"]):
+    if is_open_inference(state["path"]):
         status, body = open_inference_error(error)
     return JsonResponse(body, status_code=status, headers=dict(error.headers))

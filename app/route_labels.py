@@ -1,6 +1,8 @@
-"""The names under which metrics and logs know addresses: few, whatever is asked for."""
+"""Addresses within the application, and the few names that metrics and logs have for them."""
 
 import re
+
+from starlette.types import Scope
 
 PREDICTION_ROUTES = (
     "/predict",
@@ -37,6 +39,12 @@ ROUTES = (
 )
 _EXACT = frozenset(ROUTES)
 _MODEL_PATH = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?(/infer|/ready|/config)?")
+
+
+def path_within(scope: Scope) -> str:
+    """A request's address below whatever the application is mounted at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def route_label(path: str) -> str:

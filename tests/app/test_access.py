@@ -14,6 +14,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from app.access import OPEN_PATHS
 from app.api_keys import ApiKeys, key_line, make_key
@@ -134,6 +136,15 @@ async def test_the_protocols_routes_refuse_in_its_own_shape(
 @pytest.mark.parametrize("path", [*sorted(OPEN_PATHS), "/static/docs.js"])
 async def test_health_and_the_pages_need_none(asking: httpx.AsyncClient, path: str) -> None:
     assert (await asking.get(path)).status_code == 200
+
+
+async def test_what_is_open_is_open_wherever_the_application_is_mounted(guarded: FastAPI) -> None:
+    async with connect(Starlette(routes=[Mount("/digits", guarded)])) as outer:
+        health = await outer.get("/digits/health/live")
+        model = await outer.get("/digits/model")
+
+    assert health.status_code == 200
+    assert_error(model, 401, "unauthorized")
 
 
 async def test_no_detour_leads_from_the_open_to_the_guarded(asking: httpx.AsyncClient) -> None:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.direct_route import DirectApp, DirectRoute
 from app.errors import NoInkError
 from app.middleware import RequestContextMiddleware
-from tests.conftest import connect, sample
+from tests.conftest import assert_error, connect, sample
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -99,8 +99,13 @@ async def test_the_application_can_be_mounted_in_another(app: FastAPI) -> None:
     transport = httpx.ASGITransport(Starlette(routes=[Mount("/digits", app)]))
     async with httpx.AsyncClient(transport=transport, base_url="http://outer") as client:
         response = await client.post("/digits/predict", content=sample("7.png"))
+        failed = await client.post("/digits/predict", content=b"no image")
+        failed_in_v2 = await client.post("/digits/v2/models/none/infer", content=b"{}")
 
     assert response.json()["digit"] == 7
+    assert_error(failed, 415, "not_an_image")
+    assert list(failed_in_v2.json()) == ["error"]
+    assert isinstance(failed_in_v2.json()["error"], str)
 
 
 async def test_request_ids_differ_between_requests_and_routes(client: httpx.AsyncClient) -> None:
