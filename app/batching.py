@@ -5,7 +5,10 @@ the event loop; a round is filled from the queue, oldest request first, with the
 requests as fit. A request that has had its share goes to the back, so that a large batch does not
 hold up small questions. Waiting for company would only add its delay: a round costs less.
 
-This module knows asyncio and a clock; what the work is, only the `step` function knows.
+Steps and answers are computed apart, and answers many at a time: each finds in the processor's
+caches what it needs, where taking turns one would drive out the other's.
+
+This module knows asyncio and a clock; what the work is, only the two functions know.
 """
 
 import asyncio
@@ -25,6 +28,8 @@ logger = logging.getLogger("dropserve")
 
 # A request is admitted where there is room for so many of its cost.
 _ROOM = 16
+# Of a request for many answers so many are made at a time, in half a millisecond.
+_ANSWERED_TOGETHER = 32
 
 
 class Work(Protocol):
@@ -40,35 +45,42 @@ class Work(Protocol):
 
 
 W = TypeVar("W", bound=Work)
+F = TypeVar("F")
 R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
-class Outcome(NamedTuple, Generic[R]):
+class Outcome(NamedTuple, Generic[F]):
     """What a step did to a piece of work.
 
     Attributes:
         is_finished: whether this was its last step.
-        value: the answer if it was; otherwise an intermediate one, or None.
+        found: what its answer is made of; before the last step what an intermediate answer is
+            made of, or None.
     """
 
     is_finished: bool
-    value: R | None
+    found: F | None
 
 
 # Computes one step of each piece of work, of at most so many passes; an exception in place of an
 # outcome is that work's alone. A step that raises leaves its works as they were.
-Step = Callable[[Sequence[tuple[W, int]]], Sequence[Outcome[R] | Exception]]
+Step = Callable[[Sequence[tuple[W, int]]], Sequence[Outcome[F] | Exception]]
+# Makes the answers of what steps have found; an exception in place of one is that work's alone.
+MakeAnswers = Callable[[Sequence[tuple[W, F]]], Sequence[R | Exception]]
 
 
 class WrongLengthError(RuntimeError):
-    """The step function did not return one outcome for each piece of work."""
+    """A function did not return one result for each piece of work."""
 
 
-class _Job(Generic[W, R]):
+class _Job(Generic[W, F, R]):
     """One request's works, in the order of its answers."""
 
     def __init__(self, works: Sequence[W], deadline: float, done: "asyncio.Future[None]") -> None:
         self.open = dict(enumerate(works))
+        self.finished: list[tuple[int, W, F]] = []  # not answered yet
         self.answers: list[R | Exception | None] = [None] * len(works)
         self.deadline = deadline
         self.done = done
@@ -76,9 +88,15 @@ class _Job(Generic[W, R]):
         self.spent = 0  # passes since it last stood at the back
         self.computing_seconds = 0.0  # of the rounds that it was in
 
+    def take_finished(self) -> "list[tuple[_Job[W, F, R], int, W, F]]":
+        """What is computed and not answered yet, with this job; it will be answered now."""
+        taken = [(self, *one) for one in self.finished]
+        self.finished.clear()
+        return taken
+
     def fail(self, error: Exception) -> None:
-        """Ends whatever is open with the error."""
-        for index in self.open:
+        """Ends whatever is not answered yet with the error."""
+        for index in (*self.open, *(index for index, _, _ in self.finished)):
             self.answers[index] = error
         self.finish()
 
@@ -91,11 +109,12 @@ class _Job(Generic[W, R]):
             self.done.set_result(None)
 
 
-class Batcher(Generic[W, R]):
+class Batcher(Generic[W, F, R]):
     """Runs works in rounds on the running event loop.
 
     Args:
         step: computes; called on the event loop, so a round must be short.
+        make_answers: of what the steps have found; called after a round.
         round_passes: passes in a round.
         share_passes: passes after which a request goes to the back of the queue.
         work_overhead: what a piece of work costs in a round besides its passes, in passes.
@@ -106,7 +125,8 @@ class Batcher(Generic[W, R]):
 
     def __init__(
         self,
-        step: Step[W, R],
+        step: Step[W, F],
+        make_answers: MakeAnswers[W, F, R],
         *,
         round_passes: int,
         share_passes: int,
@@ -116,6 +136,7 @@ class Batcher(Generic[W, R]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._step = step
+        self._make_answers = make_answers
         self._round_passes = round_passes
         self._share_passes = share_passes
         self._work_overhead = work_overhead
@@ -123,7 +144,7 @@ class Batcher(Generic[W, R]):
         self._most_room = -(-3 * max_queued // 4)
         self._note_queued = note_queued
         self._clock = clock
-        self._jobs: deque[_Job[W, R]] = deque()
+        self._jobs: deque[_Job[W, F, R]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -234,13 +255,13 @@ class Batcher(Generic[W, R]):
         if self._serving is not None:
             self._serving.cancel()
 
-    def _enqueue(self, works: Sequence[W], deadline: float) -> _Job[W, R]:
+    def _enqueue(self, works: Sequence[W], deadline: float) -> _Job[W, F, R]:
         if self._is_stopped:
             raise NotReadyError
         loop = asyncio.get_running_loop()
         if self._serving is None or self._serving.done():
             self._serving = loop.create_task(self._serve(), name="batcher")
-        job: _Job[W, R] = _Job(works, deadline, loop.create_future())
+        job: _Job[W, F, R] = _Job(works, deadline, loop.create_future())
         self._jobs.append(job)
         self._idle.clear()
         self._wake.set()
@@ -279,13 +300,14 @@ class Batcher(Generic[W, R]):
         now = self._clock()
         for job in self._jobs:
             if job.open and job.deadline <= now:
+                self._answer(job.take_finished())
                 job.fail(DeadlineExceededError())
         if any(not job.open for job in self._jobs):
             self._jobs = deque(job for job in self._jobs if job.open)
 
-    def _fill_round(self) -> list[tuple[_Job[W, R], int, W, int]]:
+    def _fill_round(self) -> list[tuple[_Job[W, F, R], int, W, int]]:
         """Works for one round: job, place in its answers, work, and passes."""
-        batch: list[tuple[_Job[W, R], int, W, int]] = []
+        batch: list[tuple[_Job[W, F, R], int, W, int]] = []
         free = self._round_passes
         for job in list(self._jobs):
             if free <= 0:
@@ -308,46 +330,67 @@ class Batcher(Generic[W, R]):
                 self._jobs.append(job)
         return batch
 
-    def _run_round(self, batch: Sequence[tuple[_Job[W, R], int, W, int]]) -> None:
+    def _run_round(self, batch: Sequence[tuple[_Job[W, F, R], int, W, int]]) -> None:
         started = self._clock()
-        outcomes = self._compute([(work, passes) for _, _, work, passes in batch])
-        for (job, index, _, _), outcome in zip(batch, outcomes, strict=True):
+        jobs = list({id(job): job for job, *_ in batch}.values())
+        pending: list[tuple[_Job[W, F, R], int, W, F]] = []
+        outcomes = self._in_parts(self._step, [(work, passes) for _, _, work, passes in batch])
+        for (job, index, work, _), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 job.answers[index] = outcome
-            elif outcome.is_finished:
-                job.answers[index] = outcome.value
-            else:
-                if job.events is not None and outcome.value is not None:
-                    job.events.put_nowait(outcome.value)
-                continue
-            del job.open[index]
+                del job.open[index]
+            elif outcome.found is not None and outcome.is_finished:
+                job.finished.append((index, work, outcome.found))
+                del job.open[index]
+            elif outcome.found is not None and job.events is not None:
+                pending.append((job, index, work, outcome.found))
+        for job in jobs:
+            if not job.open or len(job.finished) >= _ANSWERED_TOGETHER:
+                pending.extend(job.take_finished())
+        self._answer(pending)
+        for job in jobs:
             if not job.open:
                 job.finish()
         seconds = self._clock() - started
-        for job in {id(job): job for job, *_ in batch}.values():
+        for job in jobs:
             job.computing_seconds += seconds
         if seconds > 0:
             rate = sum(passes for *_, passes in batch) / seconds
             self._passes_per_second += 0.05 * (rate - self._passes_per_second)
 
-    def _compute(self, batch: Sequence[tuple[W, int]]) -> Sequence[Outcome[R] | Exception]:
+    def _answer(self, pending: "Sequence[tuple[_Job[W, F, R], int, W, F]]") -> None:
+        found = [(work, found) for _, _, work, found in pending]
+        answers = self._in_parts(self._make_answers, found) if found else ()
+        for (job, index, _, _), answer in zip(pending, answers, strict=True):
+            if index not in job.open:
+                job.answers[index] = answer
+            elif isinstance(answer, Exception):  # of an intermediate answer: it is the last
+                job.answers[index] = answer
+                del job.open[index]
+            elif job.events is not None:
+                job.events.put_nowait(answer)
+
+    def _in_parts(
+        self, function: Callable[[Sequence[A]], Sequence[B | Exception]], batch: Sequence[A]
+    ) -> Sequence[B | Exception]:
+        """Calls the function; where it fails, once more for each piece of work alone."""
         try:
-            outcomes = self._step(batch)
-            if len(outcomes) != len(batch):
-                raise WrongLengthError(f"{len(batch)} works gave {len(outcomes)} outcomes")
+            results = function(batch)
+            if len(results) != len(batch):
+                raise WrongLengthError(f"{len(batch)} works gave {len(results)} results")
         except Exception as error:
             if len(batch) == 1:
                 logger.exception("a step failed")
                 return [_as_internal(error)]
-            # One of them is to blame, and the others shall not suffer: each gets a step alone.
-            return [outcome for each in batch for outcome in self._compute([each])]
-        return outcomes
+            # One of them is to blame, and the others shall not suffer.
+            return [result for each in batch for result in self._in_parts(function, [each])]
+        return results
 
 
 class Admission:
     """A request's cost, counted from entering to leaving the block."""
 
-    def __init__(self, batcher: Batcher[Any, Any], cost: int) -> None:
+    def __init__(self, batcher: Batcher[Any, Any, Any], cost: int) -> None:
         self._batcher = batcher
         self._cost = cost
 

@@ -22,7 +22,7 @@ from app.metrics import Metrics
 from app.request_times import RequestTimes
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
-from app.work import DETERMINISTIC_COST, Answer, McWork, PredictWork, Worker
+from app.work import DETERMINISTIC_COST, Answer, Found, McWork, PredictWork, Worker
 from model.checkpoint import Checkpoint
 from model.engine import Engine, build_engine
 from model.errors import ImageError
@@ -42,8 +42,9 @@ _DECODED_BYTES_PER_PASS = 150
 # Drawing balanced masks of more passes than this, or telling what they drop, would hold up the
 # event loop.
 _INLINE_MASKS = 64
-# Images of a batch that are decoded before others get their turn on the event loop.
-_DECODED_AT_A_TIME = 32
+# Images of a batch that are decoded, or whose first layer is computed, before others get their turn
+# on the event loop.
+_AT_A_TIME = 32
 
 
 class Inference:
@@ -61,8 +62,9 @@ class Inference:
         self.checkpoint = checkpoint
         self.engine: Engine = build_engine(checkpoint.network, settings.device, settings.precision)
         self.worker = Worker(checkpoint, self.engine)
-        self.batcher: Batcher[PredictWork | McWork, Answer] = Batcher(
+        self.batcher: Batcher[PredictWork | McWork, Found, Answer] = Batcher(
             self.worker.step if metrics is None else self._counted_step,
+            self.worker.answer,
             round_passes=_ROUND_PASSES,
             share_passes=_SHARE_PASSES,
             work_overhead=_IMAGE_COST,
@@ -82,7 +84,10 @@ class Inference:
         pixels[4:24, 12:16] = 255
         predicted = PredictWork(pixels, PredictParameters())
         sampled = McWork(pixels, McParameters(seed=0), is_streamed=False)
-        self.worker.step([(predicted, 1), (sampled, sampled.remaining)])
+        for work in (predicted, sampled):
+            (outcome,) = self.worker.step([(work, work.remaining)])
+            if isinstance(outcome, Outcome) and outcome.found is not None:
+                self.worker.answer([(work, outcome.found)])
 
     async def close(self, seconds: float) -> None:
         """Finishes what is queued, for at most `seconds`; answers the rest with an error."""
@@ -178,10 +183,11 @@ class Inference:
             works: list[PredictWork | McWork | ApiError] = []
             for number, image in enumerate(asked.images):
                 works.append(await self._batch_work(image, parameters, deadline))
-                if number % _DECODED_AT_A_TIME == 0:
+                if number % _AT_A_TIME == 0:
                     await asyncio.sleep(0)
-            times.decode = time.monotonic() - started
             good = [work for work in works if not isinstance(work, ApiError)]
+            await self._prepare_ahead([work for work in good if isinstance(work, McWork)])
+            times.decode = time.monotonic() - started
             answers = iter(await self._run(good, deadline, times))
         told = [work if isinstance(work, ApiError) else _checked(next(answers)) for work in works]
         if self._metrics is not None:
@@ -206,7 +212,7 @@ class Inference:
 
     def _counted_step(
         self, batch: Sequence[tuple[PredictWork | McWork, int]]
-    ) -> list[Outcome[Answer] | Exception]:
+    ) -> list[Outcome[Found] | Exception]:
         outcomes = self.worker.step(batch)
         assert self._metrics is not None
         self._metrics.count_round(batch)
@@ -249,12 +255,21 @@ class Inference:
         Raises:
             DeadlineExceededError: it takes too long there, too.
         """
-        are_masks_needed = work.passes.estimator == "balanced" or work.parameters.return_passes
-        if are_masks_needed and work.passes.count > _INLINE_MASKS:
+        if _are_masks_needed(work) and work.passes.count > _INLINE_MASKS:
             loop = asyncio.get_running_loop()
             prepared = loop.run_in_executor(self._decoding, self.worker.prepare, [work])
             await _in_time(prepared, deadline)
         return work
+
+    async def _prepare_ahead(self, works: Sequence[McWork]) -> None:
+        """Computes the first layer of all images of a batch, before any of their passes.
+
+        Its weights fill the cache: image by image they would drive out those of the later layers.
+        """
+        light = [work for work in works if not _are_masks_needed(work)]
+        for start in range(0, len(light), _AT_A_TIME):
+            self.worker.prepare(light[start : start + _AT_A_TIME])
+            await asyncio.sleep(0)
 
     async def _read(
         self, image: Image, parameters: PredictParameters, deadline: float
@@ -308,6 +323,11 @@ class Inference:
     def _deadline(self, parameters: PredictParameters) -> float:
         timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms
         return time.monotonic() + timeout_ms / 1000
+
+
+def _are_masks_needed(work: McWork) -> bool:
+    """Whether preparing the work takes masks, which takes as long as computing its passes."""
+    return work.passes.estimator == "balanced" or work.parameters.return_passes
 
 
 async def _in_time(result: Awaitable[T], deadline: float) -> T:

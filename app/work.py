@@ -34,7 +34,6 @@ _ESTIMATES = 10
 _LEAST_ESTIMATE_PASSES = 4
 # A deterministic answer costs about as much as so many passes.
 DETERMINISTIC_COST = 20
-_UNFINISHED: Outcome[Answer] = Outcome(False, None)
 
 
 class Telling(NamedTuple):
@@ -47,6 +46,11 @@ class Telling(NamedTuple):
 
     probs: NDArray[np.float32]
     stop_reason: StopReason | None
+
+
+# What a step brings: class probabilities with dropout off, or with dropout what is told of passes.
+Found = Distribution | Telling
+_UNFINISHED: Outcome[Found] = Outcome(False, None)
 
 
 class _Told(NamedTuple):
@@ -146,41 +150,57 @@ class Worker:
 
     def step(
         self, batch: Sequence[tuple[PredictWork | McWork, int]]
-    ) -> list[Outcome[Answer] | Exception]:
+    ) -> list[Outcome[Found] | Exception]:
         """One step of each work: of a sampled one at most the given number of passes."""
         sampled = [(work, passes) for work, passes in batch if isinstance(work, McWork)]
-        self.prepare([work for work, _ in sampled if work.image is None])
+        self.prepare([work for work, _ in sampled])
         ranges = [
             PassRange(work.image, work.done, work.done + passes)
             for work, passes in sampled
             if work.image is not None
         ]
-        told = [
-            work.advance(probs)
-            for (work, _), probs in zip(sampled, self._engine.sample(ranges), strict=True)
+        told = iter(
+            [
+                work.advance(probs)
+                for (work, _), probs in zip(sampled, self._engine.sample(ranges), strict=True)
+            ]
+        )
+        return [
+            self._advance(work) if isinstance(work, PredictWork) else _outcome(next(told))
+            for work, _ in batch
         ]
-        summaries = iter(_summaries([each.probs for each in told if each is not None]))
-        tellings = iter(told)
-        outcomes: list[Outcome[Answer] | Exception] = []
-        for work, _ in batch:
+
+    def _advance(self, work: PredictWork) -> Outcome[Found] | Exception:
+        try:
+            return Outcome(True, softmax(self._engine.predict_logits(work.pixels)))
+        except Exception:  # this work's alone: the others have taken their passes
+            logger.exception("an image could not be computed")
+            return InternalError()
+
+    def answer(
+        self, results: Sequence[tuple[PredictWork | McWork, Found]]
+    ) -> list[Answer | Exception]:
+        """The answers, or what hinders one."""
+        tellings = [found for _, found in results if isinstance(found, Telling)]
+        summaries = iter(_summaries([telling.probs for telling in tellings]))
+        answers: list[Answer | Exception] = []
+        for work, found in results:
             try:
-                if isinstance(work, PredictWork):
-                    outcomes.append(Outcome(True, self.predict(work)))
-                elif (telling := next(tellings)) is None:
-                    outcomes.append(_UNFINISHED)
-                else:
+                if isinstance(work, McWork) and isinstance(found, Telling):
                     summary = next(summaries)
                     if isinstance(summary, Exception):
                         raise summary
-                    answer = self._mc_answer(work, summary, telling)
-                    outcomes.append(Outcome(telling.stop_reason is not None, answer))
-            except Exception:  # this work's alone: the others have taken their passes
+                    answers.append(self._mc_answer(work, summary, found))
+                elif isinstance(found, list):
+                    answers.append(self._plain_answer(work, found))
+            except Exception:
                 logger.exception("an answer could not be made")
-                outcomes.append(InternalError())
-        return outcomes
+                answers.append(InternalError())
+        return answers
 
     def prepare(self, works: Sequence[McWork]) -> None:
-        """What the passes of each image share; may run in another thread than `step`."""
+        """What the passes of each image share, once; may run in another thread than `step`."""
+        works = [work for work in works if work.image is None]
         if works:
             images = self._engine.prepare(
                 [work.pixels for work in works], [work.passes for work in works]
@@ -193,7 +213,9 @@ class Worker:
 
     def predict(self, work: PredictWork) -> Answer:
         """The deterministic answer."""
-        probs = softmax(self._engine.predict_logits(work.pixels))
+        return self._plain_answer(work, softmax(self._engine.predict_logits(work.pixels)))
+
+    def _plain_answer(self, work: PredictWork | McWork, probs: Distribution) -> Answer:
         return self._answer(probs, np.float32(entropy(probs)), self._calibration, work)
 
     def _mc_answer(self, work: McWork, summary: _Told, telling: Telling) -> Answer:
@@ -262,6 +284,10 @@ class Worker:
         if work.parameters.return_input:
             answer["input"] = np.ascontiguousarray(work.pixels)
         return answer
+
+
+def _outcome(telling: Telling | None) -> Outcome[Found]:
+    return _UNFINISHED if telling is None else Outcome(telling.stop_reason is not None, telling)
 
 
 def _summaries(told: Sequence[NDArray[np.float32]]) -> list[_Told | Exception]:

@@ -40,6 +40,7 @@ class Sum:
     is_streamed: bool = False
     fault: Exception | None = None  # what the step returns in place of an answer
     is_poisonous: bool = False  # makes the whole step fail
+    is_unspeakable: bool = False  # makes all answers fail that are made with its own
     done: int = 0
     total: int = 0
 
@@ -73,6 +74,8 @@ class Adder:
         rounds: what was asked for in each call: number of the work, and passes.
         before: called with the number of each call, from 0, before anything is computed.
         alter: what becomes of the right outcomes.
+        answered: whose answers were made in each call.
+        alter_answers: what becomes of the right answers.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -80,6 +83,8 @@ class Adder:
     before: Callable[[int], object] = lambda number: None
     alter: Callable[[list[Any]], Any] = lambda outcomes: outcomes
     rounds: list[list[tuple[int, int]]] = field(default_factory=list)
+    alter_answers: Callable[[list[Any]], Any] = lambda answers: answers
+    answered: list[list[int]] = field(default_factory=list)
 
     def __call__(self, batch: Sequence[tuple[Sum, int]]) -> Any:
         number = len(self.rounds)
@@ -101,6 +106,12 @@ class Adder:
         is_finished = work.remaining == 0
         return Outcome(is_finished, so_far if is_finished or work.is_streamed else None)
 
+    def make_answers(self, results: Sequence[tuple[Sum, Answer]]) -> Any:
+        self.answered.append([work.number for work, _ in results])
+        if any(work.is_unspeakable for work, _ in results):
+            raise ValueError("these answers cannot be made")
+        return self.alter_answers([found for _, found in results])
+
     @property
     def passes(self) -> int:
         return sum(passes for batch in self.rounds for _, passes in batch)
@@ -109,9 +120,10 @@ class Adder:
 @asynccontextmanager
 async def serving(
     step: Adder, *, max_queued: int = MOST_QUEUED
-) -> AsyncGenerator[Batcher[Sum, Answer], None]:
-    batcher: Batcher[Sum, Answer] = Batcher(
+) -> AsyncGenerator[Batcher[Sum, Answer, Answer], None]:
+    batcher: Batcher[Sum, Answer, Answer] = Batcher(
         step,
+        step.make_answers,
         round_passes=ROUND,
         share_passes=SHARE,
         work_overhead=OVERHEAD,
@@ -128,7 +140,7 @@ async def serving(
 Running = asyncio.Task[list[Answer | Exception]]
 
 
-def ask(batcher: Batcher[Sum, Answer], *works: Sum, deadline: float = NEVER) -> Running:
+def ask(batcher: Batcher[Sum, Answer, Answer], *works: Sum, deadline: float = NEVER) -> Running:
     """A request of its own, queued by the next turn of the event loop."""
     return asyncio.create_task(batcher.run(works, deadline, RequestTimes()))
 
@@ -292,16 +304,17 @@ def requests_of_works(draw: st.DrawFn) -> list[list[Sum]]:
 
     def draw_work() -> Sum:
         number = next(numbers)
-        kind = draw(st.sampled_from(["right", "right", "right", "fault", "poison"]))
+        kind = draw(st.sampled_from(["right", "right", "right", "fault", "poison", "mute"]))
         return Sum(
             number,
             passes=draw(st.integers(1, 3 * ROUND)),
             largest_step=draw(st.sampled_from([1_000_000, 32, 5])),
             fault=KeyError(number) if kind == "fault" else None,
             is_poisonous=kind == "poison",
+            is_unspeakable=kind == "mute",
         )
 
-    counts = draw(st.lists(st.integers(1, 8), min_size=1, max_size=8))
+    counts = draw(st.lists(st.integers(1, 8) | st.just(40), min_size=1, max_size=8))
     return [[draw_work() for _ in range(count)] for count in counts]
 
 
@@ -314,12 +327,30 @@ async def test_every_caller_gets_its_own_answers_in_its_order(requests: list[lis
     for works, own in zip(requests, answers, strict=True):
         assert len(own) == len(works)
         for work, answer in zip(works, own, strict=True):
-            if work.is_poisonous:
+            if work.is_poisonous or (work.is_unspeakable and work.fault is None):
                 assert isinstance(answer, InternalError)
             elif work.fault is not None:
                 assert answer is work.fault
             else:
                 assert answer == work.right
+
+
+async def test_the_answers_of_a_round_are_made_together() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        await asyncio.gather(*(ask(batcher, Sum(number, 20)) for number in (1, 2, 3)))
+
+    assert step.answered == [[1, 2, 3]]
+
+
+async def test_the_answers_of_a_large_request_are_made_many_at_a_time_but_not_all() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        answers = await ask(batcher, *(Sum(number, 80) for number in range(70)))
+
+    assert answers == [Sum(number, 80).right for number in range(70)]
+    assert [number for made in step.answered for number in made] == list(range(70))
+    assert [len(made) for made in step.answered] == [32, 32, 6]
 
 
 # One caller's cancellation
@@ -460,6 +491,27 @@ async def test_callers_do_not_wait_for_a_batcher_that_was_killed() -> None:
         assert await ask(batcher, Sum(2, 20)) == [Sum(2, 20).right]
 
 
+async def test_an_answer_that_cannot_be_made_is_that_works_alone() -> None:
+    async with serving(Adder()) as batcher:
+        works = [Sum(1, 20), Sum(2, 20, is_unspeakable=True), Sum(3, 20)]
+        answers = await asyncio.gather(*(ask(batcher, work) for work in works))
+
+    assert answers[0] == [Sum(1, 20).right]
+    assert answers[2] == [Sum(3, 20).right]
+    assert isinstance(answers[1][0], InternalError)
+
+
+async def test_a_stream_ends_where_an_estimate_cannot_be_made() -> None:
+    step = Adder()
+    async with serving(step) as batcher:
+        work = Sum(1, 200, largest_step=20, is_streamed=True, is_unspeakable=True)
+        with pytest.raises(InternalError):
+            await anext(batcher.stream(work, NEVER, RequestTimes()))
+
+        assert await ask(batcher, Sum(2, 20)) == [Sum(2, 20).right]
+    assert step.passes < 200
+
+
 # Deadlines
 
 
@@ -500,7 +552,7 @@ async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
 
 
 async def test_admitted_work_is_counted_until_it_is_answered() -> None:
-    batcher: Batcher[Sum, Answer]
+    batcher: Batcher[Sum, Answer, Answer]
 
     async def request(cost: int, *works: Sum) -> None:
         with batcher.admit(cost):
@@ -555,7 +607,7 @@ async def test_a_request_of_any_size_is_admitted_while_three_quarters_are_free()
 
 
 @contextmanager
-def refused(batcher: Batcher[Sum, Answer]) -> Iterator[list[int]]:
+def refused(batcher: Batcher[Sum, Answer, Answer]) -> Iterator[list[int]]:
     """Catches an OverloadedError; gives its seconds of Retry-After."""
     seconds: list[int] = []
     with pytest.raises(OverloadedError) as caught:
@@ -589,7 +641,7 @@ async def test_retry_after_is_never_zero() -> None:
 # Streams
 
 
-def stream(batcher: Batcher[Sum, Answer], work: Sum, deadline: float = NEVER) -> Any:
+def stream(batcher: Batcher[Sum, Answer, Answer], work: Sum, deadline: float = NEVER) -> Any:
     return aclosing(batcher.stream(work, deadline, RequestTimes()))
 
 
@@ -787,8 +839,9 @@ async def test_a_request_is_told_how_long_it_was_computed() -> None:
 
 async def test_what_is_queued_is_told_as_it_changes() -> None:
     changes: list[int] = []
-    batcher: Batcher[Sum, Answer] = Batcher(
+    batcher: Batcher[Sum, Answer, Answer] = Batcher(
         Adder(),
+        Adder().make_answers,
         round_passes=ROUND,
         share_passes=SHARE,
         work_overhead=OVERHEAD,

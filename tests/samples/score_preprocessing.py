@@ -68,11 +68,13 @@ class Reader:
         )
         (outcome,) = self._worker.step([(work, _PASSES)])
         assert not isinstance(outcome, Exception)
-        assert outcome.value is not None
-        entropy = float(outcome.value["predictive_entropy"])
+        assert outcome.found is not None
+        (answer,) = self._worker.answer([(work, outcome.found)])
+        assert not isinstance(answer, Exception)
+        entropy = float(answer["predictive_entropy"])
         if found.boxes:
             return "several", entropy
-        decision = outcome.value["decision"]
+        decision = answer["decision"]
         return "undecided" if decision is None else decision["outcome"], entropy
 
 
