@@ -224,14 +224,18 @@ class Inference:
         if isinstance(image, ApiError):
             return image
         try:
-            read = await self._read(image, parameters, deadline)
+            read = self._read_small(image, parameters)
+            if read is None:
+                read = await self._read_large(image, parameters, deadline)
         except DeadlineExceededError:
             raise
         except ApiError as error:
             return error
         if isinstance(parameters, McParameters):
             work = McWork(read.pixels, parameters, is_streamed=False, boxes=read.boxes)
-            return await self._prepared(work, deadline)
+            if _is_heavy_to_prepare(work):
+                await self._prepare_in_thread(work, deadline)
+            return work
         return PredictWork(read.pixels, parameters, boxes=read.boxes)
 
     async def _mc_work(
@@ -243,23 +247,24 @@ class Inference:
         is_streamed: bool,
     ) -> McWork:
         started = time.monotonic()
-        image = await self._read(asked.image, asked.parameters, deadline)
+        image = self._read_small(asked.image, asked.parameters)
+        if image is None:
+            image = await self._read_large(asked.image, asked.parameters, deadline)
         work = McWork(image.pixels, asked.parameters, is_streamed=is_streamed, boxes=image.boxes)
-        work = await self._prepared(work, deadline)
+        if _is_heavy_to_prepare(work):
+            await self._prepare_in_thread(work, deadline)
         times.decode = time.monotonic() - started
         return work
 
-    async def _prepared(self, work: McWork, deadline: float) -> McWork:
-        """The work, with what would take too long on the event loop done in a thread.
+    async def _prepare_in_thread(self, work: McWork, deadline: float) -> None:
+        """Does there what would take too long on the event loop.
 
         Raises:
             DeadlineExceededError: it takes too long there, too.
         """
-        if _are_masks_needed(work) and work.passes.count > _INLINE_MASKS:
-            loop = asyncio.get_running_loop()
-            prepared = loop.run_in_executor(self._decoding, self.worker.prepare, [work])
-            await _in_time(prepared, deadline)
-        return work
+        loop = asyncio.get_running_loop()
+        prepared = loop.run_in_executor(self._decoding, self.worker.prepare, [work])
+        await _in_time(prepared, deadline)
 
     async def _prepare_ahead(self, works: Sequence[McWork]) -> None:
         """Computes the first layer of all images of a batch, before any of their passes.
@@ -271,21 +276,15 @@ class Inference:
             self.worker.prepare(light[start : start + _AT_A_TIME])
             await asyncio.sleep(0)
 
-    async def _read(
-        self, image: Image, parameters: PredictParameters, deadline: float
-    ) -> Preprocessed:
+    def _read_small(self, image: Image, parameters: PredictParameters) -> Preprocessed | None:
         """The 28x28 pixels that the network sees, and where several digits are.
 
-        Raises:
-            ApiError: the image cannot be decoded in time, or shows nothing.
-        """
-        read = self._read_small(image, parameters)
-        if read is None:
-            read = await self._read_large(image, parameters, deadline)
-        return read
+        Returns:
+            None: it takes long enough to be worth a thread.
 
-    def _read_small(self, image: Image, parameters: PredictParameters) -> Preprocessed | None:
-        """As `_read`, at once; None: it takes long enough to be worth a thread."""
+        Raises:
+            ApiError: the image cannot be decoded, or shows nothing.
+        """
         if isinstance(image, bytes):
             grey = decode_if_small(image, max_pixels=self._settings.max_pixels)
             if grey is None:
@@ -299,6 +298,7 @@ class Inference:
     async def _read_large(
         self, image: Image, parameters: PredictParameters, deadline: float
     ) -> Preprocessed:
+        """As `_read_small`, in the thread, and in time."""
         loop = asyncio.get_running_loop()
         max_pixels = self._settings.max_pixels
         read = loop.run_in_executor(self._decoding, _find_digits, image, max_pixels, parameters)
@@ -328,6 +328,10 @@ class Inference:
 def _are_masks_needed(work: McWork) -> bool:
     """Whether preparing the work takes masks, which takes as long as computing its passes."""
     return work.passes.estimator == "balanced" or work.parameters.return_passes
+
+
+def _is_heavy_to_prepare(work: McWork) -> bool:
+    return work.passes.count > _INLINE_MASKS and _are_masks_needed(work)
 
 
 async def _in_time(result: Awaitable[T], deadline: float) -> T:
