@@ -712,7 +712,8 @@ def test_a_server_with_keys_is_measured_by_who_has_one(
     keys = tmp_path / "keys"
     keys.write_text(key_line(key, "bench") + "\n")
     server = servers.start("--api-keys-file", str(keys))
-    arguments = ("--url", server.address, "--duration", "1", "--rounds", "1", "--rate", "20")
+    arguments = ["--url", server.address, "--targets", "predict", "--duration", "0.5"]
+    arguments += ["--rounds", "1", "--rate", "20"]
 
     assert run(*arguments) == 1
     assert_one_line(capfd, "/predict answers 401: this server wants an API key")

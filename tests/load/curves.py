@@ -33,7 +33,7 @@ async def measure_point(url: str, connections: int, seconds: float) -> tuple[flo
         RuntimeError: a request failed.
     """
     target = post(url, example_body(), "image/png")
-    await run_closed_loop(target, connections, _WARM_UP_SECONDS)
+    await run_closed_loop(target, connections, min(_WARM_UP_SECONDS, seconds))
     found = await run_closed_loop(target, connections, seconds)
     if found.failures or found.latencies.keys() != {"200"}:
         raise RuntimeError(f"{url}: {found.failures or sorted(found.latencies)}")
