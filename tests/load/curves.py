@@ -95,6 +95,15 @@ def draw(found: dict[tuple[int, int], tuple[float, float, float]], folder: Path)
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "dropserve"
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
+    from matplotlib.axes import Axes
+
+    def label_in_full(axes: Axes, ticks: Sequence[int]) -> None:
+        """1,000 and not ten to the third; one, two and five of each decade on the y axis."""
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.minorticks_off()
 
     folder.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -106,8 +115,7 @@ def draw(found: dict[tuple[int, int], tuple[float, float, float]], folder: Path)
                 CONNECTIONS, values, style, color=colour, label=f"{name}, {which}", marker="."
             )
     axes.set(xscale="log", yscale="log", xlabel="connections", ylabel="latency, ms")
-    axes.set_xticks(CONNECTIONS, [str(count) for count in CONNECTIONS])
-    axes.minorticks_off()
+    label_in_full(axes, CONNECTIONS)
     axes.legend(frameon=False)
     figure.savefig(folder / "latency.svg", metadata={"Date": None})
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -116,6 +124,7 @@ def draw(found: dict[tuple[int, int], tuple[float, float, float]], folder: Path)
     axes.plot(passes_asked, rates, marker=".", color="C1")
     axes.axhline(found[0, MOST_CONNECTIONS][0], color="C0", linestyle="--", label="dropout off")
     axes.set(xscale="log", yscale="log", xlabel="passes", ylabel="requests/s of one core")
+    label_in_full(axes, passes_asked)
     axes.legend(frameon=False)
     figure.savefig(folder / "passes.svg", metadata={"Date": None})
 
