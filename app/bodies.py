@@ -54,7 +54,8 @@ _MOST_UNREAD_BODIES = 8
 _IMAGE_FIELDS = ("image", "pixels")
 _FILE_FIELDS = ("file", "image", "data")
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
-_LONGEST_NUMBER = 32
+# The digits of the largest float, 309, and some to spare.
+_LONGEST_NUMBER = 400
 _REMEMBERED_QUERY = 256  # the longest, in bytes
 _LONGEST_NAME = 64
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")

@@ -26,7 +26,7 @@ from model.checkpoint import Checkpoint
 from model.masks import draw_masks
 from model.mc_dropout import sample_probs
 from model.preprocessing import normalise, preprocess_image
-from tests.conftest import connect, sample
+from tests.conftest import assert_error, connect, sample
 from tests.samples.draw import draw_digit
 
 Pixels = NDArray[np.uint8]
@@ -555,3 +555,16 @@ async def test_several_digits_are_no_silent_guess(client: httpx.AsyncClient, pat
     assert 0 < first[0] < first[2] < 140 < second[0] < second[2] < 280
     single = (await client.post(path, content=number(4))).json()
     assert "boxes" not in single["decision"]
+
+
+@pytest.mark.parametrize("digits", [60, 309, 500])
+async def test_a_number_may_have_as_many_digits_as_a_float_can(
+    client: httpx.AsyncClient, digits: int
+) -> None:
+    path = f"/predict/mc?passes=33&max_standard_error={'1' * digits}"
+    response = await client.post(path, content=sample("7.png"))
+
+    if digits == 500:
+        assert_error(response, 422, "invalid_parameter")
+    else:
+        assert response.json()["stop_reason"] == "standard_error"
