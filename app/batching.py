@@ -339,7 +339,8 @@ class Batcher(Generic[W, F, R]):
             if isinstance(outcome, Exception):
                 job.answers[index] = outcome
                 del job.open[index]
-            elif outcome.found is not None and outcome.is_finished:
+            elif outcome.is_finished:
+                assert outcome.found is not None, "a work ended with nothing found"
                 job.finished.append((index, work, outcome.found))
                 del job.open[index]
             elif outcome.found is not None and job.events is not None:
@@ -380,7 +381,7 @@ class Batcher(Generic[W, F, R]):
                 raise WrongLengthError(f"{len(batch)} works gave {len(results)} results")
         except Exception as error:
             if len(batch) == 1:
-                logger.exception("a step failed")
+                logger.exception("a piece of work failed")
                 return [_as_internal(error)]
             # One of them is to blame, and the others shall not suffer.
             return [result for each in batch for result in self._in_parts(function, [each])]

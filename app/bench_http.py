@@ -22,6 +22,7 @@ import httpx
 import uvloop
 from tqdm import tqdm
 
+from app.bearer import bearer
 from app.bench_report import Conditions, Load, Row, find_limits, summarise, to_document, to_text
 from app.bench_servers import ServerError, set_constant, start_bench_app
 from app.examples import example_png_base64
@@ -79,7 +80,7 @@ def run_http_bench(
     """
     body, content_type = _read_image(image)
     if url:
-        _check_address(url, targets or ())
+        _check_address(url, targets or (), api_key)
     if targets is None:
         targets = ("predict", "mc") if url else ("constant", "predict", "mc")
     if connections is None:
@@ -191,9 +192,9 @@ async def _tick(bar: "tqdm[NoReturn]", seconds: float) -> None:
         left -= step
 
 
-def _check_address(url: str, targets: Sequence[str]) -> None:
+def _check_address(url: str, targets: Sequence[str], api_key: str | None) -> None:
     try:
-        post(url, b"", "")
+        post(url, b"", "", api_key)
     except LoadClientError as error:
         raise BenchUsageError(str(error)) from error
     if "constant" in targets:
@@ -214,7 +215,7 @@ def _ask(url: str, body: bytes, content_type: str, api_key: str | None) -> bytes
     """One answer, which shows that somebody is there and takes such a request."""
     headers = {"content-type": content_type}
     if api_key:
-        headers["authorization"] = f"Bearer {api_key}"
+        headers["authorization"] = bearer(api_key)
     try:
         # Not through a proxy that the environment may name.
         response = httpx.post(url, content=body, headers=headers, trust_env=False, timeout=30)

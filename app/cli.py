@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from app.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from app.predict_command import API_KEY_VARIABLE, add_predict_command
+from app.predict_command import add_api_key_option, add_predict_command, given_api_key
 from app.scoring.command import add_score_command
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
@@ -128,11 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     http.add_argument("--passes", type=_positive_int, default=50, help="passes of mc (default: 50)")
     http.add_argument("--image", type=Path, help="image to send; without it a digit, 28x28, PNG")
-    http.add_argument(
-        "--api-key",
-        metavar="KEY",
-        help=f"for a server that wants one [{API_KEY_VARIABLE}]",
-    )
+    add_api_key_option(http)
     http.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -200,7 +196,7 @@ def _bench_http(options: argparse.Namespace) -> int:
             rounds=options.rounds,
             passes=options.passes,
             image=options.image,
-            api_key=options.api_key or os.environ.get(API_KEY_VARIABLE),
+            api_key=given_api_key(options),
             as_json=options.json,
         )
     except BenchUsageError as error:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 import httpx
 
+from app.bearer import bearer
 from app.client_errors import (
     BusyError,
     ConnectionFailedError,
@@ -327,7 +328,5 @@ def check_address(url: str) -> str:
 def _headers(given: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
     headers = {"user-agent": f"dropserve/{version('dropserve')}"}
     if api_key is not None:
-        if not api_key.isascii() or not api_key.isprintable():
-            raise ValueError("the API key has characters that no header can hold")
-        headers["authorization"] = f"Bearer {api_key}"
+        headers["authorization"] = bearer(api_key)
     return headers | dict(given or {})

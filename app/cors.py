@@ -35,14 +35,14 @@ class CorsMiddleware(CORSMiddleware):
         """Runs the application; what no page asks goes straight to it, since looking costs time."""
         if scope["type"] == "http" and all(name != b"origin" for name, _ in scope["headers"]):
             await self.app(scope, receive, send)
-        elif scope["type"] == "http" and self._is_refused(Request(scope)):
-            refusal = error_response(Request(scope), PageRefusedError())
-            await refusal(scope, receive, send)
+        elif scope["type"] == "http" and _is_preflight(request := Request(scope)):
+            response = self.preflight_response(request.headers)
+            if response.status_code >= 400:  # Starlette's refusal is text
+                response = error_response(request, PageRefusedError())
+            await response(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
-    def _is_refused(self, request: Request) -> bool:
-        """Whether this is a preflight of what is not allowed: Starlette's refusal is text."""
-        if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
-            return False
-        return self.preflight_response(request.headers).status_code >= 400
+
+def _is_preflight(request: Request) -> bool:
+    return request.method == "OPTIONS" and "access-control-request-method" in request.headers

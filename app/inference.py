@@ -186,7 +186,6 @@ class Inference:
                 if number % _AT_A_TIME == 0:
                     await asyncio.sleep(0)
             good = [work for work in works if not isinstance(work, ApiError)]
-            await self._prepare_ahead([work for work in good if isinstance(work, McWork)])
             times.decode = time.monotonic() - started
             answers = iter(await self._run(good, deadline, times))
         told = [work if isinstance(work, ApiError) else _checked(next(answers)) for work in works]
@@ -204,6 +203,8 @@ class Inference:
         """As the batcher does; what is not computed in the end is counted."""
         started = time.monotonic()
         try:
+            if len(works) > 1:
+                await self._prepare_ahead(works, times)
             return await self.batcher.run(works, deadline, times)
         finally:
             times.queue = max(0.0, time.monotonic() - started - times.compute)
@@ -266,14 +267,18 @@ class Inference:
         prepared = loop.run_in_executor(self._decoding, self.worker.prepare, [work])
         await _in_time(prepared, deadline)
 
-    async def _prepare_ahead(self, works: Sequence[McWork]) -> None:
+    async def _prepare_ahead(
+        self, works: Sequence[PredictWork | McWork], times: RequestTimes
+    ) -> None:
         """Computes the first layer of all images of a batch, before any of their passes.
 
         Its weights fill the cache: image by image they would drive out those of the later layers.
         """
-        light = [work for work in works if not _are_masks_needed(work)]
+        light = [work for work in works if isinstance(work, McWork) and not _are_masks_needed(work)]
         for start in range(0, len(light), _AT_A_TIME):
+            started = time.monotonic()
             self.worker.prepare(light[start : start + _AT_A_TIME])
+            times.compute += time.monotonic() - started
             await asyncio.sleep(0)
 
     def _read_small(self, image: Image, parameters: PredictParameters) -> Preprocessed | None:

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from app.bearer import bearer
+
 # How long answers are waited for after the last request was sent.
 DRAIN_SECONDS = 10.0
 # A server that refuses is asked again only so often, by each connection.
@@ -51,8 +53,12 @@ def post(url: str, body: bytes, content_type: str, api_key: str | None = None) -
     """A POST of a body, with the key that the server wants, if it does.
 
     Raises:
-        LoadClientError: the address is none of HTTP.
+        LoadClientError: the address is none of HTTP, or the key cannot be one.
     """
+    try:
+        key = f"Authorization: {bearer(api_key)}\r\n" if api_key else ""
+    except ValueError as error:
+        raise LoadClientError(str(error)) from error
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -64,9 +70,8 @@ def post(url: str, body: bytes, content_type: str, api_key: str | None = None) -
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{key}\r\n"
     )
-    head += f"Authorization: Bearer {api_key}\r\n\r\n" if api_key else "\r\n"
     return Target(parts.hostname, port or (443 if is_tls else 80), is_tls, head.encode() + body)
 
 

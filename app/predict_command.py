@@ -79,12 +79,7 @@ def add_predict_command(commands: "Commands") -> None:
         metavar="FILE",
         help="run this network here; without it the committed one [DROPSERVE_CHECKPOINT]",
     )
-    parser.add_argument(
-        "--api-key",
-        metavar="KEY",
-        help="for a server that wants one; others on this machine can see it here, and not in the "
-        f"variable [{API_KEY_VARIABLE}]",
-    )
+    add_api_key_option(parser)
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument(
         "--json",
@@ -110,11 +105,26 @@ def add_predict_command(commands: "Commands") -> None:
     )
 
 
+def add_api_key_option(parser: argparse.ArgumentParser) -> None:
+    """The key of whoever asks a server; see `given_api_key`."""
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="for a server that wants one; others on this machine can see it here, and not in the "
+        f"variable [{API_KEY_VARIABLE}]",
+    )
+
+
+def given_api_key(options: argparse.Namespace) -> str | None:
+    """The option, or else the variable; None without either."""
+    key: str | None = options.api_key
+    return key if key is not None else os.environ.get(API_KEY_VARIABLE) or None
+
+
 def _predict(options: argparse.Namespace) -> int:
     if options.url is None and options.checkpoint is None:
         options.url = os.environ.get(URL_VARIABLE) or None
-    if options.api_key is None:
-        options.api_key = os.environ.get(API_KEY_VARIABLE) or None
+    options.api_key = given_api_key(options)
     if options.format is None and options.output is not None:
         endings = {".json": "json", ".jsonl": "json", ".csv": "csv"}
         options.format = endings.get(options.output.suffix.lower())

@@ -124,11 +124,11 @@ class _Server(DrainingServer):
     _reloads: "set[asyncio.Task[None]]"
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # What was imported stays: looking through all of it for garbage takes a tenth of a second
+        # each time, in which nobody is answered. The network does not: a reload replaces it.
+        gc.freeze()
         await super().startup(sockets)
         self._reloads = set()
-        # What was imported and built stays: looking through all of it for garbage takes a tenth of
-        # a second each time, in which nobody is answered.
-        gc.freeze()
         if self.started:
             self._listen_to_the_operator()
 

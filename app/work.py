@@ -186,12 +186,13 @@ class Worker:
         answers: list[Answer | Exception] = []
         for work, found in results:
             try:
-                if isinstance(work, McWork) and isinstance(found, Telling):
+                if isinstance(found, Telling):
                     summary = next(summaries)
                     if isinstance(summary, Exception):
                         raise summary
+                    assert isinstance(work, McWork)
                     answers.append(self._mc_answer(work, summary, found))
-                elif isinstance(found, list):
+                else:
                     answers.append(self._plain_answer(work, found))
             except Exception:
                 logger.exception("an answer could not be made")

@@ -454,6 +454,9 @@ DEFECTS: dict[str, Callable[[Adder], object]] = {
     "outcomes that are none": lambda step: setattr(
         step, "alter", lambda found: [None] * len(found)
     ),
+    "works that end with nothing found": lambda step: setattr(
+        step, "alter", lambda found: [Outcome(True, None) for _ in found]
+    ),
     "no outcomes at all": lambda step: setattr(step, "alter", lambda found: None),
     "the clock": lambda step: setattr(step.clock, "now", "midnight"),
     "a step that is cancelled": lambda step: setattr(step, "before", cancel),

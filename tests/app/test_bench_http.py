@@ -718,6 +718,8 @@ def test_a_server_with_keys_is_measured_by_who_has_one(
     assert run(*arguments) == 1
     assert_one_line(capfd, "/predict answers 401: this server wants an API key")
     assert run(*arguments, "--api-key", key) == 0
+    assert run(*arguments, "--api-key", f"{key}\n") == 2
+    assert key not in capfd.readouterr().err
     monkeypatch.setenv("DROPSERVE_API_KEY", key)
     assert run(*arguments) == 0
 
