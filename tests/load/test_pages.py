@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.clients.environments import install_perf_analyzer
+from tests.app.clients.environments import (
+    PERF_ANALYZER_MEASURES,
+    PERF_ANALYZER_MEASURES_SHORTLY,
+    install_perf_analyzer,
+)
 from tests.conftest import ROOT, RunningServer, ServerStarter
 from tests.pages import commands_of
 
@@ -24,7 +28,7 @@ SHORTER = (
     (r"--duration 5\b", "--duration 1"),
     (r"-z 5s", "-z 1s"),
     (r"--run-time 10s", "--run-time 3s"),
-    (r"--request-count 2000", "--request-count 40"),
+    (PERF_ANALYZER_MEASURES, PERF_ANALYZER_MEASURES_SHORTLY),
 )
 # What shows that there were answers, and that there was nothing else.
 ANSWERED = {

@@ -17,6 +17,10 @@ import pytest
 KSERVE = ("kserve==0.21.0",)
 # The last release whose program runs with Debian 12's C library: it came with tritonclient then.
 PERF_ANALYZER = ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12>=12.6,<13")
+# Of how the pages measure, and instead of it. Not --request-count, with which it can wait for ever
+# for a request that a thread of its own finished uncounted.
+PERF_ANALYZER_MEASURES = "--measurement-interval 2000 --stability-percentage 50"
+PERF_ANALYZER_MEASURES_SHORTLY = "--measurement-interval 300 --stability-percentage 999"
 _DEBIAN_LIBRARY = "libb64-0d"
 _LIBRARY = "libb64.so.0d"
 _SECONDS = 600
