@@ -27,7 +27,7 @@ logger = logging.getLogger("dropserve")
 
 
 # A request is admitted where there is room for so many of its cost.
-_ROOM = 16
+_ROOM = 20
 # Of a request for many answers so many are made at a time, in half a millisecond.
 _ANSWERED_TOGETHER = 32
 
@@ -141,7 +141,7 @@ class Batcher(Generic[W, F, R]):
         self._share_passes = share_passes
         self._work_overhead = work_overhead
         self._max_queued = max_queued
-        self._most_room = -(-3 * max_queued // 4)
+        self._most_room = -(-7 * max_queued // 8)
         self._note_queued = note_queued
         self._clock = clock
         self._jobs: deque[_Job[W, F, R]] = deque()
@@ -157,8 +157,8 @@ class Batcher(Generic[W, F, R]):
     def admit(self, cost: int, *, beside: int = 0) -> "Admission":
         """Counts a request's cost, in passes, while the `with` block lasts: until it is answered.
 
-        A request must leave room for sixteen of its cost: where many ask for much, each of them
-        would wait for all others, and so would those who ask for little. A quarter of the limit is
+        A request must leave room for twenty of its cost: where many ask for much, each of them
+        would wait for all others, and so would those who ask for little. An eighth of the limit is
         open to every request; one that costs more than the whole limit would never fit otherwise.
 
         Args:

@@ -7,7 +7,6 @@ hits all alike. Figures are medians of the rounds; ratios are medians of the rou
 """
 
 import asyncio
-import base64
 import json
 import os
 import signal
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from app.bearer import bearer
 from app.bench_report import Conditions, Load, Row, find_limits, summarise, to_document, to_text
 from app.bench_servers import ServerError, set_constant, start_bench_app
-from app.examples import example_png_base64
+from app.examples import example_pngs
 from app.load_client import LoadClientError, Target, post, run_closed_loop, run_open_loop
 from app.machine import describe_machine, usable_cores
 
@@ -67,7 +66,7 @@ def run_http_bench(
         seconds: of one measurement.
         rounds: repetitions.
         passes: of `mc`.
-        image: what is sent; None: a digit, 28x28, as PNG.
+        image: what is sent; None: drawn digits in turn, 28x28, as PNG.
         api_key: for a server that wants one.
         as_json: print one JSON document instead of a table.
 
@@ -78,7 +77,7 @@ def run_http_bench(
         BenchUsageError: the address is none, or `constant` is to be measured at it.
         BenchError: the server cannot be measured.
     """
-    body, content_type = _read_image(image)
+    bodies, content_type = _read_images(image)
     if url:
         _check_address(url, targets or (), api_key)
     if targets is None:
@@ -95,9 +94,9 @@ def run_http_bench(
         stack.enter_context(_exit_on_sigterm())
         try:
             urls = stack.enter_context(
-                _start_targets(url, targets, passes, body, content_type, api_key, server_core)
+                _start_targets(url, targets, passes, bodies[0], content_type, api_key, server_core)
             )
-            requests = {name: post(urls[name], body, content_type, api_key) for name in targets}
+            requests = {name: post(urls[name], bodies, content_type, api_key) for name in targets}
         except ServerError as error:
             raise BenchError(str(error)) from error
         if own_core is not None:
@@ -110,7 +109,7 @@ def run_http_bench(
         server_core=None if url else server_core,
         generator_core=own_core,
         is_own_server=url is None,
-        image_bytes=len(body),
+        image_bytes=tuple(map(len, bodies)),
         passes=passes,
         seconds=seconds,
         rounds=rounds,
@@ -194,19 +193,19 @@ async def _tick(bar: "tqdm[NoReturn]", seconds: float) -> None:
 
 def _check_address(url: str, targets: Sequence[str], api_key: str | None) -> None:
     try:
-        post(url, b"", "", api_key)
+        post(url, (), "", api_key)
     except LoadClientError as error:
         raise BenchUsageError(str(error)) from error
     if "constant" in targets:
         raise BenchUsageError("constant is a server of the bench's own; leave it out, or --url")
 
 
-def _read_image(path: Path | None) -> tuple[bytes, str]:
-    """The body, and its content type: of a file the bytes decide."""
+def _read_images(path: Path | None) -> tuple[list[bytes], str]:
+    """The bodies, and their content type: of a file the bytes decide."""
     if path is None:
-        return base64.b64decode(example_png_base64()), "image/png"
+        return example_pngs(), "image/png"
     try:
-        return path.read_bytes(), "application/octet-stream"
+        return [path.read_bytes()], "application/octet-stream"
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror}") from error
 

@@ -96,7 +96,7 @@ class Conditions:
     server_core: int | None  # None: the server may use any
     generator_core: int | None
     is_own_server: bool
-    image_bytes: int
+    image_bytes: tuple[int, ...]  # of each image that is sent
     passes: int
     seconds: float
     rounds: int
@@ -172,7 +172,7 @@ def to_text(conditions: Conditions, rows: Sequence[Row]) -> str:
     lines = [
         conditions.machine,
         _describe_pinning(conditions),
-        f"an image of {conditions.image_bytes} bytes, mc with {conditions.passes} passes, "
+        f"{describe_images(conditions.image_bytes)}, mc with {conditions.passes} passes, "
         f"median of {conditions.rounds} rounds of {conditions.seconds:g} s",
         "",
         f"{'target':<9} {'load':<15} {'requests/s':>10} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}"
@@ -194,6 +194,13 @@ def to_text(conditions: Conditions, rows: Sequence[Row]) -> str:
             f"({min(ratio.rounds):.3f}-{max(ratio.rounds):.3f})"
         )
     return "\n".join(lines)
+
+
+def describe_images(sizes: Sequence[int]) -> str:
+    """What is sent, for the head of a table: how many images, of how many bytes."""
+    if len(sizes) == 1:
+        return f"an image of {sizes[0]} bytes"
+    return f"{len(sizes)} images in turn, of {min(sizes)} to {max(sizes)} bytes"
 
 
 def find_limits(rows: Sequence[Row]) -> Iterator[str]:

@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         help="repetitions, each measuring every target in turn (default: 3)",
     )
     http.add_argument("--passes", type=_positive_int, default=50, help="passes of mc (default: 50)")
-    http.add_argument("--image", type=Path, help="image to send; without it a digit, 28x28, PNG")
+    http.add_argument("--image", type=Path, help="image to send; without it 32 digits, 28x28, PNG")
     add_api_key_option(http)
     http.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -25,8 +25,17 @@ def example_pixels() -> NDArray[np.uint8]:
     return example_digits()[_SHOWN]
 
 
+def example_pngs() -> list[bytes]:
+    """The drawn digits as PNG files: as many inked pixels and living units as MNIST's, about."""
+    return [_as_png(pixels) for pixels in example_digits()]
+
+
 def example_png_base64() -> str:
     """The digit of the docs as a PNG in base64: short enough for a command line."""
+    return base64.b64encode(_as_png(example_pixels())).decode()
+
+
+def _as_png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = BytesIO()
-    Image.fromarray(example_pixels()).save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

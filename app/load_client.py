@@ -1,12 +1,13 @@
-"""The load generator: one request again and again over kept connections, and what came of each.
+"""The load generator: a few requests in turn over kept connections, and what came of each.
 
 It must cost much less than the server's work, or it measures itself: bare protocols on uvloop,
-httptools' parser, and the bytes of the request made beforehand. wrk, written in C, finds the same
+httptools' parser, and the bytes of the requests made beforehand. wrk, written in C, finds the same
 rates on the same machine.
 """
 
 import asyncio
 import gc
+import itertools
 import json
 import time
 from abc import ABC, abstractmethod
@@ -41,16 +42,18 @@ class LoadClientError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the request goes, and its bytes."""
+    """Where the requests go, and the bytes of each."""
 
     host: str
     port: int
     is_tls: bool
-    request: bytes
+    requests: tuple[bytes, ...]
 
 
-def post(url: str, body: bytes, content_type: str, api_key: str | None = None) -> Target:
-    """A POST of a body, with the key that the server wants, if it does.
+def post(
+    url: str, bodies: Sequence[bytes], content_type: str, api_key: str | None = None
+) -> Target:
+    """POSTs of bodies, which are sent in turn, with the key that the server wants, if it does.
 
     Raises:
         LoadClientError: the address is none of HTTP, or the key cannot be one.
@@ -70,9 +73,10 @@ def post(url: str, body: bytes, content_type: str, api_key: str | None = None) -
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{key}\r\n"
-    )
-    return Target(parts.hostname, port or (443 if is_tls else 80), is_tls, head.encode() + body)
+        f"Content-Type: {content_type}\r\n{key}Content-Length: "
+    ).encode()
+    requests = tuple(b"%s%d\r\n\r\n%s" % (head, len(body), body) for body in bodies)
+    return Target(parts.hostname, port or (443 if is_tls else 80), is_tls, requests)
 
 
 @dataclass
@@ -183,7 +187,7 @@ class _Connection(asyncio.Protocol):
     def send(self, since: float) -> None:
         """Sends the request, which counts from the given moment."""
         self.since = since
-        self._transport.write(self._load.target.request)
+        self._transport.write(next(self._load.requests))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -234,6 +238,7 @@ class _Load(ABC):
 
     def __init__(self, target: Target, seconds: float) -> None:
         self.target = target
+        self.requests = itertools.cycle(target.requests)
         self.measurement = Measurement(seconds)
         self.connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()

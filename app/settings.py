@@ -83,8 +83,8 @@ class Settings(BaseModel):
     max_queued_passes: int = Field(
         default=20_000,
         ge=1,
-        description="passes queued at a time; a request without room for sixteen of its size is "
-        "answered with 429, unless three quarters are free",
+        description="passes queued at a time; a request without room for twenty of its size is "
+        "answered with 429, unless seven eighths are free",
     )
     max_timeout_ms: int = Field(
         default=30_000, ge=1, description="longest deadline of a request, milliseconds"

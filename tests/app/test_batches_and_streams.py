@@ -765,20 +765,20 @@ async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint
     ):
         inference: Inference = app.state.inference
         with inference.batcher.admit(6000):
-            # Each needs room for sixteen of its kind, and 4000 are left.
+            # Each needs room for twenty of its kind, and 4000 are left.
             paths = {
-                "/predict/mc?passes=200": {"content": small("7.png")},
-                "/predict/mc?passes=300": {"content": small("7.png")},
-                "/predict/mc/batch?passes=50": as_json([small("7.png")] * 3),
-                "/predict/mc/batch?passes=51": as_json([small("7.png")] * 4),
-                "/predict/batch": as_json([small("7.png")] * 12),
-                "/predict/batch?preprocess=auto": as_json([small("7.png")] * 13),
+                "/predict/mc?passes=168": {"content": small("7.png")},
+                "/predict/mc?passes=169": {"content": small("7.png")},
+                "/predict/mc/batch?passes=68": as_json([small("7.png")] * 2),
+                "/predict/mc/batch?passes=69": as_json([small("7.png")] * 2),
+                "/predict/batch": as_json([small("7.png")] * 10),
+                "/predict/batch?preprocess=auto": as_json([small("7.png")] * 11),
             }
             statuses = [
                 (await client.post(path, **request)).status_code for path, request in paths.items()
             ]
         assert statuses == [200, 429, 200, 429, 200, 429]
-        # While three quarters are free, a request may be larger than the limit.
+        # While seven eighths are free, a request may be larger than the limit.
         response = await client.post(
             "/predict/mc/batch?passes=1000", **as_json([small("7.png")] * 10)
         )
@@ -789,7 +789,7 @@ async def test_of_many_at_once_the_server_takes_what_it_promised(
     default_checkpoint: Checkpoint,
 ) -> None:
     async with (
-        serving(default_checkpoint, max_queued_passes=12_000) as app,
+        serving(default_checkpoint, max_queued_passes=20_000) as app,
         connect(app) as client,
     ):
         responses = await asyncio.gather(

@@ -580,14 +580,14 @@ async def test_admitted_work_is_counted_until_it_is_answered() -> None:
         assert batcher.queued == 0
 
 
-async def test_a_request_is_admitted_where_sixteen_like_it_would_fit() -> None:
+async def test_a_request_is_admitted_where_twenty_like_it_would_fit() -> None:
     async with serving(Adder(), max_queued=1000) as batcher:
-        with batcher.admit(840):  # 160 are left
+        with batcher.admit(800):  # 200 are left
             with batcher.admit(10), pytest.raises(OverloadedError), batcher.admit(10):
                 pass
             with pytest.raises(OverloadedError), batcher.admit(11):
                 pass
-            assert batcher.queued == 840
+            assert batcher.queued == 800
         assert batcher.queued == 0
 
 
@@ -599,14 +599,14 @@ async def test_beyond_the_limit_nothing_is_admitted() -> None:
             assert batcher.queued == 1000
 
 
-async def test_a_request_of_any_size_is_admitted_while_three_quarters_are_free() -> None:
+async def test_a_request_of_any_size_is_admitted_while_seven_eighths_are_free() -> None:
     async with serving(Adder(), max_queued=1000) as batcher:
-        with batcher.admit(251), pytest.raises(OverloadedError), batcher.admit(1001):
+        with batcher.admit(126), pytest.raises(OverloadedError), batcher.admit(1001):
             pass
-        with batcher.admit(250), batcher.admit(1001):
+        with batcher.admit(125), batcher.admit(1001):
             with pytest.raises(OverloadedError), batcher.admit(1):
                 pass
-            assert batcher.queued == 1251
+            assert batcher.queued == 1126
 
 
 @contextmanager

@@ -369,19 +369,19 @@ async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint
     async with app.router.lifespan_context(app), connect(app) as client:
         inference: Inference = app.state.inference
         with inference.batcher.admit(6000):
-            # Each needs room for sixteen of its kind, and 4000 are left.
+            # Each needs room for twenty of its kind, and 4000 are left.
             computed = inference.engine.passes_computed
             responses = [
                 await infer(client, model, json_body(DIGITS[:count], parameters))
                 for model, count, parameters in (
-                    ("mnist-mc", 1, {"passes": 300}),
-                    ("mnist-mc", 4, {"passes": 51}),
-                    ("mnist", 13, {}),
-                    ("mnist-mc", 1, {"passes": 200}),
-                    ("mnist", 12, {}),
+                    ("mnist-mc", 1, {"passes": 169}),
+                    ("mnist-mc", 2, {"passes": 69}),
+                    ("mnist", 11, {}),
+                    ("mnist-mc", 1, {"passes": 168}),
+                    ("mnist", 10, {}),
                 )
             ]
-            assert inference.engine.passes_computed == computed + 200
+            assert inference.engine.passes_computed == computed + 168
             assert inference.batcher.queued == 6000
 
     for response in responses[:3]:

@@ -211,7 +211,7 @@ def check_load(name: str, address: str) -> None:
             return statuses
 
     async def both() -> None:
-        target = post(f"{address}/predict/mc?passes=50", sample("7.png"), "image/png")
+        target = post(f"{address}/predict/mc?passes=50", [sample("7.png")], "image/png")
         load, statuses = await asyncio.gather(
             run_closed_loop(target, _CONNECTIONS, _LOAD_SECONDS), ask_photos()
         )

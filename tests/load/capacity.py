@@ -21,10 +21,10 @@ import numpy as np
 import uvloop
 
 from app.bench_servers import start_bench_app
+from app.examples import example_pngs
 from app.load_client import post, run_closed_loop
 from app.machine import describe_machine, usable_cores
 from tests.load.curves import ROOM, url_of
-from tests.load.price_of_doubt import example_body
 
 FITTED_PASSES = (10, 50, 200, 1000)
 CONNECTIONS = 16
@@ -86,7 +86,7 @@ class Server:
         found = await asyncio.gather(
             *(
                 run_closed_loop(
-                    post(url_of(self._base, passes), example_body(), "image/png"), count, seconds
+                    post(url_of(self._base, passes), example_pngs(), "image/png"), count, seconds
                 )
                 for passes, count in loops
             )

@@ -14,9 +14,9 @@ from statistics import median
 import uvloop
 
 from app.bench_servers import start_bench_app
+from app.examples import example_pngs
 from app.load_client import percentile, post, run_closed_loop
 from app.machine import describe_machine, usable_cores
-from tests.load.price_of_doubt import example_body
 
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)
 PASSES = (0, 1, 10, 20, 50, 100, 200, 500, 1000)  # 0: dropout off
@@ -32,7 +32,7 @@ async def measure_point(url: str, connections: int, seconds: float) -> tuple[flo
     Raises:
         RuntimeError: a request failed.
     """
-    target = post(url, example_body(), "image/png")
+    target = post(url, example_pngs(), "image/png")
     await run_closed_loop(target, connections, min(_WARM_UP_SECONDS, seconds))
     found = await run_closed_loop(target, connections, seconds)
     if found.failures or found.latencies.keys() != {"200"}:

@@ -1,5 +1,7 @@
 """What a large batch takes over HTTP, against the engine's own time for it and the decoding.
 
+Decoding is from the body to the pixels: base64 or the form first, the PNG files then.
+
 `python -m tests.load.large_batch` starts a server on one core and, from another, sends a batch of
 256 images with 50 passes, as JSON and as a form with files; between any two it lets the engine
 alone do the same work, in this process but on the server's core: layer 1, the passes and their
@@ -7,10 +9,11 @@ statistics, as `dropserve bench engine` times it.
 """
 
 import argparse
+import asyncio
 import json
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -21,11 +24,16 @@ from typing import Any
 import httpx
 import torch
 from PIL import Image
+from starlette.requests import Request
+from starlette.types import Message
 
 from app.bench_servers import start_bench_app
+from app.bodies import read_batch_request
 from app.examples import example_digits
 from app.images import decode_if_small
 from app.machine import describe_machine, usable_cores
+from app.schemas import McParameters
+from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engine import Engine, PassRange
 from model.masks import Passes
@@ -39,16 +47,17 @@ class Round:
     """Seconds."""
 
     batches: dict[str, float]  # by the form of the body
+    reading: dict[str, float]  # of the files out of such a body
+    decoding: float  # of the files
     engine: float
-    decoding: float
 
     def ratio(self, form: str) -> float:
         """The batch, without its decoding, over the engine."""
-        return (self.batches[form] - self.decoding) / self.engine
+        return (self.batches[form] - self.reading[form] - self.decoding) / self.engine
 
 
 def measure(address: str, core: int, images: int, passes: int, rounds: int) -> Iterator[Round]:
-    """Batch, engine and decoding in turns, all on the server's core: no two are equally fast."""
+    """Batch, decoding and engine in turns, all on the server's core: no two are equally fast."""
     engine = Engine(load_checkpoint(DEFAULT_CHECKPOINT).network)
     digits = example_digits()
     files = [_as_png(digits[number % len(digits)]) for number in range(images)]
@@ -64,16 +73,19 @@ def measure(address: str, core: int, images: int, passes: int, rounds: int) -> I
         }
     with closing(HTTPConnection(address.removeprefix("http://"), timeout=60)) as connection:
         for number in range(rounds + 1):
-            batches = {}
+            batches, reading = {}, {}
             for form, request in requests.items():
-                content = request.read()
+                content, headers = request.read(), dict(request.headers)
                 started = time.perf_counter()
-                connection.request("POST", path, content, dict(request.headers))
+                connection.request("POST", path, content, headers)
                 response = connection.getresponse()
                 answer = response.read()
                 batches[form] = time.perf_counter() - started
                 assert response.status == 200
                 assert len(json.loads(answer)["predictions"]) == images
+                with on_core(core):
+                    read, reading[form] = asyncio.run(_read(content, headers))
+                assert read == files
             with on_core(core):
                 started = time.perf_counter()
                 pixels = [_decode(file) for file in files]
@@ -81,7 +93,20 @@ def measure(address: str, core: int, images: int, passes: int, rounds: int) -> I
                 _compute(engine, pixels, passes)
                 computed = time.perf_counter()
             if number > 0:  # the first is for the caches
-                yield Round(batches, computed - decoded, decoded - started)
+                yield Round(batches, reading, decoded - started, computed - decoded)
+
+
+async def _read(body: bytes, headers: Mapping[str, str]) -> tuple[list[Any], float]:
+    """The files, as the server finds them, and the seconds that it took."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "headers": encoded, "query_string": b""}
+    started = time.perf_counter()
+    asked = await read_batch_request(Request(scope, receive), McParameters, Settings())
+    return asked.images, time.perf_counter() - started
 
 
 def _decode(file: bytes) -> Pixels:
@@ -119,8 +144,10 @@ def main() -> None:
     say(f"{describe_machine()}; {arguments.images} images, {arguments.passes} passes, medians")
     for form in rounds[0].batches:
         say(f"  the batch as {form}   {_ms([one.batches[form] for one in rounds])}")
+    for form in rounds[0].reading:
+        say(f"  reading the {form}    {_ms([one.reading[form] for one in rounds])}")
+    say(f"  decoding the PNGs   {_ms([one.decoding for one in rounds])}")
     say(f"  the engine alone    {_ms([one.engine for one in rounds])}")
-    say(f"  decoding alone      {_ms([one.decoding for one in rounds])}")
     for form in rounds[0].batches:
         ratio = median(one.ratio(form) for one in rounds)
         say(f"as {form}, without its decoding, over the engine: {ratio:.2f} (wanted: at most 1.1)")

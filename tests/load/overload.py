@@ -20,6 +20,7 @@ from statistics import median
 
 import uvloop
 
+from app.examples import example_pngs
 from app.load_client import (
     Measurement,
     Target,
@@ -30,7 +31,6 @@ from app.load_client import (
 )
 from app.machine import describe_machine, usable_cores
 from tests.conftest import ServerStarter
-from tests.load.price_of_doubt import example_body
 
 PASSES = 1000
 OVERLOAD, COMFORTABLE = 10, 0.8
@@ -73,7 +73,7 @@ async def measure(url: str, pid: int, seconds: float, *, has_own_core: bool) -> 
         seconds: how long each of the two open loops lasts.
         has_own_core: whether the load generator may keep its core busy.
     """
-    target = post(f"{url}/predict/mc?passes={PASSES}&seed=1", example_body(), "image/png")
+    target = post(f"{url}/predict/mc?passes={PASSES}&seed=1", example_pngs(), "image/png")
     await run_closed_loop(target, _CONNECTIONS, 1.0)
     trial_seconds = max(1.0, seconds / 5)
     capacity = (await run_closed_loop(target, _CONNECTIONS, trial_seconds)).in_time / trial_seconds

@@ -7,7 +7,6 @@ connections. Ratios are medians of the rounds' own ratios. wrk is Debian's packa
 """
 
 import argparse
-import base64
 import json
 import shutil
 import subprocess
@@ -20,8 +19,9 @@ from statistics import median
 
 import httpx
 
+from app.bench_report import describe_images
 from app.bench_servers import set_constant, start_bench_app
-from app.examples import example_png_base64
+from app.examples import example_pngs
 from app.machine import describe_machine, usable_cores
 
 TARGETS = ("constant", "predict", "mc")
@@ -30,10 +30,18 @@ RATIOS = (("predict", "constant"), ("mc", "predict"))
 _WARM_UP_SECONDS = 1
 
 _SCRIPT = """
-wrk.method = "POST"
-local file = io.open("BODY", "rb")
-wrk.body = file:read("*a")
-file:close()
+local requests, number = {}, 0
+init = function()
+   for i, name in ipairs(BODIES) do
+      local file = io.open(name, "rb")
+      requests[i] = wrk.format("POST", nil, nil, file:read("*a"))
+      file:close()
+   end
+end
+request = function()
+   number = number % #requests + 1
+   return requests[number]
+end
 done = function(summary, latency, requests)
    local e = summary.errors
    io.write(string.format(
@@ -54,12 +62,15 @@ class Figures:
     failed: int  # requests without an answer
 
 
-def write_script(folder: Path, body: bytes, headers: Mapping[str, str]) -> Path:
-    """What wrk is to send, as a script in the folder."""
-    image, script = folder / "image.png", folder / "post.lua"
-    image.write_bytes(body)
+def write_script(folder: Path, bodies: Sequence[bytes], headers: Mapping[str, str]) -> Path:
+    """What wrk is to send, one body after the other, as a script in the folder."""
+    files = [folder / f"{number}.png" for number in range(len(bodies))]
+    for file, body in zip(files, bodies, strict=True):
+        file.write_bytes(body)
     set_headers = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
-    script.write_text("\n".join([*set_headers, _SCRIPT.replace("BODY", str(image))]))
+    names = "{" + ", ".join(f'"{file}"' for file in files) + "}"
+    script = folder / "post.lua"
+    script.write_text("\n".join([*set_headers, _SCRIPT.replace("BODIES", names)]))
     return script
 
 
@@ -78,14 +89,9 @@ def run_wrk(url: str, script: Path, connections: int, seconds: int, core: int | 
     )
 
 
-def example_body() -> bytes:
-    """A digit, 28x28, as PNG."""
-    return base64.b64decode(example_png_base64())
-
-
 def measure(
     base: str,
-    body: bytes,
+    bodies: Sequence[bytes],
     *,
     passes: int,
     connections: int,
@@ -100,10 +106,10 @@ def measure(
         "mc": f"{base}/predict/mc?passes={passes}",
     }
     headers = {"content-type": "image/png"}
-    answer = httpx.post(urls["predict"], content=body, headers=headers, trust_env=False)
+    answer = httpx.post(urls["predict"], content=bodies[0], headers=headers, trust_env=False)
     set_constant(base, answer.raise_for_status().content)
     with tempfile.TemporaryDirectory() as folder:
-        script = write_script(Path(folder), body, headers)
+        script = write_script(Path(folder), bodies, headers)
         for name in TARGETS:
             run_wrk(urls[name], script, connections, _WARM_UP_SECONDS, core)
         for _ in range(rounds):
@@ -135,23 +141,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--passes", type=int, default=50)
-    parser.add_argument("--image", type=Path, help="PNG; without it a digit, 28x28")
+    parser.add_argument("--image", type=Path, help="PNG; without it 32 digits, 28x28, in turn")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (Debian: apt-get install wrk)")
-    body = arguments.image.read_bytes() if arguments.image else example_body()
+    bodies = [arguments.image.read_bytes()] if arguments.image else example_pngs()
     cores = usable_cores()
     server_core, wrk_core = (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
     say(f"{describe_machine()}; server on core {server_core}, wrk on core {wrk_core}")
     say(
-        f"{arguments.connections} connections, an image of {len(body)} bytes, {arguments.passes} "
-        f"passes, {arguments.rounds} rounds of {arguments.seconds} s, requests/s:"
+        f"{arguments.connections} connections, {describe_images([*map(len, bodies)])}, "
+        f"{arguments.passes} passes, {arguments.rounds} rounds of {arguments.seconds} s, "
+        "requests/s:"
     )
     with start_bench_app(server_core) as base:
         rounds = list(
             measure(
                 base,
-                body,
+                bodies,
                 passes=arguments.passes,
                 connections=arguments.connections,
                 seconds=arguments.seconds,

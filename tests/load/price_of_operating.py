@@ -17,8 +17,9 @@ from statistics import mean, median
 
 from app.api_keys import key_line, make_key
 from app.bench_servers import start_bench_app
+from app.examples import example_pngs
 from app.machine import describe_machine, usable_cores
-from tests.load.price_of_doubt import Figures, example_body, run_wrk, say, write_script
+from tests.load.price_of_doubt import Figures, run_wrk, say, write_script
 
 ON = {
     "DROPSERVE_METRICS": "on",
@@ -112,7 +113,7 @@ def main() -> None:
         start_bench_app(server_core, OFF) as off,
     ):
         headers = {"content-type": "image/png", "authorization": f"Bearer {key}"}
-        script = write_script(Path(folder), example_body(), headers)
+        script = write_script(Path(folder), example_pngs(), headers)
         for path in ("/predict", f"/predict/mc?passes={arguments.passes}"):
             rounds = list(measure(on + path, off + path, script, arguments, wrk_core))
             lines, share = describe(path, rounds)

@@ -90,7 +90,7 @@ async def rates_of(address: str, connections: int, seconds: float) -> dict[str, 
     """Requests a second, by what is asked."""
     found = {}
     for route, (name, content) in itertools.product(_ROUTES, _CONTENTS.items()):
-        target = post(f"{address}{route}", content, "image/png")
+        target = post(f"{address}{route}", [content], "image/png")
         await run_closed_loop(target, connections, 1.0)
         measurement = await run_closed_loop(target, connections, seconds)
         _require_successes(measurement)
@@ -119,7 +119,7 @@ class Kill(NamedTuple):
 
 async def kill_one(address: str, pid: int, connections: int) -> Kill:
     """Kills a replica, and goes on asking until some time after another has its place."""
-    target = post(f"{address}/predict/mc?seed=1", _CONTENTS["28x28 PNG"], "image/png")
+    target = post(f"{address}/predict/mc?seed=1", [_CONTENTS["28x28 PNG"]], "image/png")
     before = replicas_under(pid)
     killed = recovered = 0.0
     outcomes: Counter[str] = Counter()

@@ -38,7 +38,7 @@ def v2_target(base: str, *, model: str = "mnist") -> Target:
         *(f"{name}: {value}" for name, value in body.all_headers.items()),
     ]
     head = "".join(f"{line}\r\n" for line in lines) + "\r\n"
-    return Target(parts.hostname or "", parts.port or 80, False, head.encode() + body.content)
+    return Target(parts.hostname or "", parts.port or 80, False, (head.encode() + body.content,))
 
 
 class Rate(NamedTuple):
@@ -69,7 +69,7 @@ async def measure(
 ) -> list[tuple[float, float]]:
     """Prints every round, and returns the rounds' ratios V2 / native, by clock and by processor."""
     targets = {
-        "png": post(f"{base}/predict", b64decode(example_png_base64()), "image/png"),
+        "png": post(f"{base}/predict", [b64decode(example_png_base64())], "image/png"),
         "v2": v2_target(base),
     }
     for target in targets.values():

@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.examples import example_pixels, example_png_base64
+from app.examples import example_digits, example_pngs
 from model.checkpoint import DEFAULT_CHECKPOINT
 from tests.conftest import OURS, ROOT
 
@@ -21,9 +21,9 @@ _COMMON = (
     *("torch==2.13.0", "numpy>=2.2,<3", "pillow>=13,<14", "safetensors>=0.8,<1"),
     *("uvicorn>=0.54,<1", "uvloop>=0.23,<1", "httptools>=0.9,<1"),
 )
-# A digit of 28x28 pixels: who sends larger ones would measure the decoding of PNG.
-_PNG = base64.b64decode(example_png_base64())
-_PIXELS: list[int] = example_pixels().ravel().tolist()
+# Digits of 28x28 pixels: who sends larger ones would measure the decoding of PNG.
+_PNGS = tuple(example_pngs())
+_PIXELS: list[list[int]] = [digit.ravel().tolist() for digit in example_digits()]
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ OFF = Batching()
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent to a server."""
+    """What is sent to a server: bodies in turn."""
 
     path: str
-    body: bytes
+    bodies: tuple[bytes, ...]
     content_type: str = "application/json"
 
 
@@ -69,8 +69,8 @@ class Peer:
     candidates: tuple[Batching, ...] = ()
 
 
-def _json(document: object) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
+def _json(documents: Iterable[object]) -> tuple[bytes, ...]:
+    return tuple(json.dumps(each, separators=(",", ":")).encode() for each in documents)
 
 
 def _script(name: str) -> Callable[[Path, int, Path], list[str]]:
@@ -111,13 +111,13 @@ PEERS = (
     Peer(
         "FastAPI",
         "fastapi==0.165.0",
-        Request("/predict", _PNG, "image/png"),
+        Request("/predict", _PNGS, "image/png"),
         _script("serve_fastapi.py"),
     ),
     Peer(
         "LitServe",
         "litserve==0.2.19",
-        Request("/predict", _json({"image": base64.b64encode(_PNG).decode()})),
+        Request("/predict", _json({"image": base64.b64encode(png).decode()} for png in _PNGS)),
         _script("serve_litserve.py"),
         tuned=Batching(64, 0.001),
         candidates=tuple(Batching(m, w) for m in (8, 16, 64) for w in (0.0, 0.001, 0.005)),
@@ -125,7 +125,7 @@ PEERS = (
     Peer(
         "BentoML",
         "bentoml==1.4.40",
-        Request("/predict", _json({"pixels": [_PIXELS]})),
+        Request("/predict", _json({"pixels": [pixels]} for pixels in _PIXELS)),
         _start_bentoml,
         tuned=Batching(64, 1.0),
         candidates=tuple(Batching(m, w) for m in (16, 64) for w in (0.02, 0.1, 1.0)),
@@ -142,10 +142,11 @@ PEERS = (
                             "name": "pixels",
                             "shape": [1, 784],
                             "datatype": "UINT8",
-                            "data": _PIXELS,
+                            "data": pixels,
                         }
                     ]
                 }
+                for pixels in _PIXELS
             ),
         ),
         _start_mlserver,
@@ -154,8 +155,8 @@ PEERS = (
     ),
 )
 OURS_REQUESTS = {
-    "predict": Request("/predict", _PNG, "image/png"),
-    "mc": Request("/predict/mc?passes={passes}", _PNG, "image/png"),
+    "predict": Request("/predict", _PNGS, "image/png"),
+    "mc": Request("/predict/mc?passes={passes}", _PNGS, "image/png"),
 }
 
 
