@@ -135,14 +135,14 @@ def _measure(
     ceiling: float,
 ) -> Row:
     # Each call has the next batch: digits differ in how many units they leave alive.
-    digits = itertools.cycle(batches)
+    ours = itertools.cycle(batches)
     inputs = [normalise(np.stack(batch), network.config) for batch in batches]
     theirs, expanded = itertools.cycle(inputs), itertools.cycle(inputs)
     textbook_network = _as_sequential(network)
     seeds = random.Random(0)  # nosec B311: the same in every run
 
     def run_engine() -> None:
-        batch = next(digits)
+        batch = next(ours)
         images = engine.prepare(batch, [Passes(T, seeds.getrandbits(32)) for _ in batch])
         for probs in engine.sample([PassRange(image, 0, T) for image in images]):
             summarise(probs)
@@ -155,11 +155,11 @@ def _measure(
     times = _time_rounds(variants, rounds)
     seconds = median(times["engine"])
     ratios = [slow / fast for slow, fast in zip(times["textbook"], times["engine"], strict=True)]
-    images = len(batches[0])
-    gflops = images * _nominal_flops(network, T) / seconds / 1e9
+    size = len(batches[0])
+    gflops = size * _nominal_flops(network, T) / seconds / 1e9
     timings = {name: _timing(values) for name, values in times.items()}
     return Row(
-        images,
+        size,
         T,
         **timings,
         speedup=median(ratios),

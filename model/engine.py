@@ -4,7 +4,7 @@ What makes it fast:
 
 1. Layer 1 is the same in every pass and sees mostly black: it is one weighted sum over the rows of
    the inked pixels, with the normalisation folded into weights and bias.
-2. After its ReLU few units of layer 1 are alive, fewer than one in five on digits. A silent unit is
+2. After its ReLU few units of layer 1 are alive, about one in five on digits. A silent unit is
    silent in every pass, so layer 2 multiplies the living ones only.
 3. The scaling of kept units is folded into the next layer's weights: a mask costs one product with
    0 or 1, made from raw random bytes by one comparison.

@@ -173,9 +173,9 @@ async def serving(script: Callable[[int], Answer]) -> AsyncIterator[tuple[Script
     scripted = ScriptedServer(script)
     server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
     async with server:
-        port = server.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predict"
         try:
-            yield scripted, post(f"http://127.0.0.1:{port}/predict", [b"digit"], "image/png")
+            yield scripted, post(url, [b"digit", b"another"], "image/png")
         finally:
             tasks = [task for task in scripted.tasks if task is not None]
             for task in tasks:

@@ -53,7 +53,11 @@ class Round:
 
     def ratio(self, form: str) -> float:
         """The batch, without its decoding, over the engine."""
-        return (self.batches[form] - self.reading[form] - self.decoding) / self.engine
+        return self.ratio_with_reading(form) - self.reading[form] / self.engine
+
+    def ratio_with_reading(self, form: str) -> float:
+        """As if reading the files out of the body were no decoding."""
+        return (self.batches[form] - self.decoding) / self.engine
 
 
 def measure(address: str, core: int, images: int, passes: int, rounds: int) -> Iterator[Round]:
@@ -150,7 +154,11 @@ def main() -> None:
     say(f"  the engine alone    {_ms([one.engine for one in rounds])}")
     for form in rounds[0].batches:
         ratio = median(one.ratio(form) for one in rounds)
-        say(f"as {form}, without its decoding, over the engine: {ratio:.2f} (wanted: at most 1.1)")
+        strict = median(one.ratio_with_reading(form) for one in rounds)
+        say(
+            f"as {form}, without its decoding, over the engine: {ratio:.2f} (wanted: at most 1.1); "
+            f"with the reading of the {form}: {strict:.2f}"
+        )
 
 
 def _ms(seconds: list[float]) -> str:

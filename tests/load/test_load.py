@@ -60,7 +60,9 @@ def test_a_batch_is_held_against_the_engine() -> None:
 
     assert one.batches.keys() == {"JSON", "form"}
     for form, seconds in one.batches.items():
-        assert one.ratio(form) == (seconds - one.reading[form] - one.decoding) / one.engine
+        decoding = one.reading[form] + one.decoding
+        assert one.ratio(form) == pytest.approx((seconds - decoding) / one.engine)
+        assert one.ratio_with_reading(form) > one.ratio(form)
 
 
 def a_rate(requests_per_second: float) -> Figures:
@@ -99,6 +101,17 @@ def test_wrk_measures_all_three_targets() -> None:
     for one in figures.values():
         assert one.requests_per_second > 0
         assert (one.refused, one.failed) == (0, 0)
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_wrk_sends_every_body(servers: ServerStarter, tmp_path: Path) -> None:
+    bodies = [sample("7.png"), b"no image"]
+    script = price_of_doubt.write_script(tmp_path, bodies, {"content-type": "image/png"})
+
+    figures = price_of_doubt.run_wrk(f"{servers.start().address}/predict", script, 2, 1, None)
+
+    assert figures.refused > 0
+    assert figures.failed == 0
 
 
 @pytest.mark.parametrize("mutated", [body_mutations.mutated_images, body_mutations.mutated_bodies])
