@@ -31,7 +31,7 @@ RUN find /opt/dropserve -depth \( \
         -o -path '*/torch/bin/*' -not -name torch_shm_manager \
         -o -name '*.a' -o -type d -name tests -not -path '*/torch/*' \
     \) -exec rm -rf {} + \
-    && /opt/dropserve/bin/python -c "import app.server"
+    && /opt/dropserve/bin/python -c "import app.process.server"
 
 # hadolint ignore=DL3006
 FROM ${BASE}

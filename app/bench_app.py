@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from app.factory import create_app, load_served_checkpoint
-from app.logs import configure_logs
-from app.server import run_app
+from app.api.application import create_app, load_served_checkpoint
+from app.process.server import run_app
 from app.settings import Settings, load_settings
+from app.telemetry.logs import configure_logs
 
 
 def create_bench_app(settings: Settings) -> FastAPI:

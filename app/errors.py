@@ -40,6 +40,13 @@ from typing import ClassVar
 
 import model.errors
 
+# How the commands end.
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_ABSTAINED = 3
+EXIT_INTERRUPTED = 130
+
 
 class ApiError(Exception):
     """Base of everything that is answered with the one error body.
@@ -314,7 +321,7 @@ def from_image_error(error: model.errors.ImageError, *, param: str | None = None
     """What the API answers when `model` refuses an image; the message stays.
 
     Args:
-        error: as raised by `model.preprocessing`.
+        error: as raised by `model.digits.preprocessing`.
         param: the field that the image came in, where it has a name.
     """
     return _FROM_MODEL[type(error)](str(error), param=param)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from app.bearer import bearer
+from app.client.bearer import bearer
 
 # How long answers are waited for after the last request was sent.
 DRAIN_SECONDS = 10.0

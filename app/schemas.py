@@ -5,10 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.adaptive import StopReason
-from model.decisions import Outcome, Reason
-from model.masks import MAX_SEED, Estimator
-from model.preprocessing import Preprocess
+from model.literals import MAX_SEED, Estimator, Outcome, Preprocess, Reason, StopReason
 
 
 @dataclass(frozen=True)

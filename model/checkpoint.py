@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from model.calibration import read_calibration
 from model.errors import CheckpointError, ShapeError
 from model.files import DEFAULT_CHECKPOINT as DEFAULT_CHECKPOINT
 from model.files import write_atomically
-from model.mlp import MLP, MLPConfig
+from model.network import MLP, MLPConfig
+from model.uncertainty.calibration import read_calibration
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dropserve"

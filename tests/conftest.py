@@ -17,7 +17,7 @@ import torch
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.factory import create_app
+from app.api.application import create_app
 from app.schemas import McParameters
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint

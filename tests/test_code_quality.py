@@ -76,7 +76,7 @@ def test_the_model_knows_no_http_and_no_environment() -> None:
 
 
 def test_ray_is_an_extra_that_nothing_else_needs() -> None:
-    with_ray = {ROOT / "app" / "ray_serve.py", ROOT / "app" / "scoring" / "on_ray.py"}
+    with_ray = {ROOT / "app" / "process" / "ray_serve.py", ROOT / "app" / "scoring" / "on_ray.py"}
     every = [module for package in PACKAGES for module in modules(package)]
     assert {module for module in every if "ray" in imported_packages(module)} == with_ray
     for module in every:
@@ -94,7 +94,11 @@ def _imports_ours(node: ast.stmt, ours: set[Path]) -> bool:
 
 def test_imports_do_not_go_in_circles() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import training.cli, training.train, app.factory, app.server"],
+        [
+            sys.executable,
+            "-c",
+            "import training.cli, training.train, app.api.application, app.process.server",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ PAGE = (ROOT / "app" / "threat-model.md").read_text()
 # What opens connections of its own. uvicorn and asyncio answer those of others.
 FETCHING = {"httpx", "urllib3", "requests", "aiohttp", "http", "ftplib", "smtplib"}
 # Commands of the user's own machine, which serve nobody.
-COMMANDS = re.compile(r"app/(client|bench|load_client|predict|scoring/)")
+COMMANDS = re.compile(r"app/(client|cli|bench|load_client|scoring)")
 
 
 def test_every_test_that_the_threat_model_names_exists() -> None:
@@ -40,7 +40,7 @@ def test_nothing_in_the_server_can_fetch() -> None:
         for module in modules("app") + modules("model")
         if not COMMANDS.match(str(module.relative_to(ROOT)))
     ]
-    assert Path(ROOT / "app" / "factory.py") in serving
+    assert Path(ROOT / "app" / "api" / "application.py") in serving
     for module in serving:
         assert not imported_packages(module) & FETCHING, module
         assert "urlopen" not in module.read_text(), module

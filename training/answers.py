@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.checkpoint import Checkpoint
-from model.engine import Engine
-from model.masks import Estimator, Passes
-from model.mlp import MLP, round_rate
-from model.uncertainty import Array, summarise
+from model.engines.relu_mlp import Engine
+from model.literals import Estimator
+from model.network import MLP, round_rate
+from model.sampling.masks import Passes
+from model.uncertainty.statistics import Array, summarise
 from training.data import DATASETS, Dataset
 from training.errors import TrainingError
 

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.calibration import apply_temperature
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.engine import Engine
+from model.engines.relu_mlp import Engine
 from model.errors import CheckpointError
-from model.masks import Estimator
-from model.uncertainty import Array, entropy
+from model.literals import Estimator
+from model.uncertainty.calibration import apply_temperature
+from model.uncertainty.statistics import Array, entropy
 from training.answers import McAnswers, Pixels, dataset_of, predict_all, sample_all, with_rates
 from training.config import CalibrationRules
 from training.data import Images, load_images

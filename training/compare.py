@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from model.mlp import MLP
+from model.network import MLP
 from training.config import TrainConfig
 from training.data import Images
 from training.grid import Experiment, Outcome, run_grid

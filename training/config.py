@@ -155,7 +155,7 @@ class TrainConfig:
 
     def rounded_rates(self) -> tuple[float, ...]:
         """The dropout rates that the network really uses."""
-        from model.mlp import round_rate  # here, since --help needs the fields and no torch
+        from model.network import round_rate  # here, since --help needs the fields and no torch
 
         return tuple(round_rate(rate) for rate in self.dropout)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.masks import MAX_SEED
+from model.literals import MAX_SEED
 from training.augmentation import Distortion, distort
 from training.config import TrainConfig
 from training.data import Dataset, Images

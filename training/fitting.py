@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
-from model.calibration import apply_temperature
-from model.uncertainty import Array
+from model.uncertainty.calibration import apply_temperature
+from model.uncertainty.statistics import Array
 from training.metrics import Labels, negative_log_likelihood
 
 _LEAST_TEMPERATURE, _LARGEST_TEMPERATURE = 0.05, 20.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from model.mlp import MLP
+from model.network import MLP
 from training.config import TrainConfig
 from training.data import Images, load_images
 from training.regularisers import best_epoch

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.uncertainty import Array
+from model.uncertainty.statistics import Array
 
 Labels = NDArray[np.int64]
 Binning = Literal["width", "mass"]

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from model.mlp import MLP
+from model.network import MLP
 from training.config import TrainConfig
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.masks import random_bytes
-from model.mlp import RATE_STEPS
+from model.network import RATE_STEPS
+from model.sampling.masks import random_bytes
 
-# A row of random bytes is a multiple of this; see `model.masks.random_bytes`.
+# A row of random bytes is a multiple of this; see `model.sampling.masks.random_bytes`.
 _ROW_MULTIPLE = 32
 
 
@@ -49,11 +49,13 @@ def cap_norms(weight: Tensor, max_norm: float) -> None:
 
 
 def keep_inputs(rate: float, seed: int, images: int, inputs: int, *, first_image: int) -> Tensor:
-    """Keep-masks of the inputs, counted like `model.masks`: a seed and a number determine a mask.
+    """Keep-masks of the inputs, counted like `model.sampling.masks`.
+
+    A seed and a number determine a mask.
 
     Args:
         rate: probability of dropping an input, a multiple of 1/256.
-        seed: 0 to `model.masks.MAX_SEED`; not the one of the hidden units' masks.
+        seed: 0 to `model.sampling.masks.MAX_SEED`; not the one of the hidden units' masks.
         images: B, how many images.
         inputs: values per image.
         first_image: number of the first image in the run, from 0.

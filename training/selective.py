@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from model.uncertainty import Array
+from model.uncertainty.statistics import Array
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from model.uncertainty import Array
+from model.uncertainty.statistics import Array
 from training.metrics import ECE_BINS, Binning, bin_numbers, confidence_gap
 
 # Resampled at a time: indices of 100 resamplings of 10,000 images are 8 MB.

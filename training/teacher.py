@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.checkpoint import VERSION_DIGITS, load_checkpoint
 from model.errors import CheckpointError
-from model.mlp import MLP
+from model.network import MLP
 from training.convnet import load_convnet
 from training.errors import TrainingError
 

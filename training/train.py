@@ -24,11 +24,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.digits.preprocessing import normalise
 from model.errors import CheckpointError
 from model.files import write_atomically
-from model.masks import draw_masks
-from model.mlp import MLP, MLPConfig, round_rate
-from model.preprocessing import normalise
+from model.network import MLP, MLPConfig, round_rate
+from model.sampling.masks import draw_masks
 from training.config import TrainConfig
 from training.data import FILES, MNIST, Images
 from training.epochs import (

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from app.inference.jobs import Answer
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
-from app.work import Answer
 from model.checkpoint import Checkpoint
-from model.preprocessing import SIDE
+from model.literals import SIDE
 
 Datatype = Literal["UINT8", "FP32", "INT64", "BYTES"]
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.bodies import parse_parameters
+from app.api.bodies import parse_parameters
 from app.errors import InvalidParameterError
 from app.open_inference.errors import InvalidRequestError
 from app.open_inference.models import PIXELS, ServedModel, Tensor
@@ -17,7 +17,7 @@ from app.open_inference.tensors import (
     read_input_header,
 )
 from app.schemas import McParameters, PredictParameters
-from model.preprocessing import Pixels
+from model.digits.preprocessing import Pixels
 
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 from numpy.typing import NDArray
 
+from app.api.answers import encode_json
+from app.inference.jobs import Answer
 from app.open_inference.models import VERSION, ServedModel, Tensor
 from app.open_inference.requests import RequestHeader
-from app.responses import encode_json
-from app.work import Answer
 
 
 def build_response(

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bodies import decode_base64
+from app.api.bodies import decode_base64
 from app.errors import TooManyImagesError
 from app.open_inference.errors import InvalidRequestError
 from app.open_inference.models import IMAGE, PIXEL_COUNT, PIXELS
-from model.preprocessing import SIDE, Pixels
+from model.digits.preprocessing import Pixels
+from model.literals import SIDE
 
 _FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _ITEM_SHAPES: Mapping[str, tuple[list[int], ...]] = {

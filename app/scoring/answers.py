@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from model.calibration import Calibration, apply_temperature
-from model.decisions import decide
-from model.uncertainty import Summaries
+from model.uncertainty.calibration import Calibration, apply_temperature
+from model.uncertainty.decisions import decide
+from model.uncertainty.statistics import Summaries
 
 
 def table_schema(classes: int) -> pa.Schema:

@@ -9,7 +9,7 @@ from lzma import LZMAError
 from pathlib import PurePosixPath
 from typing import IO
 
-from app.image_files import is_image_name
+from app.scoring.folders import is_image_name
 from app.scoring.items import Failure, Image, Item, UnreadableError
 from app.scoring.limits import LARGEST_FILE_BYTES, too_large
 

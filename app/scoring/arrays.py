@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from app.scoring.items import Failure, Image, Item, UnreadableError
 from app.scoring.limits import LARGEST_IMAGE_PIXELS
+from model.literals import SIDE
 
 _GZIP = b"\x1f\x8b"
 _MOST_GZIP_RATIO = 1032  # what deflate can reach
-SIDE = 28  # of what is stored flat
 IDX_UINT8 = b"\0\0\x08"
 _READ_BYTES = 2**20
 # What reading damaged bytes raises.

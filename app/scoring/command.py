@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.exit_codes import EXIT_FAILED
+from app.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
-    from app.predict_command import Commands
+    from app.cli.predict_command import Commands
 
 _DESCRIPTION = """\
 Score millions of images into one Parquet table: a row an image, in the order of the input. Killed

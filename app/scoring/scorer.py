@@ -10,21 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from app.api.application import load_served_checkpoint
+from app.cli.predict_inputs import printable
 from app.errors import ApiError, from_image_error
-from app.factory import load_served_checkpoint
-from app.images import decode_if_small, decode_scaled
-from app.predict_inputs import printable
+from app.inference.decoding import decode_if_small, decode_scaled
+from app.inference.jobs import DRAWN_SEED_BITS
 from app.scoring.answers import answer_columns, table_schema
 from app.scoring.items import FAILURES_KEY, Failure, Image, Item, Reader, UnreadableError
 from app.scoring.question import Question
 from app.scoring.sources import Chunk, Piece, cannot_be_read, open_reader
-from app.work import DRAWN_SEED_BITS
-from model.calibration import read_calibration
-from model.engine import PassRange, build_engine
+from model.digits.preprocessing import Preprocessed, find_digits
+from model.engines.relu_mlp import PassRange, build_engine
 from model.errors import ImageError
-from model.masks import Passes
-from model.preprocessing import Preprocessed, find_digits
-from model.uncertainty import Summaries, summarise_together
+from model.sampling.masks import Passes
+from model.uncertainty.calibration import read_calibration
+from model.uncertainty.statistics import Summaries, summarise_together
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from app.image_files import IMAGE_ENDINGS, walk_files
 from app.scoring.archives import TarReader, ZipReader
 from app.scoring.arrays import IDX_UINT8, IdxReader, NumpyReader
+from app.scoring.folders import IMAGE_ENDINGS, walk_files
 from app.scoring.items import Failure, Item, Reader, UnreadableError
 from app.scoring.limits import CHUNK_BYTES, CHUNK_ROWS, LARGEST_FILE_BYTES, too_large
 from app.scoring.parquet_column import ParquetReader

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app.load_client
-from app.api_keys import key_line, make_key
+from app.api.api_keys import key_line, make_key
 from app.bench_app import create_bench_app
 from app.bench_report import (
     Conditions,
@@ -32,7 +32,7 @@ from app.bench_report import (
     to_document,
     to_text,
 )
-from app.cli import main
+from app.cli.main import main
 from app.load_client import (
     LoadClientError,
     Measurement,
@@ -615,7 +615,7 @@ def test_impossible_numbers_are_wrong_usage(
 def test_the_help_needs_neither_torch_nor_uvicorn() -> None:
     script = (
         "import sys\n"
-        "from app.cli import main\n"
+        "from app.cli.main import main\n"
         "try:\n"
         "    main(['bench', 'http', '--help'])\n"
         "except SystemExit:\n"

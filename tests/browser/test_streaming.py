@@ -10,7 +10,7 @@ import uvicorn
 from playwright.sync_api import Browser, expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.factory import create_app
+from app.api.application import create_app
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from tests.browser.chromium import wait_for_answer

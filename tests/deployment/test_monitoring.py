@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.prometheus_text import Scrape
+from tests.app.telemetry.prometheus_text import Scrape
 from tests.conftest import ROOT, RunningServer, ServerStarter, sample
 
 pytestmark = pytest.mark.slow

@@ -70,7 +70,7 @@ def test_ray_knows_every_field_of_the_config() -> None:
     ],
 )
 def test_settings_that_cannot_be_are_refused(args: dict[str, str], message: str) -> None:
-    program = f"from app.ray_serve import app; app({args})"
+    program = f"from app.process.ray_serve import app; app({args})"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )

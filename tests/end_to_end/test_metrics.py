@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.prometheus_text import Scrape
+from tests.app.telemetry.prometheus_text import Scrape
 from tests.conftest import ServerStarter, sample
 from tests.load.life_cycle import workers_of
 

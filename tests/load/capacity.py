@@ -20,10 +20,10 @@ from statistics import median
 import numpy as np
 import uvloop
 
+from app.api.examples import example_pngs
 from app.bench_servers import start_bench_app
-from app.examples import example_pngs
+from app.cli.machine import describe_machine, usable_cores
 from app.load_client import post, run_closed_loop
-from app.machine import describe_machine, usable_cores
 from tests.load.curves import ROOM, url_of
 
 FITTED_PASSES = (10, 50, 200, 1000)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from app.machine import describe_machine
+from app.cli.machine import describe_machine
 from tests.conftest import OURS, ROOT
 from tests.load.ports import free_port
 

@@ -16,9 +16,9 @@ from statistics import median, quantiles
 import numpy as np
 from PIL import Image
 
-from app.images import decode_scaled
-from app.machine import describe_machine
-from model.preprocessing import find_digits, preprocess_image
+from app.cli.machine import describe_machine
+from app.inference.decoding import decode_scaled
+from model.digits.preprocessing import find_digits, preprocess_image
 from tests.samples.draw import draw_digit
 
 MAX_PIXELS = 50_000_000

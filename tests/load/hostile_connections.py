@@ -24,9 +24,9 @@ from random import Random
 
 import uvloop
 
-from app.examples import example_png_base64
+from app.api.examples import example_png_base64
+from app.cli.machine import describe_machine, usable_cores
 from app.load_client import percentile
-from app.machine import describe_machine, usable_cores
 from tests.conftest import RunningServer, ServerStarter
 from tests.load.overload import on_core, resident_mib, say
 

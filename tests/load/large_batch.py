@@ -27,18 +27,18 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.types import Message
 
+from app.api.bodies import read_batch_request
+from app.api.examples import example_digits
 from app.bench_servers import start_bench_app
-from app.bodies import read_batch_request
-from app.examples import example_digits
-from app.images import decode_if_small
-from app.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine, usable_cores
+from app.inference.decoding import decode_if_small
 from app.schemas import McParameters
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.engine import Engine, PassRange
-from model.masks import Passes
-from model.preprocessing import Pixels, take_as_it_is
-from model.uncertainty import summarise
+from model.digits.preprocessing import Pixels, take_as_it_is
+from model.engines.relu_mlp import Engine, PassRange
+from model.sampling.masks import Passes
+from model.uncertainty.statistics import summarise
 from tests.load.overload import on_core, say
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from app.machine import describe_machine
+from app.cli.machine import describe_machine
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
 from tests.conftest import RunningServer, ServerStarter
 from tests.load.steady_load import Answer, Seen, steady_load

@@ -20,7 +20,8 @@ from statistics import median
 
 import uvloop
 
-from app.examples import example_pngs
+from app.api.examples import example_pngs
+from app.cli.machine import describe_machine, usable_cores
 from app.load_client import (
     Measurement,
     Target,
@@ -29,7 +30,6 @@ from app.load_client import (
     run_closed_loop,
     run_open_loop,
 )
-from app.machine import describe_machine, usable_cores
 from tests.conftest import ServerStarter
 
 PASSES = 1000

@@ -19,10 +19,10 @@ from statistics import median
 
 import httpx
 
+from app.api.examples import example_pngs
 from app.bench_report import describe_images
 from app.bench_servers import set_constant, start_bench_app
-from app.examples import example_pngs
-from app.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine, usable_cores
 
 TARGETS = ("constant", "predict", "mc")
 RATIOS = (("predict", "constant"), ("mc", "predict"))

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 
-from app.api_keys import key_line, make_key
+from app.api.api_keys import key_line, make_key
+from app.api.examples import example_pngs
 from app.bench_servers import start_bench_app
-from app.examples import example_pngs
-from app.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine, usable_cores
 from tests.load.price_of_doubt import Figures, run_wrk, say, write_script
 
 ON = {

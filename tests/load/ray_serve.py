@@ -26,9 +26,9 @@ import httpx
 import uvloop
 import yaml
 
-from app.examples import example_png_base64
+from app.api.examples import example_png_base64
+from app.cli.machine import describe_machine
 from app.load_client import Measurement, post, run_closed_loop
-from app.machine import describe_machine
 from tests.conftest import ROOT, ServerStarter, sample
 from tests.isolation import ISOLATED
 from tests.load.overload import say

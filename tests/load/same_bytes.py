@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from app.machine import describe_machine
+from app.cli.machine import describe_machine
 from tests.conftest import ServerStarter, sample
 
 _IMAGES = (*(f"{digit}.png" for digit in range(10)), "doubtful.png", "not_a_digit.png")

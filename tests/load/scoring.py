@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine, usable_cores
 from app.scoring.arrays import IdxReader
 from app.scoring.limits import CHUNK_ROWS
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.engine import PassRange, build_engine
-from model.masks import Passes
+from model.engines.relu_mlp import PassRange, build_engine
+from model.sampling.masks import Passes
 from tests.conftest import OURS, find_mnist
 from tests.load.overload import say
 from training.data import DATA_DIR_VARIABLE

@@ -25,8 +25,8 @@ import numpy as np
 import uvloop
 from PIL import Image
 
-from app.examples import example_png_base64
-from app.machine import describe_machine, usable_cores
+from app.api.examples import example_png_base64
+from app.cli.machine import describe_machine, usable_cores
 from tests.conftest import RunningServer, ServerStarter, sample
 from tests.load.overload import on_core, resident_mib, say
 

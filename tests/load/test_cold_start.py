@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 _SERVING = """
 import asyncio, sys
-from app.factory import create_app
+from app.api.application import create_app
 from app.settings import Settings
 
 async def start():

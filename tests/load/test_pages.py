@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.clients.environments import (
+from tests.app.open_inference.clients.environments import (
     PERF_ANALYZER_MEASURES,
     PERF_ANALYZER_MEASURES_SHORTLY,
     install_perf_analyzer,

@@ -24,8 +24,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from app.examples import example_digits
-from tests.app.inference_requests import (
+from app.api.examples import example_digits
+from tests.app.open_inference.inference_requests import (
     HEADER_LENGTH,
     InferBody,
     binary_body,

@@ -22,7 +22,7 @@ from model.checkpoint import (
 )
 from model.errors import CheckpointError
 from model.files import write_atomically
-from model.mlp import MLP, MLPConfig
+from model.network import MLP, MLPConfig
 
 CONFIG = MLPConfig(
     layer_sizes=(6, 5, 4, 3),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.preprocessing import preprocess_image
+from model.digits.preprocessing import preprocess_image
 
 Point = tuple[float, float]
 Stroke = Sequence[Point]

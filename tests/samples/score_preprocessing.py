@@ -16,13 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 from app.errors import ApiError
-from app.images import decode_image
+from app.inference.decoding import decode_image
+from app.inference.jobs import McWork, Worker
 from app.schemas import McParameters
-from app.work import McWork, Worker
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.engine import build_engine
+from model.digits.preprocessing import find_digits
+from model.engines.relu_mlp import build_engine
 from model.errors import NoInkError
-from model.preprocessing import find_digits
 from tests.conftest import ROOT
 from tests.samples import no_digits
 from tests.samples.renderings import KINDS, as_it_is, encode, several_digits

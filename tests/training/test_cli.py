@@ -17,7 +17,7 @@ import training.evaluate
 import training.train
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from model.mlp import MLP, MLPConfig
+from model.network import MLP, MLPConfig
 from training.cli import main
 from training.config import TrainConfig
 from training.data import KMNIST, MNIST

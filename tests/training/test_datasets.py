@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from app.factory import create_app
+from app.api.application import create_app
 from app.settings import Settings
 from model.checkpoint import load_checkpoint
 from tests.conftest import connect

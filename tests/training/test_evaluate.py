@@ -15,10 +15,10 @@ import training.calibrate
 import training.data
 import training.evaluate
 import training.metrics
-from model.calibration import read_calibration
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.engine import Engine
-from model.mlp import MLP, MLPConfig
+from model.engines.relu_mlp import Engine
+from model.network import MLP, MLPConfig
+from model.uncertainty.calibration import read_calibration
 from training.answers import sample_all
 from training.calibrate import Candidate, choose_rate, fit
 from training.config import CalibrationRules

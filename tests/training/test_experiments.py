@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import training.grid
-from model.mlp import MLP, MLPConfig
+from model.network import MLP, MLPConfig
 from tests.training.patterns import CPU, make_images
 from training import compare, side_by_side, sweep
 from training.cli import main

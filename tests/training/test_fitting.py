@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.calibration import apply_temperature, prediction_set
+from model.uncertainty.calibration import apply_temperature, prediction_set
 from training.fitting import (
     abstention_threshold,
     accepted_error_bound,

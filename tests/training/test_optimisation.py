@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.mlp import MLP, MLPConfig
+from model.network import MLP, MLPConfig
 from training.config import TrainConfig
 from training.optimisation import build_optimiser, build_schedule, initialise
 

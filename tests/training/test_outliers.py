@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
-from model.preprocessing import normalise
+from model.digits.preprocessing import normalise
 from tests.training.patterns import CPU, IMAGES, TINY, run
 from training.config import TrainConfig
 from training.data import Images

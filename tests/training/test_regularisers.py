@@ -12,7 +12,7 @@ from torch import Tensor
 
 import training.train
 from model.checkpoint import load_checkpoint
-from model.mlp import MLP
+from model.network import MLP
 from tests.training.patterns import CPU, IMAGES, TINY, read_history, run
 from training.data import Images
 from training.errors import TrainingError

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.mlp import MLP, MLPConfig
+from model.network import MLP, MLPConfig
 from training.config import TeacherConfig, TrainConfig
 from training.convnet import ConvNet, load_convnet, train_convnet
 from training.data import Images

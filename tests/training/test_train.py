@@ -15,8 +15,8 @@ from torch import Tensor
 
 import training.train
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.masks import draw_masks
-from model.mlp import MLPConfig
+from model.network import MLPConfig
+from model.sampling.masks import draw_masks
 from tests.training.kill_and_resume import kill_and_resume
 from tests.training.patterns import CPU, IMAGES, TINY, read_history, run
 from training.config import TrainConfig

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.masks import Estimator, Passes
-from model.uncertainty import Array, mean, variance
+from model.literals import Estimator
+from model.sampling.masks import Passes
+from model.uncertainty.statistics import Array, mean, variance
 from training.report.subject import Subject
 
 PASSES = (2, 4, 8, 16, 32, 64, 128, 256)

@@ -6,15 +6,16 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from model.calibration import Kind, prediction_set
-from model.uncertainty import Array, entropy
+from model.literals import Mode
+from model.uncertainty.calibration import prediction_set
+from model.uncertainty.statistics import Array, entropy
 from training.metrics import ECE_BINS, bin_numbers, losses, score
 from training.report.subject import ABSTAINING_SCORE, Subject, doubt_scores
 from training.selective import RiskCoverage, oracle, risk_coverage
 from training.significance import bootstrap_mean, calibrated_band, mcnemar
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-TITLES: dict[Kind, str] = {"predict": "deterministic", "mc": "MC dropout"}
+KINDS: tuple[Mode, ...] = get_args(Mode)
+TITLES: dict[Mode, str] = {"predict": "deterministic", "mc": "MC dropout"}
 _CURVE_POINTS = 200
 
 
@@ -89,12 +90,12 @@ def _points(curve: RiskCoverage) -> dict[str, list[float]]:
     return {"coverage": curve.coverage[rows].tolist(), "risk": curve.risk[rows].tolist()}
 
 
-def doubt_of(subject: Subject, kind: Kind) -> Array:
+def doubt_of(subject: Subject, kind: Mode) -> Array:
     """What the stored threshold is compared with, (N,)."""
     return entropy(subject.predicted) if kind == "predict" else subject.sampled.predictive_entropy
 
 
-def _decisions(subject: Subject, kind: Kind) -> dict[str, Any] | None:
+def _decisions(subject: Subject, kind: Mode) -> dict[str, Any] | None:
     threshold = subject.calibration(kind).threshold
     if threshold is None:
         return None
@@ -108,7 +109,7 @@ def _decisions(subject: Subject, kind: Kind) -> dict[str, Any] | None:
     }
 
 
-def _sets(subject: Subject, kind: Kind) -> dict[str, Any]:
+def _sets(subject: Subject, kind: Mode) -> dict[str, Any]:
     measured = {}
     for level, least in subject.calibration(kind).least_probabilities.items():
         sets = [prediction_set(each, least) for each in subject.probabilities(kind)]

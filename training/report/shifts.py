@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from model.calibration import apply_temperature
-from model.masks import Passes
-from model.uncertainty import Array
+from model.sampling.masks import Passes
+from model.uncertainty.calibration import apply_temperature
+from model.uncertainty.statistics import Array
 from training.answers import predict_all, sample_all
 from training.metrics import score
 from training.report.measurements import KINDS

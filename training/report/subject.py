@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.calibration import Calibration, Kind, apply_temperature, read_calibration
 from model.checkpoint import Checkpoint
-from model.engine import Engine
-from model.uncertainty import Array, entropy
+from model.engines.relu_mlp import Engine
+from model.literals import Mode
+from model.uncertainty.calibration import Calibration, apply_temperature, read_calibration
+from model.uncertainty.statistics import Array, entropy
 from training.answers import McAnswers, predict_all, sample_all
 from training.data import Images
 
@@ -35,19 +36,19 @@ class Subject:
     passes: int
     seed: int
 
-    def calibration(self, kind: Kind) -> Calibration:
+    def calibration(self, kind: Mode) -> Calibration:
         """What was fitted for one kind of answer."""
         return read_calibration(self.checkpoint.calibration, kind)
 
-    def raw(self, kind: Kind) -> Array:
+    def raw(self, kind: Mode) -> Array:
         """Uncalibrated probabilities, (N, C)."""
         return self.predicted if kind == "predict" else self.sampled.mean
 
-    def probabilities(self, kind: Kind) -> Array:
+    def probabilities(self, kind: Mode) -> Array:
         """Calibrated probabilities, (N, C)."""
         return apply_temperature(self.raw(kind), self.calibration(kind).temperature)
 
-    def wrong(self, kind: Kind) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def wrong(self, kind: Mode) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which images are answered wrongly, (N,)."""
         wrong: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
             self.raw(kind).argmax(axis=1) != self.images.labels

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.examples import example_digits
+from app.api.examples import example_digits
 
 PIXELS: NDArray[np.uint8] = np.stack(example_digits())
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.examples import example_digits, example_pngs
+from app.api.examples import example_digits, example_pngs
 from model.checkpoint import DEFAULT_CHECKPOINT
 from tests.conftest import OURS, ROOT
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from app.examples import example_digits
+from app.api.examples import example_digits
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.mlp import MLP
-from model.preprocessing import SIDE
+from model.literals import SIDE
+from model.network import MLP
 from tests.conftest import ROOT
 from tests.load.peers.digits import Digits, expanded, load_network, textbook
 from tests.load.peers.report import Cell, Key, best_configurations, to_text

@@ -1,0 +1,499 @@
+"""From a request to an image source and parameters, whatever form the body has.
+
+The bytes of an image may come as the raw body, as a multipart file or as base64 in JSON; its pixels
+as numbers in JSON. Parameters come in the query, or under the same names in the JSON body or as
+form fields. Raw bodies are the fast path: multipart parsing alone takes longer than a prediction.
+"""
+
+import asyncio
+import base64
+import binascii
+import difflib
+import itertools
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from urllib.parse import parse_qsl
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import (
+    ApiError,
+    BodyTooLargeError,
+    ConflictingParametersError,
+    EmptyBodyError,
+    InvalidJsonError,
+    InvalidMultipartError,
+    InvalidParameterError,
+    InvalidPixelsError,
+    OverloadedError,
+    TooManyImagesError,
+    UnknownParameterError,
+    UnsupportedMediaTypeError,
+)
+from app.schemas import McParameters, MustBe, PredictParameters
+from app.settings import Settings
+from model.literals import SIDE
+
+# What is read off a body that is too large before the answer, so that its sender sees the answer
+# and not a broken pipe.
+_DISCARDED_BYTES = 32 * 2**20
+_DISCARDING_SECONDS = 2.0
+# All bodies that come in pieces hold as much memory as so many of the largest, however many
+# connections there are.
+_MOST_UNREAD_BODIES = 8
+
+_IMAGE_FIELDS = ("image", "pixels")
+_FILE_FIELDS = ("file", "image", "data")
+_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+# The digits of the largest float, 309, and some to spare.
+_LONGEST_NUMBER = 400
+_REMEMBERED_QUERY = 256  # the longest, in bytes
+_LONGEST_NAME = 64
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
+_SEND_INTEGERS = (
+    f"pixels must be {SIDE} rows of {SIDE} integers, where 255 is ink; send integers 0 to 255"
+)
+
+Pixels = NDArray[np.uint8]
+# An image file's bytes, or its pixels.
+Image = bytes | Pixels
+P = TypeVar("P", bound=PredictParameters)
+
+
+class ImageRequest(NamedTuple, Generic[P]):
+    """What was asked: an image and the parameters."""
+
+    image: Image
+    parameters: P
+
+
+class BatchRequest(NamedTuple, Generic[P]):
+    """What was asked: images, or what is wrong with one, and the parameters of all."""
+
+    images: list[Image | ApiError]
+    parameters: P
+
+
+async def read_image_request(
+    request: Request, parameters_type: type[P], settings: Settings
+) -> ImageRequest[P]:
+    """Reads and validates a request for one image.
+
+    Raises:
+        ApiError: the one that says what to change.
+    """
+    headers = headers_of(request)
+    body = await read_body(request, headers, settings.max_body_bytes)
+    content_type = _content_type(headers)
+    query: bytes = request.scope["query_string"]
+    image: Image
+    fields: Iterable[tuple[str, Any]]
+    if content_type == "application/json":
+        document = _parse_json(body)
+        image = _take_image(document)
+        fields = document.items()
+    elif content_type == "multipart/form-data":
+        one_file = InvalidMultipartError(
+            "the form must have one file, the image, in the field named file "
+            "(curl: -F file=@digit.png); /predict/batch takes several",
+            param="file",
+        )
+        files, fields = await _parse_multipart(request, body, 1, one_file)
+        if not files:
+            raise one_file
+        name, image = files[0]
+        if name not in _FILE_FIELDS:
+            raise InvalidMultipartError("the file must be in the field named file", param="file")
+    else:
+        _require_image_type(content_type)
+        image, fields = body, ()
+    if len(image) == 0:
+        raise EmptyBodyError
+    if not fields and len(query) <= _REMEMBERED_QUERY:
+        return ImageRequest(image, _parameters_of_query(query, parameters_type, settings))
+    pairs = [*_query_pairs(query), *fields]
+    return ImageRequest(image, parse_parameters(pairs, parameters_type, settings))
+
+
+async def read_batch_request(
+    request: Request, parameters_type: type[P], settings: Settings
+) -> BatchRequest[P]:
+    """Reads and validates a request for many images.
+
+    What is wrong with one image stands in its place; what is wrong with the request is raised.
+
+    Raises:
+        ApiError: the one that says what to change.
+    """
+    headers = headers_of(request)
+    body = await read_body(request, headers, settings.max_body_bytes)
+    pairs = _query_pairs(request.scope["query_string"])
+    content_type = _content_type(headers)
+    limit = settings.max_batch_images
+    images: list[Image | ApiError]
+    if content_type == "application/json":
+        document = _parse_json(body)
+        inputs = document.pop("inputs", None)
+        if not isinstance(inputs, list) or not inputs:
+            raise InvalidParameterError(
+                'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
+            )
+        if len(inputs) > limit:
+            raise _too_many(limit)
+        images = [_image_or_error(item) for item in inputs]
+        pairs.extend(document.items())
+    elif content_type == "multipart/form-data":
+        files, fields = await _parse_multipart(request, body, limit, _too_many(limit))
+        if not files or any(name != "file" for name, _ in files):
+            raise InvalidMultipartError(
+                "the form must have the images as files, all in fields named file "
+                "(curl: -F file=@1.png -F file=@2.png)",
+                param="file",
+            )
+        images = [image for _, image in files]
+        pairs.extend(fields)
+    else:
+        raise UnsupportedMediaTypeError(
+            "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
+            "/predict/mc take the bytes of one image"
+        )
+    return BatchRequest(images, parse_parameters(pairs, parameters_type, settings))
+
+
+def parse_parameters(
+    pairs: Sequence[tuple[str, Any]], parameters_type: type[P], settings: Settings
+) -> P:
+    """Validates named values; those from a query or a form went through `_scalar` before.
+
+    Raises:
+        ConflictingParametersError: a name has two different values.
+        UnknownParameterError: a name is not one of this route's.
+        InvalidParameterError: a value is of another type or outside its range.
+    """
+    parameters = _validated(pairs, parameters_type, settings) if pairs else parameters_type()
+    if (parameters.timeout_ms or 0) > settings.max_timeout_ms:
+        _raise_invalid("timeout_ms", parameters_type, settings)
+    if isinstance(parameters, McParameters):
+        if parameters.passes > settings.max_passes:
+            _raise_invalid("passes", parameters_type, settings)
+        if parameters.max_standard_error is not None and parameters.estimator == "balanced":
+            raise InvalidParameterError(
+                "max_standard_error works with estimator=independent only, since balanced masks "
+                "depend on the number of passes; leave out one of the two",
+                param="max_standard_error",
+            )
+    return parameters
+
+
+def _validated(pairs: Sequence[tuple[str, Any]], parameters_type: type[P], settings: Settings) -> P:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in parameters_type.model_fields:
+            _raise_unknown(name, parameters_type)
+        # 1, 1.0 and true are equal in Python and different values here.
+        if name in values and (type(values[name]), values[name]) != (type(value), value):
+            raise ConflictingParametersError(
+                f"{name} is given twice with different values; give it once", param=name
+            )
+        values[name] = value
+    try:
+        return parameters_type.model_validate(values)
+    except ValidationError as error:
+        name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
+        _raise_invalid(name, parameters_type, settings)
+
+
+def _raise_invalid(
+    name: str, parameters_type: type[PredictParameters], settings: Settings
+) -> NoReturn:
+    words = next(
+        item.words
+        for item in parameters_type.model_fields[name].metadata
+        if isinstance(item, MustBe)
+    )
+    limits = {"max_passes": settings.max_passes, "max_timeout_ms": settings.max_timeout_ms}
+    raise InvalidParameterError(f"{name} must be {words.format(**limits)}", param=name)
+
+
+def _too_many(limit: int) -> TooManyImagesError:
+    return TooManyImagesError(f"a batch takes at most {limit} images; send several smaller batches")
+
+
+def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoReturn:
+    known = list(McParameters.model_fields)
+    # Only the beginning is compared: a name of megabytes would take seconds.
+    beginning = name[:_LONGEST_NAME].lower()
+    nearest = difflib.get_close_matches(beginning, known, n=1, cutoff=0.0)[0]
+    if name == nearest:
+        message = f"{name} is a parameter of /predict/mc; ask there, or leave it out"
+    elif nearest in parameters_type.model_fields:
+        message = f"a parameter is unknown; the nearest known one is {nearest}"
+    else:
+        message = (
+            f"a parameter is unknown; the nearest known one is {nearest}, of /predict/mc; "
+            "ask there, or leave it out"
+        )
+    here = ", ".join(parameters_type.model_fields)
+    raise UnknownParameterError(f"{message} (known here: {here})", param=nearest)
+
+
+Headers = dict[bytes, bytes]
+
+
+def headers_of(request: Request) -> Headers:
+    """By name; of several of one name the first."""
+    return dict(reversed(request.scope["headers"]))
+
+
+async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLargeError: it has more than `limit` bytes; a little of the rest is read off first.
+        OverloadedError: the bodies that are still on their way hold too much memory.
+    """
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit:
+        # A client that waits for "100 Continue" has sent nothing yet, and will not.
+        if b"expect" not in headers:
+            await _discard(request.stream())
+        _raise_too_large(limit)
+    # As `request.stream` does, without a generator: nearly every body is a single chunk.
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    chunk: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        return await _read_rest(request, chunk, limit)
+    if len(chunk) > limit:
+        _raise_too_large(limit)
+    return chunk
+
+
+async def _read_rest(request: Request, first: bytes, limit: int) -> bytes:
+    state = request.app.state
+    body = bytearray()
+    chunk, has_more = first, True
+    try:
+        while True:
+            if len(body) + len(chunk) > limit:
+                state.unread_body_bytes -= len(body)
+                body = bytearray()  # not held while the rest is read off
+                if has_more:
+                    await _discard(request.stream())
+                _raise_too_large(limit)
+            body += chunk
+            state.unread_body_bytes += len(chunk)
+            if state.unread_body_bytes > _MOST_UNREAD_BODIES * limit:
+                raise OverloadedError(
+                    "too many large bodies are on their way to this server; try again after the "
+                    "seconds in Retry-After",
+                    headers={"Retry-After": "1"},
+                )
+            if not has_more:
+                return bytes(body)
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
+            has_more = message.get("more_body", False)
+    finally:
+        state.unread_body_bytes -= len(body)
+
+
+async def _discard(stream: AsyncIterator[bytes]) -> None:
+    left = _DISCARDED_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARDING_SECONDS):
+            async for chunk in stream:
+                left -= len(chunk)
+                if left < 0:
+                    return
+
+
+def _raise_too_large(limit: int) -> NoReturn:
+    raise BodyTooLargeError(
+        f"the body is larger than the {limit:,} bytes this server accepts; send a smaller image",
+        headers={"connection": "close"},
+    )
+
+
+def _query_pairs(query: bytes) -> list[tuple[str, Any]]:
+    if not query:
+        return []
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return [(name, _scalar(text)) for name, text in pairs]
+
+
+@lru_cache(maxsize=256)
+def _parameters_of_query(query: bytes, parameters_type: type[P], settings: Settings) -> P:
+    """As `parse_parameters`; remembered, since clients ask again with the same query."""
+    return parse_parameters(_query_pairs(query), parameters_type, settings)
+
+
+def _scalar(text: str) -> Any:
+    """A value of a query or form as JSON would have it: a number, true or false, else a string."""
+    if text in ("true", "false"):
+        return text == "true"
+    if len(text) <= _LONGEST_NUMBER and _JSON_NUMBER.fullmatch(text):
+        return json.loads(text)
+    return text
+
+
+def _require_image_type(content_type: str) -> None:
+    if content_type in ("", "application/octet-stream", "application/x-www-form-urlencoded"):
+        return
+    if content_type.startswith("image/") and content_type not in _UNREADABLE_TYPES:
+        return
+    cure = _UNREADABLE_TYPES.get(content_type, "send an image, JSON or multipart/form-data")
+    raise UnsupportedMediaTypeError(f"this content type cannot be read; {cure}")
+
+
+_CONVERT = "convert it to PNG or JPEG"
+_CONVERT_PHOTO = f"{_CONVERT}, or set the phone's camera to the compatible format"
+_UNREADABLE_TYPES = {
+    "image/svg+xml": f"SVG is a drawing program, not an image: {_CONVERT}",
+    "image/heic": f"HEIC needs a licensed decoder: {_CONVERT_PHOTO}",
+    "image/heif": f"HEIF needs a licensed decoder: {_CONVERT_PHOTO}",
+    "image/avif": f"AVIF is not read: {_CONVERT}",
+}
+
+
+def _content_type(headers: Headers) -> str:
+    value = headers.get(b"content-type", b"").decode("latin-1")
+    return value.partition(";")[0].strip().lower()
+
+
+def _parse_json(body: bytes) -> dict[str, Any]:
+    if not body:
+        raise EmptyBodyError
+    try:
+        document = json.loads(body, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidJsonError from error
+    if not isinstance(document, dict):
+        raise InvalidParameterError('the JSON body must be an object such as {"image": "<base64>"}')
+    return document
+
+
+def _take_image(document: dict[str, Any]) -> Image:
+    """Removes the image from the document and reads it."""
+    given = [name for name in _IMAGE_FIELDS if name in document]
+    if len(given) > 1:
+        raise ConflictingParametersError(
+            "image and pixels are two images; send one of them", param="pixels"
+        )
+    if not given:
+        raise InvalidParameterError(
+            "the JSON body needs image (base64) or pixels (28 rows of 28)", param="image"
+        )
+    value = document.pop(given[0])
+    return decode_base64(value) if given[0] == "image" else _parse_pixels(value)
+
+
+def _image_or_error(item: Any) -> Image | ApiError:
+    if not isinstance(item, dict):
+        return InvalidParameterError('an input must be an object such as {"image": "<base64>"}')
+    try:
+        image = _take_image(item)
+    except ApiError as error:
+        return error
+    if item:
+        return InvalidParameterError(
+            "an input has image or pixels and nothing else; parameters stand beside inputs"
+        )
+    return image
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        for name, value in pairs:
+            if (type(value), value) != (type(document[name]), document[name]):
+                raise ConflictingParametersError(
+                    "a name stands twice in the JSON body with different values; give it once"
+                )
+    return document
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def decode_base64(value: Any) -> bytes:
+    """The bytes of an image in base64, or in a data: URL of it.
+
+    Raises:
+        InvalidParameterError: it is neither.
+    """
+    if not isinstance(value, str):
+        raise InvalidParameterError(
+            "image must be a string: the image file in base64", param="image"
+        )
+    prefix = _DATA_URL.match(value)
+    text = value[prefix.end() :] if prefix else value
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidParameterError(
+            "image is not valid base64; encode the image file's bytes", param="image"
+        ) from error
+
+
+def _parse_pixels(value: Any) -> Pixels:
+    rows = value if isinstance(value, list) else []
+    if len(rows) == SIDE and all(isinstance(row, list) and len(row) == SIDE for row in rows):
+        flat = list(itertools.chain.from_iterable(rows))
+    elif len(rows) == SIDE * SIDE:
+        flat = rows
+    else:
+        raise InvalidPixelsError(_SEND_INTEGERS, param="pixels")
+    # Booleans are integers in Python, so types are compared and not tested with isinstance.
+    if set(map(type, flat)) != {int} or min(flat) < 0 or max(flat) > 255:
+        raise InvalidPixelsError(_SEND_INTEGERS, param="pixels")
+    if max(flat) <= 1:
+        raise InvalidPixelsError(
+            "no pixel is above 1: these look scaled to [0, 1], which would be a black image; "
+            "send integers 0 to 255",
+            param="pixels",
+        )
+    return np.array(flat, dtype=np.uint8).reshape(SIDE, SIDE)
+
+
+async def _parse_multipart(
+    request: Request, body: bytes, max_files: int, too_many: ApiError
+) -> tuple[list[tuple[str, bytes]], list[tuple[str, Any]]]:
+    """Files and fields of a form, each with its name; `too_many` is raised for more files."""
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(request.headers, stream(), max_files=max_files, max_fields=100)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        if "Too many files" in str(getattr(error, "message", "")):
+            raise too_many from error
+        raise InvalidMultipartError from error
+    try:
+        files, fields = [], []
+        for name, part in form.multi_items():
+            if isinstance(part, UploadFile):
+                files.append((name, await part.read()))
+            else:
+                fields.append((name, _scalar(part)))
+        return files, fields
+    finally:
+        await form.close()
+        # Files that the body breaks off in are in no form.
+        for file in getattr(parser, "_files_to_close_on_error", ()):
+            file.close()

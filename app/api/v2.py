@@ -1,0 +1,179 @@
+"""`/v2`: the Open Inference Protocol, for the stock clients of Triton and KServe.
+
+Raw routes, outside FastAPI's description: these clients send no Content-Type, or any.
+"""
+
+from importlib.metadata import version
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Mount, Route
+from starlette.types import Scope
+
+from app.api.answers import BytesResponse, JsonResponse
+from app.api.bodies import BatchRequest, ImageRequest, headers_of, read_body
+from app.api.dependencies import answer_mc, started_state, times_of, while_connected
+from app.api.fast_path import DirectRoute
+from app.errors import ApiError, NotFoundError, NotReadyError
+from app.inference.jobs import Answer
+from app.inference.pipeline import Inference
+from app.open_inference.compression import deflate, inflate
+from app.open_inference.errors import InvalidRequestError, is_open_inference
+from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel
+from app.open_inference.requests import InferenceRequest, parse_request
+from app.open_inference.responses import build_response
+from app.schemas import McParameters
+
+_HEADER_LENGTH = b"inference-header-content-length"
+
+
+async def server_metadata(request: Request) -> JsonResponse:
+    """`GET /v2`: which server, and what it can do beyond the protocol."""
+    return JsonResponse(
+        {"name": SERVER_NAME, "version": version("dropserve"), "extensions": EXTENSIONS}
+    )
+
+
+async def live(request: Request) -> JsonResponse:
+    """`GET /v2/health/live`: KServe's client wants a body."""
+    return JsonResponse({"live": True})
+
+
+async def ready(request: Request) -> JsonResponse:
+    """`GET /v2/health/ready`: 503 before, and from when the server is to end."""
+    if started_state(request).is_draining:
+        raise NotReadyError
+    return JsonResponse({"live": True, "ready": True})
+
+
+async def repository_index(request: Request) -> JsonResponse:
+    """`POST /v2/repository/index`: the models and their state; `ready` leaves out the others."""
+    state = request.app.state
+    text = await read_body(request, headers_of(request), state.settings.max_body_bytes)
+    try:
+        document = orjson.loads(text) if text else {}
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError("the body is not valid JSON") from error
+    if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
+        raise InvalidRequestError('the body must be an object; {"ready": true} asks for ready ones')
+    return JsonResponse([model.index() for model in started_state(request).models.values()])
+
+
+async def model_metadata(request: Request) -> JsonResponse:
+    """`GET /v2/models/NAME`: inputs and outputs."""
+    return JsonResponse(_find_model(request).metadata())
+
+
+async def model_ready(request: Request) -> JsonResponse:
+    """`GET /v2/models/NAME/ready`."""
+    return JsonResponse({"name": _find_model(request).name, "ready": True})
+
+
+async def model_config(request: Request) -> JsonResponse:
+    """`GET /v2/models/NAME/config`: perf_analyzer reads the largest batch from it."""
+    return JsonResponse(_find_model(request).config())
+
+
+async def infer(request: Request) -> Response:
+    """`POST /v2/models/NAME/infer`: the numbers of the native routes, as tensors."""
+    model = _find_model(request)
+    state = request.app.state
+    state.inference.refuse_if_full(model.parameters_type)
+    headers = headers_of(request)
+    limit = state.settings.max_body_bytes
+    body = await read_body(request, headers, limit)
+    if encoding := headers.get(b"content-encoding"):
+        body = await inflate(body, encoding.decode("latin-1"), limit)
+    asked = parse_request(body, headers.get(_HEADER_LENGTH), model)
+    answers = await _answer(request, state.inference, asked)
+    content, json_length = build_response(model, asked.header, answers)
+    return await _respond(content, json_length, headers.get(b"accept-encoding", b""))
+
+
+async def _respond(content: bytes, json_length: int | None, accepted: bytes) -> Response:
+    """The response, compressed if that is wanted and worth it."""
+    headers = {}
+    media_type = b"application/json"
+    if json_length is not None:
+        headers[_HEADER_LENGTH.decode()] = str(json_length)
+        media_type = b"application/octet-stream"
+    content, encoding = await deflate(content, accepted.decode("latin-1"))
+    if encoding is not None:
+        headers["content-encoding"] = encoding
+    return BytesResponse(content, media_type, headers=headers)
+
+
+def _find_model(request: Request) -> ServedModel:
+    """The model that the address names.
+
+    Raises:
+        NotReadyError: no model can answer yet, or any more.
+        NotFoundError: there is no such model, or no such version of it.
+    """
+    models: dict[str, ServedModel] = started_state(request).models
+    model = models.get(request.path_params["model"])
+    if model is None:
+        raise NotFoundError(f"there is no such model; the models are {', '.join(models)}")
+    if request.path_params.get("version", VERSION) != VERSION:
+        raise NotFoundError(f"there is no such version; the one version is {VERSION}")
+    return model
+
+
+async def _answer(request: Request, inference: Inference, asked: InferenceRequest) -> list[Answer]:
+    """An answer for each image; one image goes the way that the native routes go."""
+    parameters = asked.header.parameters
+    times = times_of(request)
+    if len(asked.images) > 1:
+        batch = BatchRequest(list(asked.images), parameters)
+        answers = await while_connected(request, inference.predict_batch(batch, times))
+        return [_checked(number, answer) for number, answer in enumerate(answers)]
+    image = asked.images[0]
+    if not isinstance(parameters, McParameters):
+        return [await inference.predict(ImageRequest(image, parameters), times)]
+    return [await answer_mc(request, inference, ImageRequest(image, parameters))]
+
+
+def _checked(number: int, answer: Answer | ApiError) -> Answer:
+    """An answer of a batch; a tensor has no place for an error, so one fails the request."""
+    if isinstance(answer, ApiError):
+        raise type(answer)(f"image {number} of the batch: {answer.message}", headers=answer.headers)
+    return answer
+
+
+class _ProtocolMount(Mount):
+    """The addresses below /v2; every other one is let past without a regular expression."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the address is one of these."""
+        return super().matches(scope) if is_open_inference(scope["path"]) else (Match.NONE, {})
+
+
+_MODEL_PATHS = ("/models/{model}", "/models/{model}/versions/{version}")
+infer_routes = [
+    DirectRoute(f"/v2{path}/infer", infer, methods=["POST"], include_in_schema=False)
+    for path in _MODEL_PATHS
+]
+_MODEL_ROUTES = [
+    route
+    for path in _MODEL_PATHS
+    for route in (
+        Route(path, model_metadata),
+        Route(f"{path}/ready", model_ready),
+        Route(f"{path}/config", model_config),
+        # The direct ones again: the mount answers for every address below its own, 405 included.
+        Route(f"{path}/infer", infer, methods=["POST"]),
+    )
+]
+mount = _ProtocolMount(
+    "/v2",
+    routes=[
+        *_MODEL_ROUTES,
+        Route("/", server_metadata),
+        Route("/health/live", live),
+        Route("/health/ready", ready),
+        Route("/repository/index", repository_index, methods=["POST"]),
+    ],
+)
+# A mount does not have its own address without a slash.
+root_route = Route("/v2", server_metadata)

@@ -1,0 +1,130 @@
+"""What a caller has of an image -> the bytes of an image file, as they are sent."""
+
+import sys
+from io import BytesIO
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
+
+from app.client.errors import ImageError
+from model.literals import SIDE
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from numpy.typing import NDArray
+
+    Image: TypeAlias = (
+        str
+        | PathLike[str]
+        | bytes
+        | bytearray
+        | memoryview
+        | BinaryIO
+        | PIL.Image.Image
+        | NDArray[np.integer[Any]]
+    )
+
+
+# What PNG cannot hold goes as TIFF, which holds every mode of Pillow's but HSV.
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+
+
+def encode_image(image: "Image") -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        image: one of
+            a path (str or PathLike): the file is sent as it is;
+            bytes: the content of an image file (PNG, JPEG, WebP, BMP, GIF, TIFF), sent as it is;
+            an open binary file: it is read to its end;
+            a PIL image: sent without loss, turned upright first if it carries an EXIF orientation;
+            an array, or whatever NumPy makes one of (a torch tensor on the CPU): brightness, whole
+            numbers 0 (black) to 255 (white) of any integer dtype, of shape (H, W), (H, W, 1),
+            (1, H, W) or, for 28x28, (784,); in colour (H, W, 3), RGB, or (H, W, 4) with opacity. As
+            with a picture, `preprocess="auto"` finds out whether the ink is dark or light; with
+            "none" a 28x28 array is what the network sees: 0 paper, 255 ink. Floats and booleans are
+            refused: whether 1 is white or almost black cannot be seen.
+
+    Raises:
+        ImageError: the file cannot be read, or the array is none of these.
+        TypeError: it is nothing of the above.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | PathLike):
+        return _read_file(fspath(image))
+    # Whoever has a PIL image or an array has imported what made it.
+    pil = sys.modules.get("PIL.Image")
+    if pil is not None and isinstance(image, pil.Image):
+        return _encode_pil(image)
+    if hasattr(image, "__array__"):
+        return _encode_array(image)
+    if hasattr(image, "read"):
+        data = image.read()
+        if isinstance(data, bytes):
+            return data
+        raise TypeError("the file must be opened in binary mode: open(path, 'rb')")
+    raise TypeError(
+        "an image is a path, bytes, a binary file, a PIL image or an array, "
+        f"and this is {type(image).__name__}"
+    )
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ImageError("unreadable_file", f"the file cannot be read: {reason}") from error
+
+
+def _encode_pil(image: "PIL.Image.Image") -> bytes:
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "HSV":
+        upright = upright.convert("RGB")
+    encoded = BytesIO()
+    if upright.mode in _PNG_MODES:
+        upright.save(encoded, "PNG", compress_level=1)
+    else:
+        upright.save(encoded, "TIFF")
+    return encoded.getvalue()
+
+
+def _encode_array(values: Any) -> bytes:
+    import numpy as np
+    import PIL.Image
+
+    array = np.asarray(values)
+    if not np.issubdtype(array.dtype, np.integer):
+        _refuse(
+            f"an image array has integers 0 to 255, and this one has {array.dtype}; "
+            "if 1 is white: (array * 255).round().astype('uint8')"
+        )
+    if array.shape == (SIDE * SIDE,):
+        array = array.reshape(SIDE, SIDE)
+    elif array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array.squeeze(axis=2 if array.shape[2] == 1 else 0)
+    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if not is_picture or array.size == 0:
+        _refuse(
+            "an image array has the shape (H, W), (784,), (H, W, 3) or (H, W, 4), and this one "
+            f"has {array.shape}; predict_batch and predict_mc_batch take several images"
+        )
+    if array.min() < 0 or array.max() > 255:
+        _refuse("an image array has integers 0 to 255, and this one exceeds them; scale it")
+    if array.max() <= 1:
+        _refuse(
+            "no value of the array is above 1: it looks scaled to [0, 1], which would be a black "
+            "image; if 1 is white: (array * 255).astype('uint8')"
+        )
+    encoded = BytesIO()
+    pixels = np.ascontiguousarray(array, dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(encoded, "PNG", compress_level=1)
+    return encoded.getvalue()
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ImageError("invalid_array", message)

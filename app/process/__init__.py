@@ -1,0 +1,1 @@
+"""uvicorn's configuration, connection limits, signals and workers."""

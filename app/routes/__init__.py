@@ -1,1 +1,0 @@
-"""The routes: each reads a request, hands it over, and answers."""

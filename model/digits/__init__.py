@@ -1,0 +1,1 @@
+"""Any picture to MNIST's convention; the only code that knows digits."""

@@ -1,0 +1,1 @@
+"""Dropout masks, and when to stop drawing them."""

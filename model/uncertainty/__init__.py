@@ -1,0 +1,1 @@
+"""What the passes say: statistics, calibration, prediction sets and decisions."""

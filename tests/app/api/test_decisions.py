@@ -1,0 +1,189 @@
+"""Decisions and prediction sets in the answers of every route."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+
+from app.api.application import create_app
+from app.settings import Settings
+from model.checkpoint import Checkpoint, no_calibration
+from tests.conftest import assert_error, connect, sample
+
+# A clear digit's entropy is far below, the doubtful picture's above.
+CALIBRATION: dict[str, Any] = {
+    "temperature": 1.0,
+    "mc_temperature": 1.0,
+    "fitted_with": None,
+    "thresholds": {"predict": 0.25, "mc": 0.35},
+    "conformal": {
+        "0.9": {"predict": 1.0, "mc": 1.0},
+        "0.99": {"predict": 0.01, "mc": 0.05},
+        "0.999": None,
+        "1.0": {"predict": 0.0, "mc": 0.0},
+    },
+}
+ROUTES = {"/predict": 0.25, "/predict/mc?seed=1": 0.35}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def decided(default_checkpoint: Checkpoint) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server with known thresholds and levels."""
+    app: FastAPI = create_app(Settings(), replace(default_checkpoint, calibration=CALIBRATION))
+    async with app.router.lifespan_context(app), connect(app) as client:
+        yield client
+
+
+async def ask(client: httpx.AsyncClient, path: str, name: str) -> dict[str, Any]:
+    response = await client.post(path, content=sample(name))
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def likely(answer: dict[str, Any], least: float) -> list[int]:
+    """The classes with at least this probability, the likeliest first."""
+    order = sorted(range(10), key=lambda digit: -answer["probabilities"][digit])
+    return [digit for digit in order if answer["probabilities"][digit] >= least]
+
+
+@pytest.mark.parametrize(("path", "threshold"), ROUTES.items())
+async def test_a_clear_digit_is_accepted(
+    decided: httpx.AsyncClient, path: str, threshold: float
+) -> None:
+    answer = await ask(decided, path, "7.png")
+    assert answer["decision"] == {
+        "outcome": "accept",
+        "reason": None,
+        "score": answer["predictive_entropy"],
+        "threshold": threshold,
+    }
+
+
+async def test_a_4_that_could_be_a_9_is_ambiguous(decided: httpx.AsyncClient) -> None:
+    answer = await ask(decided, "/predict/mc?seed=1", "doubtful.png")
+    assert answer["decision"] == {
+        "outcome": "abstain",
+        "reason": "ambiguous",
+        "score": answer["predictive_entropy"],
+        "threshold": 0.35,
+    }
+    assert sum(sorted(answer["mean"])[-2:]) >= 0.75
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_what_is_no_digit_is_unfamiliar(default_checkpoint: Checkpoint, path: str) -> None:
+    # A threshold below every score: the reason is what is asked here.
+    calibration = {**CALIBRATION, "thresholds": {"predict": 0.0, "mc": 0.0}}
+    app = create_app(Settings(), replace(default_checkpoint, calibration=calibration))
+    async with app.router.lifespan_context(app), connect(app) as client:
+        answer = await ask(client, path, "not_a_digit.png")
+    shares = answer.get("mean", answer["probabilities"])
+    reason = "ambiguous" if sum(sorted(shares)[-2:]) >= 0.75 else "unfamiliar"
+    assert (answer["decision"]["outcome"], answer["decision"]["reason"]) == ("abstain", reason)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_without_a_threshold_nothing_is_decided(
+    default_checkpoint: Checkpoint, path: str
+) -> None:
+    app = create_app(Settings(), replace(default_checkpoint, calibration=no_calibration()))
+    async with app.router.lifespan_context(app), connect(app) as client:
+        assert (await ask(client, path, "7.png"))["decision"] is None
+        separator = "&" if "?" in path else "?"
+        response = await client.post(f"{path}{separator}coverage=0.99", content=sample("7.png"))
+        error = assert_error(response, 422, "invalid_parameter")
+        assert "dropserve-train calibrate" in error["message"]
+
+
+@pytest.mark.parametrize(("path", "least"), [("/predict", 0.01), ("/predict/mc?seed=1", 0.05)])
+async def test_a_set_holds_the_classes_that_are_likely_enough(
+    decided: httpx.AsyncClient, path: str, least: float
+) -> None:
+    separator = "&" if "?" in path else "?"
+    for name in ("7.png", "doubtful.png", "not_a_digit.png"):
+        answer = await ask(decided, f"{path}{separator}coverage=0.99", name)
+        assert answer["prediction_set"] == likely(answer, least)
+        assert answer["prediction_set"][0] == answer["digit"]
+        everything = await ask(decided, f"{path}{separator}coverage=1.0", name)
+        assert sorted(everything["prediction_set"]) == list(range(10))
+        alone = await ask(decided, f"{path}{separator}coverage=0.9", name)
+        assert alone["prediction_set"] == [answer["digit"]]
+        assert "prediction_set" not in await ask(decided, path, name)
+
+
+async def test_a_level_in_the_json_body_counts_as_in_the_query(
+    decided: httpx.AsyncClient,
+) -> None:
+    pixels = np.zeros((28, 28), dtype=int)
+    pixels[4:24, 13:15] = 255
+    body = {"pixels": pixels.tolist(), "seed": 3}
+    in_body = await decided.post("/predict/mc", json={**body, "coverage": 0.99})
+    in_query = await decided.post("/predict/mc?coverage=0.99", json=body)
+    assert in_body.status_code == 200, in_body.text
+    assert in_body.content == in_query.content
+
+
+async def test_batches_decide_and_have_sets_as_single_images_do(
+    decided: httpx.AsyncClient,
+) -> None:
+    names = ["7.png", "doubtful.png"]
+    files = [("file", (name, sample(name), "image/png")) for name in names]
+    for path in ("/predict", "/predict/mc"):
+        query = "coverage=0.99" if path == "/predict" else "coverage=0.99&seed=1"
+        batch = (await decided.post(f"{path}/batch?{query}", files=files)).json()
+        singles = [await ask(decided, f"{path}?{query}", name) for name in names]
+        assert batch == {"predictions": singles}
+        assert all("prediction_set" in single for single in singles)
+
+
+async def test_every_event_of_a_stream_has_a_decision_and_a_set(
+    decided: httpx.AsyncClient,
+) -> None:
+    query = "seed=1&coverage=0.99"
+    response = await decided.post(f"/predict/mc/stream?{query}", content=sample("doubtful.png"))
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if "data:" in line]
+    answers = [json.loads(event) for event in events]
+    assert len(answers) > 2
+    for answer in answers:
+        score = answer["predictive_entropy"]
+        assert answer["decision"]["outcome"] == ("abstain" if score > 0.35 else "accept")
+        assert answer["prediction_set"] == likely(answer, 0.05)
+    plain = await decided.post(f"/predict/mc?{query}", content=sample("doubtful.png"))
+    assert events[-1] == plain.text
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/mc", "/predict/mc/stream"])
+@pytest.mark.parametrize("level", ["0.5", "0.999", "99", "0", "-1", "1"])
+async def test_another_level_is_refused_naming_those_there_are(
+    decided: httpx.AsyncClient, path: str, level: str
+) -> None:
+    response = await decided.post(f"{path}?coverage={level}", content=sample("7.png"))
+    if level == "1":  # the number that 1.0 is
+        assert response.status_code == 200
+        return
+    error = assert_error(response, 422, "invalid_parameter")
+    assert error["param"] == "coverage"
+    assert "0.9, 0.99, 1.0" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/predict/batch", "/predict/mc/batch"])
+async def test_another_level_fails_a_batch_as_a_whole(
+    decided: httpx.AsyncClient, path: str
+) -> None:
+    inputs = [{"image": base64.b64encode(sample("7.png")).decode()}]
+    response = await decided.post(f"{path}?coverage=0.5", json={"inputs": inputs})
+    assert assert_error(response, 422, "invalid_parameter")["param"] == "coverage"
+
+
+@pytest.mark.parametrize("value", ["high", "true", ""])
+async def test_a_level_is_a_number(decided: httpx.AsyncClient, value: str) -> None:
+    response = await decided.post(f"/predict?coverage={value}", content=sample("7.png"))
+    assert assert_error(response, 422, "invalid_parameter")["param"] == "coverage"

@@ -1,0 +1,438 @@
+"""The API's description tells the truth, and its page works without the internet."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from fastapi.openapi.models import OpenAPI
+from PIL import Image
+from pydantic import BaseModel
+
+import app.schemas
+from app.api.health import STATIC_DIR
+from app.schemas import ErrorBody, McParameters, PredictParameters
+from model.digits.preprocessing import preprocess_image
+from tests.conftest import assert_error, sample
+
+SINGLE: dict[str, type[PredictParameters]] = {
+    "/predict": PredictParameters,
+    "/predict/mc": McParameters,
+    "/predict/mc/stream": McParameters,
+}
+BATCH: dict[str, type[PredictParameters]] = {
+    "/predict/batch": PredictParameters,
+    "/predict/mc/batch": McParameters,
+}
+ROUTES = {**SINGLE, **BATCH}
+METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def document(client: httpx.AsyncClient) -> dict[str, Any]:
+    response = await client.get("/openapi.json")
+    assert response.status_code == 200
+    description: dict[str, Any] = response.json()
+    return description
+
+
+def encode(image_format: str) -> bytes:
+    """A seven as the network sees it, so that `preprocess=none` takes it too."""
+    with Image.open(BytesIO(sample("7.png"))) as image:
+        pixels = preprocess_image(np.array(image))
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+PICTURE = encode("PNG")
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield path, method, operation
+
+
+def every_value(node: Any, key: str) -> Iterator[Any]:
+    """The values of a key, wherever it stands in the document."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == key:
+                yield value
+            yield from every_value(value, key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from every_value(value, key)
+
+
+def resolve(document: dict[str, Any], reference: str) -> Any:
+    node: Any = document
+    for name in reference.removeprefix("#/").split("/"):
+        node = node[name]
+    return node
+
+
+def body_of(document: dict[str, Any], path: str) -> dict[str, Any]:
+    content: dict[str, Any] = document["paths"][path]["post"]["requestBody"]["content"]
+    return content
+
+
+def declared_model(operation: dict[str, Any], status: int) -> type[BaseModel] | None:
+    """The model of the answers with a status; None: the description does not say."""
+    content = operation["responses"][str(status)]["content"]
+    schema = content.get("application/json", {}).get("schema", {})
+    if "$ref" not in schema:
+        return None
+    model: type[BaseModel] = getattr(app.schemas, schema["$ref"].rpartition("/")[2])
+    return model
+
+
+def assert_declared(operation: dict[str, Any], response: httpx.Response) -> None:
+    """Asserts that an answer is what the operation declares for its status."""
+    model = declared_model(operation, response.status_code)
+    if model is not None:
+        model.model_validate_json(response.content, strict=True)
+        assert_no_more(json.loads(response.content), model)
+
+
+def assert_no_more(answer: dict[str, Any], model: type[BaseModel]) -> None:
+    assert answer.keys() <= model.model_fields.keys()
+    for name, value in answer.items():
+        inner = model.model_fields[name].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            assert_no_more(value, inner)
+
+
+# The description
+
+
+def test_the_description_is_openapi(document: dict[str, Any]) -> None:
+    OpenAPI.model_validate(document)
+    assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
+    assert document["info"].keys() >= {"title", "version", "description"}
+    for reference in every_value(document, "$ref"):
+        assert resolve(document, reference)
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+    for path, method, operation in operations(document):
+        assert path.startswith("/")
+        assert method in METHODS
+        assert operation["summary"]
+        assert operation["description"]
+        assert "200" in operation["responses"]
+        assert all(answer["description"] for answer in operation["responses"].values())
+        where = [(one["in"], one["name"]) for one in operation.get("parameters", [])]
+        assert len(set(where)) == len(where)
+
+
+def test_every_route_that_people_call_is_described(document: dict[str, Any]) -> None:
+    described = {(method, path) for path, method, _ in operations(document)}
+
+    posted = {path for method, path in described if method == "post"}
+    assert posted == ROUTES.keys()
+    assert described >= {("get", path) for path in ("/health/live", "/health/ready", "/model")}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_the_parameters_described_are_those_that_exist(document: dict[str, Any], path: str) -> None:
+    query = document["paths"][path]["post"]["parameters"]
+    content = body_of(document, path)
+    in_json = content["application/json"]["schema"]["properties"]
+    in_form = content["multipart/form-data"]["schema"]["properties"]
+    in_form_too = content["multipart/form-data"]["schema"]["patternProperties"]
+    fields = ROUTES[path].model_fields
+    pictures = {"image", "pixels"} if path in SINGLE else {"inputs"}
+
+    assert [one["name"] for one in query] == list(fields)
+    assert in_json.keys() == fields.keys() | pictures
+    # Whatever is described here, the docs page sends, wanted or not.
+    assert in_form.keys() == {"file"}
+    for one in query:
+        field = fields[one["name"]]
+        assert (one["in"], one["required"]) == ("query", False)
+        assert one["description"] == field.description
+        assert one["schema"].get("default") == field.default
+        described = dict(in_json[one["name"]])
+        assert described.pop("description") == field.description
+        if not field.is_required() and field.default is None:  # null is the same
+            assert described["type"] == [one["schema"]["type"], "null"]
+            described["type"] = one["schema"]["type"]
+        assert described == one["schema"]
+        assert in_form_too[f"^{one['name']}$"] == one["schema"]
+
+
+def edges(schema: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Values that a parameter's schema just allows, and values that it just does not."""
+    if "enum" in schema:
+        return schema["enum"], ["other"]
+    if schema["type"] == "boolean":
+        return [True, False], ["maybe", 1]
+    if "examples" in schema:  # what is allowed depends on the checkpoint
+        return schema["examples"], [0.5, "high"]
+    assert schema.keys() & {"minimum", "exclusiveMinimum"}
+    allowed, refused = [], ["many"]
+    for bound, step in (("minimum", -1), ("maximum", 1)):
+        if bound in schema:
+            allowed.append(schema[bound])
+            refused.append(schema[bound] + step)
+    if "exclusiveMinimum" in schema:
+        refused.append(schema["exclusiveMinimum"])
+    return allowed, refused
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_the_bounds_described_are_those_that_hold(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    picture = {"image": base64.b64encode(PICTURE).decode()}
+    body: dict[str, Any] = picture if path in SINGLE else {"inputs": [picture]}
+    for one in document["paths"][path]["post"]["parameters"]:
+        name, (allowed, refused) = one["name"], edges(one["schema"])
+        # The shortest deadline is allowed, and may pass.
+        answered = (200, 504) if name == "timeout_ms" else (200,)
+        for value in allowed:
+            response = await client.post(path, json={**body, name: value})
+            assert response.status_code in answered, (name, value, response.text)
+        for value in refused:
+            response = await client.post(path, json={**body, name: value})
+            assert_error(response, 422, "invalid_parameter")
+
+
+# The examples
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_every_example_works_as_it_stands(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    operation = document["paths"][path]["post"]
+    examples = body_of(document, path)["application/json"]["examples"]
+    digits = set()
+    for name, example in examples.items():
+        assert example["summary"]
+        response = await client.post(path, json=example["value"])
+        assert response.status_code == 200, (name, response.text)
+        assert_declared(operation, response)
+        assert '"error"' not in response.text  # in the place of an image
+        digits.update(re.findall(r'"digit":(\d)', response.text))
+
+    assert examples.keys() == ({"image", "pixels"} if path in SINGLE else {"images"})
+    # All of them show the same picture.
+    assert len(digits) == 1
+
+
+@pytest.mark.parametrize("path", SINGLE)
+async def test_every_body_type_described_is_read(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    content = body_of(document, path)
+    raw = content.keys() - {"application/json", "multipart/form-data"}
+
+    assert raw == {f"image/{kind}" for kind in ("png", "jpeg", "webp", "bmp", "gif", "tiff")}
+    for kind in raw:
+        # What makes the docs page show a file picker.
+        assert content[kind]["schema"] == {"type": "string", "format": "binary"}
+        picture = encode(kind.removeprefix("image/").upper())
+        response = await client.post(path, content=picture, headers={"content-type": kind})
+        assert (response.status_code, '"digit":7' in response.text) == (200, True)
+    form = content["multipart/form-data"]["schema"]
+    assert form["required"] == ["file"]
+    assert form["properties"]["file"]["format"] == "binary"
+    response = await client.post(path, files={"file": PICTURE})
+    assert (response.status_code, '"digit":7' in response.text) == (200, True)
+
+
+@pytest.mark.parametrize("path", BATCH)
+async def test_the_form_of_a_batch_is_read(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    content = body_of(document, path)
+    form = content["multipart/form-data"]["schema"]
+
+    assert content.keys() == {"application/json", "multipart/form-data"}
+    assert form["required"] == ["file"]
+    assert form["properties"]["file"]["items"]["format"] == "binary"
+    files = [("file", ("1.png", PICTURE)), ("file", ("2.png", PICTURE))]
+    response = await client.post(path, files=files)
+    assert [one["digit"] for one in response.json()["predictions"]] == [7, 7]
+
+
+# The answers
+
+
+QUERIES: dict[str, list[str]] = {
+    "/predict": ["", "return_input=true"],
+    "/predict/mc": ["", "passes=1", "seed=1&return_input=true", "return_passes=true&passes=2"],
+}
+
+
+async def test_every_answer_is_what_its_route_declares(
+    client: httpx.AsyncClient, document: dict[str, Any]
+) -> None:
+    for path, method, operation in operations(document):
+        if method == "get":
+            response = await client.get(path)
+            assert response.status_code == 200
+            assert_declared(operation, response)
+    for path, queries in QUERIES.items():
+        operation = document["paths"][path]["post"]
+        assert declared_model(operation, 200) is not None
+        for query in queries:
+            response = await client.post(f"{path}?{query}", content=sample("doubtful.png"))
+            assert response.status_code == 200
+            assert_declared(operation, response)
+
+
+async def test_the_stream_is_described_as_what_it_is(
+    client: httpx.AsyncClient, document: dict[str, Any]
+) -> None:
+    answers = document["paths"]["/predict/mc/stream"]["post"]["responses"]
+    response = await client.post("/predict/mc/stream", content=PICTURE)
+
+    (described,) = answers["200"]["content"]
+    assert response.headers["content-type"].startswith(described)
+
+
+@pytest.mark.parametrize("path", SINGLE)
+async def test_every_error_is_what_its_route_declares(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    operation = document["paths"][path]["post"]
+    declared = {int(status) for status in operation["responses"]}
+    requests: list[dict[str, Any]] = [
+        {"content": b""},
+        {"content": bytes(11 * 2**20)},
+        {"content": b"text", "headers": {"content-type": "text/plain"}},
+        {"content": PICTURE, "params": {"preprocess": "odd"}},
+    ]
+
+    statuses = set()
+    for request in requests:
+        response = await client.post(path, **request)
+        statuses.add(response.status_code)
+        assert declared_model(operation, response.status_code) is ErrorBody
+        assert_declared(operation, response)
+
+    assert statuses == {400, 413, 415, 422}
+    assert declared == statuses | {200, 408, 429, 431, 503, 504}
+
+
+def test_the_descriptions_of_the_answers_name_every_field(document: dict[str, Any]) -> None:
+    for name in ("Prediction", "McPrediction", "ErrorDetail"):
+        schema = document["components"]["schemas"][name]
+        for field, described in schema["properties"].items():
+            assert described.get("description") or "$ref" in described, (name, field)
+
+
+# The page
+
+
+class Page(HTMLParser):
+    """What a page loads, and what of it a Content-Security-Policy would not allow."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.inline: list[str] = []
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        for name, value in attrs:
+            if name == "src" or (name == "href" and tag == "link"):
+                self.loaded.append(value or "")
+            elif name == "style" or name.startswith("on"):
+                self.inline.append(f"{tag} {name}")
+            elif name in ("href", "action"):
+                assert not (value or "").startswith("javascript:")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+
+def test_the_page_reader_sees_what_is_inline() -> None:
+    page = Page('<script src="a.js"></script><script>x()</script><p onclick="y()" style="z">')
+
+    assert page.loaded == ["a.js"]
+    assert page.inline == ["x()", "p onclick", "p style"]
+
+
+TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+
+async def test_the_docs_page_loads_only_what_this_server_has(client: httpx.AsyncClient) -> None:
+    response = await client.get("/docs")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/html")
+    page = Page(response.text)
+
+    assert page.inline == []
+    origin = str(client.base_url)
+    loaded = [urljoin(f"{origin}/docs", one) for one in page.loaded if one != "data:,"]
+    assert len(loaded) >= 3
+    for address in loaded:
+        assert address.startswith(f"{origin}/")
+        asset = await client.get(address)
+        assert asset.status_code == 200, address
+        assert asset.headers["content-type"].startswith(TYPES[Path(address).suffix])
+        assert asset.content
+        # A style sheet could load more.
+        if address.endswith(".css"):
+            found = re.findall(r"url\(\s*[\"']?([a-z]*:?)", asset.text)
+            assert set(found) <= {"data:"}
+            assert "@import" not in asset.text
+
+
+async def test_the_docs_page_describes_this_server(client: httpx.AsyncClient) -> None:
+    script = (await client.get("/static/docs.js")).text
+
+    (address,) = re.findall(r'url: "([^"]+)"', script)
+    description = await client.get(urljoin(f"{client.base_url}/docs", address))
+    assert description.json()["info"]["title"] == "Dropserve"
+    assert "validatorUrl: null" in script  # else it would tell a foreign host
+    assert "http" not in script
+
+
+async def test_the_docs_page_has_a_policy_that_allows_nothing_foreign(
+    client: httpx.AsyncClient,
+) -> None:
+    header = (await client.get("/docs")).headers["content-security-policy"]
+
+    policy = {}
+    for directive in header.split(";"):
+        name, *sources = directive.split()
+        policy[name] = sources
+    assert policy["default-src"] == ["'none'"]
+    assert policy["script-src"] == ["'self'"]
+    assert policy["connect-src"] == ["'self'"]
+    assert policy["base-uri"] == ["'none'"]
+    assert policy["frame-ancestors"] == ["'none'"]
+    allowed = {source for sources in policy.values() for source in sources}
+    assert allowed <= {"'none'", "'self'", "data:"}
+
+
+def test_swagger_ui_lies_beside_its_licence() -> None:
+    folder = STATIC_DIR / "swagger-ui"
+
+    assert (folder / "swagger-ui-bundle.js").is_file()
+    licence = (folder / "LICENSE").read_text()
+    assert "Apache License" in licence
+    assert "Version 2.0, January 2004" in licence
+    assert "SmartBear" in (folder / "NOTICE").read_text()
+    # The bundle's first line refers to it.
+    assert (folder / "swagger-ui-bundle.js.LICENSE.txt").is_file()

@@ -1,0 +1,412 @@
+"""Connections whose other end is slow, silent, greedy or no HTTP: over real sockets."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from app.process.connections import MOST_HEAD_BYTES, MOST_HEADERS, bounded_protocol
+from app.process.server import configure
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from tests.app.telemetry.prometheus_text import Scrape
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# Longer than anything takes here, and shorter than a test may.
+PATIENCE_SECONDS = 10.0
+PATIENT = Settings()
+HASTY = Settings(max_head_seconds=0.05, max_body_seconds=0.05)
+WHOLE = b"POST /whole HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\nbody"
+
+
+class _App:
+    """Reads the body and answers with what it was; knows the requests it was asked."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.left: list[str] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        path = scope["path"]
+        response: Response
+        if path == "/large":
+            response = Response(bytes(16 * 2**20))
+        else:
+            try:
+                body = await Request(scope, receive).body()
+            except ClientDisconnect:
+                self.left.append(path)
+                return
+            await self.may_answer.wait()
+            response = PlainTextResponse(f"{path} {len(body)}")
+        await response(scope, receive, send)
+
+
+class _Client:
+    """A connection on which anything can be sent."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, content: bytes) -> None:
+        self.writer.write(content)
+
+    async def answer(self) -> tuple[int, str, dict[str, str]]:
+        """Status, body and headers of the next answer."""
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
+        status, *lines = head.decode().lower().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines if line)
+        body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(status.split()[1]), body.decode(), headers
+
+    async def refusal(self) -> tuple[int, str]:
+        """Status and code of an answer in the error shape, after which the connection ends."""
+        status, body, headers = await self.answer()
+        error = json.loads(body)["error"]
+        assert error.keys() == {"code", "message", "param", "request_id"}
+        assert headers["content-type"] == "application/json"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["connection"] == "close"
+        assert await self.is_ended()
+        return status, error["code"]
+
+    async def is_ended(self) -> bool:
+        """Whether the server ends the connection, and has nothing more to say."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), PATIENCE_SECONDS) == b""
+        except ConnectionResetError:
+            return True
+
+
+class _Server:
+    def __init__(self, app: _App, state: ServerState, port: int) -> None:
+        self.app, self.state, self.port = app, state, port
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self, **options: Any) -> _Client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, **options)
+        self._writers.append(writer)
+        return _Client(reader, writer)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def serving(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[_Server]:
+    """The protocol, looking often, and a small application behind it."""
+    app, state = _App(), ServerState()
+    protocol = bounded_protocol(settings, metrics)
+    protocol.looking_seconds = 0.02
+    config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
+    one = _Server(app, state, server.sockets[0].getsockname()[1])
+    try:
+        yield one
+    finally:
+        one.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_the_protocol_serves_as_any_other() -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        for _ in range(2):
+            client.send(WHOLE)
+            assert (await client.answer())[:2] == (200, "/whole 4")
+        client.send(WHOLE * 3)
+        for _ in range(3):
+            assert (await client.answer())[:2] == (200, "/whole 4")
+
+
+# Slow and silent
+
+
+async def test_a_connection_that_says_nothing_is_ended() -> None:
+    async with serving(HASTY) as server:
+        client = await server.connect()
+
+        assert await client.is_ended()
+        assert server.app.scopes == []
+
+
+@pytest.mark.parametrize("before", [b"", WHOLE])
+async def test_a_head_that_does_not_end_is_refused(before: bytes) -> None:
+    async with serving(HASTY) as server:
+        client = await server.connect()
+        if before:
+            client.send(before)
+            assert (await client.answer())[0] == 200
+        client.send(b"GET /slow HTTP/1.1\r\nX-A: ")
+
+        assert await client.refusal() == (408, "request_timeout")
+
+
+async def test_dribbling_does_not_lengthen_the_time() -> None:
+    async with serving(HASTY) as server:
+        client = await server.connect()
+
+        async def dribble() -> None:
+            client.send(b"GET /slow HTTP/1.1\r\nX-A: ")
+            while True:
+                client.send(b"a")
+                await asyncio.sleep(0.005)
+
+        dribbling = asyncio.create_task(dribble())
+        try:
+            assert (await client.answer())[0] == 408
+        finally:
+            dribbling.cancel()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"POST /slow HTTP/1.1\r\nContent-Length: 9\r\n\r\nbody",
+        b"POST /slow HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n",
+    ],
+)
+async def test_a_body_that_does_not_end_is_refused_and_its_request_given_up(start: bytes) -> None:
+    async with serving(HASTY) as server:
+        client = await server.connect()
+        client.send(start)
+
+        assert await client.refusal() == (408, "request_timeout")
+        assert server.app.left == ["/slow"]
+
+
+async def test_a_connection_that_was_answered_may_rest_before_its_next_request() -> None:
+    async with serving(HASTY) as server:
+        client = await server.connect()
+        client.send(WHOLE)
+        await client.answer()
+        await asyncio.sleep(10 * HASTY.max_head_seconds)
+
+        head, rest = WHOLE[:9], WHOLE[9:]
+        client.send(head)  # whose time begins now
+        await asyncio.sleep(HASTY.max_head_seconds / 2)
+        client.send(rest)
+        assert (await client.answer())[:2] == (200, "/whole 4")
+
+
+async def test_answered_connections_rest_as_long_as_the_settings_say() -> None:
+    settings = Settings(keep_alive_seconds=7)
+    assert configure(None, settings).timeout_keep_alive == 7
+
+
+async def test_an_answer_that_takes_its_time_is_waited_for() -> None:
+    async with serving(HASTY) as server:
+        server.app.may_answer.clear()
+        client = await server.connect()
+        client.send(WHOLE)
+        asyncio.get_running_loop().call_later(0.5, server.app.may_answer.set)
+
+        assert (await client.answer())[:2] == (200, "/whole 4")
+
+
+async def test_a_reader_that_does_not_read_is_left() -> None:
+    async with serving(HASTY) as server:
+        client = await server.connect(limit=1024)
+        client.send(b"GET /large HTTP/1.1\r\n\r\n")
+        await until(lambda: bool(server.state.connections))
+
+        await until(lambda: not server.state.connections)
+
+
+# Greedy
+
+
+def many_lines(count: int) -> bytes:
+    return b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: a\r\n" % n for n in range(count)) + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        many_lines(MOST_HEADERS + 1),
+        many_lines(10_000),
+        b"GET /" + b"a" * MOST_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-A: " + b"a" * MOST_HEAD_BYTES + b"\r\n\r\n",
+    ],
+    ids=["lines", "many lines", "address", "value"],
+)
+@pytest.mark.parametrize("piece", [2**20, 1000], ids=["whole", "in pieces"])
+async def test_a_head_that_is_too_large_is_refused(head: bytes, piece: int) -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        for place in range(0, len(head), piece):
+            client.send(head[place : place + piece])
+            await asyncio.sleep(0)
+
+        assert (await client.answer())[0] == 431
+        assert server.app.scopes == []
+
+
+async def test_what_is_refused_outside_of_any_request_is_counted() -> None:
+    metrics = Metrics()
+    async with serving(PATIENT, metrics) as server:
+        for garbage in (b"no http\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"X-A: 1\r\n" * 5000):
+            client = await server.connect()
+            client.send(garbage)
+            await client.answer()
+
+    told = Scrape(metrics.text().decode())
+    counted = {"invalid_http": 1, "head_too_large": 1}
+    assert told.by("code", "connections_refused_total") == counted
+
+
+async def test_a_head_without_an_end_is_not_kept() -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        client.send(b"GET / HTTP/1.1\r\nX-A: ")
+        for _ in range(40):
+            client.send(b"a" * 1024)
+            await asyncio.sleep(0.002)
+
+        assert (await client.answer())[0] == 431
+
+
+async def test_a_head_within_the_limits_is_served() -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        client.send(many_lines(MOST_HEADERS))
+        assert (await client.answer())[0] == 200
+        large = b"POST /whole HTTP/1.1\r\nX-A: %s\r\nContent-Length: 300000\r\n\r\n" % (
+            b"a" * 30_000
+        )
+        # A large body before it, in the same pieces, is none of its head.
+        client.send((large + bytes(300_000)) * 2 + WHOLE)
+        for length in (300_000, 300_000, 4):
+            assert (await client.answer())[:2] == (200, f"/whole {length}")
+
+
+async def test_what_follows_a_chunked_body_is_no_header() -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        chunked = b"POST /whole HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n"
+        client.send(chunked + b"X-Forwarded-For: 1.2.3.4\r\n\r\n")
+
+        assert (await client.answer())[:2] == (200, "/whole 4")
+        assert server.app.scopes[0]["headers"] == [(b"transfer-encoding", b"chunked")]
+
+        client.send(chunked)
+        client.send(b"".join(b"X-%d: a\r\n" % number for number in range(1000)))
+        assert await client.refusal() == (431, "head_too_large")
+
+
+async def test_where_all_are_connected_the_longest_idle_give_way() -> None:
+    async with serving(Settings(max_connections=3)) as server:
+        server.app.may_answer.clear()
+        busy = await server.connect()
+        busy.send(WHOLE)
+        await until(lambda: bool(server.app.scopes))
+        first, second, third = [await server.connect() for _ in range(3)]
+
+        assert await first.is_ended()
+        server.app.may_answer.set()
+        for client in (second, third):
+            client.send(WHOLE)
+        for client in (busy, second, third):
+            assert (await client.answer())[:2] == (200, "/whole 4")
+
+
+async def test_where_all_are_busy_another_is_told_so() -> None:
+    async with serving(Settings(max_connections=2)) as server:
+        server.app.may_answer.clear()
+        busy = [await server.connect() for _ in range(2)]
+        for client in busy:
+            client.send(WHOLE)
+        await until(lambda: len(server.app.scopes) == 2)
+
+        status, body, headers = await (await server.connect()).answer()
+
+        assert (status, json.loads(body)["error"]["code"]) == (429, "overloaded")
+        assert headers["retry-after"] == "1"
+        server.app.may_answer.set()
+        for client in busy:
+            assert (await client.answer())[0] == 200
+
+
+# No HTTP
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX A: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-A: b\r\n c\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\n\r\n",
+        b"CONNECT there:443 HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused(garbage: bytes) -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        client.send(garbage)
+
+        assert await client.refusal() == (400, "invalid_http")
+
+
+async def test_garbage_behind_requests_waits_for_their_answers() -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        client.send(WHOLE * 2 + b"\x00garbage\r\n\r\n" + WHOLE)
+
+        for _ in range(2):
+            assert (await client.answer())[:2] == (200, "/whole 4")
+        assert await client.is_ended()
+        assert len(server.app.scopes) == 2
+
+
+async def test_garbage_in_a_body_is_refused_and_its_request_given_up() -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        client.send(b"POST /slow HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await until(lambda: bool(server.app.scopes))
+        client.send(b"no length\r\n")
+
+        assert await client.refusal() == (400, "invalid_http")
+        assert server.app.left == ["/slow"]
+
+
+@pytest.mark.parametrize("piece", [2**20, 7], ids=["whole", "in pieces"])
+async def test_the_offer_of_another_protocol_is_not_taken_and_costs_no_body(piece: int) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAA\r\n"
+    requests = WHOLE.replace(b"Host: here\r\n", b"Host: here\r\n" + offer) * 2 + WHOLE
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        for place in range(0, len(requests), piece):
+            client.send(requests[place : place + piece])
+            await asyncio.sleep(0)
+
+        for _ in range(3):
+            assert (await client.answer())[:2] == (200, "/whole 4")
+        names = {name for scope in server.app.scopes for name, _ in scope["headers"]}
+        assert names == {b"host", b"content-length"}

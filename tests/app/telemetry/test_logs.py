@@ -1,0 +1,244 @@
+"""The log: one line per request and per message, in either format, and never in the way."""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api.application import create_app
+from app.settings import Settings
+from app.telemetry.logs import (
+    AccessLog,
+    ConsoleFormatter,
+    JsonFormatter,
+    LineWriter,
+    configure_logs,
+)
+from app.telemetry.request_record import EndedRequest, RequestTimes
+from model.checkpoint import Checkpoint
+from tests.conftest import connect, sample
+
+PATIENCE_SECONDS = 30.0
+
+
+class Pipe:
+    """What is written at one end and read, when it is asked for, at the other."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        self.writer = LineWriter(self.writing)
+
+    def read(self) -> str:
+        """All that has been written; ends the pipe."""
+        self.writer.flush()
+        os.close(self.writing)
+        with os.fdopen(self.reading) as file:
+            return file.read()
+
+
+@pytest.fixture
+def pipe() -> Pipe:
+    return Pipe()
+
+
+@pytest.fixture
+def untouched_loggers() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("root", "dropserve", "uvicorn")]
+    loggers[0] = logging.getLogger()
+    before = [(logger.handlers, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.level = handlers, level
+    logging.getLogger().manager._clear_cache()  # type: ignore[attr-defined]
+
+
+async def lines_of(checkpoint: Checkpoint, log: AccessLog, *requests: httpx.Request) -> None:
+    app = create_app(Settings(), checkpoint, access_log=log)
+    async with app.router.lifespan_context(app), connect(app) as client:
+        for request in requests:
+            await client.send(request)
+
+
+def request(path: str, method: str = "POST", **options: Any) -> httpx.Request:
+    return httpx.Request(method, f"http://dropserve{path}", **options)
+
+
+async def test_each_request_is_one_line_of_json(default_checkpoint: Checkpoint, pipe: Pipe) -> None:
+    headers = {"x-request-id": "my-own"}
+    await lines_of(
+        default_checkpoint,
+        AccessLog(pipe.writer, "json"),
+        request("/predict/mc?passes=20", content=sample("7.png"), headers=headers),
+        request("/predict", content=b"no image"),
+        request("/health/live", "GET"),
+    )
+    sampled, failed, live = map(json.loads, pipe.read().splitlines())
+
+    assert list(sampled) == [
+        *("time", "level", "message", "worker", "method", "route", "status", "code", "request_id"),
+        *("seconds", "decode_seconds", "queue_seconds", "compute_seconds"),
+    ]
+    assert (sampled["request_id"], sampled["worker"]) == ("my-own", os.getpid())
+    assert (sampled["method"], sampled["route"]) == ("POST", "/predict/mc")
+    assert (sampled["status"], sampled["code"]) == (200, None)
+    parts = [sampled[f"{part}_seconds"] for part in ("decode", "queue", "compute")]
+    assert min(parts) >= 0
+    assert 0 < sum(parts) <= sampled["seconds"] + 2e-6  # each is rounded
+    assert (failed["status"], failed["code"]) == (415, "not_an_image")
+    assert "compute_seconds" not in failed
+    assert (live["route"], live["status"]) == ("/health/live", 200)
+
+
+async def test_nothing_that_was_sent_is_in_the_log(
+    default_checkpoint: Checkpoint, pipe: Pipe
+) -> None:
+    secret = "Zm9vYmFyc2VjcmV0"
+    await lines_of(
+        default_checkpoint,
+        AccessLog(pipe.writer, "json"),
+        request(f"/{secret}?{secret}={secret}", "GET"),
+        request(f"/predict?api_key={secret}", content=secret, headers={"x-api-key": secret}),
+        request("/predict", json={"image": secret}),
+        request("/predict", json={secret: secret}),
+        request(f"/v2/models/{secret}/infer", content=secret),
+        request("/predict", content=secret, headers={"x-request-id": f"{secret} "}),
+        request("/predict", content=secret, headers={"authorization": f"Bearer {secret}"}),
+    )
+    text = pipe.read()
+
+    assert len(text.splitlines()) == 7
+    assert secret not in text
+
+
+def test_a_line_for_people_says_the_same(pipe: Pipe) -> None:
+    times = RequestTimes()
+    times.decode, times.compute = 0.0001, 0.0005
+    log = AccessLog(pipe.writer, "console")
+    log.write(EndedRequest("id-1", "POST", "/predict", 200, None, 0.0008, times))
+    log.write(EndedRequest("id-2", "GET", "other", 404, "not_found", 0.0001, RequestTimes()))
+
+    first, second = (line[13:] for line in pipe.read().splitlines())
+
+    split = "(decode 0.10, queue 0.00, compute 0.50)"
+    assert first == f"INFO    POST /predict 200 ok, 0.80 ms {split}, id-1"
+    assert second == "INFO    GET other 404 not_found, 0.10 ms, id-2"
+
+
+def record_with_traceback() -> logging.LogRecord:
+    try:
+        raise ValueError("broken\nin two")
+    except ValueError:
+        info = sys.exc_info()
+    return logging.LogRecord("dropserve", logging.ERROR, "", 0, "it %s", ("failed",), info)
+
+
+def test_a_traceback_stays_on_its_line_in_json_and_is_readable_otherwise() -> None:
+    record = record_with_traceback()
+
+    line = JsonFormatter().format(record)
+    told = json.loads(line)
+
+    assert "\n" not in line
+    assert (told["level"], told["message"]) == ("error", "it failed")
+    assert told["exception"].endswith("ValueError: broken\nin two")
+    assert ConsoleFormatter().format(record).splitlines()[0].endswith("ERROR   it failed")
+    assert ConsoleFormatter().format(record).endswith("ValueError: broken\nin two")
+
+
+def test_times_are_utc_to_the_millisecond() -> None:
+    record = record_with_traceback()
+    record.created = 1_700_000_000.0625
+
+    assert json.loads(JsonFormatter().format(record))["time"] == "2023-11-14T22:13:20.062Z"
+
+
+def test_the_settings_choose_what_is_logged(
+    untouched_loggers: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = configure_logs(Settings(log_format="json"))
+    assert log is not None
+    logging.getLogger("dropserve").info("told")
+    logging.getLogger("dropserve").debug("not told")
+    logging.getLogger("uvicorn.error").warning("uvicorn's")
+    logging.getLogger("asyncio").error("others'")
+    logging.getLogger().handlers[0].flush()
+
+    told = [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
+    assert told == ["told", "uvicorn's", "others'"]
+    assert configure_logs(Settings(access_log=False)) is None
+    assert configure_logs(Settings(log_level="warning")) is None
+
+
+def test_a_reader_that_stalls_holds_nobody_up_and_is_told_what_it_missed(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, untouched_loggers: None
+) -> None:
+    monkeypatch.setattr("app.telemetry.logs._MOST_LINES", 1000)
+    monkeypatch.setattr("app.telemetry.logs._FLUSH_SECONDS", 0.01)
+    warned: list[str] = []
+
+    class Warned(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warned.append(record.getMessage())
+
+    logging.getLogger().handlers = [Warned()]
+    line = b"x" * 99 + b"\n"
+    for _ in range(5000):  # far more than a pipe holds, and nobody reads
+        pipe.writer.write(line)
+    pipe.writer.flush()
+
+    taken = bytearray()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not warned:
+        assert time.monotonic() < deadline
+        taken += os.read(pipe.reading, 65536)
+        pipe.writer.write(line)
+    (message,) = warned
+    assert int(message.split()[0]) >= 5000 - 1000 - 65536 * 2 // 100
+    assert set(bytes(taken).split(b"\n")[:-1]) == {line[:-1]}
+
+
+def test_lines_of_several_workers_stay_whole() -> None:
+    reading, writing = os.pipe()
+    writers = [LineWriter(writing) for _ in range(4)]
+    lines = {f"{name}{'-' * 300}{name}\n".encode() for name in "abcd"}
+
+    def write(writer: LineWriter, line: bytes) -> None:
+        for _ in range(500):
+            writer.write(line)
+        writer.flush()
+
+    threads = [
+        threading.Thread(target=write, args=pair) for pair in zip(writers, lines, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    taken = bytearray()
+    while len(taken) < 4 * 500 * 303:
+        taken += os.read(reading, 65536)
+    for thread in threads:
+        thread.join()
+    os.close(writing)
+    os.close(reading)
+
+    assert {*bytes(taken).splitlines(keepends=True)} == lines
+    assert len(taken.splitlines()) == 2000
+
+
+def test_no_line_is_lost_while_others_have_no_turn(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    lines = [b"%06d %s\n" % (number, b"x" * 250) for number in range(60_000)]
+    with file.open("wb") as opened:
+        writer = LineWriter(opened.fileno())
+        for line in lines:  # three times as many as are kept, and no pause for the thread
+            writer.write(line)
+        writer.flush()
+
+    assert file.read_bytes() == b"".join(lines)

@@ -1,0 +1,169 @@
+"""Early stopping against a search through every number of passes."""
+
+import numpy as np
+import pytest
+
+from model.checkpoint import Checkpoint
+from model.digits.preprocessing import preprocess_image
+from model.engines.relu_mlp import Engine, PassRange, PreparedImage, Probs
+from model.literals import StopReason
+from model.sampling import adaptive
+from model.sampling.adaptive import LEAST_PASSES, sample_until, sufficient_passes
+from model.sampling.masks import Passes
+from model.uncertainty.statistics import standard_error
+from tests.samples.draw import DIGITS, FOUR_OR_NINE, Stroke, draw_strokes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MOST = 300
+# A clear digit, a doubtful one, and two that are two digits at once.
+DRAWINGS: tuple[tuple[Stroke, ...], ...] = (
+    DIGITS[3],
+    FOUR_OR_NINE,
+    (*DIGITS[3], *DIGITS[5]),
+    (*DIGITS[0], *DIGITS[6]),
+)
+
+
+@pytest.fixture(scope="module")
+def engine(one_thread: None, default_checkpoint: Checkpoint) -> Engine:
+    return Engine(default_checkpoint.network)
+
+
+@pytest.fixture(scope="module")
+def images(engine: Engine) -> list[PreparedImage]:
+    return prepare(engine, MOST)
+
+
+def prepare(engine: Engine, count: int) -> list[PreparedImage]:
+    pixels = [preprocess_image(np.array(draw_strokes(drawing))) for drawing in DRAWINGS]
+    return engine.prepare(pixels, [Passes(count, seed) for seed in range(len(pixels))])
+
+
+def largest_error(probs: Probs) -> float:
+    return float(standard_error(probs).max())
+
+
+def search(probs: Probs, target: float) -> tuple[Probs, StopReason]:
+    """The smallest number of passes from 32 on whose largest standard error is small enough."""
+    for count in range(32, len(probs) + 1):
+        if largest_error(probs[:count]) <= target:
+            return probs[:count], "standard_error"
+    return probs, "passes"
+
+
+def targets_for(probs: Probs) -> list[float]:
+    """Standard errors that are met exactly, just missed, early, late and never."""
+    exact = [largest_error(probs[:count]) for count in (32, 33, 63, 64, 65, 100, 199, MOST)]
+    missed = [float(np.nextafter(error, 0)) for error in exact]
+    return [*exact, *missed, *np.geomspace(max(exact) * 2, min(exact) / 2, 20).tolist(), 1e-12, 1.0]
+
+
+@pytest.mark.parametrize("number", range(len(DRAWINGS)))
+def test_it_stops_at_the_smallest_number_of_passes_that_is_enough(
+    engine: Engine, images: list[PreparedImage], number: int
+) -> None:
+    (whole,) = engine.sample([PassRange(images[number], 0, MOST)])
+    lengths = set()
+    for target in targets_for(whole):
+        probs, reason = sample_until(engine, images[number], target)
+        expected, expected_reason = search(whole, target)
+        assert (len(probs), reason) == (len(expected), expected_reason)
+        # They are the first passes of the longer answer.
+        assert probs.tobytes() == whole[: len(probs)].tobytes()
+        lengths.add(len(probs))
+    assert {32, MOST} <= lengths
+    assert len(lengths) >= 6  # or little was tested
+
+
+def test_the_answer_never_contradicts_its_reason(
+    engine: Engine, images: list[PreparedImage]
+) -> None:
+    for image in images:
+        for target in np.geomspace(0.2, 1e-6, 20):
+            probs, reason = sample_until(engine, image, float(target))
+            enough = largest_error(probs) <= target
+            assert reason == ("standard_error" if enough else "passes")
+            assert enough or len(probs) == MOST
+
+
+def test_a_target_that_is_never_reached_takes_all_passes(
+    engine: Engine, images: list[PreparedImage]
+) -> None:
+    probs, reason = sample_until(engine, images[1], 1e-9)
+    assert reason == "passes"
+    assert probs.tobytes() == engine.sample([PassRange(images[1], 0, MOST)])[0].tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 2, 31])
+def test_fewer_than_32_passes_are_all_computed(engine: Engine, count: int) -> None:
+    for image in prepare(engine, count):
+        probs, reason = sample_until(engine, image, 1.0)
+        assert reason == "passes"
+        assert probs.tobytes() == engine.sample([PassRange(image, 0, count)])[0].tobytes()
+
+
+@pytest.mark.parametrize("count", [32, 33, 64, 65])
+def test_32_passes_are_enough_to_stop(engine: Engine, count: int) -> None:
+    probs, reason = sample_until(engine, prepare(engine, count)[1], 1.0)
+    assert (len(probs), reason) == (32, "standard_error")
+
+
+@pytest.mark.parametrize("step", [1, 7, 31, 32, 33, 100, 1000])
+def test_how_often_it_looks_changes_nothing(
+    engine: Engine,
+    images: list[PreparedImage],
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    cases = [(image, target) for image in images[1:] for target in (0.5, 0.05, 0.03, 1e-6)]
+    expected = [sample_until(engine, image, target) for image, target in cases]
+    monkeypatch.setattr(adaptive, "LOOK_PASSES", step)
+    actual = [sample_until(engine, image, target) for image, target in cases]
+    for (probs, reason), (expected_probs, expected_reason) in zip(actual, expected, strict=True):
+        assert probs.tobytes() == expected_probs.tobytes()
+        assert reason == expected_reason
+
+
+def test_no_more_passes_are_computed_than_until_the_next_look(
+    engine: Engine, images: list[PreparedImage]
+) -> None:
+    before = engine.passes_computed
+    probs, _ = sample_until(engine, images[1], 0.03)
+    assert 32 < len(probs) < MOST  # or nothing was tested
+    assert engine.passes_computed - before < len(probs) + adaptive.LOOK_PASSES
+
+
+# The search in what is already computed
+
+
+def draw_probs(mean: float, spread: float, passes: int) -> Probs:
+    """Passes of two classes around a mean."""
+    generator = np.random.default_rng(0)
+    first = np.clip(mean + spread * generator.standard_normal(passes), 0, 1).astype(np.float32)
+    return np.column_stack([first, 1 - first])
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-8, 3e-8, 6e-8, 1e-6, 1e-3, 0.3])
+@pytest.mark.parametrize("mean", [0.3, 0.7, 0.99, 1.0])
+def test_the_search_agrees_with_the_exact_criterion_at_any_scale(
+    mean: float, spread: float
+) -> None:
+    """Running sums of squares lose small variances beside large means."""
+    probs = draw_probs(mean, spread, 1000)
+    errors = {count: largest_error(probs[:count]) for count in range(LEAST_PASSES, 1001)}
+    for count in (32, 33, 500, 999, 1000):
+        for target in (errors[count], errors[count] * 0.999, 1e-12):
+            if target > 0:
+                expected = min((n for n, error in errors.items() if error <= target), default=None)
+                assert sufficient_passes(probs, 0, target) == expected
+
+
+def test_passes_that_were_looked_at_are_not_looked_at_again() -> None:
+    probs = draw_probs(0.5, 0.1, 200)
+    target = largest_error(probs[:50])
+    enough = [n for n in range(LEAST_PASSES, 201) if largest_error(probs[:n]) <= target]
+    for looked_at in (0, 31, 32, 49, 50, 51, 150, 199):
+        expected = min((n for n in enough if n > looked_at), default=None)
+        assert sufficient_passes(probs, looked_at, target) == expected
+    assert sufficient_passes(probs, 200, target) is None

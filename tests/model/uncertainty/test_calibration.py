@@ -1,0 +1,151 @@
+"""Temperature scaling against its definition on logits, prediction sets, what is stored."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.uncertainty.calibration import (
+    Calibration,
+    apply_temperature,
+    prediction_set,
+    read_calibration,
+)
+
+TEMPERATURES = (0.25, 0.7, 1.0, 1.3, 4.0)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def draw_logits(*shape: int) -> NDArray[np.float64]:
+    return np.random.default_rng(0).normal(0, 4, shape)
+
+
+def test_temperature_1_changes_no_bit() -> None:
+    probs = softmax(draw_logits(50, 10))
+    assert apply_temperature(probs, 1.0).tobytes() == probs.tobytes()
+    single = probs.astype(np.float32)
+    assert apply_temperature(single, 1.0).tobytes() == single.astype(np.float64).tobytes()
+
+
+def test_two_classes_worked_by_hand() -> None:
+    # At T = 1/2 probabilities are squared and normalised: (0.64, 0.04) / 0.68.
+    assert apply_temperature(np.array([0.8, 0.2]), 0.5) == pytest.approx([16 / 17, 1 / 17])
+    # At T = 2 their roots: (0.8944, 0.4472) / 1.3416.
+    assert apply_temperature(np.array([0.8, 0.2]), 2.0) == pytest.approx([2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("shape", [(10,), (50, 10), (50, 3)])
+def test_it_is_the_softmax_of_the_logits_divided_by_the_temperature(
+    temperature: float, shape: tuple[int, ...]
+) -> None:
+    logits = draw_logits(*shape)
+    scaled = apply_temperature(softmax(logits), temperature)
+    assert scaled.dtype == np.float64
+    assert scaled.shape == shape
+    assert scaled == pytest.approx(softmax(logits / temperature), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_the_order_of_the_classes_is_kept(temperature: float) -> None:
+    probs = softmax(draw_logits(50, 10))
+    scaled = apply_temperature(probs, temperature)
+    assert (scaled.argsort(axis=1) == probs.argsort(axis=1)).all()
+
+
+def test_above_1_softens_and_below_1_sharpens() -> None:
+    largest = softmax(draw_logits(50, 10)).max(axis=1)
+    probs = softmax(draw_logits(50, 10))
+    assert (apply_temperature(probs, 2.0).max(axis=1) < largest).all()
+    assert (apply_temperature(probs, 0.5).max(axis=1) > largest).all()
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_a_probability_of_0_stays_0_and_harms_no_other(temperature: float) -> None:
+    # Probabilities of confident answers underflow to 0 in float32.
+    probs = np.array([[1, 0, 0], [0.8, 0, 0.2]], dtype=np.float32)
+    scaled = apply_temperature(probs, temperature)
+    assert scaled.sum(axis=1) == pytest.approx([1, 1], rel=1e-7)
+    assert scaled[0] == pytest.approx([1, 0, 0], abs=1e-70)
+    assert scaled[1, 1] == pytest.approx(0, abs=1e-70)
+    ratio = (0.8 / 0.2) ** (1 / temperature)
+    assert scaled[1, 0] / scaled[1, 2] == pytest.approx(ratio, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.001, 100.0])
+def test_extreme_temperatures_give_numbers(temperature: float) -> None:
+    scaled = apply_temperature(np.array([0.4, 0.35, 0.25, 0.0]), temperature)
+    assert np.isfinite(scaled).all()
+    assert scaled.sum() == pytest.approx(1, rel=1e-15)
+    assert scaled.argmax() == 0
+
+
+def test_the_probabilities_given_are_not_changed() -> None:
+    probs = softmax(draw_logits(5, 10))
+    before = probs.copy()
+    probs.flags.writeable = False
+    apply_temperature(probs, 2.0)
+    assert (probs == before).all()
+
+
+# Prediction sets
+
+
+def test_a_set_holds_what_is_likely_enough_the_likeliest_first() -> None:
+    probabilities = np.array([0.05, 0.6, 0.1, 0.25])
+    assert prediction_set(probabilities, 0.07) == [1, 3, 2]
+    assert prediction_set(probabilities, 0.1) == [1, 3, 2]  # at least, not more
+    assert prediction_set(probabilities, 0.11) == [1, 3]
+    assert prediction_set(probabilities, 0.0) == [1, 3, 2, 0]
+
+
+def test_a_set_always_holds_the_likeliest_class() -> None:
+    assert prediction_set(np.array([0.3, 0.4, 0.3]), 0.99) == [1]
+
+
+def test_equal_classes_stand_in_their_order_as_the_answer_chooses_them() -> None:
+    probabilities = np.array([0.1, 0.45, 0.45])
+    assert prediction_set(probabilities, 0.2) == [1, 2]
+    assert prediction_set(probabilities, 0.9) == [probabilities.argmax()]
+
+
+# What the checkpoint stores
+
+STORED: dict[str, Any] = {
+    "temperature": 1.5,
+    "mc_temperature": 0.5,
+    "thresholds": {"predict": None, "mc": 0.25},
+    "conformal": {"0.9": {"predict": 0.125, "mc": 0.0625}, "0.99": None},
+    "fitted_with": None,
+}
+
+
+def test_each_kind_of_answer_has_its_own_calibration() -> None:
+    assert read_calibration(STORED, "predict") == Calibration(1.5, None, {0.9: 0.125})
+    assert read_calibration(STORED, "mc") == Calibration(0.5, 0.25, {0.9: 0.0625})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"temperature": 0.0},
+        {"temperature": "warm"},
+        {"temperature": True},
+        {"thresholds": {"predict": math.nan}},
+        {"thresholds": {"mc": None}},
+        {"thresholds": None},
+        {"conformal": {"0.9": 0.125}},
+        {"conformal": {"most": {"predict": 0.125, "mc": 0.0625}}},
+        {"conformal": 3},
+    ],
+    ids=str,
+)
+def test_a_damaged_calibration_is_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        read_calibration({**STORED, **damage}, "predict")
