@@ -10,9 +10,6 @@ from starlette.responses import Response
 from app.errors import ApiError, error_body
 from app.open_inference.errors import is_open_inference, open_inference_error
 
-# What the logs and metrics call an error of V2, whose bodies have no codes.
-NO_CODE = "invalid_request"
-
 
 def encode_json(content: Any) -> bytes:
     """JSON of Python and NumPy values; float32 is written with float32's digits."""
@@ -53,7 +50,7 @@ class JsonResponse(BytesResponse):
 def error_response(request: Request, error: ApiError) -> JsonResponse:
     """The answer to a failed request, in the shape of the protocol that it was asked in."""
     state = request.scope["state"]
-    state["error_code"] = error.code or NO_CODE
+    state["error_code"] = error.code
     status: int = error.status
     body: dict[str, Any] = error_body(error, state["request_id"])
     if is_open_inference(state["path"]):

@@ -19,14 +19,7 @@ from app.api.cors import CorsMiddleware
 from app.api.fast_path import DirectApp
 from app.api.middleware import RequestContextMiddleware
 from app.api.openapi import describe_application
-from app.errors import (
-    ApiError,
-    InternalError,
-    InvalidParameterError,
-    MethodNotAllowedError,
-    NotFoundError,
-    NotReadyError,
-)
+from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Inference
 from app.open_inference.models import served_models
 from app.settings import Settings
@@ -181,20 +174,21 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)
     translated: ApiError
     if error.status_code == 404:
-        translated = NotFoundError()
+        translated = ApiError(ErrorCode.NOT_FOUND)
     elif error.status_code == 405:
         headers = dict(error.headers or {})
         if request.method == "PUT":
-            translated = MethodNotAllowedError(
+            translated = ApiError(
+                ErrorCode.METHOD_NOT_ALLOWED,
                 "PUT is not taken; curl -T sends PUT, so use --data-binary @FILE instead",
                 headers=headers,
             )
         else:
-            translated = MethodNotAllowedError(headers=headers)
+            translated = ApiError(ErrorCode.METHOD_NOT_ALLOWED, headers=headers)
     elif error.status_code == 503:
-        translated = NotReadyError()
+        translated = ApiError(ErrorCode.NOT_READY)
     elif error.status_code < 500:
-        translated = InvalidParameterError()
+        translated = ApiError(ErrorCode.INVALID_PARAMETER)
     else:
-        translated = InternalError()
+        translated = ApiError(ErrorCode.INTERNAL)
     return error_response(request, translated)

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.answers import error_response
 from app.api.api_keys import ApiKeys
-from app.errors import UnauthorizedError
+from app.errors import ApiError, ErrorCode
 
 # What load balancers ask, and what a browser needs before a person can give it a key: files that
 # are the same for everyone. The description of the API is such a file, too.
@@ -51,7 +51,7 @@ class AccessMiddleware:
         if scope["type"] == "lifespan" or self._is_open(scope) or self._has_key(scope):
             await self._app(scope, receive, send)
             return
-        response = error_response(Request(scope), UnauthorizedError())
+        response = error_response(Request(scope), ApiError(ErrorCode.UNAUTHORIZED))
         await response(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:

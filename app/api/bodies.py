@@ -25,20 +25,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from app.errors import (
-    ApiError,
-    BodyTooLargeError,
-    ConflictingParametersError,
-    EmptyBodyError,
-    InvalidJsonError,
-    InvalidMultipartError,
-    InvalidParameterError,
-    InvalidPixelsError,
-    OverloadedError,
-    TooManyImagesError,
-    UnknownParameterError,
-    UnsupportedMediaTypeError,
-)
+from app.errors import ApiError, ErrorCode
 from app.schemas import McParameters, MustBe, PredictParameters
 from app.settings import Settings
 from model.literals import SIDE
@@ -102,7 +89,8 @@ async def read_image_request(
         image = _take_image(document)
         fields = document.items()
     elif content_type == "multipart/form-data":
-        one_file = InvalidMultipartError(
+        one_file = ApiError(
+            ErrorCode.INVALID_MULTIPART,
             "the form must have one file, the image, in the field named file "
             "(curl: -F file=@digit.png); /predict/batch takes several",
             param="file",
@@ -112,12 +100,16 @@ async def read_image_request(
             raise one_file
         name, image = files[0]
         if name not in _FILE_FIELDS:
-            raise InvalidMultipartError("the file must be in the field named file", param="file")
+            raise ApiError(
+                ErrorCode.INVALID_MULTIPART,
+                "the file must be in the field named file",
+                param="file",
+            )
     else:
         _require_image_type(content_type)
         image, fields = body, ()
     if len(image) == 0:
-        raise EmptyBodyError
+        raise ApiError(ErrorCode.EMPTY_BODY)
     if not fields and len(query) <= _REMEMBERED_QUERY:
         return ImageRequest(image, _parameters_of_query(query, parameters_type, settings))
     pairs = [*_query_pairs(query), *fields]
@@ -144,8 +136,10 @@ async def read_batch_request(
         document = _parse_json(body)
         inputs = document.pop("inputs", None)
         if not isinstance(inputs, list) or not inputs:
-            raise InvalidParameterError(
-                'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
+            raise ApiError(
+                ErrorCode.INVALID_PARAMETER,
+                'inputs must be a list of objects such as {"image": "<base64>"}',
+                param="inputs",
             )
         if len(inputs) > limit:
             raise _too_many(limit)
@@ -154,7 +148,8 @@ async def read_batch_request(
     elif content_type == "multipart/form-data":
         files, fields = await _parse_multipart(request, body, limit, _too_many(limit))
         if not files or any(name != "file" for name, _ in files):
-            raise InvalidMultipartError(
+            raise ApiError(
+                ErrorCode.INVALID_MULTIPART,
                 "the form must have the images as files, all in fields named file "
                 "(curl: -F file=@1.png -F file=@2.png)",
                 param="file",
@@ -162,9 +157,10 @@ async def read_batch_request(
         images = [image for _, image in files]
         pairs.extend(fields)
     else:
-        raise UnsupportedMediaTypeError(
+        raise ApiError(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
             "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
-            "/predict/mc take the bytes of one image"
+            "/predict/mc take the bytes of one image",
         )
     return BatchRequest(images, parse_parameters(pairs, parameters_type, settings))
 
@@ -175,9 +171,9 @@ def parse_parameters(
     """Validates named values; those from a query or a form went through `_scalar` before.
 
     Raises:
-        ConflictingParametersError: a name has two different values.
-        UnknownParameterError: a name is not one of this route's.
-        InvalidParameterError: a value is of another type or outside its range.
+        ApiError: conflicting_parameters, a name has two different values.
+        ApiError: unknown_parameter, a name is not one of this route's.
+        ApiError: invalid_parameter, a value is of another type or outside its range.
     """
     parameters = _validated(pairs, parameters_type, settings) if pairs else parameters_type()
     if (parameters.timeout_ms or 0) > settings.max_timeout_ms:
@@ -186,7 +182,8 @@ def parse_parameters(
         if parameters.passes > settings.max_passes:
             _raise_invalid("passes", parameters_type, settings)
         if parameters.max_standard_error is not None and parameters.estimator == "balanced":
-            raise InvalidParameterError(
+            raise ApiError(
+                ErrorCode.INVALID_PARAMETER,
                 "max_standard_error works with estimator=independent only, since balanced masks "
                 "depend on the number of passes; leave out one of the two",
                 param="max_standard_error",
@@ -201,8 +198,10 @@ def _validated(pairs: Sequence[tuple[str, Any]], parameters_type: type[P], setti
             _raise_unknown(name, parameters_type)
         # 1, 1.0 and true are equal in Python and different values here.
         if name in values and (type(values[name]), values[name]) != (type(value), value):
-            raise ConflictingParametersError(
-                f"{name} is given twice with different values; give it once", param=name
+            raise ApiError(
+                ErrorCode.CONFLICTING_PARAMETERS,
+                f"{name} is given twice with different values; give it once",
+                param=name,
             )
         values[name] = value
     try:
@@ -221,11 +220,16 @@ def _raise_invalid(
         if isinstance(item, MustBe)
     )
     limits = {"max_passes": settings.max_passes, "max_timeout_ms": settings.max_timeout_ms}
-    raise InvalidParameterError(f"{name} must be {words.format(**limits)}", param=name)
+    raise ApiError(
+        ErrorCode.INVALID_PARAMETER, f"{name} must be {words.format(**limits)}", param=name
+    )
 
 
-def _too_many(limit: int) -> TooManyImagesError:
-    return TooManyImagesError(f"a batch takes at most {limit} images; send several smaller batches")
+def _too_many(limit: int) -> ApiError:
+    return ApiError(
+        ErrorCode.TOO_MANY_IMAGES,
+        f"a batch takes at most {limit} images; send several smaller batches",
+    )
 
 
 def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoReturn:
@@ -243,7 +247,7 @@ def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoRet
             "ask there, or leave it out"
         )
     here = ", ".join(parameters_type.model_fields)
-    raise UnknownParameterError(f"{message} (known here: {here})", param=nearest)
+    raise ApiError(ErrorCode.UNKNOWN_PARAMETER, f"{message} (known here: {here})", param=nearest)
 
 
 Headers = dict[bytes, bytes]
@@ -258,8 +262,8 @@ async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
     """The whole body.
 
     Raises:
-        BodyTooLargeError: it has more than `limit` bytes; a little of the rest is read off first.
-        OverloadedError: the bodies that are still on their way hold too much memory.
+        ApiError: body_too_large, after a little of the rest was read off;
+            overloaded, the bodies that are still arriving hold too much memory.
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
@@ -294,7 +298,8 @@ async def _read_rest(request: Request, first: bytes, limit: int) -> bytes:
             body += chunk
             state.unread_body_bytes += len(chunk)
             if state.unread_body_bytes > _MOST_UNREAD_BODIES * limit:
-                raise OverloadedError(
+                raise ApiError(
+                    ErrorCode.OVERLOADED,
                     "too many large bodies are on their way to this server; try again after the "
                     "seconds in Retry-After",
                     headers={"Retry-After": "1"},
@@ -321,7 +326,8 @@ async def _discard(stream: AsyncIterator[bytes]) -> None:
 
 
 def _raise_too_large(limit: int) -> NoReturn:
-    raise BodyTooLargeError(
+    raise ApiError(
+        ErrorCode.BODY_TOO_LARGE,
         f"the body is larger than the {limit:,} bytes this server accepts; send a smaller image",
         headers={"connection": "close"},
     )
@@ -355,7 +361,7 @@ def _require_image_type(content_type: str) -> None:
     if content_type.startswith("image/") and content_type not in _UNREADABLE_TYPES:
         return
     cure = _UNREADABLE_TYPES.get(content_type, "send an image, JSON or multipart/form-data")
-    raise UnsupportedMediaTypeError(f"this content type cannot be read; {cure}")
+    raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"this content type cannot be read; {cure}")
 
 
 _CONVERT = "convert it to PNG or JPEG"
@@ -375,13 +381,16 @@ def _content_type(headers: Headers) -> str:
 
 def _parse_json(body: bytes) -> dict[str, Any]:
     if not body:
-        raise EmptyBodyError
+        raise ApiError(ErrorCode.EMPTY_BODY)
     try:
         document = json.loads(body, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidJsonError from error
+        raise ApiError(ErrorCode.INVALID_JSON) from error
     if not isinstance(document, dict):
-        raise InvalidParameterError('the JSON body must be an object such as {"image": "<base64>"}')
+        raise ApiError(
+            ErrorCode.INVALID_PARAMETER,
+            'the JSON body must be an object such as {"image": "<base64>"}',
+        )
     return document
 
 
@@ -389,12 +398,16 @@ def _take_image(document: dict[str, Any]) -> Image:
     """Removes the image from the document and reads it."""
     given = [name for name in _IMAGE_FIELDS if name in document]
     if len(given) > 1:
-        raise ConflictingParametersError(
-            "image and pixels are two images; send one of them", param="pixels"
+        raise ApiError(
+            ErrorCode.CONFLICTING_PARAMETERS,
+            "image and pixels are two images; send one of them",
+            param="pixels",
         )
     if not given:
-        raise InvalidParameterError(
-            "the JSON body needs image (base64) or pixels (28 rows of 28)", param="image"
+        raise ApiError(
+            ErrorCode.INVALID_PARAMETER,
+            "the JSON body needs image (base64) or pixels (28 rows of 28)",
+            param="image",
         )
     value = document.pop(given[0])
     return decode_base64(value) if given[0] == "image" else _parse_pixels(value)
@@ -402,14 +415,17 @@ def _take_image(document: dict[str, Any]) -> Image:
 
 def _image_or_error(item: Any) -> Image | ApiError:
     if not isinstance(item, dict):
-        return InvalidParameterError('an input must be an object such as {"image": "<base64>"}')
+        return ApiError(
+            ErrorCode.INVALID_PARAMETER, 'an input must be an object such as {"image": "<base64>"}'
+        )
     try:
         image = _take_image(item)
     except ApiError as error:
         return error
     if item:
-        return InvalidParameterError(
-            "an input has image or pixels and nothing else; parameters stand beside inputs"
+        return ApiError(
+            ErrorCode.INVALID_PARAMETER,
+            "an input has image or pixels and nothing else; parameters stand beside inputs",
         )
     return image
 
@@ -419,8 +435,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) < len(pairs):
         for name, value in pairs:
             if (type(value), value) != (type(document[name]), document[name]):
-                raise ConflictingParametersError(
-                    "a name stands twice in the JSON body with different values; give it once"
+                raise ApiError(
+                    ErrorCode.CONFLICTING_PARAMETERS,
+                    "a name stands twice in the JSON body with different values; give it once",
                 )
     return document
 
@@ -433,19 +450,23 @@ def decode_base64(value: Any) -> bytes:
     """The bytes of an image in base64, or in a data: URL of it.
 
     Raises:
-        InvalidParameterError: it is neither.
+        ApiError: invalid_parameter, it is neither.
     """
     if not isinstance(value, str):
-        raise InvalidParameterError(
-            "image must be a string: the image file in base64", param="image"
+        raise ApiError(
+            ErrorCode.INVALID_PARAMETER,
+            "image must be a string: the image file in base64",
+            param="image",
         )
     prefix = _DATA_URL.match(value)
     text = value[prefix.end() :] if prefix else value
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidParameterError(
-            "image is not valid base64; encode the image file's bytes", param="image"
+        raise ApiError(
+            ErrorCode.INVALID_PARAMETER,
+            "image is not valid base64; encode the image file's bytes",
+            param="image",
         ) from error
 
 
@@ -456,12 +477,13 @@ def _parse_pixels(value: Any) -> Pixels:
     elif len(rows) == SIDE * SIDE:
         flat = rows
     else:
-        raise InvalidPixelsError(_SEND_INTEGERS, param="pixels")
+        raise ApiError(ErrorCode.INVALID_PIXELS, _SEND_INTEGERS, param="pixels")
     # Booleans are integers in Python, so types are compared and not tested with isinstance.
     if set(map(type, flat)) != {int} or min(flat) < 0 or max(flat) > 255:
-        raise InvalidPixelsError(_SEND_INTEGERS, param="pixels")
+        raise ApiError(ErrorCode.INVALID_PIXELS, _SEND_INTEGERS, param="pixels")
     if max(flat) <= 1:
-        raise InvalidPixelsError(
+        raise ApiError(
+            ErrorCode.INVALID_PIXELS,
             "no pixel is above 1: these look scaled to [0, 1], which would be a black image; "
             "send integers 0 to 255",
             param="pixels",
@@ -483,7 +505,7 @@ async def _parse_multipart(
     except (MultiPartException, KeyError, ValueError) as error:
         if "Too many files" in str(getattr(error, "message", "")):
             raise too_many from error
-        raise InvalidMultipartError from error
+        raise ApiError(ErrorCode.INVALID_MULTIPART) from error
     try:
         files, fields = [], []
         for name, part in form.multi_items():

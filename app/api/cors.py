@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.answers import error_response
-from app.errors import PageRefusedError
+from app.errors import ApiError, ErrorCode
 
 _METHODS = ("GET", "POST")
 _SENT = ("authorization", "content-type", "inference-header-content-length", "x-request-id")
@@ -38,7 +38,7 @@ class CorsMiddleware(CORSMiddleware):
         elif scope["type"] == "http" and _is_preflight(request := Request(scope)):
             response = self.preflight_response(request.headers)
             if response.status_code >= 400:  # Starlette's refusal is text
-                response = error_response(request, PageRefusedError())
+                response = error_response(request, ApiError(ErrorCode.PAGE_REFUSED))
             await response(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)

@@ -9,7 +9,7 @@ from starlette.datastructures import State
 from starlette.requests import ClientDisconnect
 
 from app.api.bodies import ImageRequest
-from app.errors import NotReadyError
+from app.errors import ApiError, ErrorCode
 from app.inference.jobs import Answer
 from app.inference.pipeline import Inference
 from app.schemas import McParameters
@@ -25,11 +25,11 @@ def started_state(request: Request) -> State:
     """The application's state, with `settings` and `inference`.
 
     Raises:
-        NotReadyError: it has not started, or has ended.
+        ApiError: not_ready, it has not started, or has ended.
     """
     state: State = request.app.state
     if not state.is_ready:
-        raise NotReadyError
+        raise ApiError(ErrorCode.NOT_READY)
     return state
 
 

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 
 from app.api.answers import BytesResponse, JsonResponse
 from app.api.dependencies import started_state
-from app.errors import NotFoundError, NotReadyError
+from app.errors import ApiError, ErrorCode
 from app.schemas import ErrorBody, Health
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -42,7 +42,7 @@ async def ready(request: Request) -> JsonResponse:
     """200 once the network is loaded and warm, 503 before, and from when the server is to end."""
     state = request.app.state
     if not state.is_ready or state.is_draining:
-        raise NotReadyError
+        raise ApiError(ErrorCode.NOT_READY)
     return JsonResponse({"status": "ready"})
 
 
@@ -65,7 +65,7 @@ async def metrics(request: Request) -> BytesResponse:
     """Sums over all workers, in Prometheus' text format; 404 if the operator turned it off."""
     counted: Metrics | None = request.app.state.metrics
     if counted is None:
-        raise NotFoundError("metrics are off; DROPSERVE_METRICS=on turns them on")
+        raise ApiError(ErrorCode.NOT_FOUND, "metrics are off; DROPSERVE_METRICS=on turns them on")
     return BytesResponse(counted.text(), CONTENT_TYPE)
 
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.answers import error_response
 from app.api.api_keys import KEY_PREFIX
 from app.api.routes import path_within, route_label
-from app.errors import InternalError
+from app.errors import ApiError, ErrorCode
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
 from app.telemetry.request_record import CLIENT_GONE, EndedRequest, RequestTimes
@@ -98,9 +98,11 @@ class RequestContextMiddleware:
         except Exception:
             logger.exception("request %s failed", request_id)
             if status:  # too late for another answer: let the server cut the connection
-                state["error_code"] = InternalError.code
+                state["error_code"] = ErrorCode.INTERNAL.text
                 raise
-            await error_response(Request(scope), InternalError())(scope, receive, send_with_id)
+            await error_response(Request(scope), ApiError(ErrorCode.INTERNAL))(
+                scope, receive, send_with_id
+            )
         finally:
             ended = EndedRequest(
                 request_id,

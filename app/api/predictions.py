@@ -18,7 +18,7 @@ from app.api.bodies import read_batch_request, read_image_request
 from app.api.dependencies import answer_mc, started_state, times_of, while_connected
 from app.api.fast_path import DirectRoute
 from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
-from app.errors import ApiError, InternalError, error_body
+from app.errors import ApiError, ErrorCode, error_body
 from app.inference.jobs import Answer
 from app.inference.pipeline import Inference
 from app.schemas import (
@@ -149,7 +149,7 @@ async def _events(
     except ApiError as error:
         yield _error_event(error, state)
     except Exception:
-        yield _error_event(InternalError(), state)
+        yield _error_event(ApiError(ErrorCode.INTERNAL), state)
         raise
 
 

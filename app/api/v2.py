@@ -15,11 +15,11 @@ from app.api.answers import BytesResponse, JsonResponse
 from app.api.bodies import BatchRequest, ImageRequest, headers_of, read_body
 from app.api.dependencies import answer_mc, started_state, times_of, while_connected
 from app.api.fast_path import DirectRoute
-from app.errors import ApiError, NotFoundError, NotReadyError
+from app.errors import ApiError, ErrorCode
 from app.inference.jobs import Answer
 from app.inference.pipeline import Inference
 from app.open_inference.compression import deflate, inflate
-from app.open_inference.errors import InvalidRequestError, is_open_inference
+from app.open_inference.errors import is_open_inference
 from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel
 from app.open_inference.requests import InferenceRequest, parse_request
 from app.open_inference.responses import build_response
@@ -43,7 +43,7 @@ async def live(request: Request) -> JsonResponse:
 async def ready(request: Request) -> JsonResponse:
     """`GET /v2/health/ready`: 503 before, and from when the server is to end."""
     if started_state(request).is_draining:
-        raise NotReadyError
+        raise ApiError(ErrorCode.NOT_READY)
     return JsonResponse({"live": True, "ready": True})
 
 
@@ -54,9 +54,12 @@ async def repository_index(request: Request) -> JsonResponse:
     try:
         document = orjson.loads(text) if text else {}
     except orjson.JSONDecodeError as error:
-        raise InvalidRequestError("the body is not valid JSON") from error
+        raise ApiError(ErrorCode.INVALID_REQUEST, "the body is not valid JSON") from error
     if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
-        raise InvalidRequestError('the body must be an object; {"ready": true} asks for ready ones')
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            'the body must be an object; {"ready": true} asks for ready ones',
+        )
     return JsonResponse([model.index() for model in started_state(request).models.values()])
 
 
@@ -108,15 +111,19 @@ def _find_model(request: Request) -> ServedModel:
     """The model that the address names.
 
     Raises:
-        NotReadyError: no model can answer yet, or any more.
-        NotFoundError: there is no such model, or no such version of it.
+        ApiError: not_ready, no model can answer yet, or any more.
+        ApiError: not_found, there is no such model, or no such version of it.
     """
     models: dict[str, ServedModel] = started_state(request).models
     model = models.get(request.path_params["model"])
     if model is None:
-        raise NotFoundError(f"there is no such model; the models are {', '.join(models)}")
+        raise ApiError(
+            ErrorCode.NOT_FOUND, f"there is no such model; the models are {', '.join(models)}"
+        )
     if request.path_params.get("version", VERSION) != VERSION:
-        raise NotFoundError(f"there is no such version; the one version is {VERSION}")
+        raise ApiError(
+            ErrorCode.NOT_FOUND, f"there is no such version; the one version is {VERSION}"
+        )
     return model
 
 
@@ -137,7 +144,11 @@ async def _answer(request: Request, inference: Inference, asked: InferenceReques
 def _checked(number: int, answer: Answer | ApiError) -> Answer:
     """An answer of a batch; a tensor has no place for an error, so one fails the request."""
     if isinstance(answer, ApiError):
-        raise type(answer)(f"image {number} of the batch: {answer.message}", headers=answer.headers)
+        raise ApiError(
+            answer.kind,
+            f"image {number} of the batch: {answer.message}",
+            headers=answer.headers,
+        )
     return answer
 
 

@@ -22,14 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from app.errors import (
-    ApiError,
-    EmptyBodyError,
-    NotAnImageError,
-    TooManyPixelsError,
-    TruncatedImageError,
-    UnsupportedMediaTypeError,
-)
+from app.errors import ApiError, ErrorCode
 from app.inference.image_formats import (
     Format,
     gif_screen,
@@ -106,11 +99,11 @@ def decode_image(data: bytes, *, max_pixels: int) -> Grey:
         Brightness 0 to 255, (H, W), writable. An 8-bit greyscale image keeps its values exactly.
 
     Raises:
-        EmptyBodyError: there are no bytes.
-        UnsupportedMediaTypeError: an image of a format that is not read here.
-        NotAnImageError: anything else that cannot be decoded.
-        TruncatedImageError: the end is missing.
-        TooManyPixelsError: it is larger than `max_pixels`, or than memory.
+        ApiError: empty_body, there are no bytes.
+        ApiError: unsupported_media_type, an image of a format that is not read here.
+        ApiError: not_an_image, anything else that cannot be decoded.
+        ApiError: truncated_image, the end is missing.
+        ApiError: too_many_pixels, it is larger than `max_pixels`, or than memory.
     """
     return decode_scaled(data, max_pixels=max_pixels)[0]
 
@@ -148,7 +141,7 @@ class _Opened:
 
 def _open(data: bytes, max_pixels: int) -> _Opened:
     if not data:
-        raise EmptyBodyError
+        raise ApiError(ErrorCode.EMPTY_BODY)
     image_format = identify(data)
     if image_format is None:
         raise _refuse_unidentified(data)
@@ -160,9 +153,12 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
         _check_pixels(webp_canvas(data), max_pixels // _WEBP_SHARE, kind=" of a WebP")
     elif image_format == "TIFF" and is_cut_off(data, image_format):
         # libtiff would complain on standard error.
-        raise TruncatedImageError
+        raise ApiError(ErrorCode.TRUNCATED_IMAGE)
     elif image_format == "JPEG" and jpeg_has_too_many_scans(data):
-        raise NotAnImageError("this JPEG has more scans than is sane; save it again and send that")
+        raise ApiError(
+            ErrorCode.NOT_AN_IMAGE,
+            "this JPEG has more scans than is sane; save it again and send that",
+        )
     _ignore_pillow_warnings()
     try:
         image = _DECODERS[image_format](BytesIO(data))
@@ -180,8 +176,9 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
 def _check_pixels(pixels: int, max_pixels: int, kind: str = "") -> None:
     if pixels > max_pixels:
         cure = "scale it down, or send it as JPEG" if kind else "scale it down"
-        raise TooManyPixelsError(
-            f"the image has {pixels} pixels and this server decodes {max_pixels}{kind}; {cure}"
+        raise ApiError(
+            ErrorCode.TOO_MANY_PIXELS,
+            f"the image has {pixels} pixels and this server decodes {max_pixels}{kind}; {cure}",
         )
 
 
@@ -196,17 +193,21 @@ def _to_grey(opened: _Opened) -> Grey:
 def _refuse_unidentified(data: bytes) -> ApiError:
     name = identify_unsupported(data)
     if name is None:
-        return NotAnImageError()
-    return UnsupportedMediaTypeError(f"{name} images are not supported; {_CURES[name]}")
+        return ApiError(ErrorCode.NOT_AN_IMAGE)
+    return ApiError(
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"{name} images are not supported; {_CURES[name]}"
+    )
 
 
 def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
     """The answer to whatever a decoder raised: on hostile bytes that can be any exception."""
     if isinstance(error, MemoryError | Image.DecompressionBombError):
-        return TooManyPixelsError()
+        return ApiError(ErrorCode.TOO_MANY_PIXELS)
     if is_cut_off(data, image_format):
-        return TruncatedImageError()
-    return NotAnImageError(f"this {image_format} file is damaged; save it again and send that")
+        return ApiError(ErrorCode.TRUNCATED_IMAGE)
+    return ApiError(
+        ErrorCode.NOT_AN_IMAGE, f"this {image_format} file is damaged; save it again and send that"
+    )
 
 
 def _shrink(image: Image.Image) -> Image.Image:

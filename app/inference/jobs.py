@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import InternalError
+from app.errors import ApiError, ErrorCode
 from app.inference.scheduler import Outcome
 from app.schemas import McParameters, PredictParameters
 from model.checkpoint import Checkpoint
@@ -176,7 +176,7 @@ class Worker:
             return Outcome(True, softmax(self._engine.predict_logits(work.pixels)))
         except Exception:  # this work's alone: the others have taken their passes
             logger.exception("an image could not be computed")
-            return InternalError()
+            return ApiError(ErrorCode.INTERNAL)
 
     def answer(
         self, results: Sequence[tuple[PredictWork | McWork, Found]]
@@ -197,7 +197,7 @@ class Worker:
                     answers.append(self._plain_answer(work, found))
             except Exception:
                 logger.exception("an answer could not be made")
-                answers.append(InternalError())
+                answers.append(ApiError(ErrorCode.INTERNAL))
         return answers
 
     def prepare(self, works: Sequence[McWork]) -> None:
@@ -297,7 +297,7 @@ def _summaries(told: Sequence[NDArray[np.float32]]) -> list[_Told | Exception]:
     places: dict[int, list[int]] = {}
     for place, probs in enumerate(told):
         places.setdefault(len(probs), []).append(place)
-    summaries: list[_Told | Exception] = [InternalError()] * len(told)
+    summaries: list[_Told | Exception] = [ApiError(ErrorCode.INTERNAL)] * len(told)
     for group in places.values():
         found: Iterable[_Told | Exception]
         try:

@@ -10,12 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from app.api.bodies import BatchRequest, Image, ImageRequest
-from app.errors import (
-    ApiError,
-    DeadlineExceededError,
-    InvalidParameterError,
-    from_image_error,
-)
+from app.errors import ApiError, ErrorCode, from_image_error
 from app.inference.decoding import INLINE_BYTES, decode_if_small, decode_scaled
 from app.inference.jobs import DETERMINISTIC_COST, Answer, Found, McWork, PredictWork, Worker
 from app.inference.scheduler import Admission, Batcher, Outcome
@@ -228,9 +223,9 @@ class Inference:
             read = self._read_small(image, parameters)
             if read is None:
                 read = await self._read_large(image, parameters, deadline)
-        except DeadlineExceededError:
-            raise
         except ApiError as error:
+            if error.kind is ErrorCode.DEADLINE_EXCEEDED:
+                raise
             return error
         if isinstance(parameters, McParameters):
             work = McWork(read.pixels, parameters, is_streamed=False, boxes=read.boxes)
@@ -261,7 +256,7 @@ class Inference:
         """Does there what would take too long on the event loop.
 
         Raises:
-            DeadlineExceededError: it takes too long there, too.
+            ApiError: deadline_exceeded, it takes too long there, too.
         """
         loop = asyncio.get_running_loop()
         prepared = loop.run_in_executor(self._decoding, self.worker.prepare, [work])
@@ -323,7 +318,7 @@ class Inference:
         cure = f"one of this checkpoint's levels: {', '.join(map(str, levels))}"
         if not levels:
             cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
-        raise InvalidParameterError(f"coverage must be {cure}", param="coverage")
+        raise ApiError(ErrorCode.INVALID_PARAMETER, f"coverage must be {cure}", param="coverage")
 
     def _deadline(self, parameters: PredictParameters) -> float:
         timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms
@@ -344,13 +339,14 @@ async def _in_time(result: Awaitable[T], deadline: float) -> T:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await result
     except TimeoutError as error:
-        raise DeadlineExceededError from error
+        raise ApiError(ErrorCode.DEADLINE_EXCEEDED) from error
 
 
 def _checked(answer: Answer | Exception) -> Answer | ApiError:
     """An image's answer or its own error; what concerns the whole batch is raised."""
-    if isinstance(answer, DeadlineExceededError) or not isinstance(answer, ApiError | dict):
-        assert isinstance(answer, Exception)
+    if isinstance(answer, ApiError) and answer.kind is not ErrorCode.DEADLINE_EXCEEDED:
+        return answer
+    if isinstance(answer, Exception):
         raise answer
     return answer
 

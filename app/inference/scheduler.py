@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from app.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from app.errors import ApiError, ErrorCode
 from app.telemetry.request_record import RequestTimes
 
 logger = logging.getLogger("dropserve")
@@ -167,8 +167,8 @@ class Batcher(Generic[W, F, R]):
                 needs no room for others like it.
 
         Raises:
-            OverloadedError: too much is queued already.
-            NotReadyError: the server is stopping.
+            ApiError: overloaded, too much is queued already.
+            ApiError: not_ready, the server is stopping.
         """
         self.check(cost)
         return Admission(self, cost + beside)
@@ -177,15 +177,15 @@ class Batcher(Generic[W, F, R]):
         """As `admit`, but admits nothing: for what is known of a request before it is read.
 
         Raises:
-            OverloadedError: too much is queued already.
-            NotReadyError: the server is stopping.
+            ApiError: overloaded, too much is queued already.
+            ApiError: not_ready, the server is stopping.
         """
         if self._is_closed:
-            raise NotReadyError
+            raise ApiError(ErrorCode.NOT_READY)
         room = min(_ROOM * cost, self._most_room)
         if self.queued and self.queued + room > self._max_queued:
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
-            raise OverloadedError(headers={"Retry-After": str(seconds)})
+            raise ApiError(ErrorCode.OVERLOADED, headers={"Retry-After": str(seconds)})
 
     def count(self, cost: int) -> None:
         """Adds to what is queued; negative where something is answered."""
@@ -206,12 +206,12 @@ class Batcher(Generic[W, F, R]):
 
         Args:
             works: one request's.
-            deadline: on the batcher's clock; what is not computed by then ends with a
-                DeadlineExceededError.
+            deadline: on the batcher's clock; what is not computed by then ends with
+                deadline_exceeded.
             times: the request's; the seconds of the rounds that it was in are added.
 
         Raises:
-            NotReadyError: the batcher was closed, and its time to finish is over.
+            ApiError: not_ready, the batcher was closed, and its time to finish is over.
         """
         if not works:
             return []
@@ -229,7 +229,7 @@ class Batcher(Generic[W, F, R]):
         """Computes one work and yields its intermediate answers, then the final one; see `run`.
 
         Raises:
-            Exception: what the work failed with; also DeadlineExceededError.
+            Exception: what the work failed with; also deadline_exceeded.
         """
         job = self._enqueue([work], deadline)
         events: asyncio.Queue[R | None] = asyncio.Queue()
@@ -251,13 +251,13 @@ class Batcher(Generic[W, F, R]):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         self._is_stopped = True
-        self._fail_all(NotReadyError())
+        self._fail_all(ApiError(ErrorCode.NOT_READY))
         if self._serving is not None:
             self._serving.cancel()
 
     def _enqueue(self, works: Sequence[W], deadline: float) -> _Job[W, F, R]:
         if self._is_stopped:
-            raise NotReadyError
+            raise ApiError(ErrorCode.NOT_READY)
         loop = asyncio.get_running_loop()
         if self._serving is None or self._serving.done():
             self._serving = loop.create_task(self._serve(), name="batcher")
@@ -284,7 +284,7 @@ class Batcher(Generic[W, F, R]):
                 # Whatever arrived meanwhile is read now, and can be in the next round.
                 await asyncio.sleep(0)
         finally:  # neither must the end of this task; the next request starts another
-            self._fail_all(NotReadyError())
+            self._fail_all(ApiError(ErrorCode.NOT_READY))
 
     def _note_if_idle(self) -> None:
         if not self._jobs and not self.queued:
@@ -301,7 +301,7 @@ class Batcher(Generic[W, F, R]):
         for job in self._jobs:
             if job.open and job.deadline <= now:
                 self._answer(job.take_finished())
-                job.fail(DeadlineExceededError())
+                job.fail(ApiError(ErrorCode.DEADLINE_EXCEEDED))
         if any(not job.open for job in self._jobs):
             self._jobs = deque(job for job in self._jobs if job.open)
 
@@ -402,8 +402,8 @@ class Admission:
         self._batcher.count(-self._cost)
 
 
-def _as_internal(error: Exception) -> InternalError:
-    internal = InternalError()
+def _as_internal(error: Exception) -> ApiError:
+    internal = ApiError(ErrorCode.INTERNAL)
     internal.__cause__ = error
     return internal
 

@@ -3,8 +3,7 @@
 import asyncio
 import zlib
 
-from app.errors import BodyTooLargeError, UnsupportedMediaTypeError
-from app.open_inference.errors import InvalidRequestError
+from app.errors import ApiError, ErrorCode
 
 # zlib's window size tells the two containers apart.
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -27,15 +26,16 @@ async def inflate(body: bytes, encoding: str, limit: int) -> bytes:
         limit: the most bytes that may come out; no more than that is ever allocated.
 
     Raises:
-        UnsupportedMediaTypeError: an encoding that is not undone here.
-        InvalidRequestError: the body is damaged.
-        BodyTooLargeError: more than `limit` comes out.
+        ApiError: unsupported_media_type, an encoding that is not undone here.
+        ApiError: invalid_request, the body is damaged.
+        ApiError: body_too_large, more than `limit` comes out.
     """
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return body
     if name not in _WINDOW_BITS:
-        raise UnsupportedMediaTypeError(
+        raise ApiError(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
             "this content encoding cannot be undone; send gzip, deflate or the body as it is",
             headers={"accept-encoding": "gzip, deflate"},
         )
@@ -46,11 +46,12 @@ async def inflate(body: bytes, encoding: str, limit: int) -> bytes:
         # One byte more than is allowed shows that there is more.
         inflated += await asyncio.to_thread(_take, inflater, inflater.unconsumed_tail, rest + 1)
     if len(inflated) > limit:
-        raise BodyTooLargeError(
-            f"the body inflates to more than the {limit:,} bytes this server accepts; send less"
+        raise ApiError(
+            ErrorCode.BODY_TOO_LARGE,
+            f"the body inflates to more than the {limit:,} bytes this server accepts; send less",
         )
     if not inflater.eof or inflater.unused_data:
-        raise InvalidRequestError(_DAMAGED)
+        raise ApiError(ErrorCode.INVALID_REQUEST, _DAMAGED)
     return inflated
 
 
@@ -58,7 +59,7 @@ def _take(inflater: "zlib._Decompress", data: bytes, most: int) -> bytes:
     try:
         return inflater.decompress(data, most)
     except zlib.error as error:
-        raise InvalidRequestError(_DAMAGED) from error
+        raise ApiError(ErrorCode.INVALID_REQUEST, _DAMAGED) from error
 
 
 async def deflate(body: bytes, accepted: str) -> tuple[bytes, str | None]:

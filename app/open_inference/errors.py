@@ -1,17 +1,8 @@
 """Failures as V2 clients can read them: one message, and never a status that they do not know."""
 
-from app.errors import ApiError, BadRequestError
+from app.errors import ApiError
 
 _ROOT = "/v2"
-
-
-class InvalidRequestError(BadRequestError):
-    """The request is not what the protocol or the model's metadata says.
-
-    It has no code, since the body of a V2 error has none either.
-    """
-
-    message = "the request is not a V2 inference request"
 
 
 def is_open_inference(path: str) -> bool:

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.api.bodies import decode_base64
-from app.errors import TooManyImagesError
-from app.open_inference.errors import InvalidRequestError
+from app.errors import ApiError, ErrorCode
 from app.open_inference.models import IMAGE, PIXEL_COUNT, PIXELS
 from model.digits.preprocessing import Pixels
 from model.literals import SIDE
@@ -58,8 +57,8 @@ def read_input_header(tensor: Any, max_images: int) -> InputHeader:
         max_images: the most that one request may have.
 
     Raises:
-        InvalidRequestError: names what does not fit together.
-        TooManyImagesError: the batch is larger than `max_images`.
+        ApiError: invalid_request, names what does not fit together.
+        ApiError: too_many_images, the batch is larger than `max_images`.
     """
     name, datatype, shape = _read_names(tensor)
     _check_shape(name, shape, max_images)
@@ -70,13 +69,14 @@ def raw_input_header(size: int, max_images: int) -> InputHeader:
     """What a body without JSON stands for: pixels, as many images as there are.
 
     Raises:
-        InvalidRequestError: it is no whole number of images.
-        TooManyImagesError: the batch is larger than `max_images`.
+        ApiError: invalid_request, it is no whole number of images.
+        ApiError: too_many_images, the batch is larger than `max_images`.
     """
     count, rest = divmod(size, PIXEL_COUNT)
     if rest:
-        raise InvalidRequestError(
-            f"without a JSON header the body must be {PIXEL_COUNT} bytes for each image"
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            f"without a JSON header the body must be {PIXEL_COUNT} bytes for each image",
         )
     shape = [count, PIXEL_COUNT]
     _check_shape(PIXELS, shape, max_images)
@@ -94,17 +94,19 @@ def read_images(header: InputHeader, binary: memoryview) -> "list[Pixels] | list
         Pixels, each (28, 28), or encoded image files.
 
     Raises:
-        InvalidRequestError: the data is not what the header says.
+        ApiError: invalid_request, the data is not what the header says.
     """
     name, datatype, shape, size, data = header
     if size is None and len(binary):
-        raise InvalidRequestError(
-            "no input claims the bytes that follow the JSON; see binary_data_size"
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            "no input claims the bytes that follow the JSON; see binary_data_size",
         )
     if size is not None and size != len(binary):
-        raise InvalidRequestError(
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
             "binary_data_size must be the number of bytes after the JSON; the header "
-            "Inference-Header-Content-Length must be the number of bytes of the JSON"
+            "Inference-Header-Content-Length must be the number of bytes of the JSON",
         )
     count = shape[0]
     if name == IMAGE:
@@ -115,28 +117,36 @@ def read_images(header: InputHeader, binary: memoryview) -> "list[Pixels] | list
         values = _pixels_from_binary(binary, count, datatype)
     # As values.max(), without the layer of Python in it.
     if datatype == "UINT8" and np.maximum.reduce(values) == 1:
-        raise InvalidRequestError(
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
             "no pixel is above 1: these look scaled to 0 to 1, which would be black images; send "
-            "UINT8 from 0 to 255, or FP32"
+            "UINT8 from 0 to 255, or FP32",
         )
     return list(values.reshape(count, SIDE, SIDE))
 
 
 def _read_names(tensor: Any) -> tuple[str, str, list[int]]:
     if not isinstance(tensor, dict) or not tensor.keys() >= {"name", "shape", "datatype"}:
-        raise InvalidRequestError("an input is an object with name, shape, datatype and data")
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST, "an input is an object with name, shape, datatype and data"
+        )
     if not tensor.keys() <= _FIELDS:
-        raise InvalidRequestError("an input has name, shape, datatype, parameters and data only")
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            "an input has name, shape, datatype, parameters and data only",
+        )
     name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
     if not isinstance(name, str) or name not in _DATATYPES:
-        raise InvalidRequestError(
-            f"the inputs are {PIXELS} (UINT8 or FP32) and {IMAGE} (BYTES, encoded image files)"
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            f"the inputs are {PIXELS} (UINT8 or FP32) and {IMAGE} (BYTES, encoded image files)",
         )
     if not isinstance(datatype, str) or datatype not in _DATATYPES[name]:
-        raise InvalidRequestError(
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
             "pixels must be UINT8, 0 to 255, or FP32, 0 to 1; convert them"
             if name == PIXELS
-            else "image must be BYTES: encoded image files"
+            else "image must be BYTES: encoded image files",
         )
     return name, datatype, shape
 
@@ -144,12 +154,15 @@ def _read_names(tensor: Any) -> tuple[str, str, list[int]]:
 def _check_shape(name: str, shape: Any, max_images: int) -> None:
     # Booleans are integers in Python, so types are compared.
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
-        raise InvalidRequestError("shape must be a list of whole numbers")
+        raise ApiError(ErrorCode.INVALID_REQUEST, "shape must be a list of whole numbers")
     if not shape or shape[1:] not in _ITEM_SHAPES[name] or shape[0] < 1:
-        raise InvalidRequestError(f"the shape of {name} must be {_SHAPES[name]}, B at least 1")
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST, f"the shape of {name} must be {_SHAPES[name]}, B at least 1"
+        )
     if shape[0] > max_images:
-        raise TooManyImagesError(
-            f"a request takes at most {max_images} images; send several smaller ones"
+        raise ApiError(
+            ErrorCode.TOO_MANY_IMAGES,
+            f"a request takes at most {max_images} images; send several smaller ones",
         )
 
 
@@ -157,24 +170,34 @@ def _binary_size(tensor: dict[str, Any]) -> int | None:
     """How many bytes after the JSON are the tensor's data; None: the data is in the JSON."""
     parameters = tensor.get("parameters", {})
     if not isinstance(parameters, dict) or not parameters.keys() <= {"binary_data_size"}:
-        raise InvalidRequestError(
-            "an input's only parameter is binary_data_size; shared memory is not supported"
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            "an input's only parameter is binary_data_size; shared memory is not supported",
         )
     if not parameters:
         if "data" not in tensor:
-            raise InvalidRequestError("the input has no data, and no binary_data_size either")
+            raise ApiError(
+                ErrorCode.INVALID_REQUEST, "the input has no data, and no binary_data_size either"
+            )
         return None
     size = parameters["binary_data_size"]
     if "data" in tensor:
-        raise InvalidRequestError("the input has both data and binary_data_size; send one of them")
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            "the input has both data and binary_data_size; send one of them",
+        )
     if type(size) is not int or size < 0:
-        raise InvalidRequestError("binary_data_size must be a whole number of bytes")
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST, "binary_data_size must be a whole number of bytes"
+        )
     return size
 
 
 def _pixels_from_binary(binary: memoryview, count: int, datatype: str) -> Pixels:
     if len(binary) != count * PIXEL_COUNT * _DATATYPES[PIXELS][datatype]:
-        raise InvalidRequestError("binary_data_size is not what the shape and datatype come to")
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST, "binary_data_size is not what the shape and datatype come to"
+        )
     if datatype == "UINT8":
         # A copy: the pixels outlive the body, and torch wants them writable.
         return np.frombuffer(binary, dtype=np.uint8).copy()
@@ -186,13 +209,13 @@ def _pixels_from_json(data: Any, shape: list[int], datatype: str) -> Pixels:
     types = set(map(type, flat))
     if datatype == "UINT8":
         if types != {int}:
-            raise InvalidRequestError(_SEND_INTEGERS)
+            raise ApiError(ErrorCode.INVALID_REQUEST, _SEND_INTEGERS)
         try:
             return np.frombuffer(bytearray(flat), dtype=np.uint8)
         except ValueError as error:
-            raise InvalidRequestError(_SEND_INTEGERS) from error
+            raise ApiError(ErrorCode.INVALID_REQUEST, _SEND_INTEGERS) from error
     if not types <= {int, float}:
-        raise InvalidRequestError(_SEND_UNIT_RANGE)
+        raise ApiError(ErrorCode.INVALID_REQUEST, _SEND_UNIT_RANGE)
     return _from_unit_range(np.array(flat, dtype=np.float64))
 
 
@@ -206,16 +229,17 @@ def _from_unit_range(values: NDArray[np.floating[Any]]) -> Pixels:
     """Pixels from shares of full ink; what came from 8 bits gets them back exactly."""
     # Written so that NaN, which compares as false, is refused.
     if not (values.min() >= 0 and values.max() <= 1):
-        raise InvalidRequestError(_SEND_UNIT_RANGE)
+        raise ApiError(ErrorCode.INVALID_REQUEST, _SEND_UNIT_RANGE)
     pixels: Pixels = np.rint(values * 255).astype(np.uint8)
     return pixels
 
 
 def _flatten(data: Any, shape: list[int]) -> list[Any]:
     """The values of a list that is flat, or nested as the shape says."""
-    expected = InvalidRequestError(
+    expected = ApiError(
+        ErrorCode.INVALID_REQUEST,
         f"data must have the {'x'.join(map(str, shape))} values that the shape says, "
-        "in one list or nested like the shape"
+        "in one list or nested like the shape",
     )
     if not isinstance(data, list) or not data:
         raise expected
@@ -232,7 +256,10 @@ def _flatten(data: Any, shape: list[int]) -> list[Any]:
 
 def _files_from_json(data: Any, count: int) -> list[bytes]:
     if not isinstance(data, list) or len(data) != count:
-        raise InvalidRequestError("data must have as many strings as the shape says, in one list")
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST,
+            "data must have as many strings as the shape says, in one list",
+        )
     return _not_empty([decode_base64(item) for item in data])
 
 
@@ -244,10 +271,10 @@ def _split_elements(binary: memoryview, count: int) -> list[bytes]:
         begin = offset + _LENGTH_BYTES
         offset = begin + int.from_bytes(binary[begin - _LENGTH_BYTES : begin], "little")
         if begin > len(binary) or offset > len(binary):
-            raise InvalidRequestError(_BAD_LENGTHS)
+            raise ApiError(ErrorCode.INVALID_REQUEST, _BAD_LENGTHS)
         elements.append(bytes(binary[begin:offset]))
     if offset != len(binary):
-        raise InvalidRequestError(_BAD_LENGTHS)
+        raise ApiError(ErrorCode.INVALID_REQUEST, _BAD_LENGTHS)
     return _not_empty(elements)
 
 
@@ -259,5 +286,7 @@ _BAD_LENGTHS = (
 
 def _not_empty(files: list[bytes]) -> list[bytes]:
     if not all(files):
-        raise InvalidRequestError("an element of image is empty; send encoded image files")
+        raise ApiError(
+            ErrorCode.INVALID_REQUEST, "an element of image is empty; send encoded image files"
+        )
     return files

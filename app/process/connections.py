@@ -19,14 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from app.api.middleware import SECURITY_HEADERS
-from app.errors import (
-    ApiError,
-    HeadTooLargeError,
-    InvalidHttpError,
-    OverloadedError,
-    RequestTimeoutError,
-    error_body,
-)
+from app.errors import ApiError, ErrorCode, error_body
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -72,7 +65,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._watch = self.loop.call_later(self.looking_seconds, self._look)
         if len(self.connections) > self.settings.max_connections and not self._make_room():
-            self._refuse(OverloadedError(headers={"Retry-After": "1"}))
+            self._refuse(ApiError(ErrorCode.OVERLOADED, headers={"Retry-After": "1"}))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the watch."""
@@ -92,7 +85,11 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         except httptools.HttpParserError as error:
             is_too_large = isinstance(error.__context__, _TooLargeHeadError)
-            self._refuse_what_came(HeadTooLargeError() if is_too_large else InvalidHttpError())
+            self._refuse_what_came(
+                ApiError(ErrorCode.HEAD_TOO_LARGE)
+                if is_too_large
+                else ApiError(ErrorCode.INVALID_HTTP)
+            )
             return
         if self._has_begun():
             self._count_partial_head()
@@ -128,7 +125,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._refuse_what_came(InvalidHttpError())
+            self._refuse_what_came(ApiError(ErrorCode.INVALID_HTTP))
             return
         version = self.parser.get_http_version().encode()
         headers = [
@@ -151,7 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._partial_bytes += self._chunk_bytes
         if self._partial_bytes > MOST_HEAD_BYTES:
-            self._refuse_what_came(HeadTooLargeError())
+            self._refuse_what_came(ApiError(ErrorCode.HEAD_TOO_LARGE))
 
     def _phase(self) -> Phase:
         cycle = self.cycle
@@ -182,7 +179,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         has_come = phase == "body" or (phase == "head" and self._has_begun())
         if has_come and not self.transport.is_closing():
-            self._refuse_what_came(RequestTimeoutError())
+            self._refuse_what_came(ApiError(ErrorCode.REQUEST_TIMEOUT))
         else:
             self.transport.abort()
 

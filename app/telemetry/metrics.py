@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.api.answers import NO_CODE
 from app.api.routes import PREDICTION_ROUTES, ROUTES
-from app.errors import STATUS_AND_CODE
+from app.errors import ErrorCode
 from app.inference.jobs import Answer, McWork, PredictWork
 from app.telemetry.metric_families import Counter, Gauge, Histogram, lay_out, sample_line
 from app.telemetry.request_record import CLIENT_GONE, EndedRequest
@@ -16,11 +15,9 @@ from app.telemetry.shared_memory import SharedCounts
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _OTHER = "other"
-_STATUSES = sorted(
-    {status for status, _ in STATUS_AND_CODE.values()} | {200, 206, 304, CLIENT_GONE}
-)
+_STATUSES = sorted({code.status for code in ErrorCode} | {200, 206, 304, CLIENT_GONE})
 _STATUS_LABELS = {status: str(status) for status in _STATUSES}
-_CODES = sorted({code for _, code in STATUS_AND_CODE.values()} | {NO_CODE})
+_CODES = sorted(code.text for code in ErrorCode)
 _STAGES = ("decode", "queue", "compute")
 _MODES = ("predict", "mc")  # dropout off, dropout on: as the checkpoint's calibration has them
 _DIGITS = tuple("0123456789")

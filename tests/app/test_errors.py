@@ -3,25 +3,17 @@ import json
 import pytest
 
 import model.errors
-from app.errors import (
-    STATUS_AND_CODE,
-    ApiError,
-    InternalError,
-    InvalidParameterError,
-    MethodNotAllowedError,
-    NotReadyError,
-    error_body,
-    from_image_error,
-)
+from app.errors import ApiError, ErrorCode, error_body, from_image_error
 
 
 def test_every_code_has_its_status() -> None:
-    assert sorted(STATUS_AND_CODE.values()) == [
+    assert sorted((code.status, code.text) for code in ErrorCode) == [
         (400, "conflicting_parameters"),
         (400, "empty_body"),
         (400, "invalid_http"),
         (400, "invalid_json"),
         (400, "invalid_multipart"),
+        (400, "invalid_request"),
         (400, "page_refused"),
         (400, "truncated_image"),
         (401, "unauthorized"),
@@ -45,11 +37,11 @@ def test_every_code_has_its_status() -> None:
     ]
 
 
-@pytest.mark.parametrize("error_class", STATUS_AND_CODE)
-def test_every_error_has_words_of_its_own(error_class: type[ApiError]) -> None:
-    error = error_class()
+@pytest.mark.parametrize("kind", ErrorCode)
+def test_every_error_has_words_of_its_own(kind: ErrorCode) -> None:
+    error = ApiError(kind)
 
-    assert error.message != ApiError().message
+    assert [code for code in ErrorCode if code.message == error.message] == [kind]
     assert str(error) == error.message
     assert not error.message.endswith(".")
 
@@ -76,7 +68,7 @@ def test_every_image_error_of_the_model_has_an_answer() -> None:
 
 
 def test_the_body_has_one_shape() -> None:
-    error = InvalidParameterError("passes must be at least 1", param="passes")
+    error = ApiError(ErrorCode.INVALID_PARAMETER, "passes must be at least 1", param="passes")
 
     assert json.loads(json.dumps(error_body(error, "abc"))) == {
         "error": {
@@ -86,12 +78,12 @@ def test_the_body_has_one_shape() -> None:
             "request_id": "abc",
         }
     }
-    assert error_body(InternalError(), None)["error"]["param"] is None
+    assert error_body(ApiError(ErrorCode.INTERNAL), None)["error"]["param"] is None
 
 
 def test_headers_belong_to_one_error_alone() -> None:
-    error = MethodNotAllowedError(headers={"Allow": "GET"})
+    error = ApiError(ErrorCode.METHOD_NOT_ALLOWED, headers={"Allow": "GET"})
 
     assert error.headers == {"Allow": "GET"}
-    assert MethodNotAllowedError().headers == {}
-    assert NotReadyError().headers == {"Retry-After": "1"}
+    assert ApiError(ErrorCode.METHOD_NOT_ALLOWED).headers == {}
+    assert ApiError(ErrorCode.NOT_READY).headers == {"Retry-After": "1"}

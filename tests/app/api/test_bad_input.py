@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from app.api.application import create_app
-from app.errors import STATUS_AND_CODE
+from app.errors import ErrorCode
 from app.schemas import McParameters
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -566,8 +566,14 @@ def test_the_table_has_every_code_that_a_request_can_cause() -> None:
 
     # What takes a defect, load, keys, a browser or a connection of one's own has tests of its own.
     others = {"internal", "not_ready", "overloaded", "deadline_exceeded", "unauthorized"}
-    others |= {"invalid_http", "request_timeout", "head_too_large", "page_refused"}
-    assert codes == {each for each in STATUS_AND_CODE.values() if each[1] not in others}
+    others |= {
+        "invalid_http",
+        "request_timeout",
+        "head_too_large",
+        "page_refused",
+        "invalid_request",
+    }
+    assert codes == {(each.status, each.text) for each in ErrorCode if each.text not in others}
 
 
 def test_81_megapixels_fit_into_ten_kilobytes() -> None:

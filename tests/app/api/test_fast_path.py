@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.fast_path import DirectApp, DirectRoute
 from app.api.middleware import RequestContextMiddleware
-from app.errors import NoInkError
+from app.errors import ApiError, ErrorCode
 from tests.conftest import assert_error, connect, sample
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -37,7 +37,7 @@ async def _greet(request: Request) -> Response:
 
 
 async def _refuse(request: Request) -> Response:
-    raise NoInkError
+    raise ApiError(ErrorCode.NO_INK)
 
 
 async def _fail(request: Request) -> Response:

@@ -46,7 +46,7 @@ from app.client import (
 )
 from app.client.results import parse_prediction, split_batch
 from app.client.retries import Steps, exchange
-from app.errors import STATUS_AND_CODE
+from app.errors import ErrorCode
 from app.schemas import McParameters, PredictParameters
 from app.schemas import McPrediction as McSchema
 from app.schemas import Prediction as PredictionSchema
@@ -475,7 +475,7 @@ ABOUT_THE_IMAGE = {
 }
 
 
-@pytest.mark.parametrize(("status", "code"), sorted(set(STATUS_AND_CODE.values())))
+@pytest.mark.parametrize(("status", "code"), sorted((code.status, code.text) for code in ErrorCode))
 def test_every_error_of_the_api_is_raised_with_all_it_says(status: int, code: str) -> None:
     detail = {"code": code, "message": "do this", "param": "seed", "request_id": "abc"}
     transport = httpx.MockTransport(

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import DeadlineExceededError, InternalError, NotReadyError, OverloadedError
+from app.errors import ApiError, ErrorCode
 from app.inference.scheduler import Batcher, Outcome
 from app.telemetry.request_record import RequestTimes
+from tests.api_errors import is_error, raises_error
 
 NEVER = math.inf
 # A test that would wait longer than this has found a caller who waits for ever.
@@ -328,7 +329,7 @@ async def test_every_caller_gets_its_own_answers_in_its_order(requests: list[lis
         assert len(own) == len(works)
         for work, answer in zip(works, own, strict=True):
             if work.is_poisonous or (work.is_unspeakable and work.fault is None):
-                assert isinstance(answer, InternalError)
+                assert is_error(answer, ErrorCode.INTERNAL)
             elif work.fault is not None:
                 assert answer is work.fault
             else:
@@ -427,7 +428,8 @@ async def test_a_batch_that_fails_is_computed_one_by_one_and_the_next_one_works(
         assert answers[0] == [Sum(1, 20).right]
         assert answers[2] == [Sum(3, 20).right]
         (failed,) = answers[1]
-        assert isinstance(failed, InternalError)
+        assert is_error(failed, ErrorCode.INTERNAL)
+        assert isinstance(failed, ApiError)
         assert isinstance(failed.__cause__, ValueError)
         assert step.rounds == [[(1, 20), (2, 20), (3, 20)], [(1, 20)], [(2, 20)], [(3, 20)]]
         assert "this batch cannot be computed" in caplog.text
@@ -443,7 +445,7 @@ async def test_a_result_of_the_wrong_length_is_given_to_nobody_and_nobody_waits(
     async with serving(Adder(alter=change)) as batcher:
         answers = await asyncio.gather(*(ask(batcher, Sum(number, 20)) for number in range(3)))
 
-        assert all(isinstance(answer, InternalError) for (answer,) in answers)
+        assert all(is_error(answer, ErrorCode.INTERNAL) for (answer,) in answers)
 
 
 def cancel(_: object) -> Any:
@@ -475,7 +477,7 @@ async def test_whatever_breaks_everybody_is_told_and_the_next_request_is_served(
         requests = [ask(batcher, Sum(number, 20)) for number in range(3)]
         for own in await asyncio.gather(*requests):
             (answer,) = own
-            assert isinstance(answer, InternalError | NotReadyError)
+            assert is_error(answer, ErrorCode.INTERNAL, ErrorCode.NOT_READY)
 
         step.alter, step.before, step.clock.now = lambda found: found, lambda _: None, 0.0
         assert await ask(batcher, Sum(4, 20)) == [Sum(4, 20).right]
@@ -490,7 +492,7 @@ async def test_callers_do_not_wait_for_a_batcher_that_was_killed() -> None:
         task.cancel()
 
         (answer,) = await request
-        assert isinstance(answer, NotReadyError)
+        assert is_error(answer, ErrorCode.NOT_READY)
         assert await ask(batcher, Sum(2, 20)) == [Sum(2, 20).right]
 
 
@@ -501,14 +503,14 @@ async def test_an_answer_that_cannot_be_made_is_that_works_alone() -> None:
 
     assert answers[0] == [Sum(1, 20).right]
     assert answers[2] == [Sum(3, 20).right]
-    assert isinstance(answers[1][0], InternalError)
+    assert is_error(answers[1][0], ErrorCode.INTERNAL)
 
 
 async def test_a_stream_ends_where_an_estimate_cannot_be_made() -> None:
     step = Adder()
     async with serving(step) as batcher:
         work = Sum(1, 200, largest_step=20, is_streamed=True, is_unspeakable=True)
-        with pytest.raises(InternalError):
+        with raises_error(ErrorCode.INTERNAL):
             await anext(batcher.stream(work, NEVER, RequestTimes()))
 
         assert await ask(batcher, Sum(2, 20)) == [Sum(2, 20).right]
@@ -525,7 +527,7 @@ async def test_what_is_not_ready_by_its_deadline_is_computed_no_further() -> Non
         patient = ask(batcher, Sum(2, 8 * ROUND))
 
         (answer,) = await late
-        assert isinstance(answer, DeadlineExceededError)
+        assert is_error(answer, ErrorCode.DEADLINE_EXCEEDED)
         assert await patient == [Sum(2, 8 * ROUND).right]
 
     # A pass takes 0.001 s, so the deadline comes in the third round.
@@ -537,7 +539,7 @@ async def test_a_deadline_that_has_passed_costs_no_pass() -> None:
     async with serving(step) as batcher:
         (answer,) = await ask(batcher, Sum(1, 10), deadline=step.clock())
 
-    assert isinstance(answer, DeadlineExceededError)
+    assert is_error(answer, ErrorCode.DEADLINE_EXCEEDED)
     assert step.rounds == []
 
 
@@ -548,7 +550,7 @@ async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
         answers = await ask(batcher, *works, deadline=step.clock() + 0.2)
 
     assert answers[:2] == [Sum(0, 80).right, Sum(1, 80).right]
-    assert all(isinstance(answer, DeadlineExceededError) for answer in answers[-2:])
+    assert all(is_error(answer, ErrorCode.DEADLINE_EXCEEDED) for answer in answers[-2:])
 
 
 # Admission
@@ -583,9 +585,9 @@ async def test_admitted_work_is_counted_until_it_is_answered() -> None:
 async def test_a_request_is_admitted_where_twenty_like_it_would_fit() -> None:
     async with serving(Adder(), max_queued=1000) as batcher:
         with batcher.admit(800):  # 200 are left
-            with batcher.admit(10), pytest.raises(OverloadedError), batcher.admit(10):
+            with batcher.admit(10), raises_error(ErrorCode.OVERLOADED), batcher.admit(10):
                 pass
-            with pytest.raises(OverloadedError), batcher.admit(11):
+            with raises_error(ErrorCode.OVERLOADED), batcher.admit(11):
                 pass
             assert batcher.queued == 800
         assert batcher.queued == 0
@@ -594,26 +596,26 @@ async def test_a_request_is_admitted_where_twenty_like_it_would_fit() -> None:
 async def test_beyond_the_limit_nothing_is_admitted() -> None:
     async with serving(Adder(), max_queued=1000) as batcher:
         with batcher.admit(1000):
-            with pytest.raises(OverloadedError), batcher.admit(1):
+            with raises_error(ErrorCode.OVERLOADED), batcher.admit(1):
                 pass
             assert batcher.queued == 1000
 
 
 async def test_a_request_of_any_size_is_admitted_while_seven_eighths_are_free() -> None:
     async with serving(Adder(), max_queued=1000) as batcher:
-        with batcher.admit(126), pytest.raises(OverloadedError), batcher.admit(1001):
+        with batcher.admit(126), raises_error(ErrorCode.OVERLOADED), batcher.admit(1001):
             pass
         with batcher.admit(125), batcher.admit(1001):
-            with pytest.raises(OverloadedError), batcher.admit(1):
+            with raises_error(ErrorCode.OVERLOADED), batcher.admit(1):
                 pass
             assert batcher.queued == 1126
 
 
 @contextmanager
 def refused(batcher: Batcher[Sum, Answer, Answer]) -> Iterator[list[int]]:
-    """Catches an OverloadedError; gives its seconds of Retry-After."""
+    """Catches `overloaded`; gives its seconds of Retry-After."""
     seconds: list[int] = []
-    with pytest.raises(OverloadedError) as caught:
+    with raises_error(ErrorCode.OVERLOADED) as caught:
         yield seconds
     assert caught.value.headers.keys() == {"Retry-After"}
     seconds.append(int(caught.value.headers["Retry-After"]))
@@ -688,7 +690,7 @@ async def test_a_stream_that_fails_raises_after_what_it_told() -> None:
     step = Adder(before=break_down)
     async with serving(step) as batcher, stream(batcher, streamed(1, 4000)) as answers:
         told = [await anext(answers), await anext(answers)]
-        with pytest.raises(InternalError):
+        with raises_error(ErrorCode.INTERNAL):
             await anext(answers)
 
     assert [number for number, _ in told] == [1, 1]
@@ -698,7 +700,7 @@ async def test_a_streams_deadline_ends_it() -> None:
     step = Adder()
     deadline = step.clock() + 0.1
     async with serving(step) as batcher, stream(batcher, streamed(1, 4000), deadline) as answers:
-        with pytest.raises(DeadlineExceededError):
+        with raises_error(ErrorCode.DEADLINE_EXCEEDED):
             async for _ in answers:
                 pass
 
@@ -715,7 +717,7 @@ async def test_closing_takes_nothing_more_and_finishes_what_is_queued() -> None:
         await turns(2)
         closing = asyncio.create_task(batcher.close(PATIENCE_SECONDS))
         await turns(1)
-        with pytest.raises(NotReadyError), batcher.admit(1):
+        with raises_error(ErrorCode.NOT_READY), batcher.admit(1):
             pass
 
         await closing
@@ -752,13 +754,13 @@ async def test_what_is_not_finished_when_the_time_is_over_is_told_so() -> None:
         await batcher.close(0)
 
         for (answer,) in await asyncio.gather(*requests):
-            assert isinstance(answer, NotReadyError)
+            assert is_error(answer, ErrorCode.NOT_READY)
         computed = step.passes
         await turns(5)
         assert step.passes == computed
 
         # As would be asked for by a request that was admitted, and read, before.
-        with pytest.raises(NotReadyError):
+        with raises_error(ErrorCode.NOT_READY):
             await batcher.run([Sum(4, 20)], NEVER, RequestTimes())
 
 
@@ -799,7 +801,7 @@ async def test_ten_thousand_requests_with_cancellations_and_failing_batches() ->
         answers = await running
         for work, answer in zip(works, answers, strict=True):
             if number in unlucky:
-                assert isinstance(answer, InternalError) or answer == work.right
+                assert is_error(answer, ErrorCode.INTERNAL) or answer == work.right
             else:
                 assert answer == work.right
         return answers

@@ -16,13 +16,14 @@ import pytest
 
 from app.api.application import create_app
 from app.api.examples import example_digits, example_png_base64
-from app.errors import BodyTooLargeError
+from app.errors import ErrorCode
 from app.inference.pipeline import Inference
 from app.open_inference.compression import deflate, inflate
 from app.open_inference.models import served_models
 from app.open_inference.tensors import read_images, read_input_header
 from app.settings import Settings
 from model.checkpoint import Checkpoint
+from tests.api_errors import raises_error
 from tests.app.open_inference.inference_requests import (
     HEADER_LENGTH,
     Array,
@@ -525,5 +526,5 @@ async def test_what_is_inflated_and_deflated_stays_the_same(size: int, encoding:
 @pytest.mark.parametrize("limit", [100, 64 * 1024, 100_000])
 async def test_the_limit_of_inflating_is_exact(limit: int) -> None:
     assert len(await inflate(gzip.compress(bytes(limit)), "gzip", limit)) == limit
-    with pytest.raises(BodyTooLargeError):
+    with raises_error(ErrorCode.BODY_TOO_LARGE):
         await inflate(gzip.compress(bytes(limit + 1)), "gzip", limit)

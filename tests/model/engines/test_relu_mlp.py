@@ -504,7 +504,8 @@ def test_one_thread_multiplies_wherever_the_engine_is_used() -> None:
     code = (
         "import torch; from threadpoolctl import threadpool_info;"
         "from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint;"
-        "from model.engines.relu_mlp import Engine; Engine(load_checkpoint(DEFAULT_CHECKPOINT).network);"
+        "from model.engines.relu_mlp import Engine;"
+        "Engine(load_checkpoint(DEFAULT_CHECKPOINT).network);"
         "print({x['num_threads'] for x in threadpool_info() if x['user_api'] == 'blas'})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
