@@ -168,15 +168,3 @@ def from_image_error(error: model.errors.ImageError, *, param: str | None = None
         param: the field that the image came in, where it has a name.
     """
     return ApiError(_FROM_MODEL[type(error)], str(error), param=param)
-
-
-def error_body(error: ApiError, request_id: str | None) -> dict[str, dict[str, str | None]]:
-    """The one error shape, as JSON types."""
-    return {
-        "error": {
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "request_id": request_id,
-        }
-    }

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, PlainTextResponse
 
 from app.api.answers import BytesResponse, JsonResponse
-from app.api.dependencies import started_state
 from app.errors import ApiError, ErrorCode
 from app.schemas import ErrorBody, Health
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -41,7 +40,7 @@ async def live() -> JsonResponse:
 async def ready(request: Request) -> JsonResponse:
     """200 once the network is loaded and warm, 503 before, and from when the server is to end."""
     state = request.app.state
-    if not state.is_ready or state.is_draining:
+    if not state.models.is_ready or state.is_draining:
         raise ApiError(ErrorCode.NOT_READY)
     return JsonResponse({"status": "ready"})
 
@@ -49,7 +48,7 @@ async def ready(request: Request) -> JsonResponse:
 @router.get("/model", summary="What is known about the network")
 async def model(request: Request) -> JsonResponse:
     """The checkpoint's own description: layers, dropout rates, training, calibration, metrics."""
-    checkpoint = started_state(request).inference.checkpoint
+    checkpoint = request.app.state.models.predictor.checkpoint
     return JsonResponse(
         {"name": checkpoint.name, "version": checkpoint.version, **checkpoint.card()}
     )

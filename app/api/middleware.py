@@ -18,7 +18,7 @@ from app.api.routes import path_within, route_label
 from app.errors import ApiError, ErrorCode
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
-from app.telemetry.request_record import CLIENT_GONE, EndedRequest, RequestTimes
+from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
 
 REQUEST_ID_HEADER = "x-request-id"
 _HEADER_BYTES = REQUEST_ID_HEADER.encode()
@@ -31,6 +31,8 @@ SECURITY_HEADERS = (
 )
 # Ids are written down everywhere, so an API key in the wrong header is none.
 _VALID_ID = re.compile(rb"(?!%s)[A-Za-z0-9._-]{1,128}" % KEY_PREFIX.encode())
+
+_NO_TIMINGS = Timings()
 
 logger = logging.getLogger("dropserve")
 
@@ -73,7 +75,6 @@ class RequestContextMiddleware:
         header = (_HEADER_BYTES, request_id.encode())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        times = state["times"] = RequestTimes()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -104,14 +105,14 @@ class RequestContextMiddleware:
                 scope, receive, send_with_id
             )
         finally:
-            ended = EndedRequest(
+            ended = RequestRecord(
                 request_id,
                 scope["method"],
                 route,
                 status or CLIENT_GONE,
                 state.get("error_code"),
                 time.monotonic() - started,
-                times,
+                state.get("timings", _NO_TIMINGS),
             )
             if self._metrics is not None:
                 self._metrics.end_request(ended)

@@ -143,7 +143,8 @@ async def _run_here(options: argparse.Namespace) -> AsyncIterator[AsyncDropserve
     # Torch is imported only now: a server is asked without it, and wrong usage answers at once.
     import torch
 
-    from app.api.application import create_app, load_served_checkpoint
+    from app.api.application import create_app
+    from app.inference.repository import load_served_checkpoint
     from model.errors import ModelError
 
     torch.set_num_threads(1)  # as in a server
