@@ -216,7 +216,7 @@ def _to_grey(opened: _Opened) -> Grey:
         opened.image.load()
         return np.array(_turn_upright(_luminance(_shrink(opened.image)), opened.image))
     except Exception as error:
-        raise _refuse(opened.data, opened.format, error, is_open=True) from error
+        raise _refuse(opened.data, opened.format, error) from error
 
 
 def _refuse_unidentified(data: bytes) -> ApiError:
@@ -228,14 +228,11 @@ def _refuse_unidentified(data: bytes) -> ApiError:
     )
 
 
-def _refuse(
-    data: bytes, image_format: Format, error: Exception, *, is_open: bool = False
-) -> ApiError:
+def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
     """The answer to whatever a decoder raised: on hostile bytes that can be any exception."""
     if isinstance(error, MemoryError | PIL.Image.DecompressionBombError):
         return ApiError(ErrorCode.TOO_MANY_PIXELS)
-    # A TIFF that could be opened has all its bytes.
-    if not (is_open and image_format == "TIFF") and is_cut_off(data, image_format):
+    if is_cut_off(data, image_format):
         return ApiError(ErrorCode.TRUNCATED_IMAGE)
     return ApiError(
         ErrorCode.NOT_AN_IMAGE, f"this {image_format} file is damaged; save it again and send that"

@@ -75,7 +75,8 @@ def is_cut_off(data: bytes, image_format: Format) -> bool:
         case "BMP":
             return int.from_bytes(data[2:6], "little") > len(data)
         case "TIFF":
-            return True  # its directory could not be read; see also `tiff_is_cut_off`
+            # Its metadata lies anywhere, so what cannot be decoded is most likely not whole.
+            return True
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
