@@ -1,6 +1,6 @@
 """Uploaded bytes -> greyscale pixels, within limits on format and size; only ApiErrors come out.
 
-The bytes are hostile until decoded: the format is told by its signature, the size is checked before
+The bytes are hostile until decoded: the signature decides the format, the size is checked before
 any pixel is allocated, and whatever a decoder raises becomes one of two answers.
 """
 
@@ -55,7 +55,7 @@ INLINE_BYTES = 4 * INLINE_PIXELS + 1024
 # this long: a digit a tenth as high is then still larger than MNIST's.
 _DRAFT_SIDE = 320
 
-# A picture of more pixels than this is scaled down before it is converted, in strips of so many
+# A picture of more pixels than this is scaled down before it is converted, in strips of this many
 # rows: of 50 million in four channels, each further copy would take 200 MB.
 _MOST_WHOLE_PIXELS = 16_000_000
 _STRIP_ROWS = 64

@@ -49,7 +49,7 @@ def identify(data: bytes) -> Format | None:
 def identify_unsupported(data: bytes) -> str | None:
     """The name of a well-known image format that is not read here; None: none of them."""
     if data[4:8] == b"ftyp":
-        # One container for both; its compatible brands tell them apart.
+        # One container for both; its compatible brands distinguish them.
         brands = data[8 : max(12, min(int.from_bytes(data[:4], "big"), 256))]
         if b"avif" in brands or b"avis" in brands:
             return "AVIF"

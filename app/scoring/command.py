@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Score millions of images into one Parquet table: a row an image, in the order of the input. Killed
 or interrupted at any moment, the same command goes on where it stopped. Images that cannot be
-scored are listed beside the table, in a file that ends in .errors.jsonl."""
+scored are listed next to the table, in a file that ends in .errors.jsonl."""
 # What brings the packages that only this command needs.
 _EXTRAS = {"pyarrow": "score", "ray": "ray"}
 _EPILOG = """\
