@@ -28,13 +28,13 @@ BLOCK_ROWS = 256
 LEAST_ROWS = 16
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """Consecutive passes of one image within a block.
 
     Attributes:
         image: the image.
         answer: index of the answer that the passes belong to.
-        first: number of the pass in the piece's first row.
+        first: number of the pass in the segment's first row.
         skip: rows before the first requested pass.
         size: number of requested passes.
         rows: all rows, including padding at the end.
@@ -78,7 +78,7 @@ class BlockEngine(ABC):
     ) -> list[PreparedImage]: ...
 
     @abstractmethod
-    def _block_logits(self, block: Sequence[Piece]) -> Floats:
+    def _block_logits(self, block: Sequence[Segment]) -> Floats:
         """Computes the logits of one block, (rows, C or more)."""
 
     def predict_probs(self, pixels: Pixels) -> Floats:
@@ -96,12 +96,14 @@ class BlockEngine(ABC):
             z = np.ascontiguousarray(self._block_logits(block)[:, :classes].T)  # (C, rows)
             probs = softmax_in_place(z, axis=0).T
             row = 0
-            for piece in block:
-                begin = row + piece.skip
-                done = piece.first + piece.skip - ranges[piece.answer].start
-                answers[piece.answer][done : done + piece.size] = probs[begin : begin + piece.size]
-                row += piece.rows
-                self.passes_computed += piece.size
+            for segment in block:
+                begin = row + segment.skip
+                done = segment.first + segment.skip - ranges[segment.answer].start
+                answers[segment.answer][done : done + segment.size] = probs[
+                    begin : begin + segment.size
+                ]
+                row += segment.rows
+                self.passes_computed += segment.size
         return answers
 
     def _draw_balanced(self, passes: Passes, active: Integers) -> KeepMasks | None:
@@ -112,12 +114,12 @@ class BlockEngine(ABC):
         units = np.concatenate([active, later])
         return balanced_keep(self.config, passes.seed, passes.count, units)
 
-    def _blocks(self, ranges: Sequence[PassRange]) -> Iterator[list[Piece]]:
+    def _blocks(self, ranges: Sequence[PassRange]) -> Iterator[list[Segment]]:
         """Packs the passes into blocks of at most `BLOCK_ROWS` rows."""
         if not self._shares_blocks:
             yield from _fixed_blocks(ranges)
             return
-        block: list[Piece] = []
+        block: list[Segment] = []
         free = BLOCK_ROWS
         for answer, (image, start, stop) in enumerate(ranges):
             while start < stop:
@@ -128,7 +130,7 @@ class BlockEngine(ABC):
                     yield block
                     block, free = [], BLOCK_ROWS
                     continue
-                block.append(Piece(image, answer, start, 0, size, rows))
+                block.append(Segment(image, answer, start, 0, size, rows))
                 start += size
                 free -= rows
                 if free == 0:
@@ -138,10 +140,10 @@ class BlockEngine(ABC):
             yield block
 
 
-def _fixed_blocks(ranges: Sequence[PassRange]) -> Iterator[list[Piece]]:
+def _fixed_blocks(ranges: Sequence[PassRange]) -> Iterator[list[Segment]]:
     """Blocks of one image and one size, in which a pass is always in the same row."""
     for answer, (image, start, stop) in enumerate(ranges):
         for first in range(start - start % BLOCK_ROWS, stop, BLOCK_ROWS):
             skip = max(start - first, 0)
             size = min(stop - first, BLOCK_ROWS) - skip
-            yield [Piece(image, answer, first, skip, size, BLOCK_ROWS)]
+            yield [Segment(image, answer, first, skip, size, BLOCK_ROWS)]

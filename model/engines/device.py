@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.arrays import Floats, Pixels
-from model.engines.blocks import BLOCK_ROWS, BlockEngine, Piece
+from model.engines.blocks import BLOCK_ROWS, BlockEngine, Segment
 from model.engines.protocol import PreparedImage
 from model.literals import Precision
 from model.network import MLP, normalise
@@ -58,13 +58,13 @@ class DeviceEngine(BlockEngine):
                 prepared.append(PreparedImage(which, active, h.cpu().numpy(), balanced))
         return prepared
 
-    def _block_logits(self, block: Sequence[Piece]) -> Floats:
-        (piece,) = block  # one image per block, since products of torch may depend on the rows
-        image, passes = piece.image, piece.image.passes
+    def _block_logits(self, block: Sequence[Segment]) -> Floats:
+        (segment,) = block  # one image per block, since products of torch may depend on the rows
+        image, passes = segment.image, segment.image.passes
         if image.balanced is None:
-            keep = independent_keep(self.config, passes.seed, BLOCK_ROWS, first_pass=piece.first)
+            keep = independent_keep(self.config, passes.seed, BLOCK_ROWS, first_pass=segment.first)
         else:
-            keep = image.balanced[piece.first : piece.first + BLOCK_ROWS]
+            keep = image.balanced[segment.first : segment.first + BLOCK_ROWS]
             keep = np.resize(keep, (BLOCK_ROWS, keep.shape[1]))
         first_rate, *rates = self.config.dropout_rates
         *hidden, output = self._layers[1:]

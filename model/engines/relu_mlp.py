@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.arrays import Floats, KeepMasks, Pixels
-from model.engines.blocks import BLOCK_ROWS, LEAST_ROWS, BlockEngine, Piece
+from model.engines.blocks import BLOCK_ROWS, LEAST_ROWS, BlockEngine, Segment
 from model.engines.protocol import PreparedImage
 from model.errors import PrecisionError
 from model.literals import Precision
@@ -119,7 +119,7 @@ class ReluMlpEngine(BlockEngine):
         candidates: tuple[Product, ...] = np.matmul, _torch_product
         for exact in candidates:
             inner = _bfloat16_product if precision == "bfloat16" else exact
-            # The output layer stays in float32: it is small, and its error would not average out.
+            # The output layer stays in float32: it is small, and its errors are the logits' errors.
             self._products: list[Product] = [inner] * (len(self._weights) - 1) + [exact]
             self._shares_blocks = self._rows_are_invariant()
             if self._shares_blocks:
@@ -150,17 +150,17 @@ class ReluMlpEngine(BlockEngine):
         h += self._ink_bias
         return h
 
-    def _block_logits(self, block: Sequence[Piece]) -> Floats:
-        rows = sum(piece.rows for piece in block)
+    def _block_logits(self, block: Sequence[Segment]) -> Floats:
+        rows = sum(segment.rows for segment in block)
         logits = np.empty((rows, self._weights[-1].shape[1]), np.float32)
         hidden = [h[:rows] for h in self._hidden]
         keep = [mask[:rows] for mask in self._keep]
         drawn = [mask[:, :n] for mask, n in zip(keep, self.config.hidden_sizes[1:], strict=True)]
         outputs = [*(h[:, :-1] for h in hidden), logits]  # without the ones for the biases
         row = 0
-        for piece in block:
-            below = row + piece.rows
-            self._second_layer(piece, outputs[0][row:below], [mask[row:below] for mask in drawn])
+        for segment in block:
+            below = row + segment.rows
+            self._second_layer(segment, outputs[0][row:below], [mask[row:below] for mask in drawn])
             row = below
         for index, h in enumerate(hidden):
             # Whole buffers, including the ones: row by row, or with the number 0 for the zeros,
@@ -170,23 +170,23 @@ class ReluMlpEngine(BlockEngine):
             self._products[index + 1](h, self._weights[index + 1], outputs[index + 1])
         return logits
 
-    def _second_layer(self, piece: Piece, out: Floats, later: Sequence[KeepMasks]) -> None:
+    def _second_layer(self, segment: Segment, out: Floats, later: Sequence[KeepMasks]) -> None:
         """Computes layer 2 before its ReLU, and the masks from layer 2 on.
 
         Args:
-            piece: the passes.
+            segment: the passes.
             out: receives layer 2, (rows, units).
             later: receive the masks of each hidden layer but the first, (rows, units).
         """
-        image, rows, k = piece.image, len(out), len(piece.image.active)
+        image, rows, k = segment.image, len(out), len(segment.image.active)
         if image.balanced is None:
             # Rows of padding are further passes, which nobody reads.
-            draws = random_bytes(image.passes.seed, piece.first, rows, self._row_bytes)
+            draws = random_bytes(image.passes.seed, segment.first, rows, self._row_bytes)
             keep = draws.view(np.bool_)
             np.greater_equal(draws, self._thresholds[:rows], out=keep)
             first, begin = keep.take(image.active, axis=1), self._first_units
         else:
-            keep = image.balanced[piece.first : piece.first + rows]
+            keep = image.balanced[segment.first : segment.first + rows]
             keep = np.resize(keep, (rows, keep.shape[1]))
             first, begin = keep[:, :k], k
         for mask in later:

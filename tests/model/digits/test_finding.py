@@ -1,18 +1,13 @@
 """Which pictures hold digits, how many, and where; and which hold none."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from model.arrays import Pixels
-from model.checkpoint import Checkpoint
 from model.digits.preprocessing import find_digits, preprocess_image
 from model.errors import NoInkError
-from model.network import normalise
 from tests.model.digits.pictures import distance, draw, draw_varied, row_of
-from training.data import load_images
 
 
 def test_a_small_digit_is_read_from_the_whole_resolution() -> None:
@@ -28,21 +23,8 @@ def test_boxes_are_in_pixels_of_the_picture_however_large() -> None:
     assert np.abs(np.array(found) - 12 * np.array(small)).max() < 24
 
 
-def test_the_digit_that_is_read_is_one_of_them(default_checkpoint: Checkpoint) -> None:
-    network = default_checkpoint.network
-    x = normalise(find_digits(row_of(8, 3)).pixels, network.config)
-    assert int(network(x).argmax()) in (8, 3)
-
-
 def test_one_digit_is_not_several() -> None:
     assert all(find_digits(picture).boxes == () for picture in draw_varied())
-
-
-def test_mnists_digits_enlarged_are_not_several(mnist_folder: Path) -> None:
-    images = load_images("train", mnist_folder)[slice(-200, None)].pixels
-    for image in images:
-        large = Image.fromarray(image).resize((140, 140), Image.Resampling.BICUBIC)
-        assert find_digits(~np.array(large)).boxes == ()
 
 
 @pytest.mark.parametrize("contrast", [20, 30, 45])

@@ -45,7 +45,7 @@ def make_network(layer_sizes: tuple[int, ...], *, rates: tuple[float, ...] = RAT
     return network
 
 
-CLEAR_AND_SCRAWLED = 40  # of the images below, the first so many
+CLEAR_AND_SCRAWLED = 40  # the first of the images below
 
 
 @cache
@@ -118,9 +118,9 @@ def draw_requests(count: int) -> list[Request]:
 
 
 def assert_all_digits_differ(requests: Sequence[Request], digests: Sequence[str]) -> None:
-    """Each request for a digit got bytes of its own, or nothing could be told from equal ones.
+    """Asserts that each request for a digit got bytes of its own: equal bytes prove nothing.
 
-    What is no digit silences the last hidden layer, and then all passes are the same.
+    An image without a digit can leave the last hidden layer inactive, which makes all passes equal.
     """
     own = [each for request, each in zip(requests, digests, strict=True) if request.is_digit]
     assert len(own) > len(digests) / 4

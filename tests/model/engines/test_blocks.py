@@ -11,7 +11,7 @@ from tests.model.engines.networks import digests_alone, draw_images, draw_reques
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_the_fixed_blocks_of_moody_libraries_give_the_same_bytes(
+def test_fixed_blocks_give_the_same_bytes_as_shared_blocks(
     cpu_engine: ReluMlpEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not cpu_engine._shares_blocks:
@@ -34,14 +34,14 @@ def test_blocks_hold_every_requested_pass_once_and_in_order(
     bounds = [(0, 1), (3, 3), (7, 300), (250, 260), (0, 256), (255, 1000), (5, 20)]
     seen: list[list[int]] = [[] for _ in bounds]
     for block in engine._blocks([PassRange(image, *each) for each in bounds]):
-        rows = [piece.rows for piece in block]
+        rows = [segment.rows for segment in block]
         assert sum(rows) <= BLOCK_ROWS
         assert min(rows) >= LEAST_ROWS
         assert all(n % row_multiple == 0 for n in rows)
-        for piece in block:
-            begin = piece.first + piece.skip
-            seen[piece.answer] += range(begin, begin + piece.size)
-            assert piece.size <= piece.rows - piece.skip
+        for segment in block:
+            begin = segment.first + segment.skip
+            seen[segment.answer] += range(begin, begin + segment.size)
+            assert segment.size <= segment.rows - segment.skip
     assert seen == [list(range(start, stop)) for start, stop in bounds]
 
 
@@ -52,6 +52,6 @@ def test_without_shared_blocks_a_pass_is_always_in_the_same_row(
     monkeypatch.setattr(engine, "_shares_blocks", False)
     (image,) = engine.prepare([draw_images()[40]], [Passes(1000, 0)])
     for start, stop in ((0, 1), (7, 300), (255, 1000)):
-        for (piece,) in engine._blocks([PassRange(image, start, stop)]):
-            assert piece.first % BLOCK_ROWS == 0
-            assert piece.rows == BLOCK_ROWS
+        for (segment,) in engine._blocks([PassRange(image, start, stop)]):
+            assert segment.first % BLOCK_ROWS == 0
+            assert segment.rows == BLOCK_ROWS

@@ -66,21 +66,21 @@ def test_where_rows_do_vary_the_engine_finds_out_and_still_repeats_its_bytes(
 
     def factors(left: Floats | torch.Tensor) -> Floats:
         places = np.arange(len(left))[:, None] % 16
-        mood = places if dependence == "place of a row" else places + len(left)
-        return (1 + 1e-6 * mood).astype(np.float32)
+        shift = places if dependence == "place of a row" else places + len(left)
+        return (1 + 1e-6 * shift).astype(np.float32)
 
     matmul, mm = np.matmul, torch.mm
 
-    def moody_matmul(left: Floats, weight: Floats, out: Floats) -> None:
+    def varying_matmul(left: Floats, weight: Floats, out: Floats) -> None:
         matmul(left, weight, out)
         out *= factors(left)
 
-    def moody_mm(left: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
+    def varying_mm(left: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
         mm(left, weight, out=out)
         out *= torch.from_numpy(factors(left))
 
-    monkeypatch.setattr(np, "matmul", moody_matmul)
-    monkeypatch.setattr(torch, "mm", moody_mm)
+    monkeypatch.setattr(np, "matmul", varying_matmul)
+    monkeypatch.setattr(torch, "mm", varying_mm)
     engine = ReluMlpEngine(make_network(layer_sizes))
     assert not engine._shares_blocks
     requests = draw_requests(60)

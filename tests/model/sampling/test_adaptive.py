@@ -162,7 +162,7 @@ def draw_probs(mean: float, spread: float, passes: int) -> Floats:
 def test_the_search_agrees_with_the_exact_criterion_at_any_scale(
     mean: float, spread: float
 ) -> None:
-    """Running sums of squares lose small variances beside large means."""
+    """Running sums of squares lose small variances next to large means."""
     probs = draw_probs(mean, spread, 1000)
     errors = {count: largest_error(probs[:count]) for count in range(LEAST_PASSES, 1001)}
     for count in (32, 33, 500, 999, 1000):

@@ -122,7 +122,7 @@ def test_a_single_pass_is_bernoulli_too(rate: float) -> None:
 
 @pytest.mark.parametrize("passes", [1, 2, 50, 333])
 def test_some_units_have_the_masks_that_they_have_among_all(passes: int) -> None:
-    """The engine draws the masks of an image's living units only."""
+    """The engine draws the masks of an image's active units only."""
     config = make_config(*RATES)
     whole = balanced_keep(config, 5, passes)
     assert whole.shape == (passes, UNITS)
