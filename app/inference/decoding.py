@@ -39,7 +39,7 @@ from app.inference.image_formats import (
     without_png_text,
 )
 from app.inference.plain_png import decode_plain_png
-from model.digits.preprocessing import Pixels
+from model.arrays import Pixels
 
 Grey = NDArray[np.uint8]
 # An image file's bytes, or its pixels.

@@ -17,7 +17,7 @@ from app.open_inference.tensors import (
     read_input_header,
 )
 from app.schemas import McParameters, PredictParameters
-from model.digits.preprocessing import Pixels
+from model.arrays import Pixels
 
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})

@@ -16,7 +16,7 @@ from app.errors import ApiError, ErrorCode
 from app.inference.decoding import decode_base64
 from app.open_inference.errors import invalid
 from app.open_inference.models import IMAGE, PIXEL_COUNT, PIXELS
-from model.digits.preprocessing import Pixels
+from model.arrays import Pixels
 from model.literals import SIDE
 
 _FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})

@@ -35,9 +35,11 @@ from app.inference.decoding import decode_inline
 from app.schemas import McParameters
 from app.scoring.on_cores import usable_cores
 from app.settings import Settings
+from model.arrays import Pixels
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.digits.preprocessing import Pixels, take_as_it_is
-from model.engines.relu_mlp import Engine, PassRange
+from model.digits.preprocessing import take_as_it_is
+from model.engines import build_engine
+from model.engines.protocol import Engine, PassRange
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
 from tests.load.overload import on_core, say
@@ -63,7 +65,7 @@ class Round:
 
 def measure(address: str, core: int, images: int, passes: int, rounds: int) -> Iterator[Round]:
     """Batch, decoding and engine in turns, all on the server's core: no two are equally fast."""
-    engine = Engine(load_checkpoint(DEFAULT_CHECKPOINT).network)
+    engine = build_engine(load_checkpoint(DEFAULT_CHECKPOINT).network)
     digits = example_digits()
     files = [_as_png(digits[number % len(digits)]) for number in range(images)]
     # httpx makes the bodies; it would take two milliseconds to read the answer.

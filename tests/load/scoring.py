@@ -29,7 +29,8 @@ from app.scoring.arrays import IdxReader
 from app.scoring.limits import CHUNK_ROWS
 from app.scoring.on_cores import usable_cores
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.engines.relu_mlp import PassRange, build_engine
+from model.engines import build_engine
+from model.engines.protocol import PassRange
 from model.sampling.masks import Passes
 from tests.conftest import OURS, find_mnist
 from tests.load.overload import say
