@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from app.cli.predict_command import add_api_key_option, add_predict_command, given_api_key
-from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from app.cli.predict_command import add_predict_command
+from app.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from app.scoring.command import add_score_command
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
@@ -85,51 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     engine.add_argument("--json", action="store_true", help="print JSON")
 
-    http = benches.add_parser(
-        "http",
-        help="a server under load",
-        description="Measure requests a second and latencies of /predict and /predict/mc, in "
-        "closed loops (each connection waits for its answer) and open ones (a constant rate; "
-        "latencies count from when a request was due). Without --url it starts the server itself, "
-        "and another that answers a constant, for comparison.",
-    )
-    http.set_defaults(command=_bench_http)
-    http.add_argument("--url", help="server to measure; without it one is started on this machine")
-    http.add_argument(
-        "--targets",
-        nargs="+",
-        choices=["constant", "predict", "mc"],
-        help="what to measure (default: all; with --url predict and mc)",
-    )
-    http.add_argument(
-        "--connections",
-        type=_positive_int,
-        nargs="+",
-        help="closed loops of so many connections (default: 1 16 64; with --rate none)",
-    )
-    http.add_argument(
-        "--rate",
-        type=_positive_float,
-        nargs="+",
-        default=[],
-        help="open loops of so many requests a second",
-    )
-    http.add_argument(
-        "--duration",
-        type=_positive_float,
-        default=5.0,
-        help="seconds of one measurement (default: 5)",
-    )
-    http.add_argument(
-        "--rounds",
-        type=_positive_int,
-        default=3,
-        help="repetitions, each measuring every target in turn (default: 3)",
-    )
-    http.add_argument("--passes", type=_positive_int, default=50, help="passes of mc (default: 50)")
-    http.add_argument("--image", type=Path, help="image to send; without it 32 digits, 28x28, PNG")
-    add_api_key_option(http)
-    http.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -181,44 +136,6 @@ def _bench_engine(options: argparse.Namespace) -> int:
     except CheckpointError as error:
         return _usage_error(error)
     return EXIT_OK
-
-
-def _bench_http(options: argparse.Namespace) -> int:
-    from app.bench_http import BenchError, BenchUsageError, run_http_bench
-
-    try:
-        all_answered = run_http_bench(
-            url=options.url,
-            targets=options.targets,
-            connections=options.connections,
-            rates=options.rate,
-            seconds=options.duration,
-            rounds=options.rounds,
-            passes=options.passes,
-            image=options.image,
-            api_key=given_api_key(options),
-            as_json=options.json,
-        )
-    except BenchUsageError as error:
-        return _usage_error(error)
-    except BenchError as error:
-        print(f"dropserve: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK if all_answered else EXIT_FAILED
-
-
-def _positive_int(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _positive_float(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number
 
 
 def _usage_error(error: Exception) -> int:
