@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app.load_client
-from app.api.api_keys import key_line, make_key
+from app.api.auth import key_line, make_key
 from app.bench_app import create_bench_app
 from app.bench_report import (
     Conditions,

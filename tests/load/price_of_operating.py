@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 
-from app.api.api_keys import key_line, make_key
+from app.api.auth import key_line, make_key
 from app.api.examples import example_pngs
 from app.bench_servers import start_bench_app
 from app.cli.machine import describe_machine, usable_cores

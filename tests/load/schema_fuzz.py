@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.api.api_keys import key_line, make_key
+from app.api.auth import key_line, make_key
 from tests.conftest import ROOT, RunningServer, ServerStarter
 
 CONFIGURATION = Path(__file__).with_name("schema_fuzz.toml")
