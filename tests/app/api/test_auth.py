@@ -161,6 +161,9 @@ async def test_metrics_are_open_by_choice(
     async with connect(create_app(settings, default_checkpoint)) as asking:
         assert (await asking.get("/metrics")).status_code == without_keys.status_code
         assert (await asking.get("/model")).status_code == 401
+        described = (await asking.get("/openapi.json")).json()["paths"]
+    assert "security" not in described["/metrics"]["get"]
+    assert described["/model"]["get"]["security"]
 
 
 async def test_without_a_file_no_key_is_asked_for(client: httpx.AsyncClient) -> None:
@@ -305,7 +308,7 @@ def test_a_file_without_keys_is_refused_at_start(
         path.write_bytes(content)
 
     with pytest.raises(SettingsError, match=reason) as caught:
-        ApiKeys(path)
+        create_app(Settings(api_keys_file=path))
 
     assert ALICE not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

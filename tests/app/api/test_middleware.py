@@ -1,4 +1,4 @@
-"""What every answer tells a browser, request ids, and the pages of other origins."""
+"""The headers of every answer, request ids, and the pages of other origins."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -87,7 +87,7 @@ async def test_no_page_may_ask_unless_it_is_named(client: httpx.AsyncClient) -> 
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-# What every answer tells a browser
+# Headers of every answer
 
 
 @pytest.mark.parametrize(
