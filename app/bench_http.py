@@ -24,9 +24,10 @@ from tqdm import tqdm
 from app.api.examples import example_pngs
 from app.bench_report import Conditions, Load, Row, find_limits, summarise, to_document, to_text
 from app.bench_servers import ServerError, set_constant, start_bench_app
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.client.bearer import bearer
 from app.load_client import LoadClientError, Target, post, run_closed_loop, run_open_loop
+from app.scoring.on_cores import usable_cores
 
 # Before the first measurement of a target, uncounted: connections, caches, first times.
 _WARM_UP_SECONDS, _WARM_UP_CONNECTIONS = 0.5, 16

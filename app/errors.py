@@ -17,6 +17,10 @@ EXIT_ABSTAINED = 3
 EXIT_INTERRUPTED = 130
 
 
+class UsageError(Exception):
+    """A command cannot be run as it was given; the text is one line for the user."""
+
+
 class ErrorCode(Enum):
     """What went wrong: an HTTP status, a default message, and headers that HTTP wants with it.
 
@@ -163,15 +167,3 @@ def from_image_error(error: model.errors.ImageError, *, param: str | None = None
         param: the field that the image came in, where it has a name.
     """
     return ApiError(_FROM_MODEL[type(error)], str(error), param=param)
-
-
-def error_body(error: ApiError, request_id: str | None) -> dict[str, dict[str, str | None]]:
-    """The one error shape, as JSON types."""
-    return {
-        "error": {
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "request_id": request_id,
-        }
-    }

@@ -1,7 +1,5 @@
 """Builds the application; nothing runs at import."""
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,23 +12,16 @@ from app.api.fast_path import DirectApp
 from app.api.middleware import CorsMiddleware
 from app.api.openapi import describe_application
 from app.api.routes import OPEN_ROUTES
-from app.inference.pipeline import Inference
-from app.open_inference.models import served_models
+from app.inference.repository import ModelRepository
 from app.settings import Settings
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
-from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
-from model.errors import CheckpointError, ModelError
-from model.literals import SIDE
+from model.checkpoint import Checkpoint
 
 _DESCRIPTION = "Which handwritten digit is this, and how sure is the network? MC dropout over HTTP."
 _CORS_METHODS = ("GET", "POST")
 _CORS_SENT = ("authorization", "content-type", "inference-header-content-length", "x-request-id")
 _CORS_READ = ("inference-header-content-length", "retry-after", "x-request-id")
-# For what is still computed when the connections are gone.
-_CLOSING_SECONDS = 1.0
-
-logger = logging.getLogger("dropserve")
 
 
 def create_app(
@@ -42,9 +33,8 @@ def create_app(
 ) -> FastAPI:
     """The application.
 
-    Its `state` has `settings`, `metrics` (None: off), `is_ready`, `is_draining` (set by the
-    server), `unread_body_bytes` (see `app.api.bodies`), and, once it has started, `inference`, the
-    V2 protocol's `models`, and the lock `reloading`.
+    Its `state` has `settings`, `models` (the model repository), `metrics` (None: off),
+    `is_draining` (set by the server), and `unread_body_bytes` (see `app.api.bodies`).
 
     Args:
         settings: how the application runs.
@@ -59,16 +49,15 @@ def create_app(
     if metrics is None and settings.metrics:
         metrics = Metrics()
 
+    models = ModelRepository(settings, metrics)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        _go_over(app, _warm(checkpoint or load_served_checkpoint(settings), settings, metrics))
-        app.state.reloading = asyncio.Lock()
-        app.state.is_ready = True
+        models.load(checkpoint)
         try:
             yield
         finally:
-            app.state.is_ready = False
-            await app.state.inference.close(_CLOSING_SECONDS)
+            await models.close()
 
     app = DirectApp(
         metrics=metrics,
@@ -84,7 +73,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.metrics = metrics
-    app.state.is_ready = False
+    app.state.models = models
     app.state.is_draining = False
     app.state.unread_body_bytes = 0
     # Not included, but joined: an included router is searched by a slower path of its own.
@@ -109,59 +98,3 @@ def create_app(
             expose_headers=_CORS_READ,
         )
     return app
-
-
-def load_served_checkpoint(settings: Settings) -> Checkpoint:
-    """The checkpoint that the settings name, or the committed one.
-
-    Raises:
-        CheckpointError: it cannot be read, or its network takes other images than are served.
-    """
-    path = settings.checkpoint or DEFAULT_CHECKPOINT
-    checkpoint = load_checkpoint(path)
-    shape = checkpoint.network.config.input_shape
-    if shape != (SIDE, SIDE):
-        raise CheckpointError(
-            f"the checkpoint {path} is for images of shape {shape}; only {SIDE}x{SIDE} is served"
-        )
-    return checkpoint
-
-
-async def reload_checkpoint(app: FastAPI) -> None:
-    """Goes over to the checkpoint as its file is now, once that is checked and warm.
-
-    Requests that have begun keep the network they began with, so none fails. A file that cannot be
-    served changes nothing, and the log says why.
-    """
-    async with app.state.reloading:  # one after the other: the last one asked for stays
-        settings: Settings = app.state.settings
-        try:
-            inference = await asyncio.to_thread(
-                lambda: _warm(load_served_checkpoint(settings), settings, app.state.metrics)
-            )
-        except ModelError as error:
-            logger.error("the checkpoint is not reloaded, the one before serves on: %s", error)
-            return
-        old: Inference = app.state.inference
-        _go_over(app, inference)
-        checkpoint = inference.checkpoint
-        logger.info("reloaded: %s %s", checkpoint.name, checkpoint.version)
-    # Nobody is answered later than this.
-    await asyncio.sleep(settings.max_timeout_ms / 1000)
-    await old.close(_CLOSING_SECONDS)
-
-
-def _warm(checkpoint: Checkpoint, settings: Settings, metrics: Metrics | None) -> Inference:
-    inference = Inference(checkpoint, settings, metrics)
-    inference.warm_up()
-    return inference
-
-
-def _go_over(app: FastAPI, inference: Inference) -> None:
-    app.state.inference = inference
-    settings: Settings = app.state.settings
-    checkpoint = inference.checkpoint
-    app.state.models = served_models(checkpoint, settings)
-    metrics: Metrics | None = app.state.metrics
-    if metrics is not None:
-        metrics.serve_model(checkpoint.name, checkpoint.version, settings.max_queued_passes)

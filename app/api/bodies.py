@@ -6,27 +6,25 @@ form fields. Raw bodies are the fast path: multipart parsing alone takes longer 
 """
 
 import asyncio
-import base64
-import binascii
-import difflib
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import ApiError, ErrorCode
-from app.schemas import McParameters, MustBe, PredictParameters
+from app.inference.decoding import Image, decode_base64
+from app.inference.parameters import parse_parameters
+from app.schemas import PredictParameters
 from app.settings import Settings
 from model.literals import SIDE
 
@@ -44,36 +42,17 @@ _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 # The digits of the largest float, 309, and some to spare.
 _LONGEST_NUMBER = 400
 _REMEMBERED_QUERY = 256  # the longest, in bytes
-_LONGEST_NAME = 64
-_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 _SEND_INTEGERS = (
     f"pixels must be {SIDE} rows of {SIDE} integers, where 255 is ink; send integers 0 to 255"
 )
 
-Pixels = NDArray[np.uint8]
-# An image file's bytes, or its pixels.
-Image = bytes | Pixels
 P = TypeVar("P", bound=PredictParameters)
-
-
-class ImageRequest(NamedTuple, Generic[P]):
-    """What was asked: an image and the parameters."""
-
-    image: Image
-    parameters: P
-
-
-class BatchRequest(NamedTuple, Generic[P]):
-    """What was asked: images, or what is wrong with one, and the parameters of all."""
-
-    images: list[Image | ApiError]
-    parameters: P
 
 
 async def read_image_request(
     request: Request, parameters_type: type[P], settings: Settings
-) -> ImageRequest[P]:
-    """Reads and validates a request for one image.
+) -> tuple[Image, P]:
+    """Reads and validates a request for one image: the image and the parameters.
 
     Raises:
         ApiError: the one that says what to change.
@@ -111,15 +90,15 @@ async def read_image_request(
     if len(image) == 0:
         raise ApiError(ErrorCode.EMPTY_BODY)
     if not fields and len(query) <= _REMEMBERED_QUERY:
-        return ImageRequest(image, _parameters_of_query(query, parameters_type, settings))
+        return image, _parameters_of_query(query, parameters_type, settings)
     pairs = [*_query_pairs(query), *fields]
-    return ImageRequest(image, parse_parameters(pairs, parameters_type, settings))
+    return image, parse_parameters(pairs, parameters_type, settings)
 
 
 async def read_batch_request(
     request: Request, parameters_type: type[P], settings: Settings
-) -> BatchRequest[P]:
-    """Reads and validates a request for many images.
+) -> tuple[list[Image | ApiError], P]:
+    """Reads and validates a request for many images: the images and the parameters.
 
     What is wrong with one image stands in its place; what is wrong with the request is raised.
 
@@ -162,67 +141,7 @@ async def read_batch_request(
             "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
             "/predict/mc take the bytes of one image",
         )
-    return BatchRequest(images, parse_parameters(pairs, parameters_type, settings))
-
-
-def parse_parameters(
-    pairs: Sequence[tuple[str, Any]], parameters_type: type[P], settings: Settings
-) -> P:
-    """Validates named values; those from a query or a form went through `_scalar` before.
-
-    Raises:
-        ApiError: conflicting_parameters, a name has two different values.
-        ApiError: unknown_parameter, a name is not one of this route's.
-        ApiError: invalid_parameter, a value is of another type or outside its range.
-    """
-    parameters = _validated(pairs, parameters_type, settings) if pairs else parameters_type()
-    if (parameters.timeout_ms or 0) > settings.max_timeout_ms:
-        _raise_invalid("timeout_ms", parameters_type, settings)
-    if isinstance(parameters, McParameters):
-        if parameters.passes > settings.max_passes:
-            _raise_invalid("passes", parameters_type, settings)
-        if parameters.max_standard_error is not None and parameters.estimator == "balanced":
-            raise ApiError(
-                ErrorCode.INVALID_PARAMETER,
-                "max_standard_error works with estimator=independent only, since balanced masks "
-                "depend on the number of passes; leave out one of the two",
-                param="max_standard_error",
-            )
-    return parameters
-
-
-def _validated(pairs: Sequence[tuple[str, Any]], parameters_type: type[P], settings: Settings) -> P:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name not in parameters_type.model_fields:
-            _raise_unknown(name, parameters_type)
-        # 1, 1.0 and true are equal in Python and different values here.
-        if name in values and (type(values[name]), values[name]) != (type(value), value):
-            raise ApiError(
-                ErrorCode.CONFLICTING_PARAMETERS,
-                f"{name} is given twice with different values; give it once",
-                param=name,
-            )
-        values[name] = value
-    try:
-        return parameters_type.model_validate(values)
-    except ValidationError as error:
-        name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
-        _raise_invalid(name, parameters_type, settings)
-
-
-def _raise_invalid(
-    name: str, parameters_type: type[PredictParameters], settings: Settings
-) -> NoReturn:
-    words = next(
-        item.words
-        for item in parameters_type.model_fields[name].metadata
-        if isinstance(item, MustBe)
-    )
-    limits = {"max_passes": settings.max_passes, "max_timeout_ms": settings.max_timeout_ms}
-    raise ApiError(
-        ErrorCode.INVALID_PARAMETER, f"{name} must be {words.format(**limits)}", param=name
-    )
+    return images, parse_parameters(pairs, parameters_type, settings)
 
 
 def _too_many(limit: int) -> ApiError:
@@ -230,24 +149,6 @@ def _too_many(limit: int) -> ApiError:
         ErrorCode.TOO_MANY_IMAGES,
         f"a batch takes at most {limit} images; send several smaller batches",
     )
-
-
-def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoReturn:
-    known = list(McParameters.model_fields)
-    # Only the beginning is compared: a name of megabytes would take seconds.
-    beginning = name[:_LONGEST_NAME].lower()
-    nearest = difflib.get_close_matches(beginning, known, n=1, cutoff=0.0)[0]
-    if name == nearest:
-        message = f"{name} is a parameter of /predict/mc; ask there, or leave it out"
-    elif nearest in parameters_type.model_fields:
-        message = f"a parameter is unknown; the nearest known one is {nearest}"
-    else:
-        message = (
-            f"a parameter is unknown; the nearest known one is {nearest}, of /predict/mc; "
-            "ask there, or leave it out"
-        )
-    here = ", ".join(parameters_type.model_fields)
-    raise ApiError(ErrorCode.UNKNOWN_PARAMETER, f"{message} (known here: {here})", param=nearest)
 
 
 Headers = dict[bytes, bytes]
@@ -425,7 +326,7 @@ def _image_or_error(item: Any) -> Image | ApiError:
     if item:
         return ApiError(
             ErrorCode.INVALID_PARAMETER,
-            "an input has image or pixels and nothing else; parameters stand beside inputs",
+            "an input has image or pixels and nothing else; parameters go next to inputs",
         )
     return image
 
@@ -446,31 +347,7 @@ def _refuse_constant(_: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-def decode_base64(value: Any) -> bytes:
-    """The bytes of an image in base64, or in a data: URL of it.
-
-    Raises:
-        ApiError: invalid_parameter, it is neither.
-    """
-    if not isinstance(value, str):
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "image must be a string: the image file in base64",
-            param="image",
-        )
-    prefix = _DATA_URL.match(value)
-    text = value[prefix.end() :] if prefix else value
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "image is not valid base64; encode the image file's bytes",
-            param="image",
-        ) from error
-
-
-def _parse_pixels(value: Any) -> Pixels:
+def _parse_pixels(value: Any) -> NDArray[np.uint8]:
     rows = value if isinstance(value, list) else []
     if len(rows) == SIDE and all(isinstance(row, list) and len(row) == SIDE for row in rows):
         flat = list(itertools.chain.from_iterable(rows))

@@ -4,7 +4,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
 from app.api.answers import BytesResponse, JsonResponse
-from app.api.dependencies import started_state
 from app.errors import ApiError, ErrorCode
 from app.schemas import ErrorBody, Health
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -27,7 +26,7 @@ async def live() -> JsonResponse:
 async def ready(request: Request) -> JsonResponse:
     """200 once the network is loaded and warm; 503 before that, and from SIGTERM on."""
     state = request.app.state
-    if not state.is_ready or state.is_draining:
+    if not state.models.is_ready or state.is_draining:
         raise ApiError(ErrorCode.NOT_READY)
     return JsonResponse({"status": "ready"})
 
@@ -35,7 +34,7 @@ async def ready(request: Request) -> JsonResponse:
 @router.get("/model", summary="What is known about the network")
 async def model(request: Request) -> JsonResponse:
     """The checkpoint's own description: layers, dropout rates, training, calibration, metrics."""
-    checkpoint = started_state(request).inference.checkpoint
+    checkpoint = request.app.state.models.predictor.checkpoint
     return JsonResponse(
         {"name": checkpoint.name, "version": checkpoint.version, **checkpoint.card()}
     )

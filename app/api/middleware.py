@@ -19,7 +19,7 @@ from app.api.routes import path_within, route_label
 from app.errors import ErrorCode
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
-from app.telemetry.request_record import CLIENT_GONE, EndedRequest, RequestTimes
+from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
 
 REQUEST_ID_HEADER = "x-request-id"
 _HEADER_BYTES = REQUEST_ID_HEADER.encode()
@@ -32,6 +32,8 @@ SECURITY_HEADERS = (
 )
 # Request ids are logged, so an API key in the wrong header is not taken as one.
 _VALID_ID = re.compile(rb"(?!%s)[A-Za-z0-9._-]{1,128}" % KEY_PREFIX.encode())
+
+_NO_TIMINGS = Timings()
 
 logger = logging.getLogger("dropserve")
 
@@ -81,7 +83,6 @@ class RequestContextMiddleware:
         header = (_HEADER_BYTES, request_id.encode())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        times = state["times"] = RequestTimes()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -110,14 +111,14 @@ class RequestContextMiddleware:
             else:
                 await self._answer_exception(error, scope, receive, send_with_id)
         finally:
-            ended = EndedRequest(
+            ended = RequestRecord(
                 request_id,
                 scope["method"],
                 route,
                 status or CLIENT_GONE,
                 state.get("error_code"),
                 time.monotonic() - started,
-                times,
+                state.get("timings", _NO_TIMINGS),
             )
             if self._metrics is not None:
                 self._metrics.end_request(ended)

@@ -5,7 +5,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
 
 from app.api.examples import example_pixels, example_png_base64
 from app.schemas import ErrorBody, PredictParameters
@@ -33,9 +32,7 @@ _STATUSES = {
 }
 
 
-def describe_image_route(
-    parameters: type[PredictParameters], answer: type[BaseModel]
-) -> dict[str, Any]:
+def describe_image_route(parameters: type[PredictParameters], answer: type[Any]) -> dict[str, Any]:
     """Arguments of the decorator of a route for one image."""
     return {
         "response_model": answer,
@@ -69,9 +66,7 @@ def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]
     }
 
 
-def describe_batch_route(
-    parameters: type[PredictParameters], answer: type[BaseModel]
-) -> dict[str, Any]:
+def describe_batch_route(parameters: type[PredictParameters], answer: type[Any]) -> dict[str, Any]:
     """Arguments of the decorator of a route for many images."""
     return {
         "response_model": answer,

@@ -148,7 +148,7 @@ def _serve(options: argparse.Namespace) -> int:
         except SettingsError as error:
             return _usage_error(error)
     # Torch is imported only now, so that help and wrong settings answer at once.
-    from app.api.application import load_served_checkpoint
+    from app.inference.repository import load_served_checkpoint
     from app.process.server import run_server
     from model.engines.relu_mlp import build_engine
     from model.errors import ModelError

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.api.bodies import parse_parameters
 from app.errors import ApiError, ErrorCode
+from app.inference.parameters import parse_parameters
 from app.open_inference.models import PIXELS, ServedModel, Tensor
 from app.open_inference.tensors import (
     InputHeader,

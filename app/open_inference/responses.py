@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 from numpy.typing import NDArray
 
-from app.api.answers import encode_json
-from app.inference.jobs import Answer
+from app.inference.answers import encode_json
 from app.open_inference.models import VERSION, ServedModel, Tensor
 from app.open_inference.requests import RequestHeader
+from app.schemas import Prediction
 
 
 def build_response(
-    model: ServedModel, asked: RequestHeader, answers: Sequence[Answer]
+    model: ServedModel, asked: RequestHeader, answers: Sequence[Prediction]
 ) -> tuple[bytes, int | None]:
     """The body, and how many bytes of it are JSON if raw data follows.
 

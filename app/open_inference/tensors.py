@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.api.bodies import decode_base64
 from app.errors import ApiError, ErrorCode
+from app.inference.decoding import decode_base64
 from app.open_inference.models import IMAGE, PIXEL_COUNT, PIXELS
 from model.digits.preprocessing import Pixels
 from model.literals import SIDE

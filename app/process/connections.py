@@ -19,7 +19,8 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from app.api.middleware import SECURITY_HEADERS
-from app.errors import ApiError, ErrorCode, error_body
+from app.errors import ApiError, ErrorCode
+from app.schemas import error_body
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 

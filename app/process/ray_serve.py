@@ -55,7 +55,7 @@ class Replica:
         Raises:
             ReplicaError: the network is not loaded.
         """
-        if not self.app.state.is_ready:
+        if not self.app.state.models.is_ready:
             raise ReplicaError("the network is not loaded")
 
 

@@ -17,7 +17,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from app.api.application import create_app, reload_checkpoint
+from app.api.application import create_app
 from app.api.examples import example_png_base64
 from app.errors import EXIT_FAILED, EXIT_OK
 from app.process.draining import UVICORN_SECONDS, DrainingServer
@@ -140,7 +140,7 @@ class _Server(DrainingServer):
 
     def _reload(self) -> None:
         # Kept, since the loop alone would not keep it.
-        task = asyncio.get_running_loop().create_task(reload_checkpoint(self._app))
+        task = asyncio.get_running_loop().create_task(self._app.state.models.reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 

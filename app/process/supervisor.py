@@ -18,8 +18,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from app.api.application import load_served_checkpoint
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from app.inference.repository import load_served_checkpoint
 from app.process.draining import refuse_new_connections
 from app.settings import Settings
 from app.telemetry.metrics import MetricsRow

@@ -28,7 +28,7 @@ from ray.exceptions import RayError  # noqa: E402
 
 signal.signal(signal.SIGTERM, _previous)  # importing Ray sets its own
 
-from app.cli.predict_inputs import UsageError  # noqa: E402
+from app.errors import UsageError  # noqa: E402
 from app.scoring.on_cores import Scored, WorkerDiedError  # noqa: E402
 from app.scoring.parts import Parts  # noqa: E402
 from app.scoring.question import Question  # noqa: E402
@@ -172,7 +172,7 @@ class _Actor:
     def _load(self) -> Any:
         if self._scorer is None:
             # Torch is imported only where it computes.
-            from app.api.application import load_served_checkpoint
+            from app.inference.repository import load_served_checkpoint
             from app.scoring.scorer import Scorer
 
             settings = self._question.settings

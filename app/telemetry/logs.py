@@ -22,7 +22,7 @@ from typing import Any, Literal
 import orjson
 
 from app.settings import Settings
-from app.telemetry.request_record import EndedRequest
+from app.telemetry.request_record import RequestRecord
 
 Format = Literal["json", "console"]
 
@@ -192,13 +192,13 @@ class AccessLog:
         self._writer = writer
         self._encode = _as_json if log_format == "json" else _for_people
 
-    def write(self, ended: EndedRequest) -> None:
+    def write(self, ended: RequestRecord) -> None:
         """Writes one."""
         self._writer.write(partial(self._encode, ended, time.time()))
 
 
-def _as_json(ended: EndedRequest, now: float) -> bytes:
-    times = ended.times
+def _as_json(ended: RequestRecord, now: float) -> bytes:
+    times = ended.timings
     known = _json_of_kind(os.getpid(), ended.method, ended.route, ended.status, ended.code)
     # The id has only characters that JSON leaves as they are.
     line = b'{"time":"%s",%s,"request_id":"%s","seconds":%.6f' % (
@@ -231,8 +231,8 @@ def _json_of_kind(worker: int, method: str, route: str, status: int, code: str |
     return orjson.dumps(shared)[1:-1]
 
 
-def _for_people(ended: EndedRequest, now: float) -> bytes:
-    times = ended.times
+def _for_people(ended: RequestRecord, now: float) -> bytes:
+    times = ended.timings
     split = ""
     if times.compute:
         split = (

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from app.api.routes import PREDICTION_ROUTES, ROUTES
 from app.errors import ErrorCode
-from app.inference.jobs import Answer, McWork, PredictWork
 from app.telemetry.metric_families import Counter, Gauge, Histogram, lay_out, sample_line
-from app.telemetry.request_record import CLIENT_GONE, EndedRequest
+from app.telemetry.request_record import CLIENT_GONE, RequestRecord
 from app.telemetry.shared_memory import SharedCounts
+from model.literals import Mode, Reason
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -179,9 +179,9 @@ class Metrics:
         """Counts a request that has come in."""
         self._row[self._in_flight] += 1
 
-    def end_request(self, ended: EndedRequest) -> None:
+    def end_request(self, ended: RequestRecord) -> None:
         """Counts a request that has ended."""
-        row, route, times = self._row, _ROUTES[ended.route], ended.times
+        row, route, times = self._row, _ROUTES[ended.route], ended.timings
         row[self._in_flight] -= 1
         row[route.statuses.get(ended.status, route.other)] += 1
         DURATION.observe(row, route.duration, ended.seconds)
@@ -197,19 +197,16 @@ class Metrics:
         """Counts what is queued more, or, negative, less."""
         self._row[self._queued] += passes
 
-    def count_round(self, batch: Sequence[tuple[PredictWork | McWork, int]]) -> None:
+    def count_round(self, images: int, passes: int) -> None:
         """Counts a round that the engine has computed."""
         row = self._row
-        ROUND_IMAGES.observe(row, _ROUND, len(batch))
-        for work, passes in batch:
-            if isinstance(work, McWork):
-                row[_COMPUTED] += passes
+        ROUND_IMAGES.observe(row, _ROUND, images)
+        row[_COMPUTED] += passes
 
-    def count_ended(self, works: Iterable[PredictWork | McWork]) -> None:
-        """Counts the passes of a request's works that were asked for and never computed."""
-        for work in works:
-            if isinstance(work, McWork) and work.remaining:
-                self._row[_SPARED if work.stopped_early else _CANCELLED] += work.remaining
+    def count_ended(self, *, spared: int, cancelled: int) -> None:
+        """Counts the passes of a request that were asked for and never computed."""
+        self._row[_SPARED] += spared
+        self._row[_CANCELLED] += cancelled
 
     def count_image_error(self, code: str) -> None:
         """Counts an image of a batch that could not be answered."""
@@ -219,21 +216,25 @@ class Metrics:
         """Counts a connection that brought no request that could be read."""
         self._row[REFUSALS.place(_code(code))] += 1
 
-    def count_answer(self, answer: Answer) -> None:
-        """Counts what the network says of an image, for what changes in what it is asked."""
+    def count_answer(
+        self,
+        mode: Mode,
+        digit: int,
+        confidence: float,
+        predictive_entropy: float,
+        reason: Reason | None,
+        mutual_information: float | None,
+    ) -> None:
+        """Counts an image's answer, for what changes in what the network sees."""
         row = self._row
-        information = answer.get("mutual_information")
-        mode = _PREDICT if information is None else _MC
-        digit = answer["digit"]
-        row[mode.digits[digit] if digit < len(_DIGITS) else mode.other] += 1
-        decision = answer["decision"]
-        if decision is not None and decision["reason"] is not None:
-            row[mode.reasons[decision["reason"]]] += 1
-        # NumPy's own scalars are slow to compare.
-        PREDICTIVE_ENTROPY.observe(row, mode.entropy, float(answer["predictive_entropy"]))
-        CONFIDENCE.observe(row, mode.confidence, float(answer["confidence"]))
-        if information is not None:
-            MUTUAL_INFORMATION.observe(row, _INFORMATION, float(information))
+        places = _PREDICT if mode == "predict" else _MC
+        row[places.digits[digit] if digit < len(_DIGITS) else places.other] += 1
+        if reason is not None:
+            row[places.reasons[reason]] += 1
+        PREDICTIVE_ENTROPY.observe(row, places.entropy, predictive_entropy)
+        CONFIDENCE.observe(row, places.confidence, confidence)
+        if mutual_information is not None:
+            MUTUAL_INFORMATION.observe(row, _INFORMATION, mutual_information)
 
     def text(self) -> bytes:
         """The sums over all workers, in Prometheus' text format."""

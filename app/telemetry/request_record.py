@@ -2,35 +2,35 @@
 
 from typing import NamedTuple
 
+# Of a client that went away before its answer, as in nginx.
+CLIENT_GONE = 499
 
-class RequestTimes:
-    """Seconds that one request has spent on what takes long; filled in on its way.
+
+class Timings(NamedTuple):
+    """Where the time of an answered request went, in seconds.
 
     Attributes:
-        decode: making pixels of the image file, a thread's queue included.
+        decode: reading the image file into pixels, the thread's queue included.
         queue: waiting for the engine.
         compute: in the engine's rounds, also where they were shared with other requests.
     """
 
-    __slots__ = ("compute", "decode", "queue")
-
-    def __init__(self) -> None:
-        self.decode = 0.0
-        self.queue = 0.0
-        self.compute = 0.0
+    decode: float = 0.0
+    queue: float = 0.0
+    compute: float = 0.0
 
 
-class EndedRequest(NamedTuple):
+class RequestRecord(NamedTuple):
     """A request that has ended.
 
     Attributes:
-        request_id: as the client was told it.
+        request_id: as the client received it.
         method: of HTTP.
         route: see `app.api.routes`.
-        status: of HTTP; 499, as nginx has it, if the client went away before its answer.
-        code: of the error that was told, if one was.
+        status: of HTTP; 499 if the client went away before its answer.
+        code: of the error, if there was one.
         seconds: from the request's headers to the end of its answer.
-        times: of which so much each for the stages.
+        timings: the parts of it.
     """
 
     request_id: str
@@ -39,7 +39,4 @@ class EndedRequest(NamedTuple):
     status: int
     code: str | None
     seconds: float
-    times: RequestTimes
-
-
-CLIENT_GONE = 499
+    timings: Timings

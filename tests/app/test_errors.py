@@ -3,7 +3,9 @@ import json
 import pytest
 
 import model.errors
-from app.errors import ApiError, ErrorCode, error_body, from_image_error
+from app.errors import ApiError, ErrorCode, from_image_error
+from app.inference.answers import encode_json
+from app.schemas import error_body
 
 
 def test_every_code_has_its_status() -> None:
@@ -69,7 +71,7 @@ def test_every_image_error_of_the_model_has_an_answer() -> None:
 def test_the_body_has_one_shape() -> None:
     error = ApiError(ErrorCode.INVALID_PARAMETER, "passes must be at least 1", param="passes")
 
-    assert json.loads(json.dumps(error_body(error, "abc"))) == {
+    assert json.loads(encode_json(error_body(error, "abc"))) == {
         "error": {
             "code": "invalid_parameter",
             "message": "passes must be at least 1",
@@ -77,7 +79,7 @@ def test_the_body_has_one_shape() -> None:
             "request_id": "abc",
         }
     }
-    assert error_body(ApiError(ErrorCode.INTERNAL), None)["error"]["param"] is None
+    assert error_body(ApiError(ErrorCode.INTERNAL), None).error.param is None
 
 
 def test_headers_belong_to_one_error_alone() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from app.cli.machine import describe_machine
-from app.inference.decoding import decode_scaled
+from app.inference.decoding import decode
 from model.digits.preprocessing import find_digits, preprocess_image
 from tests.samples.draw import draw_digit
 
@@ -67,7 +67,7 @@ def make_picture(name: str) -> bytes:
 
 def prepare(data: bytes) -> None:
     """As the server does it."""
-    grey, factor = decode_scaled(data, max_pixels=MAX_PIXELS)
+    grey, factor = decode(data, max_pixels=MAX_PIXELS)
     find_digits(grey).magnified(factor)
 
 

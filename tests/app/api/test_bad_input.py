@@ -756,25 +756,21 @@ async def test_a_misspelt_name_of_megabytes_takes_no_time(client: httpx.AsyncCli
 # A defect of the server
 
 
-class FailingInference:
-    """Stands for an inference with a defect that nobody foresaw."""
-
-    def refuse_if_full(self, parameters_type: type) -> None:
-        pass
-
-    async def predict(self, asked: Any, times: Any) -> dict[str, Any]:
-        raise RuntimeError(f"/etc/{SECRET} line 42")
+async def fail(image: Any, parameters: Any) -> Any:
+    """Stands for a defect of the predictor that nobody foresaw."""
+    raise RuntimeError(f"/etc/{SECRET} line 42")
 
 
 async def test_a_defect_is_answered_without_its_internals_and_logged(
-    default_checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
+    default_checkpoint: Checkpoint,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = create_app(Settings(), default_checkpoint)
     async with app.router.lifespan_context(app), connect(app) as client:
-        inference = app.state.inference
-        app.state.inference = FailingInference()
-        broken = await client.post("/predict", content=DIGIT, headers={"x-request-id": "id-1"})
-        app.state.inference = inference
+        with monkeypatch.context() as patched:
+            patched.setattr(app.state.models.predictor, "predict", fail)
+            broken = await client.post("/predict", content=DIGIT, headers={"x-request-id": "id-1"})
         repaired = await client.post("/predict", content=DIGIT)
 
     error = assert_error(broken, 500, "internal")

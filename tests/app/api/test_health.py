@@ -20,8 +20,8 @@ async def test_head_is_answered_as_get(client: httpx.AsyncClient, path: str) -> 
 
 async def test_a_server_that_drains_is_alive_and_not_ready(default_checkpoint: Checkpoint) -> None:
     app = create_app(Settings(), default_checkpoint)
-    app.state.is_ready = app.state.is_draining = True
-    async with connect(app) as client:
+    app.state.is_draining = True
+    async with app.router.lifespan_context(app), connect(app) as client:
         assert (await client.get("/health/live")).json() == {"status": "live"}
         assert_error(await client.get("/health/ready"), 503, "not_ready")
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
+import dataclasses
 import json
 import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from io import BytesIO
 from typing import Any
 
@@ -17,7 +18,6 @@ import torch
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel
 
 from app.api.application import create_app
 from app.schemas import McPrediction, Prediction
@@ -51,9 +51,9 @@ def entropy(probs: NDArray[np.float64]) -> float:
     return -sum(float(p) * math.log(p) for p in probs if p > 0)
 
 
-def always(answer: type[BaseModel]) -> set[str]:
+def always(answer: type[Prediction]) -> set[str]:
     """Names of the fields that an answer has whatever was asked for."""
-    return {name for name, field in answer.model_fields.items() if field.is_required()}
+    return {each.name for each in dataclasses.fields(answer) if each.default is MISSING}
 
 
 async def ask(client: httpx.AsyncClient, path: str, content: bytes) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, get_args
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
 
 from app.api.auth import key_line, make_key
 from app.cli.main import main
@@ -410,8 +412,8 @@ def test_json_is_what_the_api_describes(tmp_path: Path, capsys: pytest.CaptureFi
     assert next(iter(good)) == next(iter(bad)) == "file"
     for line, schema in ((good, McSchema), (bad, FailedImage)):
         del line["file"]
-        schema.model_validate(line, strict=True)
-        assert line.keys() <= schema.model_fields.keys()
+        TypeAdapter(schema).validate_json(json.dumps(line), strict=True)
+        assert line.keys() <= {field.name for field in fields(schema)}
     assert (good["passes"], good["estimator"], good["seed"]) == (40, "balanced", 9)
 
 

@@ -22,7 +22,7 @@ from app.telemetry.logs import (
     LineWriter,
     configure_logs,
 )
-from app.telemetry.request_record import EndedRequest, RequestTimes
+from app.telemetry.request_record import RequestRecord, Timings
 from model.checkpoint import Checkpoint
 from tests.conftest import connect, sample
 
@@ -119,11 +119,10 @@ async def test_nothing_that_was_sent_is_in_the_log(
 
 
 def test_a_line_for_people_says_the_same(pipe: Pipe) -> None:
-    times = RequestTimes()
-    times.decode, times.compute = 0.0001, 0.0005
+    timings = Timings(0.0001, 0.0, 0.0005)
     log = AccessLog(pipe.writer, "console")
-    log.write(EndedRequest("id-1", "POST", "/predict", 200, None, 0.0008, times))
-    log.write(EndedRequest("id-2", "GET", "other", 404, "not_found", 0.0001, RequestTimes()))
+    log.write(RequestRecord("id-1", "POST", "/predict", 200, None, 0.0008, timings))
+    log.write(RequestRecord("id-2", "GET", "other", 404, "not_found", 0.0001, Timings()))
 
     first, second = (line[13:] for line in pipe.read().splitlines())
 

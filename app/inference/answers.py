@@ -1,0 +1,154 @@
+"""From class probabilities to answers, and answers as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from app.inference.jobs import Job
+from app.schemas import Decision, McPrediction, ModelIdentity, Prediction, PredictParameters
+from model.checkpoint import Checkpoint
+from model.digits.finding import Box
+from model.digits.preprocessing import Pixels, Preprocessed
+from model.uncertainty.calibration import Calibration, prediction_set, read_calibration
+from model.uncertainty.decisions import decide
+from model.uncertainty.distribution import Distribution, entropy, soften
+from model.uncertainty.statistics import summarise_together
+
+
+class AnswerBuilder:
+    """Makes the answers of one checkpoint's network.
+
+    Numbers are float32: their shortest decimal form is half as long as float64's, and the network
+    knows no more digits.
+
+    Attributes:
+        levels: of coverage that the checkpoint has prediction sets for, ascending.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._labels = checkpoint.network.config.labels
+        self._calibration = read_calibration(checkpoint.calibration, "predict")
+        self._mc_calibration = read_calibration(checkpoint.calibration, "mc")
+        self._identity = ModelIdentity(name=checkpoint.name, version=checkpoint.version)
+        self.levels = sorted(self._calibration.least_probabilities)
+
+    def deterministic(
+        self, image: Preprocessed, parameters: PredictParameters, probs: Distribution
+    ) -> Prediction:
+        """The answer with dropout off, from C probabilities."""
+        score: Any = np.float32(entropy(probs))
+        return Prediction(
+            **self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
+        )
+
+    def sampled(self, jobs: Sequence[Job]) -> list[McPrediction]:
+        """The answer to each job from the passes that it has so far.
+
+        Jobs with equally many passes share the calls into NumPy, which take longer than the
+        arithmetic.
+        """
+        places: dict[int, list[int]] = {}
+        for place, job in enumerate(jobs):
+            assert job.probs is not None
+            places.setdefault(len(job.probs), []).append(place)
+        answers: dict[int, McPrediction] = {}
+        for group in places.values():
+            made = self._sampled_alike([jobs[place] for place in group])
+            answers.update(zip(group, made, strict=True))
+        return [answers[place] for place in range(len(jobs))]
+
+    def _sampled_alike(self, jobs: Sequence[Job]) -> list[McPrediction]:
+        found = summarise_together([job.probs for job in jobs if job.probs is not None])
+        means, mean_lists = found.mean.astype(np.float32), found.mean.tolist()
+        spreads = None if found.variance is None else found.variance.astype(np.float32)
+        errors = None if found.standard_error is None else found.standard_error.astype(np.float32)
+        scores = found.predictive_entropy.astype(np.float32)
+        expected = found.expected_entropy.astype(np.float32)
+        information = found.mutual_information.astype(np.float32)
+        answers = []
+        for i, job in enumerate(jobs):
+            assert job.probs is not None
+            calibration = self._mc_calibration
+            shared = self._shared(
+                mean_lists[i],
+                scores[i],
+                calibration,
+                job.pixels,
+                job.boxes,
+                job.parameters,
+            )
+            answers.append(
+                McPrediction(
+                    **shared,
+                    mean=means[i],
+                    variance=None if spreads is None else spreads[i],
+                    standard_error=None if errors is None else errors[i],
+                    expected_entropy=expected[i],
+                    mutual_information=information[i],
+                    votes=found.votes[i],
+                    passes=len(job.probs),
+                    stop_reason=job.stop_reason,
+                    seed=job.passes.seed,
+                    estimator=job.passes.estimator,
+                    pass_probabilities=_rows(job.probs) if job.dropped is not None else None,
+                    dropped=job.dropped and job.dropped[: len(job.probs)],
+                )
+            )
+        return answers
+
+    def _shared(
+        self,
+        probs: Distribution,
+        score: Any,
+        calibration: Calibration,
+        pixels: Pixels,
+        boxes: Sequence[Box],
+        parameters: PredictParameters,
+    ) -> dict[str, Any]:
+        """The fields of both kinds of answer; `score` is the predictive entropy, float32."""
+        probabilities = soften(probs, calibration.temperature)
+        confidence = max(probabilities)
+        digit = probabilities.index(confidence)
+        fields: dict[str, Any] = {
+            "digit": digit,
+            "label": self._labels[digit],
+            "confidence": np.float32(confidence),
+            "probabilities": np.array(probabilities, np.float32),
+            "predictive_entropy": score,
+            "decision": _decide(probs, score, calibration, boxes),
+            "model": self._identity,
+        }
+        if parameters.coverage is not None:
+            least = calibration.least_probabilities[parameters.coverage]
+            fields["prediction_set"] = prediction_set(probabilities, least)
+        if parameters.return_input:
+            fields["input"] = np.ascontiguousarray(pixels)
+        return fields
+
+
+def _decide(
+    probs: Distribution, score: Any, calibration: Calibration, boxes: Sequence[Box]
+) -> Decision | None:
+    # Judged by the score that is returned, so that the answer never contradicts itself.
+    threshold = calibration.threshold
+    decided = decide(probs, float(score), threshold, several_digits=bool(boxes))
+    if decided is None or threshold is None:
+        return None
+    return Decision(
+        outcome=decided.outcome,
+        reason=decided.reason,
+        score=score,
+        threshold=threshold,
+        boxes=boxes or None,
+    )
+
+
+def _rows(probs: Any) -> Any:
+    return np.ascontiguousarray(probs)
+
+
+def encode_json(content: Any) -> bytes:
+    """JSON of answers, Python and NumPy values; float32 is written with float32's digits."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
