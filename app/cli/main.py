@@ -96,7 +96,7 @@ def _serve(options: argparse.Namespace) -> int:
     except SettingsError as error:
         return _usage_error(error)
     if settings.api_keys_file is not None:
-        from app.api.api_keys import ApiKeys
+        from app.api.auth import ApiKeys
 
         try:
             ApiKeys(settings.api_keys_file)
@@ -117,7 +117,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _new_key(options: argparse.Namespace) -> int:
-    from app.api.api_keys import key_line, make_key
+    from app.api.auth import key_line, make_key
 
     key = make_key()
     print(f"The key, shown only now: {key}", file=sys.stderr)

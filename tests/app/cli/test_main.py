@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save
 
 import app.process.server
-from app.api.api_keys import ApiKeys
+from app.api.auth import ApiKeys
 from app.cli.main import main
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, save_checkpoint

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from app.api.api_keys import key_line, make_key
+from app.api.auth import key_line, make_key
 from app.cli.main import main
 from app.cli.predict_output import Dots, Table, Terminal
 from app.cli.predict_words import word_verdict
