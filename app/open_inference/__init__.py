@@ -1,1 +1,1 @@
-"""The Open Inference Protocol (V2), as Triton's and KServe's clients speak it; see docs/protocol.md."""
+"""The Open Inference Protocol (V2) of Triton's and KServe's clients; see docs/protocol.md."""
