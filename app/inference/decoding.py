@@ -10,9 +10,10 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from types import MappingProxyType
 
 import numpy as np
 import PIL.Image
@@ -25,6 +26,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+import model.errors
 from app.errors import ApiError, ErrorCode
 from app.inference.image_formats import (
     Format,
@@ -350,6 +352,24 @@ def _turn_upright(grey: PIL.Image.Image, source: PIL.Image.Image) -> PIL.Image.I
     except Exception:  # damaged metadata, of a picture that could be decoded
         return grey
     return grey if transpose is None else grey.transpose(transpose)
+
+
+_FROM_MODEL: Mapping[type[model.errors.ImageError], ErrorCode] = MappingProxyType(
+    {
+        model.errors.InvalidPixelsError: ErrorCode.INVALID_PIXELS,
+        model.errors.NoInkError: ErrorCode.NO_INK,
+    }
+)
+
+
+def from_image_error(error: model.errors.ImageError, *, param: str | None = None) -> ApiError:
+    """What the API answers when `model` refuses an image; the message stays.
+
+    Args:
+        error: as raised by `model.digits.preprocessing`.
+        param: the field that the image came in, where it has a name.
+    """
+    return ApiError(_FROM_MODEL[type(error)], str(error), param=param)
 
 
 _PILLOW_WARNINGS = "PIL\\."

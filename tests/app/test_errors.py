@@ -3,8 +3,9 @@ import json
 import pytest
 
 import model.errors
-from app.errors import ApiError, ErrorCode, from_image_error
+from app.errors import ApiError, ErrorCode
 from app.inference.answers import encode_json
+from app.inference.decoding import from_image_error
 from app.schemas import error_body
 
 
