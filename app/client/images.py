@@ -6,8 +6,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
-from .errors import ImageError
 from .. import literals
+from .errors import ImageError
 
 if TYPE_CHECKING:
     import numpy as np
