@@ -82,8 +82,10 @@ def test_whatever_bandit_shall_pass_over_has_its_reason() -> None:
 
 
 def test_imports_keep_their_contracts() -> None:
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    program = str(Path(sys.executable).with_name("lint-imports"))
+    done = subprocess.run(
+        [program, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

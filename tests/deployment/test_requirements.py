@@ -22,7 +22,7 @@ _PINNED = re.compile(
 
 def pinned(requirements: Path) -> dict[str, Version]:
     """The version of each package, of which there is one, with its hashes."""
-    found = {}
+    found: dict[str, Version] = {}
     for line in requirements.read_text().replace("\\\n", " ").splitlines():
         if not line.startswith("#"):
             match = _PINNED.fullmatch(line)
