@@ -1,4 +1,4 @@
-"""What the image and the gate install is exact, has hashes, and is what pyproject.toml asks for."""
+"""What the image and the gate install and run is exact, has hashes, and is what pyproject.toml asks for."""
 
 import re
 import tomllib
@@ -70,3 +70,10 @@ def test_the_gate_tests_the_versions_of_the_image() -> None:
 @pytest.mark.parametrize("requirements", [OF_THE_IMAGE, OF_THE_GATE], ids=["image", "gate"])
 def test_they_name_no_place(requirements: Path) -> None:
     assert not re.search(r"://|^ *--?(?!hash=)\w", requirements.read_text(), re.MULTILINE)
+
+
+def test_the_workflow_runs_actions_as_they_were() -> None:
+    actions = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert actions
+    for action in actions:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)
