@@ -1,4 +1,4 @@
-"""What the image and the gate install and run is exact, has hashes, and is what pyproject.toml asks for."""
+"""What the image and the gate install is exact, has hashes, and is what pyproject.toml asks for."""
 
 import re
 import tomllib
