@@ -1,7 +1,7 @@
 """The Python client of a Dropserve server: `DropserveClient` and `AsyncDropserveClient`."""
 
-from app.client.client import AsyncDropserveClient, DropserveClient, McOptions, PredictOptions
-from app.client.errors import (
+from .client import AsyncDropserveClient, DropserveClient, McOptions, PredictOptions
+from .errors import (
     BusyError,
     ConnectionFailedError,
     DeadlineExceededError,
@@ -12,8 +12,8 @@ from app.client.errors import (
     TimedOutError,
     UnexpectedAnswerError,
 )
-from app.client.results import Decision, McPrediction, ModelIdentity, Prediction
-from app.client.retries import RetryPolicy
+from .results import Decision, McPrediction, ModelIdentity, Prediction
+from .retries import RetryPolicy
 
 __all__ = [
     "AsyncDropserveClient",

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 import httpx
 
-from app.client.bearer import bearer
-from app.client.errors import (
+from .bearer import bearer
+from .errors import (
     DropserveError,
 )
-from app.client.requests import EventReader, Questions
-from app.client.results import McPrediction, Prediction
-from app.client.retries import Outcome, R, RetryPolicy, Steps, connection_error
+from .requests import EventReader, Questions
+from .results import McPrediction, Prediction
+from .retries import Outcome, R, RetryPolicy, Steps, connection_error
 
 if TYPE_CHECKING:
-    from app.client.images import Image
+    from .images import Image
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # A little longer than a server lets a request take, so that its own answer arrives.

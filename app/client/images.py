@@ -6,8 +6,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
-from app.client.errors import ImageError
-from model.literals import SIDE
+from .. import literals
+from .errors import ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,8 +103,8 @@ def _encode_array(values: Any) -> bytes:
             f"an image array has integers 0 to 255, and this one has {array.dtype}; "
             "if 1 is white: (array * 255).round().astype('uint8')"
         )
-    if array.shape == (SIDE * SIDE,):
-        array = array.reshape(SIDE, SIDE)
+    if array.shape == (literals.SIDE * literals.SIDE,):
+        array = array.reshape(literals.SIDE, literals.SIDE)
     elif array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array.squeeze(axis=2 if array.shape[2] == 1 else 0)
     is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))

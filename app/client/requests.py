@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from app.client.errors import (
+from .errors import (
     ConnectionFailedError,
     DropserveError,
     ImageError,
     error_from_answer,
 )
-from app.client.images import encode_image
-from app.client.results import McPrediction, P, parse_prediction, split_batch
-from app.client.retries import R, RetryPolicy, Steps, exchange, unexpected_answer
+from .images import encode_image
+from .results import McPrediction, P, parse_prediction, split_batch
+from .retries import R, RetryPolicy, Steps, exchange, unexpected_answer
 
 if TYPE_CHECKING:
-    from app.client.images import Image
+    from .images import Image
 
 BuildRequest = Callable[..., httpx.Request]
 # Parameters of the API by name; None is the server's default.

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import httpx
 
-from app.client.errors import (
+from .errors import (
     ConnectionFailedError,
     DropserveError,
     TimedOutError,

@@ -8,9 +8,11 @@ do through a pipe, which also tells them when this process is gone.
 import logging
 import multiprocessing
 import multiprocessing.connection
+import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections import deque
@@ -113,6 +115,9 @@ class Supervisor:
         if _IS_POSIX:
             multiprocessing.set_start_method("forkserver", force=True)
             multiprocessing.set_forkserver_preload(["app.process.server"])
+            # It would import from the current folder first, which may have an `app` of its own.
+            os.environ["PYTHONSAFEPATH"] = "1"
+            os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         for sig in {signal.SIGINT, signal.SIGTERM, SIGHUP}:
             signal.signal(sig, lambda number, _: self._signals.append(number))
         with tempfile.TemporaryDirectory(prefix="dropserve-") as folder:
