@@ -6,73 +6,79 @@
         answer = client.predict_mc("digit.png", passes=100)
 
 An image is a path, the bytes of an image file, an open binary file, a PIL image or a NumPy array;
-`app.client.images.encode_image` says what arrays mean. Parameters are those of the API, under the
-same names; None, or nothing, is the server's default. Answers are frozen objects, failures one tree
-of exceptions: `app.client.results` and `app.client.errors`.
+`app.client.images.encode_image` explains arrays. The keyword arguments are the API's parameters, as
+declared in `app.schemas`; None is the server's default. Answers are the frozen objects of
+`app.schemas`, failures the exceptions of `app.client.errors`.
 
-Asking again has the same answer (seeds) and no side effect, so a request that finds no server, a
-broken connection or a busy server is repeated, a few times, after the time the server asks for.
+A request that finds no server, a broken connection or a busy server is repeated: it changes nothing
+on the server.
 """
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
 
 import httpx
 
-from app.client.bearer import bearer
-from app.client.errors import (
-    DropserveError,
-)
-from app.client.requests import EventReader, Questions
-from app.client.results import McPrediction, Prediction
-from app.client.retries import Outcome, R, RetryPolicy, Steps, connection_error
+from ..schemas import McParameters, McPrediction
+from .errors import connection_error
+from .requests import Requests, takes
+from .responses import EventReader
+from .retries import Flow, R, RetryPolicy
 
 if TYPE_CHECKING:
-    from app.client.images import Image
+    from .images import Image
+
+P = ParamSpec("P")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # A little longer than a server lets a request take, so that its own answer arrives.
 _TIMEOUT = httpx.Timeout(35.0, connect=5.0)
 
 
-class PredictOptions(TypedDict, total=False):
-    """Parameters of every prediction; the server's /docs describes them."""
+def _blocking(
+    flow: Callable[Concatenate[Requests, P], Flow[R]],
+) -> Callable[Concatenate["DropserveClient", P], R]:
+    """The method of `Requests`, with the same arguments, as one that returns its result."""
 
-    preprocess: Literal["auto", "none"] | None
-    return_input: bool | None
-    coverage: float | None
-    timeout_ms: int | None
+    @functools.wraps(flow)
+    def method(client: "DropserveClient", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return client._run(flow(client._requests, *args, **kwargs))
+
+    return method
 
 
-class McOptions(PredictOptions, total=False):
-    """Parameters of predictions with dropout on."""
+def _awaitable(
+    flow: Callable[Concatenate[Requests, P], Flow[R]],
+) -> Callable[Concatenate["AsyncDropserveClient", P], Coroutine[Any, Any, R]]:
+    """The method of `Requests`, with the same arguments, as one that is awaited."""
 
-    passes: int | None
-    seed: int | None
-    estimator: Literal["independent", "balanced"] | None
-    max_standard_error: float | None
-    return_passes: bool | None
+    @functools.wraps(flow)
+    async def method(client: "AsyncDropserveClient", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await client._run(flow(client._requests, *args, **kwargs))
+
+    return method
 
 
 class DropserveClient:
-    """Asks a Dropserve server; threads may share one.
+    """A client that keeps its connections; threads may share one.
 
-    It keeps its connections: make one, use it often, and close it, best with `with`.
+    Close it after use, best with `with`.
 
     Args:
         url: the server's address, such as http://127.0.0.1:8000; a path in it is kept.
-        timeout: seconds to wait for a connection, and for each part of an answer; or httpx's own
-            object. 35 without one, 5 for the connection.
-        retries: what happens where there is no server or a busy one.
-        api_key: for a server that wants one.
-        headers: sent with every request, such as x-request-id.
+        timeout: seconds to wait for a connection, and for each part of a response, or an
+            `httpx.Timeout`. The default is 35, and 5 for the connection.
+        retries: what to do when there is no server, or a busy one.
+        api_key: for a server that requires one.
+        headers: for every request, such as x-request-id.
         transport: httpx's, for certificates, proxies or tests.
 
     Raises:
-        ValueError: the address is none of HTTP, or no header can hold the key.
+        ValueError: the address is not one of HTTP, or the key does not fit into a header.
     """
 
     def __init__(
@@ -86,60 +92,28 @@ class DropserveClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(
-            base_url=check_address(url),
+            base_url=_checked_address(url),
             timeout=timeout,
             headers=_headers(headers, api_key),
             transport=transport,
         )
-        self._questions = Questions(self._http.build_request, retries)
+        self._requests = Requests(self._http.build_request, retries)
 
-    def predict(self, image: "Image", **options: Unpack[PredictOptions]) -> Prediction:
-        """The deterministic answer to one image.
+    predict = _blocking(Requests.predict)
+    predict_mc = _blocking(Requests.predict_mc)
+    predict_batch = _blocking(Requests.predict_batch)
+    predict_mc_batch = _blocking(Requests.predict_mc_batch)
+    model = _blocking(Requests.model)
 
-        Raises:
-            DropserveError: what went wrong; see `app.client.errors`.
-        """
-        return self._take(self._questions.ask("/predict", image, options, Prediction))
-
-    def predict_mc(self, image: "Image", **options: Unpack[McOptions]) -> McPrediction:
-        """The MC-dropout answer to one image.
-
-        Raises:
-            DropserveError: what went wrong; see `app.client.errors`.
-        """
-        return self._take(self._questions.ask("/predict/mc", image, options, McPrediction))
-
-    def predict_batch(
-        self, images: "Iterable[Image]", **options: Unpack[PredictOptions]
-    ) -> list[Prediction | DropserveError]:
-        """An answer for each image, in order; for a bad image the exception is in its place.
-
-        Any number of images: they are read, and sent, some at a time.
+    @takes(McParameters)
+    def predict_mc_stream(self, image: "Image", **parameters: Any) -> Iterator[McPrediction]:
+        """Partial results while the passes are computed; the last answer is that of `predict_mc`.
 
         Raises:
-            DropserveError: what went wrong with the request as a whole.
+            DropserveError: see `app.client.errors`; also between two answers.
         """
-        return self._take(self._questions.ask_batch("/predict", images, options, Prediction))
-
-    def predict_mc_batch(
-        self, images: "Iterable[Image]", **options: Unpack[McOptions]
-    ) -> list[McPrediction | DropserveError]:
-        """As `predict_batch`, with dropout; a seed applies to every image as to a single one.
-
-        Raises:
-            DropserveError: what went wrong with the request as a whole.
-        """
-        return self._take(self._questions.ask_batch("/predict/mc", images, options, McPrediction))
-
-    def predict_mc_stream(
-        self, image: "Image", **options: Unpack[McOptions]
-    ) -> Iterator[McPrediction]:
-        """Estimates while the passes are computed; the last, `is_final`, is `predict_mc`'s answer.
-
-        Raises:
-            DropserveError: what went wrong, also in the middle.
-        """
-        response = self._take(self._questions.open_stream(image, options), is_streamed=True)
+        flow = self._requests.open_stream(image, parameters)
+        response = self._run(flow, is_streamed=True)
         reader = EventReader(response)
         try:
             for chunk in response.iter_bytes():
@@ -149,14 +123,6 @@ class DropserveClient:
         finally:
             response.close()
         reader.finish()
-
-    def model(self) -> dict[str, Any]:
-        """What the server tells about its network: GET /model.
-
-        Raises:
-            DropserveError: what went wrong; see `app.client.errors`.
-        """
-        return self._take(self._questions.ask_model())
 
     def close(self) -> None:
         """Closes the connections."""
@@ -168,11 +134,11 @@ class DropserveClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take(self, steps: Steps[R], *, is_streamed: bool = False) -> R:
-        outcome: Outcome = None
+    def _run(self, flow: Flow[R], *, is_streamed: bool = False) -> R:
+        outcome: httpx.Response | httpx.RequestError | None = None
         try:
             while True:
-                step = steps.send(outcome)
+                step = flow.send(outcome)
                 if isinstance(step, float):
                     time.sleep(step)
                     outcome = None
@@ -189,7 +155,7 @@ class DropserveClient:
 
 
 class AsyncDropserveClient:
-    """`DropserveClient` for asyncio: the same methods, awaited; `async with` and `async for`.
+    """`DropserveClient` for asyncio: the same methods, with `await`, `async with` and `async for`.
 
     It belongs to one event loop. Files are read, and images encoded, on that loop.
     """
@@ -205,39 +171,26 @@ class AsyncDropserveClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(
-            base_url=check_address(url),
+            base_url=_checked_address(url),
             timeout=timeout,
             headers=_headers(headers, api_key),
             transport=transport,
         )
-        self._questions = Questions(self._http.build_request, retries)
+        self._requests = Requests(self._http.build_request, retries)
 
-    async def predict(self, image: "Image", **options: Unpack[PredictOptions]) -> Prediction:
-        """See `DropserveClient.predict`."""
-        return await self._take(self._questions.ask("/predict", image, options, Prediction))
+    predict = _awaitable(Requests.predict)
+    predict_mc = _awaitable(Requests.predict_mc)
+    predict_batch = _awaitable(Requests.predict_batch)
+    predict_mc_batch = _awaitable(Requests.predict_mc_batch)
+    model = _awaitable(Requests.model)
 
-    async def predict_mc(self, image: "Image", **options: Unpack[McOptions]) -> McPrediction:
-        """See `DropserveClient.predict_mc`."""
-        return await self._take(self._questions.ask("/predict/mc", image, options, McPrediction))
-
-    async def predict_batch(
-        self, images: "Iterable[Image]", **options: Unpack[PredictOptions]
-    ) -> list[Prediction | DropserveError]:
-        """See `DropserveClient.predict_batch`."""
-        return await self._take(self._questions.ask_batch("/predict", images, options, Prediction))
-
-    async def predict_mc_batch(
-        self, images: "Iterable[Image]", **options: Unpack[McOptions]
-    ) -> list[McPrediction | DropserveError]:
-        """See `DropserveClient.predict_mc_batch`."""
-        steps = self._questions.ask_batch("/predict/mc", images, options, McPrediction)
-        return await self._take(steps)
-
+    @takes(McParameters)
     async def predict_mc_stream(
-        self, image: "Image", **options: Unpack[McOptions]
+        self, image: "Image", **parameters: Any
     ) -> AsyncIterator[McPrediction]:
         """See `DropserveClient.predict_mc_stream`."""
-        response = await self._take(self._questions.open_stream(image, options), is_streamed=True)
+        flow = self._requests.open_stream(image, parameters)
+        response = await self._run(flow, is_streamed=True)
         reader = EventReader(response)
         try:
             async for chunk in response.aiter_bytes():
@@ -249,10 +202,6 @@ class AsyncDropserveClient:
             await response.aclose()
         reader.finish()
 
-    async def model(self) -> dict[str, Any]:
-        """See `DropserveClient.model`."""
-        return await self._take(self._questions.ask_model())
-
     async def close(self) -> None:
         """Closes the connections."""
         await self._http.aclose()
@@ -263,11 +212,11 @@ class AsyncDropserveClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _take(self, steps: Steps[R], *, is_streamed: bool = False) -> R:
-        outcome: Outcome = None
+    async def _run(self, flow: Flow[R], *, is_streamed: bool = False) -> R:
+        outcome: httpx.Response | httpx.RequestError | None = None
         try:
             while True:
-                step = steps.send(outcome)
+                step = flow.send(outcome)
                 if isinstance(step, float):
                     await asyncio.sleep(step)
                     outcome = None
@@ -283,23 +232,20 @@ class AsyncDropserveClient:
             return result
 
 
-def check_address(url: str) -> str:
-    """The address itself, if it is one of HTTP.
-
-    Raises:
-        ValueError: it is not.
-    """
+def _checked_address(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL()
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"{url} is no address such as {DEFAULT_URL}")
+        raise ValueError(f"{url} is not an address such as {DEFAULT_URL}")
     return url
 
 
 def _headers(given: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
     headers = {"user-agent": f"dropserve/{version('dropserve')}"}
     if api_key is not None:
-        headers["authorization"] = bearer(api_key)
+        if not api_key.isascii() or not api_key.isprintable():
+            raise ValueError("the API key has characters that an HTTP header cannot hold")
+        headers["authorization"] = f"Bearer {api_key}"
     return headers | dict(given or {})
