@@ -17,6 +17,10 @@ EXIT_ABSTAINED = 3
 EXIT_INTERRUPTED = 130
 
 
+class UsageError(Exception):
+    """A command cannot be run as it was given; the text is one line for the user."""
+
+
 class ErrorCode(Enum):
     """What went wrong: an HTTP status, a default message, and headers that HTTP wants with it.
 

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.client.errors import ImageError
-from app.scoring.folders import is_image_name, walk_files
+from app.errors import UsageError
+from app.scoring.folders import is_image_name, printable, walk_files
 
 STANDARD_INPUT = "-"
-
-
-class UsageError(Exception):
-    """The command cannot be run as it was given; the text is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +77,3 @@ def _search(folder: str) -> Iterator[Input]:
 
 def _missing(argument: str, message: str) -> Input:
     return Input(printable(argument), ImageError("unreadable_file", message))
-
-
-def printable(name: str) -> str:
-    """The name without what would confuse a terminal or a line: control characters, odd bytes."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)

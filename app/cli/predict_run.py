@@ -18,10 +18,10 @@ from typing import Any, TextIO
 import httpx
 from tqdm import tqdm
 
-from app.cli.predict_inputs import Input, UsageError, find_inputs
+from app.cli.predict_inputs import Input, find_inputs
 from app.cli.predict_output import Csv, Dots, JsonLines, Result, Table, Terminal, Writer
 from app.client import AsyncDropserveClient, DropserveError, ImageError, RequestError
-from app.errors import EXIT_ABSTAINED, EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from app.errors import EXIT_ABSTAINED, EXIT_FAILED, EXIT_OK, EXIT_USAGE, UsageError
 from app.settings import Settings, SettingsError, load_settings
 
 # Images between two looks of the progress bar; a pipe gets its lines as often.

@@ -34,6 +34,7 @@ from app.inference.image_formats import (
     is_cut_off,
     jpeg_has_too_many_scans,
     jpeg_keeps_all_coefficients,
+    tiff_is_cut_off,
     webp_canvas,
     without_png_text,
 )
@@ -180,9 +181,6 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
         _check_pixels(gif_screen(data), max_pixels)
     elif image_format == "WebP":
         _check_pixels(webp_canvas(data), max_pixels // _WEBP_SHARE, kind=" of a WebP")
-    elif image_format == "TIFF" and is_cut_off(data, image_format):
-        # libtiff would complain on standard error.
-        raise ApiError(ErrorCode.TRUNCATED_IMAGE)
     elif image_format == "JPEG" and jpeg_has_too_many_scans(data):
         raise ApiError(
             ErrorCode.NOT_AN_IMAGE,
@@ -193,6 +191,8 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
         image = _DECODERS[image_format](BytesIO(data))
     except Exception as error:
         raise _refuse(data, image_format, error) from error
+    if isinstance(image, TiffImageFile) and tiff_is_cut_off(image.tag_v2, len(data)):
+        raise ApiError(ErrorCode.TRUNCATED_IMAGE)
     width, height = size = image.size
     if isinstance(image, JpegImageFile):
         image.draft("L", (_DRAFT_SIDE, _DRAFT_SIDE))
@@ -216,7 +216,7 @@ def _to_grey(opened: _Opened) -> Grey:
         opened.image.load()
         return np.array(_turn_upright(_luminance(_shrink(opened.image)), opened.image))
     except Exception as error:
-        raise _refuse(opened.data, opened.format, error) from error
+        raise _refuse(opened.data, opened.format, error, is_open=True) from error
 
 
 def _refuse_unidentified(data: bytes) -> ApiError:
@@ -228,11 +228,14 @@ def _refuse_unidentified(data: bytes) -> ApiError:
     )
 
 
-def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
+def _refuse(
+    data: bytes, image_format: Format, error: Exception, *, is_open: bool = False
+) -> ApiError:
     """The answer to whatever a decoder raised: on hostile bytes that can be any exception."""
     if isinstance(error, MemoryError | PIL.Image.DecompressionBombError):
         return ApiError(ErrorCode.TOO_MANY_PIXELS)
-    if is_cut_off(data, image_format):
+    # A TIFF that could be opened has all its bytes.
+    if not (is_open and image_format == "TIFF") and is_cut_off(data, image_format):
         return ApiError(ErrorCode.TRUNCATED_IMAGE)
     return ApiError(
         ErrorCode.NOT_AN_IMAGE, f"this {image_format} file is damaged; save it again and send that"

@@ -28,7 +28,7 @@ from ray.exceptions import RayError  # noqa: E402
 
 signal.signal(signal.SIGTERM, _previous)  # importing Ray sets its own
 
-from app.cli.predict_inputs import UsageError  # noqa: E402
+from app.errors import UsageError  # noqa: E402
 from app.scoring.on_cores import Scored, WorkerDiedError  # noqa: E402
 from app.scoring.parts import Parts  # noqa: E402
 from app.scoring.question import Question  # noqa: E402

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from app.cli.predict_inputs import printable
 from app.errors import ApiError, from_image_error
 from app.inference.decoding import decode, decode_inline
 from app.inference.jobs import draw_seed
 from app.inference.repository import load_served_checkpoint
 from app.scoring.answers import answer_columns, table_schema
+from app.scoring.folders import printable
 from app.scoring.items import FAILURES_KEY, Failure, Image, Item, Reader, UnreadableError
 from app.scoring.question import Question
 from app.scoring.sources import Chunk, Piece, cannot_be_read, open_reader

@@ -22,8 +22,9 @@ import uvloop
 
 from app.api.examples import example_pngs
 from app.bench_servers import start_bench_app
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.load_client import post, run_closed_loop
+from app.scoring.on_cores import usable_cores
 from tests.load.curves import ROOM, url_of
 
 FITTED_PASSES = (10, 50, 200, 1000)

@@ -15,8 +15,9 @@ import uvloop
 
 from app.api.examples import example_pngs
 from app.bench_servers import start_bench_app
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.load_client import percentile, post, run_closed_loop
+from app.scoring.on_cores import usable_cores
 
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)
 PASSES = (0, 1, 10, 20, 50, 100, 200, 500, 1000)  # 0: dropout off

@@ -25,8 +25,9 @@ from random import Random
 import uvloop
 
 from app.api.examples import example_png_base64
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.load_client import percentile
+from app.scoring.on_cores import usable_cores
 from tests.conftest import RunningServer, ServerStarter
 from tests.load.overload import on_core, resident_mib, say
 

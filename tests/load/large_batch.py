@@ -30,9 +30,10 @@ from starlette.types import Message
 from app.api.bodies import read_batch_request
 from app.api.examples import example_digits
 from app.bench_servers import start_bench_app
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.inference.decoding import decode_inline
 from app.schemas import McParameters
+from app.scoring.on_cores import usable_cores
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.digits.preprocessing import Pixels, take_as_it_is

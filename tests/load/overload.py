@@ -21,7 +21,7 @@ from statistics import median
 import uvloop
 
 from app.api.examples import example_pngs
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.load_client import (
     Measurement,
     Target,
@@ -30,6 +30,7 @@ from app.load_client import (
     run_closed_loop,
     run_open_loop,
 )
+from app.scoring.on_cores import usable_cores
 from tests.conftest import ServerStarter
 
 PASSES = 1000

@@ -22,7 +22,8 @@ import httpx
 from app.api.examples import example_pngs
 from app.bench_report import describe_images
 from app.bench_servers import set_constant, start_bench_app
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
+from app.scoring.on_cores import usable_cores
 
 TARGETS = ("constant", "predict", "mc")
 RATIOS = (("predict", "constant"), ("mc", "predict"))

@@ -18,7 +18,8 @@ from statistics import mean, median
 from app.api.api_keys import key_line, make_key
 from app.api.examples import example_pngs
 from app.bench_servers import start_bench_app
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
+from app.scoring.on_cores import usable_cores
 from tests.load.price_of_doubt import Figures, run_wrk, say, write_script
 
 ON = {

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.scoring.arrays import IdxReader
 from app.scoring.limits import CHUNK_ROWS
+from app.scoring.on_cores import usable_cores
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines.relu_mlp import PassRange, build_engine
 from model.sampling.masks import Passes

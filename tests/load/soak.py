@@ -26,7 +26,8 @@ import uvloop
 from PIL import Image
 
 from app.api.examples import example_png_base64
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
+from app.scoring.on_cores import usable_cores
 from tests.conftest import RunningServer, ServerStarter, sample
 from tests.load.overload import on_core, resident_mib, say
 

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from app.bench_servers import start_bench_app
-from app.cli.machine import usable_cores
+from app.scoring.on_cores import usable_cores
 from tests.conftest import ServerStarter, sample
 from tests.load import (
     body_mutations,

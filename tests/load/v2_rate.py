@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import uvloop
 
 from app.api.examples import example_pixels, example_png_base64
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.load_client import Target, post, run_closed_loop
+from app.scoring.on_cores import usable_cores
 from tests.app.open_inference.inference_requests import binary_body
 from tests.conftest import ServerStarter
 from tests.load.overload import on_core

@@ -27,8 +27,9 @@ from pathlib import Path
 import httpx
 import uvloop
 
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.load_client import Measurement, Target, percentile, post, run_closed_loop
+from app.scoring.on_cores import usable_cores
 from tests.load.peers.report import Cell, Key, Started, to_text
 from tests.load.peers.servers import (
     OFF,

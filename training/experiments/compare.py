@@ -8,13 +8,12 @@ import numpy as np
 from torch import nn
 
 from model.network import MLP
-from training.config import TrainConfig
+from training.config import CompareOptions, Experiment, TrainConfig
 from training.data import Images
-from training.grid import Experiment, Outcome, run_grid
-from training.plots import COLOURS, draw_spread, figure
-from training.presets import ARTICLE, NO_DROPOUT, RELU_DROPOUT
-from training.spread import Spread
-from training.train import evaluate_network
+from training.experiments import ARTICLE, NO_DROPOUT, RELU_DROPOUT
+from training.experiments.grid import Outcome, errors_on, load_mnist, run_groups
+from training.experiments.plots import COLOURS, draw_spread, figure
+from training.metrics import Spread
 
 WITH, WITHOUT = "with dropout", "without dropout"
 Groups = Mapping[str, Sequence[Outcome]]
@@ -27,10 +26,10 @@ class Preset:
     Attributes:
         config: the settings of the network with dropout.
         validated_on: the images that are held out.
-        published: per group and quantity, what is known from elsewhere.
+        published: numbers of the article, per group and quantity.
         loss_scale: of the figure's axis, as matplotlib names it.
         least_accuracy: where the figure's other axis begins.
-        lesson: what a reader should learn.
+        lesson: printed at the end.
     """
 
     config: TrainConfig
@@ -74,39 +73,29 @@ lower, though that on the training images ends higher.""",
 }
 
 
-def compare(preset: Preset, name: str, experiment: Experiment) -> None:
-    """Trains both networks with each seed, prints what they end with, and draws both figures.
-
-    Args:
-        preset: what to compare.
-        name: the figures are called after it.
-        experiment: how.
-    """
-    images, test = experiment.load()
+def compare(options: CompareOptions, experiment: Experiment) -> None:
+    """Trains both networks with each seed, prints their last losses, and draws both figures."""
+    preset = PRESETS[options.preset]
+    images, test = load_mnist(experiment)
     is_validated_on_test = preset.config.validation_images == len(test)
     if is_validated_on_test:
         images = _join(images, test)  # the last ones are held out
-    configs = {
-        WITH: experiment.seeded(preset.config),
-        WITHOUT: experiment.seeded(replace(preset.config, dropout=NO_DROPOUT)),
-    }
-    outcomes = run_grid([*configs[WITH], *configs[WITHOUT]], images, experiment)
-    groups = {group: [outcomes[config] for config in configs[group]] for group in configs}
-
+    settings = {WITH: preset.config, WITHOUT: replace(preset.config, dropout=NO_DROPOUT)}
+    groups = run_groups(settings, images, experiment)
     print(summarise_network(groups[WITH][0].network))
-    first = configs[WITH][0]
     print(
-        f"\n{first.epochs} epochs; seeds: {experiment.seeds}, mean (lowest-highest)\n"
-        f"dropout rates {', '.join(f'{rate:g}' for rate in first.dropout)}; "
+        f"\n{experiment.epochs or preset.config.epochs} epochs; seeds: {experiment.seeds}, "
+        "mean (lowest-highest)\n"
+        f"dropout rates {', '.join(f'{rate:g}' for rate in preset.config.dropout)}; "
         f"validated on {preset.validated_on}\n"
     )
     print(tabulate(groups, preset.published))
     if not is_validated_on_test:
         for group, members in groups.items():
-            errors = [evaluate_network(each.network, test).error for each in members]
-            print(f"{group:16}{'test error':32}{Spread.of(errors):.2%}")
+            error = Spread.of(errors_on(members, test))
+            print(f"{group:16}{'test error':32}{error:.2%}")
     print(f"\n{preset.lesson}")
-    draw(groups, experiment.figures, name, preset)
+    draw(groups, experiment.figures, options.preset)
 
 
 def summarise_network(network: MLP) -> str:
@@ -135,48 +124,42 @@ _QUANTITIES = {
 
 
 def tabulate(groups: Groups, published: Mapping[str, Mapping[str, float]]) -> str:
-    """What the runs of each group end with, beside the published figures."""
+    """The last row of each group's runs, with the published numbers."""
     heading = f"{'published':>9}" if published else ""
     lines = [f"{'':16}{'after the last epoch':32}{'':24}{heading}".rstrip()]
     for group, members in groups.items():
         for quantity, title in _QUANTITIES.items():
             spread = Spread.of([each.series(quantity)[-1] for each in members])
             known = published.get(group, {}).get(quantity)
-            beside = "" if known is None else f"{known:9.4f}"
-            lines.append(f"{group:16}{title:32}{f'{spread:.4f}':24}{beside}".rstrip())
+            theirs = "" if known is None else f"{known:9.4f}"
+            lines.append(f"{group:16}{title:32}{f'{spread:.4f}':24}{theirs}".rstrip())
     return "\n".join(lines)
 
 
-def draw(groups: Groups, folder: Path, name: str, preset: Preset) -> None:
+def draw(groups: Groups, folder: Path, name: str) -> None:
     """Loss and accuracy against the epoch, of training and validation, mean with spread."""
     with figure(folder, f"compare-{name}", panels=2) as (losses, accuracies):
         for axes, kind in ((losses, "loss"), (accuracies, "accuracy")):
             for (group, members), colour in zip(groups.items(), COLOURS, strict=False):
                 epochs = range(1, len(members[0].history) + 1)
                 for quantity, title, style in (
-                    (f"validation_{kind}", "validation", "-"),
-                    (f"plain_train_{kind}", "training, dropout off", "--"),
-                    (f"train_{kind}", "training, as it trains", ":"),
+                    ("validation", "validation", "-"),
+                    ("plain_train", "training, dropout off", "--"),
+                    ("train", "training, as it trains", ":"),
                 ):
-                    if group == WITHOUT and quantity == f"train_{kind}":
+                    if group == WITHOUT and quantity == "train":
                         continue  # almost the same as with dropout off: there is none
-                    draw_spread(
-                        axes,
-                        epochs,
-                        [each.series(quantity) for each in members],
-                        label=f"{group}: {title}",
-                        colour=colour,
-                        style=style,
-                    )
+                    runs = [each.series(f"{quantity}_{kind}") for each in members]
+                    shown = {"label": f"{group}: {title}", "colour": colour, "style": style}
+                    draw_spread(axes, epochs, runs, **shown)
             axes.set_xlabel("epoch")
             axes.set_ylabel(kind)
-        losses.set_yscale(preset.loss_scale)
-        accuracies.set_ylim(bottom=preset.least_accuracy)
+        losses.set_yscale(PRESETS[name].loss_scale)
+        accuracies.set_ylim(bottom=PRESETS[name].least_accuracy)
         accuracies.legend()
 
 
 def _join(first: Images, second: Images) -> Images:
     return Images(
-        np.concatenate([first.pixels, second.pixels]),
-        np.concatenate([first.labels, second.labels]),
+        np.concatenate([first.pixels, second.pixels]), np.concatenate([first.labels, second.labels])
     )

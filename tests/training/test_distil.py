@@ -1,8 +1,8 @@
-"""Teachers on made-up patterns: they learn, are asked together, and the student listens."""
+"""Teachers on made-up patterns: they learn, answer together, and the student learns from them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,38 +12,25 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.network import MLP, MLPConfig
+from tests.training.patterns import CPU, IMAGES
+from tests.training.patterns import TINY as PLAIN
+from training.augmentation import Epoch, make_epochs
 from training.config import TeacherConfig, TrainConfig
-from training.convnet import ConvNet, load_convnet, train_convnet
 from training.data import Images
-from training.epochs import Epoch, make_epochs
+from training.distil import ConvNet, Teacher, Views, load_convnet, load_teacher, train_convnet
 from training.errors import TrainingError
-from training.teacher import Teacher, load_teacher
+from training.runs import RunFiles
 from training.train import TEACHER_SETTINGS, _loss, train
-from training.views import Views
 
-CPU = torch.device("cpu")
-TINY = TrainConfig(epochs=4, batch_size=25, averaging=0.9, validation_images=100, views=2)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+TINY = replace(PLAIN, views=2)
+
+
 TEACHER = TeacherConfig(epochs=2, batch_size=25, validation_images=100)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make_images(count: int) -> Images:
-    """Ten patterns of 4x4 squares, noisy."""
-    generator = np.random.default_rng(0)
-    patterns = generator.integers(0, 2, (10, 4, 4)).repeat(7, axis=1).repeat(7, axis=2) * 200
-    labels = generator.integers(0, 10, count)
-    noise = generator.integers(0, 56, (count, 28, 28))
-    return Images((patterns[labels] + noise).astype(np.uint8), labels.astype(np.int64))
-
-
-IMAGES = make_images(600)
 TRAINING = IMAGES[:500]
 
 
@@ -80,21 +67,17 @@ def test_a_convnet_learns_and_is_read_as_it_was_written(convnet_file: Path) -> N
 
 
 def test_an_interrupted_convnet_ends_with_the_bytes_of_an_undisturbed_one(
-    convnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    convnet_file: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import training.convnet
-
-    output = tmp_path / "teacher.safetensors"
-
-    def stop_after_saving(*arguments: object) -> None:
-        save(*arguments)  # type: ignore[arg-type]
+    def stop_after_saving(*arguments: Any, **values: Any) -> None:
+        save(*arguments, **values)
         raise KeyboardInterrupt
 
-    save = training.convnet._save_state
-    monkeypatch.setattr(training.convnet, "_save_state", stop_after_saving)
-    with pytest.raises(KeyboardInterrupt):
-        train_convnet(TEACHER, IMAGES, output, device=CPU)
-    monkeypatch.setattr(training.convnet, "_save_state", save)
+    save = RunFiles.save_state
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFiles, "save_state", stop_after_saving)
+        with pytest.raises(KeyboardInterrupt):
+            train_convnet(TEACHER, IMAGES, output, device=CPU)
     assert not output.exists()
     with pytest.raises(TrainingError, match="other settings"):
         train_convnet(replace(TEACHER, seed=1), IMAGES, output, device=CPU, resume=True)
@@ -116,7 +99,7 @@ def test_a_teacher_is_the_mean_of_its_members_log_probabilities(
         first = load_convnet(convnet_file, CPU).answer(pixels).log_softmax(dim=1)
         x = (pixels.flatten(1) / 255 - mlp.config.mean) / mlp.config.std
         second = mlp(x).log_softmax(dim=1)
-    torch.testing.assert_close(teacher.opinion(pixels), (first + second) / 2)
+    torch.testing.assert_close(teacher.logits(pixels), (first + second) / 2)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +131,12 @@ def as_set(epoch: Epoch) -> set[bytes]:
     return {image.numpy().tobytes() for image in epoch.pixels}
 
 
-def test_labels_and_opinions_stay_with_their_images(tmp_path: Path) -> None:
+def test_labels_and_teacher_logits_stay_with_their_images(tmp_path: Path) -> None:
     views = Views(TINY, TRAINING, teacher_of(tmp_path, Oracle()))
     epoch = views.prepare(0, CPU)
-    assert epoch.opinions is not None
+    assert epoch.teacher_logits is not None
     expected = Oracle()(epoch.pixels).log_softmax(dim=1)
-    torch.testing.assert_close(epoch.opinions, expected, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(epoch.teacher_logits, expected, rtol=1e-2, atol=1e-2)
     assert sorted(epoch.labels.tolist()) == sorted(TRAINING.labels.tolist())
 
 
@@ -169,10 +152,10 @@ def test_another_teacher_or_augmentation_has_views_of_its_own(tmp_path: Path) ->
 def test_the_loss_is_hintons() -> None:
     """Two images worked by hand in float64, at temperature 2 and weight 0.9."""
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 1.0]])
-    opinion = torch.tensor([[1.0, 1.0, 0.0], [3.0, 0.0, 0.0]])
+    answers = torch.tensor([[1.0, 1.0, 0.0], [3.0, 0.0, 0.0]])
     labels = torch.tensor([0, 2])
     config = replace(TINY, distillation_weight=0.9, distillation_temperature=2.0)
-    z, g = logits.double().numpy(), opinion.double().numpy()
+    z, g = logits.double().numpy(), answers.double().numpy()
 
     def log_softmax(a: NDArray[np.float64]) -> NDArray[np.float64]:
         result: NDArray[np.float64] = a - np.log(np.exp(a).sum(axis=1, keepdims=True))
@@ -181,7 +164,7 @@ def test_the_loss_is_hintons() -> None:
     hard = -log_softmax(z)[[0, 1], [0, 2]].mean()
     soft = -(np.exp(log_softmax(g / 2)) * log_softmax(z / 2)).sum(axis=1).mean()
     expected = 0.1 * hard + 0.9 * 4 * soft
-    assert float(_loss(logits, labels, opinion, config)) == pytest.approx(expected, rel=1e-6)
+    assert float(_loss(logits, labels, answers, config)) == pytest.approx(expected, rel=1e-6)
     assert float(_loss(logits, labels, None, config)) == pytest.approx(hard, rel=1e-6)
 
 
@@ -206,6 +189,8 @@ def test_a_student_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
 
 
 SHORT = replace(TINY, epochs=2, relax=0.0)
+
+
 CHANGES = {"views": 1, "distillation_weight": 0.5, "distillation_temperature": 4.0}
 
 

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.config import TrainConfig
-from training.grid import Experiment, Outcome, run_grid
-from training.plots import COLOURS, figure
-from training.presets import PLAIN, RELU_DROPOUT
-from training.spread import Spread
-from training.train import evaluate_network
+from training.config import Experiment, TrainConfig, flag_of
+from training.experiments import PLAIN, RELU_DROPOUT
+from training.experiments.grid import Outcome, errors_on, load_mnist, run_groups
+from training.experiments.plots import COLOURS, figure
+from training.metrics import Spread
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,11 @@ METHODS = {
 
 def compare_regularisers(experiment: Experiment) -> None:
     """Trains every method with each seed, prints their errors, and draws them."""
-    images, test = experiment.load()
-    configs = {name: experiment.seeded(method.config) for name, method in METHODS.items()}
-    wanted = [config for group in configs.values() for config in group]
-    outcomes = run_grid(wanted, images, experiment)
-    groups = {name: [outcomes[config] for config in group] for name, group in configs.items()}
-    errors = {
-        name: [evaluate_network(each.network, test).error for each in members]
-        for name, members in groups.items()
-    }
-    epochs = wanted[0].epochs
+    images, test = load_mnist(experiment)
+    configs = {name: method.config for name, method in METHODS.items()}
+    groups = run_groups(configs, images, experiment)
+    errors = {name: errors_on(group, test) for name, group in groups.items()}
+    epochs = experiment.epochs or PLAIN.epochs
     print(
         f"{epochs} epochs without augmentation; seeds: {experiment.seeds}, mean (lowest-highest)\n"
     )
@@ -69,18 +63,19 @@ def compare_regularisers(experiment: Experiment) -> None:
 
 def describe(config: TrainConfig) -> str:
     """What a method changes, as options of `dropserve-train train`."""
-    parts = []
-    for name, value in config.recipe().items():
-        if value != PLAIN.recipe().get(name):
-            values = value if isinstance(value, list) else [value]
-            parts.append(
-                " ".join([f"--{name.replace('_', '-')}", *(f"{each:g}" for each in values)])
-            )
-    return " ".join(parts)
+    changed = {
+        name: value if isinstance(value, list) else [value]
+        for name, value in config.recipe().items()
+        if value != PLAIN.recipe().get(name)
+    }
+    return " ".join(
+        " ".join([flag_of(name), *(f"{each:g}" for each in values)])
+        for name, values in changed.items()
+    )
 
 
 def tabulate(groups: Mapping[str, Sequence[Outcome]], errors: Mapping[str, Sequence[float]]) -> str:
-    """A row per method: errors, the difference to none in points, and the published row."""
+    """A row per method: errors, the difference to none in points, and the published error."""
     baseline = Spread.of(errors["none"]).mean
     lines = [
         f"{'':25}{'test error':22}{'to none':9}{'validation':22}{'training':10}{'epochs':8}"

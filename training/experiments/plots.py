@@ -1,4 +1,4 @@
-"""Figures of the experiments: one style, colours that the colour-blind tell apart, SVG and PNG."""
+"""Figures of the experiments, SVG and PNG: one style, colours for the colour-blind."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +16,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 @contextmanager
 def figure(folder: Path, name: str, *, panels: int, width: float = 4.4) -> Iterator[Sequence[Axes]]:
-    """Panels side by side to draw into; saved as `name`.svg and `name`.png on leaving.
+    """Panels in a row, `width` inches each; saved as `name`.svg and `name`.png on leaving.
 
     Equal data gives equal files: neither holds a date, and the SVG's ids are not random.
-
-    Args:
-        folder: where the files go.
-        name: of the files, without an ending.
-        panels: how many.
-        width: of a panel, inches.
     """
     style: Any = {  # stubs name every key
         "font.size": 9,
@@ -55,17 +49,7 @@ def draw_spread(
     style: str = "-",
     marker: str = "",
 ) -> None:
-    """The mean of several runs as a line, and a band from the lowest to the highest.
-
-    Args:
-        axes: what to draw into.
-        x: N places.
-        runs: per run, N values.
-        label: what the legend says.
-        colour: of line and band.
-        style: of the line: lines that share a colour differ in it.
-        marker: of the places; none where they are many.
-    """
+    """The mean of several runs, (runs, N), as a line, and a band from the lowest to the highest."""
     values = np.array(runs)
     axes.plot(x, values.mean(axis=0), style, color=colour, label=label, marker=marker, markersize=4)
     axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)

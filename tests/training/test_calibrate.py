@@ -1,21 +1,94 @@
-"""Fits against optima that are known."""
+"""Calibration: the whole command, and fits against optima that are known."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from model.uncertainty.calibration import apply_temperature, prediction_set
-from training.fitting import (
+import training.calibrate
+import training.train
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.uncertainty.calibration import apply_temperature, prediction_set, read_calibration
+from tests.training.bars import RULES, calibrated, draw_digits
+from training.calibrate import (
+    Candidate,
     abstention_threshold,
     accepted_error_bound,
+    choose_rate,
     fit_temperature,
     least_probability,
     upper_bound,
 )
+from training.config import CalibrationRules
+from training.errors import TrainingError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 Array = NDArray[np.float64]
+
+
+@pytest.fixture(autouse=True)
+def loaded(few_images: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.calibrate, "load_images", lambda *_: draw_digits(500, 1))
+
+
+def test_everything_is_fitted_and_the_rest_stays(trained: Checkpoint) -> None:
+    found = calibrated(trained)
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(
+            found.network.state_dict().values(), trained.network.state_dict().values(), strict=True
+        )
+    )
+    assert found.training == trained.training
+    assert found.metrics["validation"] == {"error": 0.125}
+    assert found.network.config.dropout_rates[0] in (26 / 256, 77 / 256)
+    for kind in ("predict", "mc"):
+        calibration = read_calibration(found.calibration, kind)
+        assert calibration.temperature > 0
+        assert calibration.threshold is not None
+        assert sorted(calibration.least_probabilities) == [0.99, 0.995, 0.999]
+        # 300 images are too few for 0.999: every class is in every set.
+        assert calibration.least_probabilities[0.999] == 0
+    assert found.calibration["fitted_with"]["images"] == 300
+
+
+def test_the_same_checkpoint_gets_the_same_bytes_and_so_does_a_calibrated_one(
+    trained: Checkpoint, tmp_path: Path
+) -> None:
+    first, second, again = (tmp_path / name for name in ("first", "second", "again"))
+    save_checkpoint(tmp_path / "raw", trained)
+    for output in (first, second):
+        training.calibrate.calibrate(tmp_path / "raw", output, None, RULES)
+    training.calibrate.calibrate(first, again, None, RULES)
+    assert first.read_bytes() == second.read_bytes() == again.read_bytes()
+
+
+def candidate(rate: float, nll: float, auroc: float, error_bound: float = 0.001) -> Candidate:
+    return Candidate(rate, nll, 0.01, auroc, error_bound)
+
+
+def test_the_rate_with_the_largest_auroc_is_chosen_of_those_affordable() -> None:
+    rules = CalibrationRules(nll_tolerance=0.2, accepted_error=0.002)
+    candidates = [
+        candidate(0.1, 0.0200, 0.90),
+        candidate(0.2, 0.0180, 0.91),
+        candidate(0.3, 0.0215, 0.95),
+        candidate(0.4, 0.0217, 0.97),  # 0.0180 and a fifth are 0.0216
+        # Were its NLL the one to be held against, none could be afforded.
+        candidate(0.5, 0.0100, 0.99, error_bound=0.0021),
+    ]
+    assert choose_rate(candidates, rules) == candidates[2]
+
+
+def test_no_affordable_rate_is_an_error_that_names_the_options() -> None:
+    rules = CalibrationRules(accepted_error=0.002)
+    with pytest.raises(TrainingError, match="--accepted-error"):
+        choose_rate([candidate(0.1, 0.02, 0.9, error_bound=0.5)], rules)
 
 
 def draw_answers(count: int, seed: int = 0) -> tuple[Array, NDArray[np.int64]]:
@@ -65,17 +138,17 @@ def test_the_upper_bound_of_errors_alone_is_1() -> None:
 
 def threshold(scores: Array, wrong: NDArray[np.bool_], **rules: float) -> float | None:
     wanted = {"abstaining_share": 0.0, "accepted_error": 0.5, "confidence": 0.5, **rules}
-    return abstention_threshold(scores, wrong, **wanted)
+    return abstention_threshold(scores, wrong, CalibrationRules(**wanted))
 
 
-def test_the_stated_share_is_turned_away_though_nothing_is_wrong() -> None:
+def test_the_stated_share_is_rejected_though_nothing_is_wrong() -> None:
     scores = np.arange(1000) / 1000
     found = threshold(scores, np.zeros(1000, dtype=bool), abstaining_share=0.03)
     assert found is not None
     assert (scores <= found).sum() == 970
 
 
-def test_more_is_turned_away_where_errors_need_it() -> None:
+def test_more_is_rejected_where_errors_need_it() -> None:
     scores = np.arange(1000) / 1000
     wrong = np.zeros(1000, dtype=bool)
     wrong[[500, 600, 700, 800]] = True
@@ -111,7 +184,7 @@ def test_the_order_of_the_images_does_not_matter() -> None:
     assert one == other is not None
 
 
-def test_the_bound_is_that_of_the_least_doubtful() -> None:
+def test_the_bound_is_that_of_the_most_certain() -> None:
     scores = np.array([0.4, 0.1, 0.3, 0.2])
     wrong = np.array([True, False, False, False])
     without = accepted_error_bound(scores, wrong, 0.25, 0.95)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from training.config import TrainConfig
-from training.grid import Experiment, run_grid
-from training.plots import COLOURS, draw_spread, figure
-from training.presets import PLAIN
-from training.spread import Spread
+from training.config import Experiment, TrainConfig
+from training.experiments import PLAIN
+from training.experiments.grid import load_mnist, run_grid
+from training.experiments.plots import COLOURS, draw_spread, figure
+from training.metrics import Spread
 from training.train import evaluate_network
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -22,6 +23,9 @@ SIZE_RATES = (0.0, 0.2, 0.5)
 # Equal on average, for layers of 512, 256 and 128 units.
 PER_LAYER = ((0.5, 0.3, 0.1), (0.3, 0.3, 0.3), (0.1, 0.3, 0.5))
 
+# Training and test error of each run.
+Errors = Mapping[TrainConfig, tuple[float, float]]
+
 _LESSON = """\
 Training error below test error is overfitting: raise p. Both high and close together is
 underfitting: lower p. The fewer the images, the more there is to gain from dropout. Whether larger
@@ -30,7 +34,7 @@ layers bear a larger p, the last table shows."""
 
 def sweep(experiment: Experiment) -> None:
     """Trains every setting with each seed, prints training and test errors, and draws them."""
-    images, test = experiment.load()
+    images, test = load_mnist(experiment)
     everything = len(images) - PLAIN.validation_images
     by_rate = {rate: experiment.seeded(with_size(SWEPT_SIZE, (rate,) * 3)) for rate in RATES}
     by_size = {
@@ -39,40 +43,26 @@ def sweep(experiment: Experiment) -> None:
         for rate in SIZE_RATES
     }
     by_layer = {rates: experiment.seeded(with_size(SWEPT_SIZE, rates)) for rates in PER_LAYER}
-    wanted = [
-        config
-        for groups in (by_rate, by_size, by_layer)
-        for group in groups.values()
-        for config in group
-    ]
-    outcomes = run_grid(wanted, images, experiment)
-
-    test_errors = {
-        config: evaluate_network(outcome.network, test).error
-        for config, outcome in outcomes.items()
-    }
-    errors = {
-        config: (1 - outcome.kept["plain_train_accuracy"], test_errors[config])
-        for config, outcome in outcomes.items()
-    }
-    print(f"seeds: {experiment.seeds}, mean (lowest-highest); training error with dropout off\n")
-    print(
-        tabulate(
-            f"p, of {SWEPT_SIZE:,} images",
-            {f"{rate:g}": group for rate, group in by_rate.items()},
-            errors,
-        )
+    wanted = chain.from_iterable(
+        group for groups in (by_rate, by_size, by_layer) for group in groups.values()
     )
+    errors = {}
+    for config, outcome in run_grid(wanted, images, experiment).items():
+        test_error = evaluate_network(outcome.network, test).error
+        errors[config] = (1 - outcome.kept["plain_train_accuracy"], test_error)
+    rates = {f"{rate:g}": group for rate, group in by_rate.items()}
     sizes = {f"{size:,} images, p = {rate:g}": group for (size, rate), group in by_size.items()}
-    print(tabulate("\ntraining images", sizes, errors))
     layers = {", ".join(f"{rate:g}" for rate in rates): by_layer[rates] for rates in PER_LAYER}
+    print(f"seeds: {experiment.seeds}, mean (lowest-highest); training error with dropout off\n")
+    print(tabulate(f"p, of {SWEPT_SIZE:,} images", rates, errors))
+    print(tabulate("\ntraining images", sizes, errors))
     print(tabulate("\np of 512, 256, 128 units", layers, errors))
     print(f"\n{_LESSON}")
     draw(by_rate, by_size, errors, experiment.figures)
 
 
 def with_size(size: int, rates: tuple[float, ...]) -> TrainConfig:
-    """The plain settings on so many images; the learning rate follows the batch.
+    """The plain settings on that many images; the learning rate is proportional to the batch.
 
     References:
         Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 2.1.
@@ -88,10 +78,6 @@ def with_size(size: int, rates: tuple[float, ...]) -> TrainConfig:
         batch_size=batch,
         learning_rate=PLAIN.learning_rate * batch / PLAIN.batch_size,
     )
-
-
-Errors = Mapping[TrainConfig, tuple[float, float]]
-"""Training and test error of each run."""
 
 
 def tabulate(title: str, groups: Mapping[str, Sequence[TrainConfig]], errors: Errors) -> str:
@@ -113,7 +99,7 @@ def draw(
     folder: Path,
 ) -> None:
     """Error against p, and against the number of training images."""
-    training, test = 0, 1
+    both = ((1, "test", "-"), (0, "training", "--"))
 
     def per_seed(groups: Sequence[Sequence[TrainConfig]], which: int) -> list[list[float]]:
         return [
@@ -121,31 +107,19 @@ def draw(
         ]
 
     with figure(folder, "sweep", panels=2) as (rates, sizes):
-        groups = list(by_rate.values())
-        for which, label, style in ((test, "test", "-"), (training, "training", "--")):
-            draw_spread(
-                rates,
-                list(by_rate),
-                per_seed(groups, which),
-                label=label,
-                colour=COLOURS[0],
-                style=style,
-                marker="o",
-            )
+        for which, label, style in both:
+            runs = per_seed(list(by_rate.values()), which)
+            shown = {"label": label, "colour": COLOURS[0], "style": style, "marker": "o"}
+            draw_spread(rates, list(by_rate), runs, **shown)
         rates.set_xlabel("p, the probability of dropping a hidden unit")
         rates.legend()
         for colour, rate in zip(COLOURS, SIZE_RATES, strict=False):
             places = sorted(size for size, each in by_size if each == rate)
-            for which, label, style in ((test, "test", "-"), (training, "training", "--")):
-                draw_spread(
-                    sizes,
-                    places,
-                    per_seed([by_size[size, rate] for size in places], which),
-                    label=f"{label}, p = {rate:g}",
-                    colour=colour,
-                    style=style,
-                    marker="o",
-                )
+            for which, name, style in both:
+                runs = per_seed([by_size[size, rate] for size in places], which)
+                label = f"{name}, p = {rate:g}"
+                shown = {"label": label, "colour": colour, "style": style, "marker": "o"}
+                draw_spread(sizes, places, runs, **shown)
         sizes.set_xscale("log")
         sizes.set_xlabel("training images")
         sizes.legend()

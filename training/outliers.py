@@ -1,8 +1,8 @@
-"""Images that are no digits, made from digits: what training and calibration take for unfamiliar.
+"""Outliers: images that are not digits, made from digits, for training and calibration.
 
 Real ones, letters or another script, must stay unseen until the network is judged on them. Some
-kinds are shown in training, so that the network learns to have no opinion of them (outlier
-exposure, Hendrycks et al. 2019); the others tell whether that holds for what it was never shown.
+kinds are shown in training, so that the network learns to be uncertain about them (outlier
+exposure, Hendrycks et al. 2019); calibration uses the others, which it was never shown.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from training.data import MNIST, Dataset, Images
 Pixels = NDArray[np.uint8]
 
 _PATCH = 7  # pixels; 4 x 4 patches of an image
-# Digits whose mirror image is another sign; those of 0, 1 and 8 are digits again.
+# Digits whose mirror images are not digits; those of 0, 1 and 8 are.
 _LOPSIDED = (2, 3, 4, 5, 6, 7, 9)
 
 
 def shuffled(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
-    """Digits cut into 16 square patches, which are laid out in another order."""
+    """Digits cut into 16 square patches, in another order."""
     pixels = digits.pixels[generator.integers(len(digits), size=count)]
     side = pixels.shape[1] // _PATCH
     patches = pixels.reshape(count, side, _PATCH, side, _PATCH).transpose(0, 1, 3, 2, 4)
@@ -53,13 +53,13 @@ def overlaid(digits: Images, count: int, generator: np.random.Generator) -> Pixe
 
 
 def mirrored(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
-    """Digits seen in a mirror, but for those that stay digits."""
+    """Mirror images of digits, except of those that stay digits."""
     rows = np.flatnonzero(np.isin(digits.labels, _LOPSIDED))
     return np.ascontiguousarray(digits.pixels[generator.choice(rows, size=count), :, ::-1])
 
 
 def bold(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
-    """Mirrored digits in strokes two pixels wider than the pen's."""
+    """Mirrored digits with strokes two pixels wider."""
     pixels = np.pad(mirrored(digits, count, generator), ((0, 0), (1, 1), (1, 1)))
     size = digits.pixels.shape[1]
     shifts = [pixels[:, y : y + size, x : x + size] for y in range(3) for x in range(3)]
@@ -68,14 +68,11 @@ def bold(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
 
 
 def turned(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
-    """Digits lying on their side, but for those that look like digits there."""
+    """Digits turned by 90 degrees, except those that look like digits then."""
     rows = np.flatnonzero(np.isin(digits.labels, _LOPSIDED))
     pixels = digits.pixels[generator.choice(rows, size=count)]
-    half = count // 2
-    images: Pixels = np.concatenate(
-        [np.rot90(pixels[:half], 1, axes=(1, 2)), np.rot90(pixels[half:], -1, axes=(1, 2))]
-    )
-    return images
+    parts = ((pixels[: count // 2], 1), (pixels[count // 2 :], -1))
+    return np.concatenate([np.rot90(part, turns, axes=(1, 2)) for part, turns in parts])
 
 
 def enlarged(digits: Images, count: int, generator: np.random.Generator) -> Pixels:
@@ -88,21 +85,21 @@ def enlarged(digits: Images, count: int, generator: np.random.Generator) -> Pixe
 
 
 Kind = Callable[[Images, int, np.random.Generator], Pixels]
-# Those that training shows, and those it keeps back: to choose serving rates by.
+# Training shows the former; calibration chooses serving rates with the latter.
 SHOWN: tuple[Kind, ...] = (quilted, overlaid, bold, turned, enlarged)
 KEPT_BACK: tuple[Kind, ...] = (shuffled, mirrored)
 
-# In the mirror clothes are clothes, and lying or thicker they are too.
+# Mirrored, turned or thicker clothes are still clothes.
 _KINDS_OF_DIGITS = (mirrored, bold, turned)
 
 
 def kinds_for(dataset: Dataset, kinds: Sequence[Kind]) -> list[Kind]:
-    """Those of the kinds that are foreign to a data set."""
+    """Those of the kinds that do not belong to a data set."""
     return [kind for kind in kinds if dataset == MNIST or kind not in _KINDS_OF_DIGITS]
 
 
 def make_unfamiliar(digits: Images, count: int, seed: int, kinds: Sequence[Kind]) -> Pixels:
-    """`count` images of each kind that is foreign to the digits, (kinds x count, H, W)."""
+    """`count` images of each of the kinds that do not belong to the set, (kinds x count, H, W)."""
     generator = np.random.default_rng(seed)
     return np.concatenate(
         [kind(digits, count, generator) for kind in kinds_for(digits.dataset, kinds)]

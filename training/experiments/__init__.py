@@ -1,4 +1,4 @@
-"""The settings that the experiments start from."""
+"""Experiments on dropout, and the settings that they start from."""
 
 from dataclasses import replace
 

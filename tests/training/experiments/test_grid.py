@@ -1,4 +1,4 @@
-"""Many runs: kept, continued, shared, and what is told of them."""
+"""Many runs: kept, continued, shared, and what is recorded of them."""
 
 import re
 from dataclasses import replace
@@ -7,23 +7,25 @@ from typing import Any
 
 import pytest
 
-import training.grid
 import training.train
 from tests.training.patterns import CPU, IMAGES, TINY
-from training.config import TrainConfig
-from training.grid import Experiment, Outcome, run_grid
-from training.spread import Spread
+from training.config import Experiment, TrainConfig
+from training.experiments import grid
+from training.experiments.grid import Outcome, run_grid
 from training.train import evaluate_network, train
-
-SHORT = replace(TINY, epochs=2, augmentation=0.0)
-REGULARISED = replace(SHORT, l2=1e-3)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+SHORT = replace(TINY, epochs=2, augmentation=0.0)
+
+
+REGULARISED = replace(SHORT, l2=1e-3)
+
+
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    return Experiment(None, tmp_path / "runs", tmp_path / "figures", 2, None, CPU)
+    return Experiment(None, tmp_path / "runs", tmp_path / "figures", 2, None, "cpu")
 
 
 def run(experiment: Experiment, *configs: TrainConfig) -> dict[TrainConfig, Outcome]:
@@ -33,13 +35,13 @@ def run(experiment: Experiment, *configs: TrainConfig) -> dict[TrainConfig, Outc
 def trained_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows by each epoch that is trained."""
     epochs: list[int] = []
-    original = training.train._train_epoch
+    original = training.train.train_epoch
 
     def record(run: Any, *arguments: Any) -> Any:
         epochs.append(run.epoch + 1)
         return original(run, *arguments)
 
-    monkeypatch.setattr(training.train, "_train_epoch", record)
+    monkeypatch.setattr(training.train, "train_epoch", record)
     return epochs
 
 
@@ -114,7 +116,7 @@ def test_an_interrupted_run_is_continued(
         assert outcome.kept["plain_train_loss"] == whole[config].kept["plain_train_loss"]
 
 
-def test_progress_ends_complete_and_tells_the_time_left(
+def test_progress_ends_complete_and_shows_the_time_left(
     experiment: Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopping = replace(SHORT, epochs=9, learning_rate=0.1, patience=1)
@@ -133,13 +135,5 @@ def test_seeds_and_epochs_of_an_experiment_are_those_of_its_runs(experiment: Exp
 
 def test_other_settings_are_other_files(experiment: Experiment) -> None:
     changed = [replace(SHORT, seed=1), replace(SHORT, l1=1e-6), replace(SHORT, epochs=3)]
-    names = {training.grid._output(Path("runs"), config) for config in [SHORT, *changed]}
+    names = {grid._output(Path("runs"), config) for config in [SHORT, *changed]}
     assert len(names) == 4
-
-
-def test_a_spread_is_mean_lowest_and_highest() -> None:
-    spread = Spread.of([0.25, 0.5, 0.15])
-    assert spread.mean == pytest.approx(0.3)
-    assert (spread.lowest, spread.highest) == (0.15, 0.5)
-    assert f"{spread:.3f}" == "0.300 (0.150-0.500)"
-    assert f"{spread:.1%}" == "30.0% (15.0-50.0)"
