@@ -128,7 +128,9 @@ class Requests:
 
     def _predict(self, answer_type: type[A], data: bytes, parameters: Mapping[str, Any]) -> Flow[A]:
         response = yield from self._post_image(_PATHS[answer_type], data, parameters)
-        return read_response(response, lambda text: parse_answer(text, answer_type))
+        return read_response(
+            response, lambda text: parse_answer(json.loads(text), text, answer_type)
+        )
 
     def _predict_batch(
         self, answer_type: type[A], images: "Iterable[Image]", parameters: Mapping[str, Any]

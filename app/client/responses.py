@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from types import NoneType
 from typing import Any, TypeVar, get_args
 
 import httpx
@@ -30,18 +31,17 @@ def read_response(response: httpx.Response, parse: Callable[[str], T]) -> T:
         raise unexpected_answer(response, "a body in another form than Dropserve's") from error
 
 
-def parse_answer(text: str, answer_type: type[A], values: Any = None) -> A:
+def parse_answer(values: Mapping[str, Any], text: str, answer_type: type[A]) -> A:
     """One answer.
 
     Args:
-        text: its JSON.
+        values: the parsed JSON.
+        text: the JSON itself.
         answer_type: Prediction or McPrediction.
-        values: the parsed JSON, if the caller has it.
 
     Raises:
-        ValueError, TypeError: this is no such answer.
+        TypeError: a field that every answer has is missing, or of another kind.
     """
-    values = json.loads(text) if values is None else values
     answer = _build(answer_type, values)
     known = {field.name for field in dataclasses.fields(answer_type)}
     extra = {name: value for name, value in values.items() if name not in known}
@@ -61,8 +61,8 @@ def _value(value: Any, declared: Any) -> Any:
     if isinstance(value, list):
         return tuple(_value(each, None) for each in value)
     options = get_args(declared) or (declared,)
-    nested = next(filter(dataclasses.is_dataclass, options), None)
-    if nested is None or (value is None and type(None) in options):
+    nested: Any = next(filter(dataclasses.is_dataclass, options), None)
+    if nested is None or (value is None and NoneType in options):
         return value
     return _build(nested, value)
 
@@ -72,7 +72,7 @@ def parse_batch(text: str, answer_type: type[A]) -> list[A | DropserveError]:
     return [
         error_from_body(values["error"], None)
         if "error" in values
-        else parse_answer(part, answer_type, values)
+        else parse_answer(values, part, answer_type)
         for values, part in split_batch(text)
     ]
 
@@ -125,7 +125,7 @@ class EventReader:
                 raise error_from_body(json.loads(data)["error"], self._response.status_code)
             if name in (b"estimate", b"result"):
                 self._has_result = name == b"result"
-                yield parse_answer(data, McPrediction)
+                yield parse_answer(json.loads(data), data, McPrediction)
 
     def finish(self) -> None:
         """Checks, at the end of the body, that there was a result.

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from app.errors import ApiError, ErrorCode, from_image_error
+from app.errors import ApiError, ErrorCode
 from app.inference.answers import AnswerBuilder
-from app.inference.decoding import INLINE_BYTES, Image, decode, decode_inline
+from app.inference.decoding import INLINE_BYTES, Image, decode, decode_inline, from_image_error
 from app.inference.jobs import Job
 from app.inference.scheduler import Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from app.errors import ApiError, from_image_error
-from app.inference.decoding import decode, decode_inline
+from app.errors import ApiError
+from app.inference.decoding import decode, decode_inline, from_image_error
 from app.inference.jobs import draw_seed
 from app.inference.repository import load_served_checkpoint
 from app.scoring.answers import answer_columns, table_schema

@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-import model.errors
-from app.errors import ApiError, ErrorCode, from_image_error
+from app.errors import ApiError, ErrorCode
 from app.inference.answers import encode_json
 from app.schemas import error_body
 
@@ -46,27 +45,6 @@ def test_every_error_has_words_of_its_own(kind: ErrorCode) -> None:
     assert [code for code in ErrorCode if code.message == error.message] == [kind]
     assert str(error) == error.message
     assert not error.message.endswith(".")
-
-
-@pytest.mark.parametrize(
-    ("raised", "status", "code"),
-    [
-        (model.errors.InvalidPixelsError("send 28x28"), 422, "invalid_pixels"),
-        (model.errors.NoInkError("send ink"), 422, "no_ink"),
-    ],
-)
-def test_what_the_model_refuses_becomes_an_answer(
-    raised: model.errors.ImageError, status: int, code: str
-) -> None:
-    error = from_image_error(raised, param="pixels")
-
-    assert (error.status, error.code) == (status, code)
-    assert (error.message, error.param) == (str(raised), "pixels")
-
-
-def test_every_image_error_of_the_model_has_an_answer() -> None:
-    for error_class in model.errors.ImageError.__subclasses__():
-        assert from_image_error(error_class("because")).status == 422
 
 
 def test_the_body_has_one_shape() -> None:
