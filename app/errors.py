@@ -95,7 +95,7 @@ class ErrorCode(Enum):
         431,
         "the address and the header lines are more than this server reads; send fewer",
     )
-    INTERNAL = 500, "the server failed; its log tells more under this request id"
+    INTERNAL = 500, "the server failed; its log has the cause under this request id"
     NOT_READY = (
         503,
         "the server is starting or stopping; try again in a moment",

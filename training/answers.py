@@ -8,13 +8,15 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model.arrays import Array
 from model.checkpoint import Checkpoint
-from model.engines.relu_mlp import Engine
+from model.engines import build_engine
+from model.engines.protocol import Engine
 from model.literals import Mode
 from model.network import MLP, round_rate
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import Calibration, apply_temperature, read_calibration
-from model.uncertainty.statistics import Array, entropy, summarise
+from model.uncertainty.statistics import entropy, summarise
 from training.data import DATASETS, Dataset, Images
 from training.errors import TrainingError
 from training.metrics import Wrong
@@ -143,7 +145,7 @@ class Subject:
 
 def answer_all(checkpoint: Checkpoint, images: Images, *, passes: int, seed: int) -> Subject:
     """Runs a checkpoint on the images, with and without dropout."""
-    engine = Engine(checkpoint.network)
+    engine = build_engine(checkpoint.network)
     predicted = predict_all(engine, images.pixels)
     sampled = sample_all(engine, images.pixels, passes=passes, seed=seed, progress="test images")
     return Subject(checkpoint, engine, images, predicted, sampled, passes, seed)

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
+from model.arrays import Array
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.engines.relu_mlp import Engine
+from model.engines import build_engine
 from model.errors import CheckpointError
 from model.literals import Estimator
 from model.uncertainty.calibration import apply_temperature
-from model.uncertainty.statistics import Array, entropy
+from model.uncertainty.statistics import entropy
 from training.answers import McAnswers, Pixels, dataset_of, predict_all, sample_all, with_rate
 from training.config import CalibrationRules
 from training.data import Images, load_images
@@ -96,7 +97,7 @@ def fit(checkpoint: Checkpoint, validation: Images, rules: CalibrationRules) -> 
     mc = chosen.answers
     assert mc is not None
     network = with_rate(checkpoint.network, chosen.rate)
-    deterministic = predict_all(Engine(network), validation.pixels)
+    deterministic = predict_all(build_engine(network), validation.pixels)
     fitted = {
         "predict": _fit_kind(deterministic, entropy(deterministic), labels, rules),
         "mc": _fit_kind(mc.mean, mc.predictive_entropy, labels, rules),
@@ -190,7 +191,7 @@ def _try_rate(
     unfamiliar: Pixels,
     rules: CalibrationRules,
 ) -> Candidate:
-    engine = Engine(with_rate(checkpoint.network, rate))
+    engine = build_engine(with_rate(checkpoint.network, rate))
     digits = sample_all(engine, validation.pixels, passes=PASSES, seed=SEED)
     others = sample_all(engine, unfamiliar, passes=PASSES, seed=SEED + len(validation))
     entropies = digits.predictive_entropy

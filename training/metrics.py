@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.uncertainty.statistics import Array
+from model.arrays import Array
 
 Labels = NDArray[np.int64]
 Wrong = NDArray[np.bool_]

@@ -20,9 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.digits.preprocessing import normalise
 from model.errors import CheckpointError
-from model.network import MLP, MLPConfig, round_rate
+from model.network import MLP, MLPConfig, normalise, round_rate
 from model.sampling.masks import draw_masks
 from training.augmentation import (
     DROPOUT,

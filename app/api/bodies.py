@@ -32,8 +32,8 @@ from model.literals import SIDE
 # and not a broken pipe.
 _DISCARDED_BYTES = 32 * 2**20
 _DISCARDING_SECONDS = 2.0
-# All bodies that come in pieces hold as much memory as so many of the largest, however many
-# connections there are.
+# All bodies that arrive in pieces hold at most the memory of this many of the largest, whatever the
+# number of connections.
 _MOST_UNREAD_BODIES = 8
 
 _IMAGE_FIELDS = ("image", "pixels")

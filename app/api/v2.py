@@ -20,7 +20,7 @@ from app.api.predictions import answer_many, answer_one, predictor_of
 from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
 from app.open_inference.compression import deflate, inflate
-from app.open_inference.errors import is_open_inference
+from app.open_inference.errors import invalid, is_open_inference
 from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel, served_models
 from app.open_inference.requests import InferenceRequest, parse_request
 from app.open_inference.responses import build_response
@@ -58,12 +58,9 @@ async def repository_index(request: Request) -> JsonResponse:
     try:
         document = orjson.loads(text) if text else {}
     except orjson.JSONDecodeError as error:
-        raise ApiError(ErrorCode.INVALID_REQUEST, "the body is not valid JSON") from error
+        raise invalid("the body is not valid JSON") from error
     if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            'the body must be an object; {"ready": true} asks for ready ones',
-        )
+        raise invalid('the body must be an object; {"ready": true} asks for ready ones')
     return JsonResponse([model.index() for model in _models(request).values()])
 
 

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from app.api.examples import example_digits
 from app.cli.machine import describe_machine
+from model.arrays import Pixels
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.digits.preprocessing import Pixels, normalise
-from model.engines.relu_mlp import Engine, PassRange
-from model.network import MLP
+from model.engines.protocol import PassRange
+from model.engines.relu_mlp import ReluMlpEngine
+from model.network import MLP, normalise
 from model.sampling.masks import Passes, drop_thresholds, random_bytes, row_bytes
 from model.uncertainty.statistics import summarise
 
@@ -86,7 +87,7 @@ def run_engine_bench(
     """
     torch.set_num_threads(1)
     network = load_checkpoint(checkpoint or DEFAULT_CHECKPOINT).network
-    engine = Engine(network)
+    engine = ReluMlpEngine(network)
     digits = example_digits()
     ceiling = _measure_ceiling(rounds)
     best = max(ceiling.values())
@@ -128,7 +129,7 @@ def _batches(digits: Sequence[Pixels], size: int) -> list[list[Pixels]]:
 
 def _measure(
     network: MLP,
-    engine: Engine,
+    engine: ReluMlpEngine,
     batches: Sequence[Sequence[Pixels]],
     T: int,
     rounds: int,
@@ -222,7 +223,9 @@ def _measure_ceiling(rounds: int) -> dict[str, float]:
     return {name: flops / min(values) / 1e9 for name, values in times.items()}
 
 
-def _measure_deterministic(network: MLP, engine: Engine, pixels: Pixels, rounds: int) -> float:
+def _measure_deterministic(
+    network: MLP, engine: ReluMlpEngine, pixels: Pixels, rounds: int
+) -> float:
     """Time of a deterministic answer over a bare eager forward with softmax, input ready."""
     x = normalise(pixels, network.config)
 
@@ -234,7 +237,7 @@ def _measure_deterministic(network: MLP, engine: Engine, pixels: Pixels, rounds:
     return median(a / b for a, b in zip(times["engine"], times["bare"], strict=True))
 
 
-def _split_time(engine: Engine, pixels: Pixels, T: int, rounds: int) -> dict[str, float]:
+def _split_time(engine: ReluMlpEngine, pixels: Pixels, T: int, rounds: int) -> dict[str, float]:
     """Where the time of one image goes: each part timed alone, on what the parts before gave."""
     width = row_bytes(engine.config)
     seeds = random.Random(0)  # nosec B311: the same in every run

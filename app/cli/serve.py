@@ -34,7 +34,7 @@ def _serve(options: argparse.Namespace) -> int:
     # Torch is imported only now, so that help and wrong settings answer at once.
     from app.inference.repository import load_served_checkpoint
     from app.process.server import run_server
-    from model.engines.relu_mlp import build_engine
+    from model.engines import build_engine
 
     checkpoint = load_served_checkpoint(settings)
     build_engine(checkpoint.network, settings.device, settings.precision)

@@ -8,12 +8,13 @@ import orjson
 
 from app.inference.jobs import Job
 from app.schemas import Decision, McPrediction, ModelIdentity, Prediction, PredictParameters
+from model.arrays import Pixels
 from model.checkpoint import Checkpoint
 from model.digits.finding import Box
-from model.digits.preprocessing import Pixels, Preprocessed
+from model.digits.preprocessing import Preprocessed
 from model.uncertainty.calibration import Calibration, prediction_set, read_calibration
 from model.uncertainty.decisions import decide
-from model.uncertainty.distribution import Distribution, entropy, soften
+from model.uncertainty.distribution import Distribution, shannon_entropy, soften
 from model.uncertainty.statistics import summarise_together
 
 
@@ -32,13 +33,13 @@ class AnswerBuilder:
         self._calibration = read_calibration(checkpoint.calibration, "predict")
         self._mc_calibration = read_calibration(checkpoint.calibration, "mc")
         self._identity = ModelIdentity(name=checkpoint.name, version=checkpoint.version)
-        self.levels = sorted(self._calibration.least_probabilities)
+        self.levels = sorted(self._calibration.conformal_quantiles)
 
     def deterministic(
         self, image: Preprocessed, parameters: PredictParameters, probs: Distribution
     ) -> Prediction:
         """The answer with dropout off, from C probabilities."""
-        score: Any = np.float32(entropy(probs))
+        score: Any = np.float32(shannon_entropy(probs))
         return Prediction(
             **self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
         )
@@ -121,7 +122,7 @@ class AnswerBuilder:
             "model": self._identity,
         }
         if parameters.coverage is not None:
-            least = calibration.least_probabilities[parameters.coverage]
+            least = calibration.conformal_quantiles[parameters.coverage]
             fields["prediction_set"] = prediction_set(probabilities, least)
         if parameters.return_input:
             fields["input"] = np.ascontiguousarray(pixels)

@@ -1,6 +1,6 @@
 """Uploaded bytes -> greyscale pixels, within limits on format and size; only ApiErrors come out.
 
-The bytes are hostile until decoded: the format is told by its signature, the size is checked before
+The bytes are hostile until decoded: the signature decides the format, the size is checked before
 any pixel is allocated, and whatever a decoder raises becomes one of two answers.
 """
 
@@ -40,7 +40,7 @@ from app.inference.image_formats import (
     without_png_text,
 )
 from app.inference.plain_png import decode_plain_png
-from model.digits.preprocessing import Pixels
+from model.arrays import Pixels
 
 Grey = NDArray[np.uint8]
 # An image file's bytes, or its pixels.
@@ -56,7 +56,7 @@ INLINE_BYTES = 4 * INLINE_PIXELS + 1024
 # this long: a digit a tenth as high is then still larger than MNIST's.
 _DRAFT_SIDE = 320
 
-# A picture of more pixels than this is scaled down before it is converted, in strips of so many
+# A picture of more pixels than this is scaled down before it is converted, in strips of this many
 # rows: of 50 million in four channels, each further copy would take 200 MB.
 _MOST_WHOLE_PIXELS = 16_000_000
 _STRIP_ROWS = 64
@@ -232,7 +232,7 @@ def _to_grey(opened: _Opened) -> Grey:
         opened.image.load()
         return np.array(_turn_upright(_luminance(_shrink(opened.image)), opened.image))
     except Exception as error:
-        raise _refuse(opened.data, opened.format, error, is_open=True) from error
+        raise _refuse(opened.data, opened.format, error) from error
 
 
 def _refuse_unidentified(data: bytes) -> ApiError:
@@ -244,14 +244,11 @@ def _refuse_unidentified(data: bytes) -> ApiError:
     )
 
 
-def _refuse(
-    data: bytes, image_format: Format, error: Exception, *, is_open: bool = False
-) -> ApiError:
+def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
     """The answer to whatever a decoder raised: on hostile bytes that can be any exception."""
     if isinstance(error, MemoryError | PIL.Image.DecompressionBombError):
         return ApiError(ErrorCode.TOO_MANY_PIXELS)
-    # A TIFF that could be opened has all its bytes.
-    if not (is_open and image_format == "TIFF") and is_cut_off(data, image_format):
+    if is_cut_off(data, image_format):
         return ApiError(ErrorCode.TRUNCATED_IMAGE)
     return ApiError(
         ErrorCode.NOT_AN_IMAGE, f"this {image_format} file is damaged; save it again and send that"

@@ -49,7 +49,7 @@ def identify(data: bytes) -> Format | None:
 def identify_unsupported(data: bytes) -> str | None:
     """The name of a well-known image format that is not read here; None: none of them."""
     if data[4:8] == b"ftyp":
-        # One container for both; its compatible brands tell them apart.
+        # One container for both; its compatible brands distinguish them.
         brands = data[8 : max(12, min(int.from_bytes(data[:4], "big"), 256))]
         if b"avif" in brands or b"avis" in brands:
             return "AVIF"
@@ -75,7 +75,8 @@ def is_cut_off(data: bytes, image_format: Format) -> bool:
         case "BMP":
             return int.from_bytes(data[2:6], "little") > len(data)
         case "TIFF":
-            return True  # its directory could not be read; see also `tiff_is_cut_off`
+            # Its metadata lies anywhere, so what cannot be decoded is most likely not whole.
+            return True
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:

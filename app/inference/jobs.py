@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.schemas import McParameters
+from model.arrays import Floats
 from model.digits.finding import Box
 from model.digits.preprocessing import Preprocessed
-from model.engines.relu_mlp import PreparedImage, Probs
+from model.engines.protocol import PreparedImage
 from model.literals import StopReason
-from model.sampling.adaptive import LOOK_PASSES, sufficient_passes
+from model.sampling.adaptive import CHECK_PASSES, sufficient_passes
 from model.sampling.masks import Passes
 
 # Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
@@ -48,7 +49,7 @@ class Job:
         self.passes = Passes(parameters.passes, seed, parameters.estimator)
         self.prepared: PreparedImage | None = None
         self.dropped: list[str] | None = None
-        self.probs: Probs | None = None
+        self.probs: Floats | None = None
         self.stop_reason: StopReason | None = None
         self.done = 0
         self.has_partial_result = is_streamed
@@ -57,7 +58,7 @@ class Job:
             partial = -(-self.passes.count // _PARTIAL_RESULTS)
             self.largest_step = max(partial, _LEAST_PARTIAL_PASSES)
         if parameters.max_standard_error is not None:
-            self.largest_step = min(self.largest_step, LOOK_PASSES)
+            self.largest_step = min(self.largest_step, CHECK_PASSES)
 
     @property
     def remaining(self) -> int:
@@ -74,7 +75,7 @@ class Job:
         """Whether preparing takes whole masks, which takes as long as computing the passes."""
         return self.passes.estimator == "balanced" or self.parameters.return_passes
 
-    def advance(self, probs: Probs) -> None:
+    def advance(self, probs: Floats) -> None:
         """Takes the probabilities of the next passes, (passes, C)."""
         looked_at = self.done
         self.probs = probs if self.probs is None else np.concatenate([self.probs, probs])

@@ -22,7 +22,8 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.request_record import Timings
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
-from model.engines.relu_mlp import PassRange, build_engine
+from model.engines import build_engine
+from model.engines.protocol import PassRange
 from model.errors import ImageError
 from model.sampling.masks import dropped_units
 from model.uncertainty.distribution import softmax

@@ -4,8 +4,9 @@ import asyncio
 import zlib
 
 from app.errors import ApiError, ErrorCode
+from app.open_inference.errors import invalid
 
-# zlib's window size tells the two containers apart.
+# zlib's window size distinguishes the two containers.
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 # What is inflated or deflated at once, on the event loop: well under a millisecond.
 _INLINE_BYTES = 64 * 1024
@@ -51,7 +52,7 @@ async def inflate(body: bytes, encoding: str, limit: int) -> bytes:
             f"the body inflates to more than the {limit:,} bytes this server accepts; send less",
         )
     if not inflater.eof or inflater.unused_data:
-        raise ApiError(ErrorCode.INVALID_REQUEST, _DAMAGED)
+        raise invalid(_DAMAGED)
     return inflated
 
 
@@ -59,7 +60,7 @@ def _take(inflater: "zlib._Decompress", data: bytes, most: int) -> bytes:
     try:
         return inflater.decompress(data, most)
     except zlib.error as error:
-        raise ApiError(ErrorCode.INVALID_REQUEST, _DAMAGED) from error
+        raise invalid(_DAMAGED) from error
 
 
 async def deflate(body: bytes, accepted: str) -> tuple[bytes, str | None]:

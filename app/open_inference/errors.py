@@ -1,6 +1,6 @@
 """Failures as V2 clients can read them: one message, and never a status that they do not know."""
 
-from app.errors import ApiError
+from app.errors import ApiError, ErrorCode
 
 _ROOT = "/v2"
 
@@ -13,3 +13,8 @@ def is_open_inference(path: str) -> bool:
 def open_inference_error(error: ApiError) -> tuple[int, dict[str, str]]:
     """Status and body: what is readable but impossible is 400 here, as in Triton."""
     return (400 if error.status == 422 else error.status), {"error": error.message}
+
+
+def invalid(message: str) -> ApiError:
+    """A request that is not what the protocol or the model's metadata says."""
+    return ApiError(ErrorCode.INVALID_REQUEST, message)

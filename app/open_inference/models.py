@@ -17,7 +17,7 @@ Datatype = Literal["UINT8", "FP32", "INT64", "BYTES"]
 
 SERVER_NAME = "dropserve"
 # What tritonclient and perf_analyzer ask for before they use it. Not "statistics": each of several
-# workers would tell its own counts, and a client would see them run backwards.
+# workers would report its own counts, and a client would see them run backwards.
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters")
 # The one version there is; which checkpoint answers stands in `GET /model`.
 VERSION = "1"
@@ -31,7 +31,7 @@ _NUMPY: Mapping[Datatype, str] = {"UINT8": "u1", "FP32": "<f4", "INT64": "<i8"}
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output as clients are told of it.
+    """An input or output as the metadata describes it.
 
     Attributes:
         item_shape: the shape of one image's values; a batch stands before it.

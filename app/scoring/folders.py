@@ -20,7 +20,7 @@ def walk_files(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
 
     Args:
         folder: where to look.
-        is_wanted: told a file's name.
+        is_wanted: decides by a file's name.
 
     Raises:
         OSError: a folder cannot be read.

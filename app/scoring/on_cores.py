@@ -147,7 +147,7 @@ def _end_with_parent() -> None:
 
 
 def usable_cores() -> list[int]:
-    """The cores that this process may use; empty where the system does not tell."""
+    """The cores that this process may use; empty where the system does not say."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     return sorted(os.sched_getaffinity(0))

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-# Before Ray is imported, which reads them then: nobody is told of the run, and its own log, which
-# is in its folder, does not come between the lines of progress.
+# Before Ray is imported, which reads them then: it reports the run to nobody, and its own log,
+# which is in its folder, does not come between the lines of progress.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 _previous = signal.getsignal(signal.SIGTERM)

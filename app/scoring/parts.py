@@ -41,7 +41,7 @@ def failures_path(output: Path) -> Path:
 
 
 class Parts:
-    """The folder of an unfinished run, beside its output.
+    """The folder of an unfinished run, next to its output.
 
     Args:
         output: where the table goes.

@@ -19,7 +19,8 @@ from app.scoring.items import FAILURES_KEY, Failure, Image, Item, Reader, Unread
 from app.scoring.question import Question
 from app.scoring.sources import Chunk, Piece, cannot_be_read, open_reader
 from model.digits.preprocessing import Preprocessed, find_digits
-from model.engines.relu_mlp import PassRange, build_engine
+from model.engines import build_engine
+from model.engines.protocol import PassRange
 from model.errors import ImageError
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import read_calibration

@@ -22,7 +22,8 @@ from app.inference.jobs import Job
 from app.schemas import McParameters
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.digits.preprocessing import find_digits
-from model.engines.relu_mlp import PassRange, build_engine
+from model.engines import build_engine
+from model.engines.protocol import PassRange
 from model.errors import NoInkError
 from tests.conftest import ROOT
 from tests.samples import no_digits

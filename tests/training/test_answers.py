@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from model.checkpoint import Checkpoint
-from model.engines.relu_mlp import Engine
+from model.engines import build_engine
 from model.sampling.masks import Passes
 from tests.training.bars import draw_digits
 from training.answers import answer_all, predict_all, sample_all, uncertainty_scores, with_rate
@@ -13,7 +13,7 @@ IMAGES = draw_digits(6, 5)
 
 
 def test_image_i_has_the_seed_plus_i(trained: Checkpoint) -> None:
-    engine = Engine(trained.network)
+    engine = build_engine(trained.network)
     sampled = sample_all(engine, IMAGES.pixels, passes=8, seed=40)
     for number, image in enumerate(IMAGES.pixels):
         probs = engine.sample_probs(image, Passes(8, 40 + number)).astype(np.float64)
@@ -26,7 +26,9 @@ def test_another_rate_leaves_the_weights_and_the_deterministic_answer(trained: C
     assert other.config.dropout_rates == (77 / 256,) * 3
     for weight, same in zip(trained.network.parameters(), other.parameters(), strict=True):
         assert torch.equal(weight, same)
-    one, another = (predict_all(Engine(each), IMAGES.pixels) for each in (trained.network, other))
+    one, another = (
+        predict_all(build_engine(each), IMAGES.pixels) for each in (trained.network, other)
+    )
     assert np.array_equal(one, another)
 
 

@@ -51,9 +51,9 @@ def test_everything_is_fitted_and_the_rest_stays(trained: Checkpoint) -> None:
         calibration = read_calibration(found.calibration, kind)
         assert calibration.temperature > 0
         assert calibration.threshold is not None
-        assert sorted(calibration.least_probabilities) == [0.99, 0.995, 0.999]
+        assert sorted(calibration.conformal_quantiles) == [0.99, 0.995, 0.999]
         # 300 images are too few for 0.999: every class is in every set.
-        assert calibration.least_probabilities[0.999] == 0
+        assert calibration.conformal_quantiles[0.999] == 0
     assert found.calibration["fitted_with"]["images"] == 300
 
 

@@ -14,7 +14,7 @@ import training.calibrate
 import training.evaluate
 import training.train
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.engines.relu_mlp import Engine
+from model.engines import build_engine
 from tests.training.bars import calibrated, draw_digits
 from training.answers import sample_all
 from training.config import EvaluateOptions
@@ -71,7 +71,7 @@ def test_the_report_is_complete_repeatable_and_true(
     # Scores, against scikit-learn's.
     images = draw_digits(60, 2)
     checkpoint = load_checkpoint(tmp_path / "one" / "net.safetensors")
-    engine = Engine(checkpoint.network)
+    engine = build_engine(checkpoint.network)
     probs = sample_all(engine, images.pixels, passes=8, seed=0).mean
     row = report["scores"]["rows"]["MC dropout"]
     probs /= probs.sum(axis=1, keepdims=True)  # of float32: scikit-learn wants exactly 1

@@ -11,8 +11,7 @@ from torch import Tensor
 
 import training.train
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.digits.preprocessing import normalise
-from model.network import MLPConfig
+from model.network import MLPConfig, normalise
 from model.sampling.masks import draw_masks
 from tests.training.patterns import CPU, IMAGES, TINY, read_history, refusal, run, without_seconds
 from training.augmentation import Epoch

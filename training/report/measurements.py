@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from model.arrays import Array
 from model.literals import Estimator, Mode
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import apply_temperature, prediction_set
-from model.uncertainty.statistics import Array, mean, variance
+from model.uncertainty.statistics import mean, variance
 from training import metrics
 from training.answers import (
     ABSTAINING_SCORE,
@@ -125,7 +126,7 @@ def _decisions(subject: Subject, kind: Mode) -> dict[str, Any] | None:
 
 def _sets(subject: Subject, kind: Mode) -> dict[str, Any]:
     measured = {}
-    for level, least in subject.calibration(kind).least_probabilities.items():
+    for level, least in subject.calibration(kind).conformal_quantiles.items():
         sets = [prediction_set(each, least) for each in subject.probabilities(kind)]
         covered = [label in each for label, each in zip(subject.images.labels, sets, strict=True)]
         measured[str(level)] = {

@@ -22,10 +22,12 @@ from starlette.types import Message
 from app.api.application import create_app
 from app.inference.pipeline import Predictor
 from app.settings import Settings
+from model.arrays import Floats
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import normalise, preprocess_image
+from model.digits.preprocessing import preprocess_image
+from model.engines.protocol import PassRange
 from model.engines.reference import sample_probs
-from model.engines.relu_mlp import PassRange, Probs
+from model.network import normalise
 from model.uncertainty.statistics import Summaries, standard_error, summarise_together
 from tests.conftest import assert_error, connect, sample
 
@@ -633,7 +635,7 @@ class Failing:
         self._sample = predictor.engine.sample
         self._left = steps
 
-    def __call__(self, ranges: Sequence[PassRange]) -> list[Probs]:
+    def __call__(self, ranges: Sequence[PassRange]) -> list[Floats]:
         self._left -= 1
         if self._left < 0:
             raise RuntimeError("SECRET of the engine")
@@ -680,7 +682,7 @@ async def test_an_engine_that_fails_is_an_internal_error_and_the_next_request_is
 async def test_an_answer_that_cannot_be_made_is_one_callers_failure(
     app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail_on_ninety(probs: Sequence[Probs]) -> Summaries:
+    def fail_on_ninety(probs: Sequence[Floats]) -> Summaries:
         if len(probs[0]) == 90:
             raise MemoryError
         return summarise_together(probs)

@@ -23,8 +23,9 @@ from app.api.application import create_app
 from app.schemas import McPrediction, Prediction
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import normalise, preprocess_image
+from model.digits.preprocessing import preprocess_image
 from model.engines.reference import sample_probs
+from model.network import normalise
 from model.sampling.masks import draw_masks
 from tests.conftest import assert_error, connect, sample
 from tests.samples.draw import draw_digit

@@ -1,60 +1,64 @@
-"""Which connected parts of the ink make up a digit, and how many digits there are."""
+"""Groups the connected parts of the ink into digits."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model.digits.components import Components, Mask
+from model.arrays import Array, Bitmap, Integers
+from model.digits.components import Components
 from model.digits.ink import Darkness
 
-Numbers = NDArray[np.int64]
-
-# Shares of the main part or of the main digit.
-_LEAST_PART = 0.015  # a smaller area is dust
-_NEAR = 0.3  # parts of one digit are no further apart, in its longer sides
-_LEAST_DIGIT = 0.5  # another digit has at least this longer side,
-_LEAST_MASS = 0.15  # at least this much ink,
-_LEAST_DARKNESS = 0.6  # which is as dark,
-_MOST_ALONG_EDGE = 0.05  # and no more of its outline along the picture's edge
-# A shadow lies along the picture's edge with more than this share of its outline.
+# As shares of the main part:
+_LEAST_PART = 0.015  # parts with a smaller area are dust
+_NEAR = 0.3  # the largest gap between parts of a digit, as a share of its longer side
+# Further digits have, compared with the main digit:
+_LEAST_DIGIT = 0.5  # at least this share of its longer side,
+_LEAST_MASS = 0.15  # at least this share of its ink,
+_LEAST_DARKNESS = 0.6  # and at least this share of its mean darkness.
+# At most this share of their outline is along the picture's edge.
+_MOST_ALONG_EDGE = 0.05
+# A part with more than this share of its outline along the picture's edge is a shadow.
 _ALONG_EDGE = 0.25
-# More than so many parts are no handwriting but noise, texture or print.
+# Handwriting has at most this number of parts; noise, textures and print have more.
 MOST_PARTS = 60
 
-# Two parts are digits of their own, not pieces of one, if one is beside the other at every height:
-_LEAST_HEIGHT = 0.6  # of the taller one,
-_LEAST_COMMON_HEIGHT = 0.6  # of the lower one,
-_MOST_COMMON_WIDTH = 0.4  # of the narrower one,
-_LEAST_GAP = 0.08  # of the taller one's height: print has 0.1, and a four in two strokes less.
+# Two parts are separate digits, and not pieces of one, if they stand side by side at every height:
+_LEAST_HEIGHT = 0.6  # the lower one has at least this share of the taller one's height,
+_LEAST_COMMON_HEIGHT = 0.6  # they share at least this share of the lower one's height,
+_MOST_COMMON_WIDTH = 0.4  # and at most this share of the narrower one's width, and the gap is more
+_LEAST_GAP = 0.08  # than this share of the taller one's height; in print it is 0.1, in a 4 less.
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parts that make up a digit.
+    """The parts that make up a digit.
 
     Attributes:
-        members: their numbers.
+        members: the numbers of the parts.
         box: left, top, right and bottom, the last two exclusive.
-        mass: the sum of their darkness.
-        area: their pixels.
-        along_edge: the largest share of a part's outline that is the picture's edge.
+        mass: the sum of the darkness of all pixels.
+        area: the number of pixels.
+        along_edge: the largest share of a part's outline that is along the picture's edge.
     """
 
     members: list[int]
-    box: Numbers
+    box: Integers
     mass: float
     area: int
     along_edge: float
 
     @property
     def side(self) -> int:
-        """The box's longer side."""
+        """The longer side of the box."""
         return int(max(self.box[2:] - self.box[:2]))
 
 
 def group_parts(parts: Components, darkness: Darkness) -> list[Group]:
-    """The digits, the one with most ink first; none if the ink looks like no handwriting."""
+    """Groups parts into digits.
+
+    Returns:
+        The digits, the one with most ink first; none if the ink does not look like handwriting.
+    """
     if not len(parts.areas):
         return []
     is_part = parts.labels >= 0
@@ -72,12 +76,12 @@ def group_parts(parts: Components, darkness: Darkness) -> list[Group]:
     while order:
         group = _grow(order, parts, mass, along_edge)
         order = [number for number in order if number not in group.members]
-        if not groups or _is_digit_beside(group, groups[0]):
+        if not groups or _is_further_digit(group, groups[0]):
             groups.append(group)
     return groups
 
 
-def _is_digit_beside(group: Group, main: Group) -> bool:
+def _is_further_digit(group: Group, main: Group) -> bool:
     return (
         group.along_edge <= _MOST_ALONG_EDGE
         and group.side >= _LEAST_DIGIT * main.side
@@ -89,10 +93,10 @@ def _is_digit_beside(group: Group, main: Group) -> bool:
 def _grow(
     order: list[int],
     parts: Components,
-    mass: NDArray[np.float64],
-    along_edge: NDArray[np.float64],
+    mass: Array,
+    along_edge: Array,
 ) -> Group:
-    """The first part with all that are near it, or near those, and no digits of their own."""
+    """Groups the first part with all parts near the group that are not separate digits."""
     members, box = [order[0]], parts.boxes[order[0]].copy()
     near = _NEAR * max(box[2:] - box[:2])
     waiting = order[1:]
@@ -119,7 +123,7 @@ def _grow(
 
 
 def _are_side_by_side(some: int, other: int, parts: Components) -> bool:
-    """Whether two parts are digits next to each other."""
+    """Whether two parts are separate digits, side by side."""
     a, b = parts.boxes[some], parts.boxes[other]
     (width_a, height_a), (width_b, height_b) = a[2:] - a[:2], b[2:] - b[:2]
     common_width, common_height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
@@ -137,17 +141,17 @@ def _are_side_by_side(some: int, other: int, parts: Components) -> bool:
     return bool(gap > _LEAST_GAP * max(height_a, height_b))
 
 
-def _extents(mask: Mask) -> tuple[Numbers, Numbers]:
-    """First and last column of each row that has any; the others are beyond every comparison."""
-    width = mask.shape[1]
-    empty = ~mask.any(axis=1)
-    first = np.where(empty, 2 * width, mask.argmax(axis=1))
-    last = np.where(empty, -width, width - 1 - mask[:, ::-1].argmax(axis=1))
+def _extents(part: Bitmap) -> tuple[Integers, Integers]:
+    """Returns the first and last column of each row; empty rows are far outside the picture."""
+    width = part.shape[1]
+    empty = ~part.any(axis=1)
+    first = np.where(empty, 2 * width, part.argmax(axis=1))
+    last = np.where(empty, -width, width - 1 - part[:, ::-1].argmax(axis=1))
     return first, last
 
 
-def _share_along_edge(parts: Components) -> NDArray[np.float64]:
-    """The share of each part's outline that is the picture's edge."""
+def _share_along_edge(parts: Components) -> Array:
+    """Computes the share of each part's outline that is along the picture's edge."""
     labels = np.pad(parts.labels, 1, constant_values=-1)
     count = len(parts.areas)
     outline = np.zeros(count, dtype=np.int64)
