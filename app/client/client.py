@@ -15,52 +15,25 @@ on the server.
 """
 
 import asyncio
-import functools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from ..schemas import McParameters, McPrediction
-from .errors import connection_error
+from ..schemas import McParameters, McPrediction, Prediction, PredictParameters
+from .errors import DropserveError, connection_error
 from .requests import Requests, takes
 from .responses import EventReader
-from .retries import Flow, R, RetryPolicy
+from .retries import Flow, Outcome, R, RetryPolicy
 
 if TYPE_CHECKING:
     from .images import Image
 
-P = ParamSpec("P")
-
 DEFAULT_URL = "http://127.0.0.1:8000"
 # A little longer than a server lets a request take, so that its own answer arrives.
 _TIMEOUT = httpx.Timeout(35.0, connect=5.0)
-
-
-def _blocking(
-    flow: Callable[Concatenate[Requests, P], Flow[R]],
-) -> Callable[Concatenate["DropserveClient", P], R]:
-    """The method of `Requests`, with the same arguments, as one that returns its result."""
-
-    @functools.wraps(flow)
-    def method(client: "DropserveClient", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return client._run(flow(client._requests, *args, **kwargs))
-
-    return method
-
-
-def _awaitable(
-    flow: Callable[Concatenate[Requests, P], Flow[R]],
-) -> Callable[Concatenate["AsyncDropserveClient", P], Coroutine[Any, Any, R]]:
-    """The method of `Requests`, with the same arguments, as one that is awaited."""
-
-    @functools.wraps(flow)
-    async def method(client: "AsyncDropserveClient", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await client._run(flow(client._requests, *args, **kwargs))
-
-    return method
 
 
 class DropserveClient:
@@ -99,11 +72,43 @@ class DropserveClient:
         )
         self._requests = Requests(self._http.build_request, retries)
 
-    predict = _blocking(Requests.predict)
-    predict_mc = _blocking(Requests.predict_mc)
-    predict_batch = _blocking(Requests.predict_batch)
-    predict_mc_batch = _blocking(Requests.predict_mc_batch)
-    model = _blocking(Requests.model)
+    @takes(PredictParameters)
+    def predict(self, image: "Image", **parameters: Any) -> Prediction:
+        """The deterministic answer to one image.
+
+        Raises:
+            DropserveError: see `app.client.errors`.
+        """
+        return self._run(self._requests.predict(Prediction, image, parameters))
+
+    @takes(McParameters)
+    def predict_mc(self, image: "Image", **parameters: Any) -> McPrediction:
+        """The MC-dropout answer to one image.
+
+        Raises:
+            DropserveError: see `app.client.errors`.
+        """
+        return self._run(self._requests.predict(McPrediction, image, parameters))
+
+    @takes(PredictParameters)
+    def predict_batch(
+        self, images: "Iterable[Image]", **parameters: Any
+    ) -> list[Prediction | DropserveError]:
+        """The answer to each image, in order; an image without one has its exception in the list.
+
+        The number of images is not limited: they are read and sent some at a time.
+
+        Raises:
+            DropserveError: no image can have an answer.
+        """
+        return self._run(self._requests.predict_batch(Prediction, images, parameters))
+
+    @takes(McParameters)
+    def predict_mc_batch(
+        self, images: "Iterable[Image]", **parameters: Any
+    ) -> list[McPrediction | DropserveError]:
+        """As `predict_batch`, with dropout; a seed applies to every image as to a single one."""
+        return self._run(self._requests.predict_batch(McPrediction, images, parameters))
 
     @takes(McParameters)
     def predict_mc_stream(self, image: "Image", **parameters: Any) -> Iterator[McPrediction]:
@@ -112,8 +117,7 @@ class DropserveClient:
         Raises:
             DropserveError: see `app.client.errors`; also between two answers.
         """
-        flow = self._requests.open_stream(image, parameters)
-        response = self._run(flow, is_streamed=True)
+        response = self._run(self._requests.stream(image, parameters), is_streamed=True)
         reader = EventReader(response)
         try:
             for chunk in response.iter_bytes():
@@ -123,6 +127,14 @@ class DropserveClient:
         finally:
             response.close()
         reader.finish()
+
+    def model(self) -> dict[str, Any]:
+        """The model card: GET /model.
+
+        Raises:
+            DropserveError: see `app.client.errors`.
+        """
+        return self._run(self._requests.model())
 
     def close(self) -> None:
         """Closes the connections."""
@@ -135,7 +147,7 @@ class DropserveClient:
         self.close()
 
     def _run(self, flow: Flow[R], *, is_streamed: bool = False) -> R:
-        outcome: httpx.Response | httpx.RequestError | None = None
+        outcome: Outcome = None
         try:
             while True:
                 step = flow.send(outcome)
@@ -178,19 +190,36 @@ class AsyncDropserveClient:
         )
         self._requests = Requests(self._http.build_request, retries)
 
-    predict = _awaitable(Requests.predict)
-    predict_mc = _awaitable(Requests.predict_mc)
-    predict_batch = _awaitable(Requests.predict_batch)
-    predict_mc_batch = _awaitable(Requests.predict_mc_batch)
-    model = _awaitable(Requests.model)
+    @takes(PredictParameters)
+    async def predict(self, image: "Image", **parameters: Any) -> Prediction:
+        """See `DropserveClient.predict`."""
+        return await self._run(self._requests.predict(Prediction, image, parameters))
+
+    @takes(McParameters)
+    async def predict_mc(self, image: "Image", **parameters: Any) -> McPrediction:
+        """See `DropserveClient.predict_mc`."""
+        return await self._run(self._requests.predict(McPrediction, image, parameters))
+
+    @takes(PredictParameters)
+    async def predict_batch(
+        self, images: "Iterable[Image]", **parameters: Any
+    ) -> list[Prediction | DropserveError]:
+        """See `DropserveClient.predict_batch`."""
+        return await self._run(self._requests.predict_batch(Prediction, images, parameters))
+
+    @takes(McParameters)
+    async def predict_mc_batch(
+        self, images: "Iterable[Image]", **parameters: Any
+    ) -> list[McPrediction | DropserveError]:
+        """See `DropserveClient.predict_mc_batch`."""
+        return await self._run(self._requests.predict_batch(McPrediction, images, parameters))
 
     @takes(McParameters)
     async def predict_mc_stream(
         self, image: "Image", **parameters: Any
     ) -> AsyncIterator[McPrediction]:
         """See `DropserveClient.predict_mc_stream`."""
-        flow = self._requests.open_stream(image, parameters)
-        response = await self._run(flow, is_streamed=True)
+        response = await self._run(self._requests.stream(image, parameters), is_streamed=True)
         reader = EventReader(response)
         try:
             async for chunk in response.aiter_bytes():
@@ -201,6 +230,10 @@ class AsyncDropserveClient:
         finally:
             await response.aclose()
         reader.finish()
+
+    async def model(self) -> dict[str, Any]:
+        """See `DropserveClient.model`."""
+        return await self._run(self._requests.model())
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -213,7 +246,7 @@ class AsyncDropserveClient:
         await self.close()
 
     async def _run(self, flow: Flow[R], *, is_streamed: bool = False) -> R:
-        outcome: httpx.Response | httpx.RequestError | None = None
+        outcome: Outcome = None
         try:
             while True:
                 step = flow.send(outcome)

@@ -8,6 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import httpx
+from pydantic.fields import FieldInfo
 
 from ..schemas import McParameters, McPrediction, Prediction, PredictParameters
 from .errors import DropserveError, ImageError, unexpected_answer
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Client = TypeVar("Client")
 Images = TypeVar("Images")  # one or several
+
+Parameters = Mapping[str, Any]  # by name; None is the server's default
 
 _PATHS: Mapping[type[Prediction], str] = {Prediction: "/predict", McPrediction: "/predict/mc"}
 
@@ -43,19 +46,28 @@ def takes(
     Type checkers, editors and `help` then know them. They are not checked here: a newer server may
     know further ones, and names the nearest to one that it does not know.
     """
+    fields: Mapping[str, FieldInfo] = parameters.model_fields  # type: ignore[attr-defined]
+    arguments = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=field.annotation,
+        )
+        for name, field in fields.items()
+    ]
 
     def decorate(method: Any) -> Any:
         signature = inspect.signature(method)
-        own = list(signature.parameters.values())[:2]
-        declared = inspect.signature(parameters).parameters.values()
-        method.__signature__ = signature.replace(parameters=[*own, *declared])
+        client, images, _ = signature.parameters.values()
+        method.__signature__ = signature.replace(parameters=[client, images, *arguments])
         return method
 
     return decorate
 
 
 class Requests:
-    """Every method is a flow from what a user gives to the result.
+    """Flows from what a user gives to the result.
 
     Args:
         build: httpx's `build_request`, which knows the address and the headers.
@@ -66,75 +78,26 @@ class Requests:
         self._build = build
         self._policy = policy
 
-    @takes(PredictParameters)
-    def predict(self, image: "Image", **parameters: Any) -> Flow[Prediction]:
-        """The deterministic answer to one image.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
-        return self._predict(Prediction, encode_image(image), parameters)
-
-    @takes(McParameters)
-    def predict_mc(self, image: "Image", **parameters: Any) -> Flow[McPrediction]:
-        """The MC-dropout answer to one image.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
-        return self._predict(McPrediction, encode_image(image), parameters)
-
-    @takes(PredictParameters)
-    def predict_batch(
-        self, images: "Iterable[Image]", **parameters: Any
-    ) -> Flow[list[Prediction | DropserveError]]:
-        """The answer to each image, in order; an image without one has its exception in the list.
-
-        The number of images is not limited: they are read and sent some at a time.
-
-        Raises:
-            DropserveError: no image can have an answer.
-        """
-        return self._predict_batch(Prediction, images, parameters)
-
-    @takes(McParameters)
-    def predict_mc_batch(
-        self, images: "Iterable[Image]", **parameters: Any
-    ) -> Flow[list[McPrediction | DropserveError]]:
-        """As `predict_batch`, with dropout; a seed applies to every image as to a single one."""
-        return self._predict_batch(McPrediction, images, parameters)
-
-    def model(self) -> Flow[dict[str, Any]]:
-        """The model card: GET /model.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
-        response = yield from exchange(self._build("GET", "/model"), self._policy)
-        return read_response(response, lambda text: dict(json.loads(text)))
-
-    def open_stream(self, image: "Image", parameters: Mapping[str, Any]) -> Flow[httpx.Response]:
-        """The response to one image whose body is the events."""
-        return self._post_image("/predict/mc/stream", encode_image(image), parameters)
-
-    def _post_image(
-        self, path: str, data: bytes, parameters: Mapping[str, Any]
-    ) -> Flow[httpx.Response]:
-        headers = {"content-type": "application/octet-stream"}  # the server finds the format
-        request = self._build(
-            "POST", path, params=_given(parameters), content=data, headers=headers
-        )
-        return exchange(request, self._policy)
-
-    def _predict(self, answer_type: type[A], data: bytes, parameters: Mapping[str, Any]) -> Flow[A]:
-        response = yield from self._post_image(_PATHS[answer_type], data, parameters)
+    def predict(self, answer_type: type[A], image: "Image", parameters: Parameters) -> Flow[A]:
+        """The answer to one image."""
+        response = yield from self._post_image(_PATHS[answer_type], image, parameters)
         return read_response(
             response, lambda text: parse_answer(json.loads(text), text, answer_type)
         )
 
-    def _predict_batch(
-        self, answer_type: type[A], images: "Iterable[Image]", parameters: Mapping[str, Any]
+    def stream(self, image: "Image", parameters: Parameters) -> Flow[httpx.Response]:
+        """The response whose body is the events of one image."""
+        return self._post_image("/predict/mc/stream", image, parameters)
+
+    def model(self) -> Flow[dict[str, Any]]:
+        """The model card."""
+        response = yield from exchange(self._build("GET", "/model"), self._policy)
+        return read_response(response, lambda text: dict(json.loads(text)))
+
+    def predict_batch(
+        self, answer_type: type[A], images: "Iterable[Image]", parameters: Parameters
     ) -> Flow[list[A | DropserveError]]:
+        """The answer to each image, or its exception, from as many requests as necessary."""
         if isinstance(images, str | bytes | bytearray | PathLike):
             raise TypeError("a batch takes a list of images, and this is a single one")
         passes = parameters.get("passes") or _DEFAULT_PASSES
@@ -146,15 +109,27 @@ class Requests:
             results += [next(answers) if isinstance(data, bytes) else data for data in chunk]
         return results
 
+    def _post_image(
+        self, path: str, image: "Image", parameters: Parameters
+    ) -> Flow[httpx.Response]:
+        request = self._build(
+            "POST",
+            path,
+            params=_given(parameters),
+            content=encode_image(image),
+            headers={"content-type": "application/octet-stream"},  # the server finds the format
+        )
+        return exchange(request, self._policy)
+
     def _predict_chunk(
-        self, answer_type: type[A], images: Sequence[bytes], parameters: Mapping[str, Any]
+        self, answer_type: type[A], images: Sequence[bytes], parameters: Parameters
     ) -> Flow[list[A | DropserveError]]:
         if not images:
             return []
         if len(images) == 1:
             # A raw body may hold a larger image than JSON, and is read faster.
             try:
-                return [(yield from self._predict(answer_type, images[0], parameters))]
+                return [(yield from self.predict(answer_type, images[0], parameters))]
             except ImageError as error:
                 return [error]
         request = self._build(
@@ -178,8 +153,7 @@ class Requests:
         return answers
 
 
-def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """None is the server's default."""
+def _given(parameters: Parameters) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 

@@ -15,9 +15,10 @@ import httpx
 from .errors import connection_error, error_from_response
 
 R = TypeVar("R")
-# Yields a request to send, or seconds to wait; is sent the response, or why there is none, or None
-# after a wait; returns its result.
-Flow = Generator[httpx.Request | float, httpx.Response | httpx.RequestError | None, R]
+# Of sending a request; None of waiting.
+Outcome = httpx.Response | httpx.RequestError | None
+# Yields a request to send, or seconds to wait; is sent the outcome; returns its result.
+Flow = Generator[httpx.Request | float, Outcome, R]
 
 _FIRST_WAIT_SECONDS = 0.2
 _BUSY = (429, 503)

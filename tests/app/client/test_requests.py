@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -46,17 +46,20 @@ def test_methods_take_the_parameters_that_the_api_declares(
     assert {each.name: each.default for each in arguments} == {
         name: field.default for name, field in parameters.model_fields.items()
     }
+    assert {each.name: each.annotation for each in arguments} == {
+        name: field.annotation for name, field in parameters.model_fields.items()
+    }
     assert {each.kind for each in arguments} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def check_types(client: DropserveClient, asking: AsyncDropserveClient) -> None:
+async def check_types(client: DropserveClient, asking: AsyncDropserveClient) -> None:
     """Never called: the type checker knows the parameters, and complains of others."""
     assert_type(client.predict(PICTURE, preprocess="none", timeout_ms=None), Prediction)
     assert_type(client.predict_mc("7.png", passes=4, estimator="balanced"), McPrediction)
     assert_type(client.predict_batch([PICTURE], coverage=0.99), list[Prediction | DropserveError])
     assert_type(client.predict_mc_stream(PICTURE, seed=1), Iterator[McPrediction])
     assert_type(asking.predict_mc_stream(PICTURE, seed=1), AsyncIterator[McPrediction])
-    assert_type(asking.predict(PICTURE), Coroutine[Any, Any, Prediction])
+    assert_type(await asking.predict(PICTURE), Prediction)
     client.predict(PICTURE, passes=4)  # type: ignore[call-arg]
     client.predict(7)  # type: ignore[arg-type]
     client.predict_mc(PICTURE, estimator="odd")  # type: ignore[arg-type]
