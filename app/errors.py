@@ -42,11 +42,6 @@ class ErrorCode(Enum):
         400,
         "a parameter is given twice with different values; give it once",
     )
-    PAGE_REFUSED = (
-        400,
-        "this page may not send this request; DROPSERVE_CORS_ORIGINS must name its origin, and "
-        "pages may send GET and POST with the headers of this API only",
-    )
     INVALID_HTTP = 400, "this is no HTTP request that can be read; send HTTP/1.1"
     # Of the Open Inference Protocol, whose bodies have no codes: this one is for logs and metrics.
     INVALID_REQUEST = 400, "the request is not a V2 inference request"

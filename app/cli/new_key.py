@@ -23,7 +23,7 @@ def add_new_key_command(commands: "Commands") -> None:
 
 
 def _new_key(options: argparse.Namespace) -> int:
-    from app.api.api_keys import key_line, make_key
+    from app.api.auth import key_line, make_key
 
     key = make_key()
     sys.stderr.write(f"The key, shown only now: {key}\n")

@@ -28,7 +28,7 @@ def _serve(options: argparse.Namespace) -> int:
         os.environ, {name: getattr(options, name) for name in Settings.model_fields}
     )
     if settings.api_keys_file is not None:
-        from app.api.api_keys import ApiKeys
+        from app.api.auth import ApiKeys
 
         ApiKeys(settings.api_keys_file)
     # Torch is imported only now, so that help and wrong settings answer at once.

@@ -248,6 +248,12 @@ def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
     """The answer to whatever a decoder raised: on hostile bytes that can be any exception."""
     if isinstance(error, MemoryError | PIL.Image.DecompressionBombError):
         return ApiError(ErrorCode.TOO_MANY_PIXELS)
+    if image_format == "TIFF":
+        # Its metadata may lie behind the pixels, so damage cannot be distinguished from a lost end.
+        return ApiError(
+            ErrorCode.TRUNCATED_IMAGE,
+            "this TIFF file is cut off or damaged; save it again and send the whole file",
+        )
     if is_cut_off(data, image_format):
         return ApiError(ErrorCode.TRUNCATED_IMAGE)
     return ApiError(

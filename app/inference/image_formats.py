@@ -75,8 +75,7 @@ def is_cut_off(data: bytes, image_format: Format) -> bool:
         case "BMP":
             return int.from_bytes(data[2:6], "little") > len(data)
         case "TIFF":
-            # Its metadata lies anywhere, so what cannot be decoded is most likely not whole.
-            return True
+            return False  # see `tiff_is_cut_off`
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:

@@ -88,7 +88,7 @@ class Predictor:
         image, parameters = Preprocessed(pixels), McParameters(seed=0)
         self._predict(image, parameters)
         job = Job(image, parameters)
-        self._step([(job, job.remaining)])
+        self._compute([(job, job.remaining)])
         self._answers.sampled([job])
 
     async def close(self, seconds: float) -> None:
@@ -345,6 +345,11 @@ class Predictor:
                 job.dropped = [base64.b64encode(row).decode() for row in bits]
 
     def _step(self, batch: Sequence[tuple[Job, int]]) -> None:
+        self._compute(batch)
+        if self._metrics is not None:
+            self._metrics.count_round(len(batch), sum(passes for _, passes in batch))
+
+    def _compute(self, batch: Sequence[tuple[Job, int]]) -> None:
         """Computes at most the given number of passes of each job."""
         self._prepare([job for job, _ in batch])
         ranges = [
@@ -354,8 +359,6 @@ class Predictor:
         ]
         for (job, _), probs in zip(batch, self.engine.sample(ranges), strict=True):
             job.advance(probs)
-        if self._metrics is not None:
-            self._metrics.count_round(len(batch), sum(passes for _, passes in batch))
 
     async def _in_thread(self, function: Callable[[], T], deadline: float) -> T:
         """Calls the function in the decoding thread.

@@ -15,7 +15,6 @@ def test_every_code_has_its_status() -> None:
         (400, "invalid_json"),
         (400, "invalid_multipart"),
         (400, "invalid_request"),
-        (400, "page_refused"),
         (400, "truncated_image"),
         (401, "unauthorized"),
         (404, "not_found"),

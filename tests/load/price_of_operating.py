@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from app.api.api_keys import key_line, make_key
+from app.api.auth import key_line, make_key
 from app.cli.machine import describe_machine
 from tests.load.processes import assign_cores
 from tests.load.rounds import Target, describe, measure, ratios

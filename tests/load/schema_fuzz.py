@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.api.api_keys import key_line, make_key
+from app.api.auth import key_line, make_key
 from tests.load.servers import ROOT, serving
 
 CONFIGURATION = Path(__file__).with_name("schema_fuzz.toml")

@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 import app.schemas
-from app.api.health import STATIC_DIR
+from app.api.pages import STATIC_DIR
 from app.schemas import ErrorBody, McParameters, PredictParameters
 from model.digits.preprocessing import preprocess_image
 from tests.conftest import assert_error, sample

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.api_keys import ApiKeys
+from app.api.auth import ApiKeys
 from tests.app.cli.conftest import run
 
 

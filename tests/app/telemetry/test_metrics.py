@@ -1,8 +1,7 @@
 """`GET /metrics`: what is counted, and that it is counted once, whatever the way to the answer."""
 
-import re
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as TheirHistogram
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import Mount
 
 from app.api.application import create_app
-from app.api.routes import OTHER, ROUTES, route_label
+from app.api.routes import OTHER
 from app.settings import Settings
 from app.telemetry.metric_families import Counter, Histogram, lay_out
 from app.telemetry.metrics import FAMILIES, Metrics, MetricsRow
@@ -39,33 +38,6 @@ async def counting(
 
 async def scrape(client: httpx.AsyncClient) -> Scrape:
     return Scrape.of(await client.get("/metrics"))
-
-
-def paths(routes: Iterable[BaseRoute], prefix: str = "") -> Iterable[str]:
-    """An address for each route, also of mounted and included ones."""
-    for route in routes:
-        router = getattr(route, "original_router", None)
-        nested = getattr(route, "routes", None) or getattr(router, "routes", None)
-        path = prefix + getattr(route, "path", "")
-        if nested:
-            yield from paths(nested, path)
-        else:
-            yield re.sub(r"{\w+}", "something", path)
-
-
-def test_every_address_has_a_name_of_its_own(app: FastAPI) -> None:
-    found = {path: route_label(path) for path in paths(app.router.routes)}
-
-    assert {"/predict", "/health/live", "/v2/health/ready", "/playground.js"} <= found.keys()
-    assert [path for path, label in found.items() if label == OTHER] == []
-    assert {*found.values(), "/static", OTHER} == set(ROUTES)
-
-
-@pytest.mark.parametrize(
-    "path", ["/predict/", "/etc/passwd", "/v2/models", "/v2/models/a/b", "/static", "/%00", "", "*"]
-)
-def test_made_up_addresses_make_no_series(path: str) -> None:
-    assert route_label(path) in (OTHER, "/static")
 
 
 async def test_nothing_is_counted_before_somebody_asks(default_checkpoint: Checkpoint) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.api_keys import key_line, make_key
+from app.api.auth import key_line, make_key
 from app.settings import load_settings
 from tests.app.cli.predict.conftest import DIGITS, DOUBTFUL, SEVEN, answer_of, json_lines, predict
 from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter, sample
