@@ -279,6 +279,6 @@ def _headers(given: Mapping[str, str] | None, api_key: str | None) -> dict[str, 
     headers = {"user-agent": f"dropserve/{version('dropserve')}"}
     if api_key is not None:
         if not api_key.isascii() or not api_key.isprintable():
-            raise ValueError("the API key has characters that an HTTP header cannot hold")
+            raise ValueError("the API key has characters that no header can hold")
         headers["authorization"] = f"Bearer {api_key}"
     return headers | dict(given or {})
