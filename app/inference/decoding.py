@@ -25,7 +25,6 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-import model.errors
 from app.errors import ApiError, ErrorCode
 from app.inference.image_formats import (
     Format,
@@ -94,11 +93,6 @@ _UPRIGHT = {
 }
 _ORIENTATION_TAG = 0x0112
 
-_MODEL_ERRORS: dict[type[model.errors.ImageError], ErrorCode] = {
-    model.errors.InvalidPixelsError: ErrorCode.INVALID_PIXELS,
-    model.errors.NoInkError: ErrorCode.NO_INK,
-}
-
 
 def decode(data: bytes, *, max_pixels: int) -> tuple[Grey, int]:
     """Decodes an image file, upright, transparency on paper that shows the ink.
@@ -136,16 +130,6 @@ def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
     opened = _open(data, max_pixels)
     width, height = opened.image.size
     return _to_grey(opened) if width * height <= INLINE_PIXELS else None
-
-
-def from_image_error(error: model.errors.ImageError, *, param: str | None = None) -> ApiError:
-    """The API's error, with the same message, for an image that `model` refuses.
-
-    Args:
-        error: as raised by `model.digits.preprocessing`.
-        param: the field that the image came in, where it has a name.
-    """
-    return ApiError(_MODEL_ERRORS[type(error)], str(error), param=param)
 
 
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")

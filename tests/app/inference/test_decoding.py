@@ -14,10 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, _imaging
 
-import model.errors
 from app.errors import ApiError, ErrorCode
 from app.inference import decoding
-from app.inference.decoding import INLINE_BYTES, decode_inline, from_image_error
+from app.inference.decoding import INLINE_BYTES, decode_inline
 from app.inference.image_formats import Format, identify
 from tests.api_errors import raises_error
 
@@ -684,24 +683,3 @@ def test_threads_do_not_hear_warnings_either() -> None:
             decoded = list(pool.map(decode, [data] * 200))
     for pixels in decoded:
         np.testing.assert_array_equal(pixels, split_field())
-
-
-@pytest.mark.parametrize(
-    ("raised", "status", "code"),
-    [
-        (model.errors.InvalidPixelsError("send 28x28"), 422, "invalid_pixels"),
-        (model.errors.NoInkError("send ink"), 422, "no_ink"),
-    ],
-)
-def test_what_the_model_refuses_becomes_an_answer(
-    raised: model.errors.ImageError, status: int, code: str
-) -> None:
-    error = from_image_error(raised, param="pixels")
-
-    assert (error.status, error.code) == (status, code)
-    assert (error.message, error.param) == (str(raised), "pixels")
-
-
-def test_every_image_error_of_the_model_has_an_answer() -> None:
-    for error_class in model.errors.ImageError.__subclasses__():
-        assert from_image_error(error_class("because")).status == 422
