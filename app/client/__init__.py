@@ -1,6 +1,7 @@
 """The Python client of a Dropserve server: `DropserveClient` and `AsyncDropserveClient`."""
 
-from .client import AsyncDropserveClient, DropserveClient, McOptions, PredictOptions
+from ..schemas import Decision, McPrediction, ModelIdentity, Prediction
+from .client import AsyncDropserveClient, DropserveClient
 from .errors import (
     BusyError,
     ConnectionFailedError,
@@ -12,7 +13,6 @@ from .errors import (
     TimedOutError,
     UnexpectedAnswerError,
 )
-from .results import Decision, McPrediction, ModelIdentity, Prediction
 from .retries import RetryPolicy
 
 __all__ = [
@@ -24,10 +24,8 @@ __all__ = [
     "DropserveClient",
     "DropserveError",
     "ImageError",
-    "McOptions",
     "McPrediction",
     "ModelIdentity",
-    "PredictOptions",
     "Prediction",
     "RequestError",
     "RetryPolicy",

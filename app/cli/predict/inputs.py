@@ -1,4 +1,4 @@
-"""What stands on the command line -> images: files, folders, patterns, standard input."""
+"""Arguments of the command line -> images: files, folders, patterns, standard input."""
 
 import glob
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True)
 class Input:
-    """One image to be answered.
+    """One image.
 
     Attributes:
         name: as the user knows it, printable.
-        image: a path, the bytes themselves, or why there are none.
+        image: a path, the file's bytes, or why there are none.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Input:
 def find_inputs(arguments: Sequence[str], stdin: BinaryIO) -> list[Input]:
     """The images that the arguments name, in their order; those of a folder sorted by path.
 
-    Folders are searched with everything below them, but for hidden files and folders.
+    Folders are searched with everything below them, except hidden files and folders.
 
     Raises:
         UsageError: standard input is named twice.
@@ -41,7 +41,7 @@ def find_inputs(arguments: Sequence[str], stdin: BinaryIO) -> list[Input]:
         try:
             found += _expand(argument, stdin)
         except OSError as error:
-            found.append(_missing(argument, f"it cannot be read: {error.strerror}"))
+            found.append(_unreadable(argument, f"it cannot be read: {error.strerror}"))
     return found
 
 
@@ -49,31 +49,29 @@ def _expand(argument: str, stdin: BinaryIO) -> Iterator[Input]:
     path = Path(argument)
     if argument == STANDARD_INPUT:
         yield Input(STANDARD_INPUT, stdin.read())
-    elif path.is_dir():
-        yield from _search(argument)
-    elif not path.exists() and glob.has_magic(argument):
-        # Where no shell has done so: on Windows, or in quotes.
-        matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  keeps the user's form
-        if not matches:
-            yield _missing(argument, "no file matches this pattern")
-        for match in matches:
-            if Path(match).is_dir():
-                yield from _search(match)
-            else:
-                yield Input(printable(match), match)
-    elif not path.exists():
-        yield _missing(argument, "there is no such file")
+    elif path.exists():
+        yield from _files(argument)
+    elif not glob.has_magic(argument):
+        yield _unreadable(argument, "there is no such file")
     else:
-        yield Input(printable(argument), argument)
+        # Quoted patterns, and shells that do not expand them, as on Windows.
+        matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  keeps the user's form
+        for match in matches:
+            yield from _files(match)
+        if not matches:
+            yield _unreadable(argument, "no file matches this pattern")
 
 
-def _search(folder: str) -> Iterator[Input]:
-    found = list(walk_files(folder, is_image_name))
-    if not found:
-        yield _missing(folder, "there is no image in this folder")
-    for path in found:
+def _files(path: str) -> Iterator[Input]:
+    if not Path(path).is_dir():
         yield Input(printable(path), path)
+        return
+    found = list(walk_files(path, is_image_name))
+    for file in found:
+        yield Input(printable(file), file)
+    if not found:
+        yield _unreadable(path, "there is no image in this folder")
 
 
-def _missing(argument: str, message: str) -> Input:
+def _unreadable(argument: str, message: str) -> Input:
     return Input(printable(argument), ImageError("unreadable_file", message))

@@ -1,20 +1,23 @@
-"""`dropserve score`: its options. What it does is imported only when it runs."""
+"""`dropserve score`: its options. The code behind it is imported only when it runs."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.cli.options import add_parameter_options
 from app.errors import EXIT_FAILED
+from app.schemas import McParameters
 
 if TYPE_CHECKING:
-    from app.cli.predict_command import Commands
+    from app.cli.options import Commands
 
 _DESCRIPTION = """\
-Score millions of images into one Parquet table: a row an image, in the order of the input. Killed
-or interrupted at any moment, the same command goes on where it stopped. Images that cannot be
-scored are listed next to the table, in a file that ends in .errors.jsonl."""
-# What brings the packages that only this command needs.
+Score millions of images into one Parquet table: a row for each image, in the order of the input.
+After an interruption at any moment, even a kill, the same command continues where it stopped.
+Images that cannot be scored are listed in a second file, which ends in .errors.jsonl."""
+_PARAMETERS = ("passes", "seed", "estimator", "preprocess")
+# The extra that installs each package that only this command needs.
 _EXTRAS = {"pyarrow": "score", "ray": "ray"}
 _EPILOG = """\
 exit codes: 0 every image was scored, 1 some failed or the disk is full, 2 wrong usage,
@@ -22,7 +25,7 @@ exit codes: 0 every image was scored, 1 some failed or the disk is full, 2 wrong
 
 
 def add_score_command(commands: "Commands") -> None:
-    """Adds `score` to the commands."""
+    """Adds `score`."""
     parser = commands.add_parser(
         "score",
         help="score millions of images into a table",
@@ -41,28 +44,8 @@ def add_score_command(commands: "Commands") -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the table, .parquet"
     )
-    parser.add_argument(
-        "--passes", type=int, default=50, metavar="N", help="stochastic passes (default: 50)"
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        metavar="S",
-        help="determines the dropout masks of every image; without it each image draws its own",
-    )
-    parser.add_argument(
-        "--estimator",
-        choices=["independent", "balanced"],
-        default="independent",
-        help="how the masks of the passes are drawn (default: independent)",
-    )
-    parser.add_argument(
-        "--preprocess",
-        choices=["auto", "none"],
-        default="auto",
-        help="auto finds the ink in any picture; none takes 28x28, white on black, as it is "
-        "(default: auto)",
-    )
+    add_parameter_options(parser, _PARAMETERS)
+    parser.set_defaults(**McParameters().model_dump(include=set(_PARAMETERS)))
     parser.add_argument(
         "--column", metavar="NAME", help="of Parquet files (default: the one that holds images)"
     )
@@ -87,7 +70,7 @@ def add_score_command(commands: "Commands") -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="start anew: replace the table, and forget what an unfinished run has scored",
+        help="start again: replace the table, and discard what an unfinished run has scored",
     )
 
 
@@ -102,7 +85,7 @@ def _score(options: argparse.Namespace) -> int:
             raise
         sys.stderr.write(
             f"dropserve: {missing} is not installed; pip install 'dropserve[{_EXTRAS[missing]}]' "
-            "brings what this command needs\n"
+            "installs it\n"
         )
         return EXIT_FAILED
 

@@ -1,9 +1,9 @@
-"""An answer in words: the verdict. The answer's decision decides, never this module."""
+"""An answer in words: the verdict. It follows the answer's decision and adds none of its own."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.client.results import McPrediction
+from app.schemas import McPrediction
 
 _MAY_BE_NO_DIGIT = (
     "It may not be a digit. I only know digits, and some other shapes will still fool me."
@@ -11,17 +11,17 @@ _MAY_BE_NO_DIGIT = (
 
 
 class Verdict(NamedTuple):
-    """What the network says: a headline, and what it rests on."""
+    """A headline, and the reason for it."""
 
     headline: str
     reason: str
 
 
 def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
-    """The verdict in the words of the playground.
+    """The verdict on an answer, as the playground's.
 
     Args:
-        answer: with its decision; without one the words claim nothing about being sure enough.
+        answer: if it has no decision, the verdict leaves it to the reader.
         labels: the network's name for each class.
     """
     label = answer.label
@@ -31,12 +31,12 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
     if decision is None:
         return Verdict(
             f"Most likely {_a(label)}.",
-            f"{counts} This network has no limit for doubt: whether that is sure enough is yours "
-            "to judge.",
+            f"{counts} This network has no threshold: whether that is certain enough is for you to "
+            "decide.",
         )
     if not decision.abstains:
-        within = "" if agreed else " That is within my limit for doubt."
-        return Verdict(f"It's {_a(label)}.", f"{counts}{within}")
+        limit = "" if agreed else " The predictive entropy is within my threshold."
+        return Verdict(f"It's {_a(label)}.", f"{counts}{limit}")
     if decision.reason == "several_digits":
         return Verdict("I see more than one digit.", "I read one at a time: erase all but one.")
     if is_flat(answer):
@@ -63,7 +63,7 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
 
 
 def is_flat(answer: McPrediction) -> bool:
-    """Whether each pass by itself finds no digit likely: its vote is then next to chance."""
+    """Whether no single pass finds a digit likely: its vote is then close to chance."""
     return (
         answer.decision is not None
         and answer.decision.reason == "unfamiliar"
@@ -73,8 +73,8 @@ def is_flat(answer: McPrediction) -> bool:
 
 
 def rival_of(answer: McPrediction) -> int:
-    """The class that is set against the answer's own; equal votes differ by average."""
-    # Two classes compete by their averages: so says the server.
+    """The class that competes with the answer's own, by votes and then by mean."""
+    # The server calls an answer ambiguous by the means.
     is_ambiguous = answer.decision is not None and answer.decision.reason == "ambiguous"
     others = [index for index in range(len(answer.votes)) if index != answer.digit]
     return max(others, key=lambda i: (0 if is_ambiguous else answer.votes[i], answer.mean[i]))
