@@ -19,7 +19,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.exception_handlers import HANDLERS, ExceptionAnswerer
 from app.api.middleware import RequestContextMiddleware
-from app.api.routes import path_within
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
 
@@ -102,7 +101,7 @@ class _FastPath:
             await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> DirectRoute | None:
-        path = path_within(scope)
+        path = scope["state"]["path"]
         if route := self._routes.get(path):
             return route
         for route in self._patterns:

@@ -40,8 +40,8 @@ class AnswerBuilder:
     ) -> Prediction:
         """The answer with dropout off, from C probabilities."""
         score: Any = np.float32(shannon_entropy(probs))
-        return Prediction(
-            **self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
+        return Prediction.of(
+            self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
         )
 
     def sampled(self, jobs: Sequence[Job]) -> list[McPrediction]:
@@ -72,31 +72,23 @@ class AnswerBuilder:
         for i, job in enumerate(jobs):
             assert job.probs is not None
             calibration = self._mc_calibration
-            shared = self._shared(
-                mean_lists[i],
-                scores[i],
-                calibration,
-                job.pixels,
-                job.boxes,
-                job.parameters,
+            fields = self._shared(
+                mean_lists[i], scores[i], calibration, job.pixels, job.boxes, job.parameters
             )
-            answers.append(
-                McPrediction(
-                    **shared,
-                    mean=means[i],
-                    variance=None if spreads is None else spreads[i],
-                    standard_error=None if errors is None else errors[i],
-                    expected_entropy=expected[i],
-                    mutual_information=information[i],
-                    votes=found.votes[i],
-                    passes=len(job.probs),
-                    stop_reason=job.stop_reason,
-                    seed=job.passes.seed,
-                    estimator=job.passes.estimator,
-                    pass_probabilities=_rows(job.probs) if job.dropped is not None else None,
-                    dropped=job.dropped and job.dropped[: len(job.probs)],
-                )
-            )
+            fields["mean"] = means[i]
+            fields["variance"] = None if spreads is None else spreads[i]
+            fields["standard_error"] = None if errors is None else errors[i]
+            fields["expected_entropy"] = expected[i]
+            fields["mutual_information"] = information[i]
+            fields["votes"] = found.votes[i]
+            fields["passes"] = len(job.probs)
+            fields["stop_reason"] = job.stop_reason
+            fields["seed"] = job.passes.seed
+            fields["estimator"] = job.passes.estimator
+            if job.dropped is not None:
+                fields["pass_probabilities"] = np.ascontiguousarray(job.probs)
+                fields["dropped"] = job.dropped[: len(job.probs)]
+            answers.append(McPrediction.of(fields))
         return answers
 
     def _shared(
@@ -137,17 +129,15 @@ def _decide(
     decided = decide(probs, float(score), threshold, several_digits=bool(boxes))
     if decided is None or threshold is None:
         return None
-    return Decision(
-        outcome=decided.outcome,
-        reason=decided.reason,
-        score=score,
-        threshold=threshold,
-        boxes=boxes or None,
-    )
-
-
-def _rows(probs: Any) -> Any:
-    return np.ascontiguousarray(probs)
+    fields: dict[str, Any] = {
+        "outcome": decided.outcome,
+        "reason": decided.reason,
+        "score": score,
+        "threshold": threshold,
+    }
+    if boxes:
+        fields["boxes"] = boxes
+    return Decision.of(fields)
 
 
 def encode_json(content: Any) -> bytes:

@@ -5,7 +5,7 @@ import base64
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from app.inference.answers import AnswerBuilder
 from app.inference.decoding import Image
 from app.inference.jobs import Job
 from app.inference.reading import PictureReader
-from app.inference.scheduler import Scheduler
+from app.inference.scheduler import Admission, Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -113,13 +113,18 @@ class Predictor:
         Raises:
             ApiError: the request is refused, or the image has no answer.
         """
-        with self._admit([image], parameters):
-            started = time.monotonic()
-            read = await self._reader.read(image, parameters.preprocess, self._deadline(parameters))
-            decoded = time.monotonic()
-            answer = self._predict(read, parameters)
+        self._require_level(parameters)
+        started = time.monotonic()
+        read = self._reader.read_inline(image, parameters.preprocess)
+        if read is None:
+            with self._admit([image], parameters):
+                deadline = self._deadline(parameters)
+                read = await self._reader.read(image, parameters.preprocess, deadline)
+        decoded = time.monotonic()
+        answer = self._predict(read, parameters)
+        timings = Timings(decoded - started, 0.0, time.monotonic() - decoded)
         self._count(answer)
-        return answer, Timings(decoded - started, 0.0, time.monotonic() - decoded)
+        return answer, timings
 
     async def predict_mc(
         self, image: Image, parameters: McParameters
@@ -200,26 +205,28 @@ class Predictor:
 
     def _admit(
         self, images: Sequence[Image | ApiError], parameters: PredictParameters
-    ) -> AbstractContextManager[None]:
+    ) -> Admission:
         """Counts a request as queued while the block lasts; refuses what cannot be answered.
 
         Raises:
             ApiError: invalid_parameter, the checkpoint has no prediction sets for the coverage;
                 see also `Scheduler.check`.
         """
-        levels = self._answers.levels
-        if parameters.coverage is not None and parameters.coverage not in levels:
-            cure = f"one of this checkpoint's levels: {', '.join(map(str, levels))}"
-            if not levels:
-                cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
-            raise ApiError(
-                ErrorCode.INVALID_PARAMETER, f"coverage must be {cure}", param="coverage"
-            )
+        self._require_level(parameters)
         cost = _DETERMINISTIC_COST
         if isinstance(parameters, McParameters):
             cost = parameters.passes + _IMAGE_COST
         decoding = sum(map(self._reader.cost, images))
         return self.scheduler.admit(cost * len(images), extra=decoding)
+
+    def _require_level(self, parameters: PredictParameters) -> None:
+        """Refuses a coverage that the checkpoint has no prediction sets for."""
+        if parameters.coverage is None or parameters.coverage in self._answers.levels:
+            return
+        cure = f"one of this checkpoint's levels: {', '.join(map(str, self._answers.levels))}"
+        if not self._answers.levels:
+            cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
+        raise ApiError(ErrorCode.INVALID_PARAMETER, f"coverage must be {cure}", param="coverage")
 
     async def _read_of_batch(
         self, image: Image | ApiError, parameters: PredictParameters, deadline: float

@@ -9,6 +9,7 @@ from typing import TypeVar
 from app.errors import ApiError, ErrorCode
 from app.inference.decoding import INLINE_BYTES, Image, decode, decode_inline
 from app.settings import Settings
+from model.arrays import Pixels
 from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
 from model.errors import ImageError, InvalidPixelsError, NoInkError
 from model.literals import Preprocess
@@ -68,6 +69,20 @@ class PictureReader:
             return min(len(image) // _BYTES_PER_PASS, self._most_cost)
         return 0
 
+    def read_inline(self, image: Image, mode: Preprocess) -> Preprocessed | None:
+        """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
+        grey: Pixels | None
+        if isinstance(image, bytes):
+            grey = decode_inline(image, max_pixels=self._max_pixels)
+        else:
+            grey = image
+        if grey is None:
+            return None
+        try:
+            return take_as_it_is(grey, mode)
+        except ImageError as error:
+            raise from_image_error(error) from error
+
     async def read(self, image: Image, mode: Preprocess, deadline: float) -> Preprocessed:
         """The pixels that the network sees.
 
@@ -79,20 +94,12 @@ class PictureReader:
         Raises:
             ApiError: the image cannot be decoded, or shows nothing; deadline_exceeded.
         """
-        picture = image
-        if isinstance(image, bytes):
-            grey = decode_inline(image, max_pixels=self._max_pixels)
-            picture = image if grey is None else grey
-        if not isinstance(picture, bytes):
-            try:
-                unchanged = take_as_it_is(picture, mode)
-            except ImageError as error:
-                raise from_image_error(error) from error
-            if unchanged is not None:
-                return unchanged
-        return await self.in_thread(
-            lambda: read_picture(picture, mode, max_pixels=self._max_pixels), deadline
-        )
+        read = self.read_inline(image, mode)
+        if read is None:
+            read = await self.in_thread(
+                lambda: read_picture(image, mode, max_pixels=self._max_pixels), deadline
+            )
+        return read
 
     async def in_thread(self, function: Callable[[], T], deadline: float) -> T:
         """Calls a function in the decoding thread.

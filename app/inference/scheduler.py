@@ -16,9 +16,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
 
@@ -166,9 +166,8 @@ class Scheduler(Generic[J, R]):
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
             raise ApiError(ErrorCode.OVERLOADED, headers={"Retry-After": str(seconds)})
 
-    @contextmanager
-    def admit(self, cost: int, *, extra: int = 0) -> Iterator[None]:
-        """Counts a request's cost as queued while the `with` block lasts.
+    def admit(self, cost: int, *, extra: int = 0) -> "Admission":
+        """Counts a request's cost as queued while a `with` block lasts.
 
         Args:
             cost: of what the scheduler computes, in passes.
@@ -179,13 +178,10 @@ class Scheduler(Generic[J, R]):
             ApiError: see `check`.
         """
         self.check(cost)
-        self._count(cost + extra)
-        try:
-            yield
-        finally:
-            self._count(-cost - extra)
+        return Admission(self, cost + extra)
 
-    def _count(self, passes: int) -> None:
+    def count(self, passes: int) -> None:
+        """Adds to what is queued; negative for what is answered."""
         self.queued += passes
         if self._note_queued is not None:
             self._note_queued(passes)
@@ -388,6 +384,22 @@ class Scheduler(Generic[J, R]):
                 return [_as_internal(error)]
             return [answer for each in jobs for answer in self._made([each])]
         return answers
+
+
+class Admission:
+    """A request's cost, counted from entering to leaving the block."""
+
+    __slots__ = ("_cost", "_scheduler")
+
+    def __init__(self, scheduler: Scheduler[Any, Any], cost: int) -> None:
+        self._scheduler = scheduler
+        self._cost = cost
+
+    def __enter__(self) -> None:
+        self._scheduler.count(self._cost)
+
+    def __exit__(self, *_: object) -> None:
+        self._scheduler.count(-self._cost)
 
 
 def _as_internal(error: Exception) -> ApiError:
