@@ -5,8 +5,9 @@ for some seconds. Here SIGTERM begins the drain: `/health/ready` answers 503 and
 carries `Connection: close`. The listener closes when the drain is over, and whoever is connected
 then is answered.
 
-Besides the methods that it overrides, it uses these of uvicorn's insides: the `cycle` of a
-connection, which is its current request, and `lifespan.state`.
+Besides the methods that it overrides, it uses these insides of uvicorn, whose version is pinned for
+that: `Config.encoded_headers` and `ServerState.default_headers`, which every answer carries, the
+`cycle` of a connection, which is its latest request, and `lifespan.state`.
 """
 
 import asyncio

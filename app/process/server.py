@@ -40,16 +40,13 @@ def run_server(settings: Settings, checkpoint: Checkpoint) -> NoReturn:
     access_log = configure_logs(settings)
     if settings.workers > 1:
         _exit(_run_workers(settings))
-    _exit(run_app(create_app(settings, checkpoint, access_log=access_log), settings))
+    run_app(create_app(settings, checkpoint, access_log=access_log), settings)
 
 
-def run_app(app: FastAPI, settings: Settings) -> int:
-    """Serves an application in this process until SIGINT or SIGTERM; returns the exit code."""
-    server = _Server(configure(settings, app), app)
-    server.run()
-    if not server.started:
-        return EXIT_FAILED
-    return EXIT_INTERRUPTED if server.last_signal == signal.SIGINT else EXIT_OK
+def run_app(app: FastAPI, settings: Settings) -> NoReturn:
+    """Serves an application in this process until SIGINT or SIGTERM, and exits."""
+    _Server(configure(settings, app), app).run()
+    _exit(EXIT_FAILED)  # it did not serve
 
 
 def _run_workers(settings: Settings) -> int:
@@ -73,7 +70,7 @@ def _serve_worker(
     metrics = None if row is None else row.open()
     app = create_app(settings, metrics=metrics, access_log=configure_logs(settings))
     _WorkerServer(configure(settings, app), app, pipe).run([listener])
-    _exit(EXIT_OK)
+    _exit(EXIT_FAILED)  # it did not serve
 
 
 def configure(settings: Settings, app: FastAPI | None = None) -> uvicorn.Config:
@@ -101,6 +98,11 @@ def configure(settings: Settings, app: FastAPI | None = None) -> uvicorn.Config:
 
 class _Server(DrainingServer):
     """The only server of this process and port: prints how to reach it, and reloads on SIGHUP."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> NoReturn:
+        """Serves, and ends the process: closing the event loop would log what it cancels."""
+        await super().serve(sockets)
+        _exit(EXIT_INTERRUPTED if self.last_signal == signal.SIGINT else EXIT_OK)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         torch.set_num_threads(1)  # on a busy machine a second thread makes requests wait
