@@ -8,7 +8,7 @@ the OpenAPI description follow from these declarations.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, TypeVar, dataclass_transform
+from typing import Annotated, Any, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -129,6 +129,11 @@ class Sparse:
     The encoder writes what the instance holds. One that lacks such a field reads None from its
     class, and the field is left out.
     """
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(cast(Any, self)):
+            if each.default is None and self.__dict__[each.name] is None:
+                del self.__dict__[each.name]
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
