@@ -108,6 +108,16 @@ class ErrorCode(Enum):
         self.message = message
         self.headers = headers
 
+    def __call__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> "ApiError":
+        """The exception to raise; see `ApiError`."""
+        return ApiError(self, message, param=param, headers=headers)
+
     @property
     def text(self) -> str:
         """What a program reads: `empty_body`."""

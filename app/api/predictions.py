@@ -204,7 +204,7 @@ async def _events(
     except ApiError as error:
         yield _error_event(error, state)
     except Exception:
-        yield _error_event(ApiError(ErrorCode.INTERNAL), state)
+        yield _error_event(ErrorCode.INTERNAL(), state)
         raise
 
 

@@ -226,7 +226,7 @@ class Predictor:
         cure = f"one of this checkpoint's levels: {', '.join(map(str, self._answers.levels))}"
         if not self._answers.levels:
             cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
-        raise ApiError(ErrorCode.INVALID_PARAMETER, f"coverage must be {cure}", param="coverage")
+        raise ErrorCode.INVALID_PARAMETER(f"coverage must be {cure}", param="coverage")
 
     async def _read_of_batch(
         self, image: Image | ApiError, parameters: PredictParameters, deadline: float
@@ -244,12 +244,12 @@ class Predictor:
         self, image: Preprocessed, parameters: PredictParameters, deadline: float
     ) -> Prediction | ApiError:
         if time.monotonic() >= deadline:
-            raise ApiError(ErrorCode.DEADLINE_EXCEEDED)
+            raise ErrorCode.DEADLINE_EXCEEDED()
         try:
             return self._predict(image, parameters)
         except Exception:
             logger.exception("an image could not be computed")
-            return ApiError(ErrorCode.INTERNAL)
+            return ErrorCode.INTERNAL()
 
     def _predict(self, image: Preprocessed, parameters: PredictParameters) -> Prediction:
         """The one way to a deterministic answer."""

@@ -112,7 +112,7 @@ class PictureReader:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await result
         except TimeoutError as error:
-            raise ApiError(ErrorCode.DEADLINE_EXCEEDED) from error
+            raise ErrorCode.DEADLINE_EXCEEDED() from error
 
     def close(self) -> None:
         """Takes nothing more; pictures in the thread are answered, if only with an error."""

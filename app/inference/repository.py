@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
 from app.inference.pipeline import Predictor
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -56,7 +56,7 @@ class ModelRepository:
             ApiError: not_ready, nothing is loaded yet, or any more.
         """
         if self._predictor is None:
-            raise ApiError(ErrorCode.NOT_READY)
+            raise ErrorCode.NOT_READY()
         return self._predictor
 
     @property

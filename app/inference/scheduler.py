@@ -160,11 +160,11 @@ class Scheduler(Generic[J, R]):
                 not_ready, the server is stopping.
         """
         if self._is_closed:
-            raise ApiError(ErrorCode.NOT_READY)
+            raise ErrorCode.NOT_READY()
         headroom = min(_HEADROOM * cost, self._most_headroom)
         if self.queued and self.queued + headroom > self._max_queued:
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
-            raise ApiError(ErrorCode.OVERLOADED, headers={"Retry-After": str(seconds)})
+            raise ErrorCode.OVERLOADED(headers={"Retry-After": str(seconds)})
 
     def admit(self, cost: int, *, extra: int = 0) -> "Admission":
         """Counts a request's cost as queued while a `with` block lasts.
@@ -243,13 +243,13 @@ class Scheduler(Generic[J, R]):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         self._is_stopped = True
-        self._fail_all(ApiError(ErrorCode.NOT_READY))
+        self._fail_all(ErrorCode.NOT_READY())
         if self._serving is not None:
             self._serving.cancel()
 
     def _enqueue(self, jobs: Sequence[J], deadline: float) -> _Request[J, R]:
         if self._is_stopped:
-            raise ApiError(ErrorCode.NOT_READY)
+            raise ErrorCode.NOT_READY()
         loop = asyncio.get_running_loop()
         if self._serving is None or self._serving.done():
             self._serving = loop.create_task(self._serve(), name="scheduler")
@@ -276,7 +276,7 @@ class Scheduler(Generic[J, R]):
                 # Requests that arrived meanwhile are read now, and can be in the next round.
                 await asyncio.sleep(0)
         finally:  # neither must the end of this task; the next request starts another
-            self._fail_all(ApiError(ErrorCode.NOT_READY))
+            self._fail_all(ErrorCode.NOT_READY())
 
     def _note_if_idle(self) -> None:
         if not self._requests and not self.queued:
@@ -293,7 +293,7 @@ class Scheduler(Generic[J, R]):
         for request in self._requests:
             if request.open and request.deadline <= now:
                 self._answer(request.take_finished())
-                request.fail(ApiError(ErrorCode.DEADLINE_EXCEEDED))
+                request.fail(ErrorCode.DEADLINE_EXCEEDED())
         if any(not request.open for request in self._requests):
             self._requests = deque(request for request in self._requests if request.open)
 
@@ -403,7 +403,7 @@ class Admission:
 
 
 def _as_internal(error: Exception) -> ApiError:
-    internal = ApiError(ErrorCode.INTERNAL)
+    internal = ErrorCode.INTERNAL()
     internal.__cause__ = error
     return internal
 

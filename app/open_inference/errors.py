@@ -17,4 +17,4 @@ def open_inference_error(error: ApiError) -> tuple[int, dict[str, str]]:
 
 def invalid(message: str) -> ApiError:
     """A request that is not what the protocol or the model's metadata says."""
-    return ApiError(ErrorCode.INVALID_REQUEST, message)
+    return ErrorCode.INVALID_REQUEST(message)
