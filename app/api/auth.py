@@ -19,12 +19,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.answers import error_response
+from app.api.middleware import KEY_PREFIX
 from app.api.routes import OPEN_ROUTES, path_within, route_label
 from app.errors import ErrorCode
 from app.settings import SettingsError
 
-# Makes a key recognisable where it should not be, in a file or in a message.
-KEY_PREFIX = "dropserve_"
 _KEY_BYTES = 32
 _DIGEST = re.compile("[0-9a-fA-F]{64}")
 _SCHEME = b"bearer "

@@ -15,13 +15,13 @@ from starlette.types import Scope
 
 from app.api.answers import BytesResponse, JsonResponse
 from app.api.bodies import headers_of, read_body
-from app.api.fast_path import DirectRoute
-from app.api.predictions import answer_many, answer_one, predictor_of
+from app.api.dispatch import answer_many, answer_one, predictor_of
+from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
 from app.open_inference.compression import deflate, inflate
-from app.open_inference.errors import invalid, is_open_inference
-from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel, served_models
+from app.open_inference.models import EXTENSIONS, SERVER_NAME, ServedModel, served_models
+from app.open_inference.protocol import VERSION, invalid, is_open_inference
 from app.open_inference.requests import InferenceRequest, parse_request
 from app.open_inference.responses import build_response
 from app.schemas import Prediction

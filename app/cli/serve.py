@@ -32,7 +32,7 @@ def _serve(options: argparse.Namespace) -> int:
 
         ApiKeys(settings.api_keys_file)
     # Torch is imported only now, so that help and wrong settings answer at once.
-    from app.inference.repository import load_served_checkpoint
+    from app.inference.served_checkpoint import load_served_checkpoint
     from app.process.server import run_server
     from model.engines import build_engine
 

@@ -1,12 +1,10 @@
-"""From class probabilities to answers, and answers as JSON."""
+"""From class probabilities to answers: statistics, calibration, decision."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
-from app.inference.jobs import Job
 from app.schemas import Decision, McPrediction, ModelIdentity, Prediction, PredictParameters
 from model.arrays import Pixels
 from model.checkpoint import Checkpoint
@@ -16,6 +14,9 @@ from model.uncertainty.calibration import Calibration, prediction_set, read_cali
 from model.uncertainty.decisions import decide
 from model.uncertainty.distribution import Distribution, shannon_entropy, soften
 from model.uncertainty.statistics import summarise_together
+
+if TYPE_CHECKING:
+    from app.inference.jobs import Job
 
 
 class AnswerBuilder:
@@ -44,7 +45,7 @@ class AnswerBuilder:
             self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
         )
 
-    def sampled(self, jobs: Sequence[Job]) -> list[McPrediction]:
+    def sampled(self, jobs: "Sequence[Job]") -> list[McPrediction]:
         """The answer to each job from the passes that it has so far.
 
         Jobs with equally many passes share the calls into NumPy, which take longer than the
@@ -60,7 +61,7 @@ class AnswerBuilder:
             answers.update(zip(group, made, strict=True))
         return [answers[place] for place in range(len(jobs))]
 
-    def _sampled_alike(self, jobs: Sequence[Job]) -> list[McPrediction]:
+    def _sampled_alike(self, jobs: "Sequence[Job]") -> list[McPrediction]:
         found = summarise_together([job.probs for job in jobs if job.probs is not None])
         means, mean_lists = found.mean.astype(np.float32), found.mean.tolist()
         spreads = None if found.variance is None else found.variance.astype(np.float32)
@@ -138,8 +139,3 @@ def _decide(
     if boxes:
         fields["boxes"] = boxes
     return Decision.of(fields)
-
-
-def encode_json(content: Any) -> bytes:
-    """JSON of answers, Python and NumPy values; float32 is written with float32's digits."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -4,7 +4,7 @@ import asyncio
 import zlib
 
 from app.errors import ErrorCode
-from app.open_inference.errors import invalid
+from app.open_inference.protocol import invalid
 
 # zlib's window size distinguishes the two containers.
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

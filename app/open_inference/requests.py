@@ -8,8 +8,8 @@ import orjson
 
 from app.errors import ErrorCode
 from app.inference.parameters import parse_parameters
-from app.open_inference.errors import invalid
-from app.open_inference.models import PIXELS, ServedModel, Tensor
+from app.open_inference.models import ServedModel, Tensor
+from app.open_inference.protocol import PIXELS, invalid
 from app.open_inference.tensors import (
     InputHeader,
     raw_input_header,

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from app.errors import ErrorCode
 from app.inference.decoding import decode_base64
-from app.open_inference.errors import invalid
-from app.open_inference.models import IMAGE, PIXEL_COUNT, PIXELS
+from app.open_inference.protocol import IMAGE, PIXEL_COUNT, PIXELS, invalid
 from model.arrays import Pixels
 from model.literals import SIDE
 

@@ -27,7 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from app.inference.repository import load_served_checkpoint
+from app.inference.served_checkpoint import load_served_checkpoint
 from app.settings import Settings
 from app.telemetry.metrics import MetricsRow
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint

@@ -12,7 +12,7 @@ import torch
 from app.errors import ApiError
 from app.inference.jobs import draw_seed
 from app.inference.reading import read_picture
-from app.inference.repository import load_served_checkpoint
+from app.inference.served_checkpoint import load_served_checkpoint
 from app.scoring.answers import answer_columns, table_schema
 from app.scoring.folders import printable
 from app.scoring.items import FAILURES_KEY, Failure, Image, Item, Reader, UnreadableError

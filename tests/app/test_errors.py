@@ -4,7 +4,7 @@ import pytest
 
 import model.errors
 from app.errors import ApiError, ErrorCode
-from app.inference.answers import encode_json
+from app.inference.encoding import encode_json
 from app.inference.reading import from_image_error
 from app.schemas import error_body
 

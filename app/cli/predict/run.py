@@ -137,7 +137,7 @@ async def _run_here(options: argparse.Namespace) -> AsyncIterator[AsyncDropserve
     import torch
 
     from app.api.application import create_app
-    from app.inference.repository import load_served_checkpoint
+    from app.inference.served_checkpoint import load_served_checkpoint
 
     torch.set_num_threads(1)  # as in a server
     here = Settings(

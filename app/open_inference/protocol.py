@@ -1,6 +1,12 @@
-"""Failures as V2 clients can read them: one message, and never a status that they do not know."""
+"""The protocol's names, and failures as its clients can read them: one message, known statuses."""
 
 from app.errors import ApiError, ErrorCode
+from model.literals import SIDE
+
+# The one version there is; which checkpoint answers stands in `GET /model`.
+VERSION = "1"
+PIXELS, IMAGE = "pixels", "image"
+PIXEL_COUNT = SIDE * SIDE
 
 _ROOT = "/v2"
 
