@@ -1,4 +1,4 @@
-"""Readers of arrays: where they go on."""
+"""Arrays of images: where reading goes on, and what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 from app.scoring.arrays import IdxReader, NumpyReader
 from tests.app.scoring.inputs import PIXELS, write_idx
+from tests.app.scoring.runs import failures, rows, score
 
 
 def save_npy(path: Path) -> Path:
@@ -37,3 +38,14 @@ def test_a_reader_that_was_left_half_way_goes_on_where_it_is_asked_to(
     images = [item.image for item in reader.read(start, 20)]
     reader.close()
     assert np.array_equal(np.stack(images), PIXELS[start:20])
+
+
+def test_an_idx_file_that_ends_early_loses_what_is_missing(tmp_path: Path) -> None:
+    source = write_idx(tmp_path / "x-idx3-ubyte", PIXELS)
+    source.write_bytes(source.read_bytes()[: 16 + 20 * 784 + 5])
+    output = tmp_path / "table.parquet"
+
+    assert score(source, "--passes", "2", output=output) == 1
+
+    assert [row["row"] for row in rows(output)] == list(range(20))
+    assert {each["code"] for each in failures(output)} == {"corrupt_file"}

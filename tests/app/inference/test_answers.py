@@ -1,9 +1,10 @@
-"""Decisions and prediction sets in the answers of every route."""
+"""Answers from class probabilities: calibration, decisions, prediction sets, and their JSON."""
 
 import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import httpx
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from PIL import Image
 
 from app.api.application import create_app
 from app.settings import Settings
 from model.checkpoint import Checkpoint, no_calibration
 from tests.conftest import assert_error, connect, sample
+from tests.samples.draw import draw_digit
 
-# A clear digit's entropy is far below, the doubtful picture's above.
+# A clear digit's entropy is far below, that of the ambiguous picture above.
 CALIBRATION: dict[str, Any] = {
     "temperature": 1.0,
     "mc_temperature": 1.0,
@@ -52,6 +55,29 @@ def likely(answer: dict[str, Any], least: float) -> list[int]:
     """The classes with at least this probability, the likeliest first."""
     order = sorted(range(10), key=lambda digit: -answer["probabilities"][digit])
     return [digit for digit in order if answer["probabilities"][digit] >= least]
+
+
+async def test_temperatures_change_probabilities_and_leave_the_raw_statistics(
+    client: httpx.AsyncClient, default_checkpoint: Checkpoint
+) -> None:
+    calibration = {**default_checkpoint.calibration, "temperature": 2.0, "mc_temperature": 0.5}
+    uncalibrated = {**calibration, "temperature": 1.0, "mc_temperature": 1.0}
+    answers = []
+    for one in (calibration, uncalibrated):
+        app = create_app(Settings(), replace(default_checkpoint, calibration=one))
+        async with app.router.lifespan_context(app), connect(app) as other:
+            answers.append([await ask(other, path, "doubtful.png") for path in ROUTES])
+
+    for warm, raw, temperature in zip(*answers, (2.0, 0.5), strict=True):
+        powers = np.power(raw["probabilities"], 1 / temperature)
+        np.testing.assert_allclose(warm["probabilities"], powers / powers.sum(), rtol=1e-4)
+        assert warm["confidence"] == max(warm["probabilities"]) != raw["confidence"]
+        assert warm["predictive_entropy"] == raw["predictive_entropy"]
+        assert warm.get("mean") == raw.get("mean")
+        assert warm.get("variance") == raw.get("variance")
+
+
+# Decisions
 
 
 @pytest.mark.parametrize(("path", "threshold"), ROUTES.items())
@@ -101,6 +127,29 @@ async def test_without_a_threshold_nothing_is_decided(
         response = await client.post(f"{path}{separator}coverage=0.99", content=sample("7.png"))
         error = assert_error(response, 422, "invalid_parameter")
         assert "dropserve-train calibrate" in error["message"]
+
+
+def number(*digits: int) -> bytes:
+    """Digits side by side, as a PNG."""
+    drawn = [np.array(draw_digit(digit)) for digit in digits]
+    file = BytesIO()
+    Image.fromarray(np.concatenate(drawn, axis=1)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/mc?seed=1"])
+async def test_several_digits_are_no_silent_guess(client: httpx.AsyncClient, path: str) -> None:
+    answer = (await client.post(path, content=number(4, 2))).json()
+    decision = answer["decision"]
+    assert (decision["outcome"], decision["reason"]) == ("abstain", "several_digits")
+    first, second = decision["boxes"]
+    # Each digit was drawn on 140 pixels of its own.
+    assert 0 < first[0] < first[2] < 140 < second[0] < second[2] < 280
+    single = (await client.post(path, content=number(4))).json()
+    assert "boxes" not in single["decision"]
+
+
+# Prediction sets
 
 
 @pytest.mark.parametrize(("path", "least"), [("/predict", 0.01), ("/predict/mc?seed=1", 0.05)])
