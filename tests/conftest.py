@@ -125,10 +125,10 @@ class ServerStarter:
         """Starts a server and waits until it can be reached.
 
         Args:
-            options: of `serve`, besides the port.
+            options: of `serve`, except the port.
             program: the command line before `serve`.
             folder: the working directory; ours comes from the repository otherwise.
-            environ: variables besides those of this process, which has no settings for it.
+            environ: variables added to those of this process, without its settings.
         """
         process = self.open(
             "--port", "0", *options, folder=folder, environ=environ, program=program
@@ -192,7 +192,7 @@ class ServerStarter:
 
 
 _TEST_SETTINGS = {
-    "DROPSERVE_DRAIN_SECONDS": "0",  # nobody waits for these servers to be found gone
+    "DROPSERVE_DRAIN_SECONDS": "0",  # no load balancer watches these servers
     "DROPSERVE_LOG_FORMAT": "console",  # their hint on the screen is read
     "DROPSERVE_ACCESS_LOG": "off",  # but not everything that they would write
 }

@@ -115,7 +115,7 @@ async def test_a_server_is_ready_only_while_it_runs(
 
 
 async def fail(image: Any, parameters: Any) -> Any:
-    """Stands for a defect of the predictor that nobody foresaw."""
+    """Stands for an unforeseen defect of the predictor."""
     raise RuntimeError(f"/etc/{SECRET} line 42")
 
 

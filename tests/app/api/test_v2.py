@@ -186,8 +186,8 @@ async def test_a_batch_of_pixels_equals_its_single_answers(client: httpx.AsyncCl
 
 
 async def test_a_seed_that_was_drawn_repeats_the_answer(client: httpx.AsyncClient) -> None:
-    doubtful = files_body([sample("doubtful.png")] * 2)
-    outputs = read_outputs(await infer(client, "mnist-mc", doubtful))
+    ambiguous = files_body([sample("doubtful.png")] * 2)
+    outputs = read_outputs(await infer(client, "mnist-mc", ambiguous))
     first, second = outputs["seed"].tolist()
 
     again = files_body([sample("doubtful.png")], {"seed": first})
@@ -291,7 +291,7 @@ async def test_an_image_without_ink_fails_its_batch_and_is_named(
 
 
 async def fail(image: Any, parameters: Any) -> Any:
-    """Stands for a defect of the predictor that nobody foresaw."""
+    """Stands for an unforeseen defect of the predictor."""
     raise RuntimeError("/etc/secret line 42")
 
 

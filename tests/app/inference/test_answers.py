@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.api.application import create_app
+from app.inference.answers import AnswerBuilder, encode_json
+from app.inference.jobs import Job
+from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
 from model.checkpoint import Checkpoint, no_calibration
+from model.digits.preprocessing import Preprocessed
 from tests.conftest import assert_error, connect, sample
 from tests.samples.draw import draw_digit
 
@@ -236,3 +241,90 @@ async def test_another_level_fails_a_batch_as_a_whole(
 async def test_a_level_is_a_number(decided: httpx.AsyncClient, value: str) -> None:
     response = await decided.post(f"/predict?coverage={value}", content=sample("7.png"))
     assert assert_error(response, 422, "invalid_parameter")["param"] == "coverage"
+
+
+# The builder alone
+
+
+def finished_job(probs: NDArray[np.float32], **parameters: Any) -> Job:
+    """A job whose passes are computed, from the picture's own network or not."""
+    image = Preprocessed(np.zeros((28, 28), dtype=np.uint8))
+    job = Job(image, McParameters(passes=len(probs), **{"seed": 3, **parameters}))
+    job.advance(probs)
+    return job
+
+
+def random_probs(passes: int) -> NDArray[np.float32]:
+    generator = np.random.default_rng(passes)
+    return generator.dirichlet(np.ones(10), passes).astype(np.float32)
+
+
+@pytest.fixture
+def builder(default_checkpoint: Checkpoint) -> AnswerBuilder:
+    return AnswerBuilder(replace(default_checkpoint, calibration=CALIBRATION))
+
+
+def test_one_pass_has_neither_variance_nor_standard_error(builder: AnswerBuilder) -> None:
+    (answer,) = builder.sampled([finished_job(random_probs(1))])
+
+    assert (answer.variance, answer.standard_error) == (None, None)
+    assert (answer.passes, answer.mutual_information) == (1, 0)
+    assert answer.expected_entropy == answer.predictive_entropy
+    document = json.loads(encode_json(answer))
+    assert (document["variance"], document["standard_error"]) == (None, None)
+
+
+def test_jobs_of_different_numbers_of_passes_have_their_own_answers_in_order(
+    builder: AnswerBuilder,
+) -> None:
+    jobs = [finished_job(random_probs(passes)) for passes in (7, 1, 50, 7, 3)]
+    together = builder.sampled(jobs)
+
+    assert [answer.passes for answer in together] == [7, 1, 50, 7, 3]
+    for job, answer in zip(jobs, together, strict=True):
+        (alone,) = builder.sampled([job])
+        assert encode_json(answer) == encode_json(alone)
+        assert job.probs is not None
+        mean = job.probs.astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(answer.mean, mean, rtol=1e-6)
+
+
+def test_a_partial_result_has_no_reason_to_stop(builder: AnswerBuilder) -> None:
+    image = Preprocessed(np.zeros((28, 28), dtype=np.uint8))
+    job = Job(image, McParameters(passes=50), is_streamed=True)
+    job.advance(random_probs(5))
+
+    (answer,) = builder.sampled([job])
+
+    assert (answer.passes, answer.stop_reason, answer.is_final) == (5, None, False)
+
+
+def test_a_score_equal_to_the_threshold_is_accepted(default_checkpoint: Checkpoint) -> None:
+    probs = random_probs(1)[0].astype(np.float64).tolist()
+    image, parameters = Preprocessed(np.zeros((28, 28), dtype=np.uint8)), PredictParameters()
+    score = float(
+        AnswerBuilder(default_checkpoint).deterministic(image, parameters, probs).predictive_entropy
+    )
+    for threshold, outcome in ((score, "accept"), (np.nextafter(score, 0), "abstain")):
+        calibration = {**CALIBRATION, "thresholds": {"predict": float(threshold), "mc": None}}
+        builder = AnswerBuilder(replace(default_checkpoint, calibration=calibration))
+        decision = builder.deterministic(image, parameters, probs).decision
+        assert decision is not None
+        assert (decision.outcome, decision.score) == (outcome, score)
+
+
+def test_levels_are_those_that_the_checkpoint_has_sets_for(builder: AnswerBuilder) -> None:
+    assert builder.levels == [0.9, 0.99, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.float32(0.1), b"0.1"),
+        (np.array([[1, 2], [3, 4]], dtype=np.uint8), b"[[1,2],[3,4]]"),
+        ({"a": np.array([0.1, 1 / 3], dtype=np.float32)}, b'{"a":[0.1,0.33333334]}'),
+        (np.int64(2**53 - 1), b"9007199254740991"),
+    ],
+)
+def test_numpy_values_are_written_in_their_shortest_form(value: Any, text: bytes) -> None:
+    assert encode_json(value) == text

@@ -1,9 +1,15 @@
 """Values and names of parameters: what is refused, and what the answer points at."""
 
+from typing import Any
+
 import httpx
 import pytest
 
+from app.errors import ErrorCode
+from app.inference.parameters import parse_parameters
+from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
+from tests.api_errors import raises_error
 from tests.app.api.bad_requests import (
     DIGIT,
     IMAGE,
@@ -205,3 +211,68 @@ async def test_a_deadline_beyond_the_servers_is_refused(
     error = assert_error(beyond, 422, "invalid_parameter")
     assert error["param"] == "timeout_ms"
     assert str(most) in error["message"]
+
+
+# The function alone
+
+
+def mc(*pairs: tuple[str, Any]) -> McParameters:
+    return parse_parameters(pairs, McParameters, Settings())
+
+
+def test_without_pairs_all_is_as_declared() -> None:
+    assert mc() == McParameters()
+    assert parse_parameters((), PredictParameters, Settings()) == PredictParameters()
+
+
+@pytest.mark.parametrize("other", [2, 1.0, True, "1", None])
+def test_a_name_with_two_values_is_a_conflict_also_where_python_calls_them_equal(
+    other: Any,
+) -> None:
+    assert mc(("seed", 1), ("seed", 1)).seed == 1
+    with raises_error(ErrorCode.CONFLICTING_PARAMETERS) as caught:
+        mc(("seed", 1), ("seed", other))
+    assert caught.value.param == "seed"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "nearest", "message"),
+    [
+        ("pases", McParameters, "passes", "the nearest known one is passes ("),
+        ("SEED", McParameters, "seed", "the nearest known one is seed ("),
+        ("pases", PredictParameters, "passes", "passes, of /predict/mc"),
+        ("passes", PredictParameters, "passes", "passes is a parameter of /predict/mc"),
+        ("preproces", PredictParameters, "preprocess", "the nearest known one is preprocess ("),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest_one(
+    name: str, parameters: type[PredictParameters], nearest: str, message: str
+) -> None:
+    with raises_error(ErrorCode.UNKNOWN_PARAMETER) as caught:
+        parse_parameters([(name, 1)], parameters, Settings())
+
+    assert caught.value.param == nearest
+    assert message in caught.value.message
+    assert f"(known here: {', '.join(parameters.model_fields)})" in caught.value.message
+
+
+def test_limits_are_those_of_the_settings() -> None:
+    settings = Settings(max_passes=7, max_timeout_ms=100)
+    within = [("passes", 7), ("timeout_ms", 100)]
+    assert parse_parameters(within, McParameters, settings).passes == 7
+
+    for name, value, words in (("passes", 8, "1 to 7"), ("timeout_ms", 101, "1 to 100")):
+        with raises_error(ErrorCode.INVALID_PARAMETER, match=words) as caught:
+            parse_parameters([(name, value)], McParameters, settings)
+        assert caught.value.param == name
+
+
+def test_defaults_are_held_to_the_limits_too() -> None:
+    with raises_error(ErrorCode.INVALID_PARAMETER, match="1 to 10"):
+        parse_parameters((), McParameters, Settings(max_passes=10))
+
+
+def test_balanced_masks_and_a_target_exclude_each_other() -> None:
+    with raises_error(ErrorCode.INVALID_PARAMETER, match="leave out one") as caught:
+        mc(("estimator", "balanced"), ("max_standard_error", 0.1))
+    assert caught.value.param == "max_standard_error"

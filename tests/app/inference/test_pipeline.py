@@ -2,24 +2,29 @@
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from io import BytesIO
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 from fastapi import FastAPI
 from PIL import Image
 
+from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
+from app.schemas import McParameters, Prediction, PredictParameters
+from app.settings import Settings
 from model.arrays import Floats
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
 from model.engines.reference import sample_probs
 from model.network import normalise
 from model.uncertainty.statistics import Summaries, summarise_together
+from tests.api_errors import is_error, raises_error
 from tests.app.api.conversation import (
     MANY_PASSES,
     PATIENCE_SECONDS,
@@ -358,7 +363,7 @@ async def test_a_second_photo_waits_for_the_first(
         answers = await asyncio.gather(
             *(client.post(path, content=large_photo()) for _ in range(2))
         )
-    for answer in answers:  # noise has no ink: nobody was turned away before that was seen
+    for answer in answers:  # noise has no ink: neither was refused before that was seen
         assert_error(answer, 422, "no_ink")
 
 
@@ -394,7 +399,7 @@ async def test_passes_that_are_returned_come_from_the_neurons_said_to_be_dropped
             expected = sample_probs(network, x, masks)[:, 0].numpy()
         probs = np.array(answer["pass_probabilities"], dtype=np.float32)
         np.testing.assert_allclose(probs, expected, atol=1e-5)
-        # A float32 is printed with the digits that tell it from every other one.
+        # A float32 is printed with the digits that distinguish it from every other one.
         mean = probs.astype(np.float64).mean(axis=0).astype(np.float32)
         assert np.array_equal(mean, np.array(answer["mean"], dtype=np.float32))
         votes = np.bincount(probs.argmax(axis=1), minlength=10)
@@ -407,3 +412,89 @@ async def test_passes_are_returned_only_when_asked_for(client: httpx.AsyncClient
 
     assert plain.keys() == more.json().keys() - {"pass_probabilities", "dropped"}
     assert plain.items() <= more.json().items()
+
+
+# The predictor alone
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def predictor(one_thread: None, default_checkpoint: Checkpoint) -> AsyncIterator[Predictor]:
+    made = Predictor(default_checkpoint, Settings())
+    yield made
+    await made.close(0)
+
+
+@pytest.mark.parametrize("name", ["7.png", "doubtful.png"])
+async def test_a_small_picture_is_decoded_on_the_loop_and_a_larger_one_in_the_thread(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    in_thread = 0
+    submit = predictor._decoding.submit
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        nonlocal in_thread
+        in_thread += 1
+        return submit(*arguments, **options)
+
+    monkeypatch.setattr(predictor._decoding, "submit", count)
+    await predictor.predict(small(name), PredictParameters())
+    assert in_thread == 0
+    await predictor.predict(sample(name), PredictParameters())
+    assert in_thread == 1
+
+
+async def test_timings_are_returned_and_have_no_negative_part(predictor: Predictor) -> None:
+    _, plain = await predictor.predict(sample("7.png"), PredictParameters())
+    _, sampled = await predictor.predict_mc(sample("7.png"), McParameters(passes=500))
+
+    assert plain.queue == 0
+    for timings in (plain, sampled):
+        assert min(timings) >= 0
+        assert timings.decode > 0
+        assert timings.compute > 0
+
+
+async def test_what_was_wrong_with_an_image_of_a_batch_stays_in_its_place(
+    predictor: Predictor,
+) -> None:
+    wrong = ApiError(ErrorCode.INVALID_PIXELS, "as it was found")
+    for parameters in (PredictParameters(), McParameters(passes=2)):
+        answers, _ = await predictor.predict_batch([small("7.png"), wrong, b"x"], parameters)
+
+        first, second, third = answers
+        assert isinstance(first, Prediction)
+        assert first.digit == 7
+        assert second is wrong
+        assert is_error(third, ErrorCode.NOT_AN_IMAGE)
+
+
+async def test_a_defect_of_one_image_of_a_deterministic_batch_is_that_images_error(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compute = predictor.engine.predict_logits
+    calls = 0
+
+    def fail_second(pixels: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("a defect")
+        return compute(pixels)
+
+    monkeypatch.setattr(predictor.engine, "predict_logits", fail_second)
+    answers, _ = await predictor.predict_batch([small("7.png")] * 3, PredictParameters())
+
+    assert is_error(answers[1], ErrorCode.INTERNAL)
+    assert [isinstance(answer, Prediction) for answer in answers] == [True, False, True]
+    assert "a defect" in caplog.text
+    assert predictor.scheduler.queued == 0
+
+
+async def test_after_closing_nothing_is_admitted(default_checkpoint: Checkpoint) -> None:
+    closed = Predictor(default_checkpoint, Settings())
+    await closed.close(0)
+
+    with raises_error(ErrorCode.NOT_READY):
+        closed.check(PredictParameters)
+    with raises_error(ErrorCode.NOT_READY):
+        await closed.predict(small("7.png"), PredictParameters())

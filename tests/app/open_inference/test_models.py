@@ -5,9 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from app.open_inference.models import served_models
+from app.open_inference.models import Datatype, Tensor, served_models
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from tests.app.open_inference.inference_requests import (
@@ -66,3 +67,23 @@ def test_a_checkpoint_with_thresholds_has_a_decision(default_checkpoint: Checkpo
         for outcome in ("accept", "abstain")
     ]
     assert decision.values(answers) == ["accept", "abstain"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values", "dtype"),
+    [("FP32", [0.5, 0.25], "<f4"), ("INT64", [7, 4], "<i8"), ("UINT8", [255, 0], "u1")],
+)
+def test_values_of_answers_are_little_endian_and_of_the_tensors_type(
+    datatype: Datatype, values: list[Any], dtype: str
+) -> None:
+    answers: list[Any] = [SimpleNamespace(some=value) for value in values]
+    found = Tensor("some", datatype).values(answers)
+
+    assert isinstance(found, np.ndarray)
+    assert (found.dtype, found.tolist()) == (np.dtype(dtype), values)
+
+
+def test_a_size_stands_in_the_config_also_where_an_item_has_none() -> None:
+    assert Tensor("digit", "INT64").config()["dims"] == [1]
+    assert Tensor("mean", "FP32", (10,)).config()["dims"] == [10]
+    assert Tensor("mean", "FP32", (10,)).metadata()["shape"] == [-1, 10]

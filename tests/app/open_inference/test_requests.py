@@ -6,6 +6,10 @@ import httpx
 import numpy as np
 import pytest
 
+from app.open_inference.models import ServedModel, served_models
+from app.open_inference.requests import InferenceRequest, parse_request
+from app.settings import Settings
+from model.checkpoint import Checkpoint
 from tests.app.open_inference.bad_requests import (
     GOOD_JSON,
     PNG,
@@ -21,8 +25,10 @@ from tests.app.open_inference.inference_requests import (
     HEADER_LENGTH,
     MC_OUTPUTS,
     SEVEN,
+    InferBody,
     assert_bits,
     binary_body,
+    files_body,
     infer,
     json_body,
     read_outputs,
@@ -168,3 +174,52 @@ async def test_one_pass_has_no_scatter(client: httpx.AsyncClient) -> None:
     assert list(outputs) == [
         name for name in MC_OUTPUTS if name not in ("variance", "standard_error")
     ]
+
+
+# The function alone
+
+
+@pytest.fixture(scope="module")
+def models(default_checkpoint: Checkpoint) -> dict[str, ServedModel]:
+    return served_models(default_checkpoint, Settings())
+
+
+def parse(body: InferBody, model: ServedModel) -> InferenceRequest:
+    length = body.all_headers.get(HEADER_LENGTH)
+    return parse_request(body.content, length and length.encode(), model)
+
+
+def test_a_header_before_raw_pixels_is_parsed_once_per_model(
+    models: dict[str, ServedModel],
+) -> None:
+    first = parse(binary_body(DIGIT, {"preprocess": "none"}), models["mnist"])
+    again = parse(binary_body(DIGIT // 2, {"preprocess": "none"}), models["mnist"])
+    other = parse(binary_body(DIGIT, {"preprocess": "none"}), models["mnist-mc"])
+
+    assert again.header is first.header
+    assert other.header is not first.header
+    assert (again.images[0] == DIGIT[0] // 2).all()
+
+
+@pytest.mark.parametrize(("microseconds", "milliseconds"), [(1, 1), (1000, 1), (1001, 2)])
+def test_a_deadline_in_microseconds_is_rounded_up(
+    models: dict[str, ServedModel], microseconds: int, milliseconds: int
+) -> None:
+    header = parse(json_body(DIGIT, {"timeout": microseconds}), models["mnist"]).header
+
+    assert header.parameters.timeout_ms == milliseconds
+
+
+def test_pixels_are_not_searched_for_ink_and_files_are(models: dict[str, ServedModel]) -> None:
+    assert parse(json_body(DIGIT), models["mnist"]).header.parameters.preprocess == "none"
+    assert parse(files_body([PNG]), models["mnist"]).header.parameters.preprocess == "auto"
+
+
+def test_a_body_without_json_asks_for_every_output_as_raw_data(
+    models: dict[str, ServedModel],
+) -> None:
+    header, images = parse_request(DIGIT.tobytes() * 2, b"0", models["mnist"])
+
+    assert [output.tensor.name for output in header.outputs] == list(models["mnist"].outputs)
+    assert all(output.is_binary for output in header.outputs)
+    assert len(images) == 2
