@@ -9,12 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.app.api.request_bodies import (
-    FORM,
-    JSON,
-    form,
-    part,
-)
+from tests.app.api.request_bodies import FORM, JSON, form, part
 from tests.conftest import assert_error, sample
 
 # Stands in every body and name that can hold it; no answer may repeat it.

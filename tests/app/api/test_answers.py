@@ -38,7 +38,7 @@ def test_an_error_has_the_one_shape_and_the_headers_of_its_code() -> None:
 
     assert response.status_code == 429
     assert response.headers["retry-after"] == "1"
-    assert json.loads(response.body)["error"] == {
+    assert json.loads(bytes(response.body))["error"] == {
         "code": "overloaded",
         "message": ErrorCode.OVERLOADED.message,
         "param": "passes",
@@ -55,5 +55,5 @@ def test_below_v2_an_error_has_the_shape_and_the_status_of_that_protocol(
     response = error_response(request, ApiError(code))
 
     assert response.status_code == status
-    assert json.loads(response.body) == {"error": code.message}
+    assert json.loads(bytes(response.body)) == {"error": code.message}
     assert request.scope["state"]["error_code"] == code.text

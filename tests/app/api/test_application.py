@@ -26,12 +26,7 @@ from tests.app.api.bad_requests import (
     assert_refused,
     pixels_spelt,
 )
-from tests.app.api.request_bodies import (
-    FORM,
-    JSON,
-    form,
-    part,
-)
+from tests.app.api.request_bodies import FORM, JSON, form, part
 from tests.app.api.test_predictions import ACCEPTED
 from tests.app.api.test_refused_bodies import TABLE as BODIES
 from tests.app.inference.test_parameters import TABLE as PARAMETERS

@@ -18,9 +18,7 @@ from app.api.application import create_app
 from app.settings import Settings
 from model.arrays import Pixels
 from model.checkpoint import Checkpoint
-from tests.app.api.bad_requests import (
-    DIGIT,
-)
+from tests.app.api.bad_requests import DIGIT
 from tests.app.api.request_bodies import (
     BATCH_FORMS,
     as_form,

@@ -24,19 +24,9 @@ from model.checkpoint import Checkpoint
 from model.engines.reference import sample_probs
 from model.network import normalise
 from model.sampling.masks import draw_masks
-from tests.app.api.bad_requests import (
-    DIGIT,
-)
-from tests.app.api.conversation import (
-    serving,
-)
-from tests.app.api.request_bodies import (
-    PREDICTIONS,
-    as_json,
-    encode,
-    network_input,
-    small,
-)
+from tests.app.api.bad_requests import DIGIT
+from tests.app.api.conversation import serving
+from tests.app.api.request_bodies import PREDICTIONS, as_json, encode, network_input, small
 from tests.conftest import connect, sample
 
 NAMES = [f"{digit}.png" for digit in range(10)]

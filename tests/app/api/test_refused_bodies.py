@@ -25,14 +25,7 @@ from tests.app.api.bad_requests import (
     pixels_spelt,
     pixels_with,
 )
-from tests.app.api.request_bodies import (
-    BOUNDARY,
-    FORM,
-    JSON,
-    encode,
-    form,
-    part,
-)
+from tests.app.api.request_bodies import BOUNDARY, FORM, JSON, encode, form, part
 
 BODIES: dict[str, Bad] = {
     "no body": Bad(400, "empty_body", b""),

@@ -8,18 +8,8 @@ from fastapi import FastAPI
 
 from app.inference.pipeline import Predictor
 from model.checkpoint import Checkpoint
-from tests.app.api.conversation import (
-    MANY_PASSES,
-    PATIENT,
-    Conversation,
-    parse_events,
-    serving,
-)
-from tests.app.api.request_bodies import (
-    FORM,
-    form_bytes,
-    small,
-)
+from tests.app.api.conversation import MANY_PASSES, PATIENT, Conversation, parse_events, serving
+from tests.app.api.request_bodies import FORM, form_bytes, small
 from tests.app.inference.failing_engine import FailingSample
 from tests.conftest import assert_error, connect, sample
 

@@ -18,12 +18,8 @@ from model.checkpoint import Checkpoint
 from model.digits.preprocessing import Preprocessed
 from model.sampling.adaptive import CHECK_PASSES
 from model.uncertainty.statistics import standard_error
-from tests.app.api.conversation import (
-    Conversation,
-)
-from tests.app.api.request_bodies import (
-    small,
-)
+from tests.app.api.conversation import Conversation
+from tests.app.api.request_bodies import small
 from tests.conftest import connect, sample
 
 # Seeds

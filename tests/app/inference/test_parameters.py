@@ -19,12 +19,7 @@ from tests.app.api.bad_requests import (
     json_parameter,
     parameter,
 )
-from tests.app.api.request_bodies import (
-    FORM,
-    JSON,
-    form,
-    part,
-)
+from tests.app.api.request_bodies import FORM, JSON, form, part
 from tests.conftest import assert_error, sample
 
 PARAMETERS: dict[str, Bad] = {

@@ -25,13 +25,7 @@ from model.engines.reference import sample_probs
 from model.network import normalise
 from model.uncertainty.statistics import Summaries, summarise_together
 from tests.api_errors import is_error, raises_error
-from tests.app.api.conversation import (
-    MANY_PASSES,
-    PATIENCE_SECONDS,
-    PATIENT,
-    Conversation,
-    serving,
-)
+from tests.app.api.conversation import MANY_PASSES, PATIENCE_SECONDS, PATIENT, Conversation, serving
 from tests.app.api.request_bodies import (
     BATCH_FORMS,
     FORM,

@@ -19,13 +19,7 @@ from tests.app.open_inference.bad_requests import (
     assert_refused,
     cases_of,
 )
-from tests.app.open_inference.inference_requests import (
-    DIGITS,
-    SEVEN,
-    binary_body,
-    infer,
-    json_body,
-)
+from tests.app.open_inference.inference_requests import DIGITS, SEVEN, binary_body, infer, json_body
 
 
 def compressed(content: bytes, encoding: str, *, status: int = 400, names: str = "") -> Bad:

@@ -11,12 +11,7 @@ import pytest
 from app.open_inference.models import Datatype, Tensor, served_models
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from tests.app.open_inference.inference_requests import (
-    DIGITS,
-    MC_OUTPUTS,
-    OUTPUTS,
-    json_body,
-)
+from tests.app.open_inference.inference_requests import DIGITS, MC_OUTPUTS, OUTPUTS, json_body
 
 
 @pytest.mark.parametrize("version", ["", "/versions/1"])

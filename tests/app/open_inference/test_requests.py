@@ -186,7 +186,7 @@ def models(default_checkpoint: Checkpoint) -> dict[str, ServedModel]:
 
 def parse(body: InferBody, model: ServedModel) -> InferenceRequest:
     length = body.all_headers.get(HEADER_LENGTH)
-    return parse_request(body.content, length and length.encode(), model)
+    return parse_request(body.content, None if length is None else length.encode(), model)
 
 
 def test_a_header_before_raw_pixels_is_parsed_once_per_model(

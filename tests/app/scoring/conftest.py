@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings from outside."""
     for variable in os.environ:
         if variable.startswith("DROPSERVE_"):

@@ -5,13 +5,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from tests.app.scoring.inputs import (
-    PIXELS,
-    write_folder,
-    write_idx,
-)
+from app.scoring.answers import answer_columns, table_schema
+from model.checkpoint import Checkpoint
+from model.uncertainty.calibration import read_calibration
+from model.uncertainty.statistics import summarise_together
+from tests.app.scoring.inputs import PIXELS, write_folder, write_idx
 from tests.app.scoring.runs import rows, score
 from tests.conftest import SAMPLES
 
@@ -70,3 +71,37 @@ async def test_pixels_are_answered_as_those_of_a_request(
         asked = {"pixels": pixels.tolist(), "seed": 2, "passes": passes}
         answer = (await client.post("/predict/mc", json=asked)).json()
         assert_equal_answers(row, answer)
+
+
+# The columns alone
+
+
+def test_the_columns_are_those_that_the_answer_declares_for_a_table() -> None:
+    schema = table_schema(10)
+
+    assert schema.names[:2] == ["row", "source"]
+    assert {"decision", "reason", "seed"} <= set(schema.names)
+    assert not {"input", "model", "pass_probabilities", "dropped"} & set(schema.names)
+    assert schema.field("mean").type == pa.list_(pa.float32(), 10)
+    assert schema.field("seed").type == pa.int64()
+    assert schema.field("variance").nullable
+    assert not schema.field("mean").nullable
+
+
+@pytest.mark.parametrize("passes", [1, 5])
+def test_columns_of_images_summarised_some_at_a_time_are_those_of_all_together(
+    passes: int, default_checkpoint: Checkpoint
+) -> None:
+    generator = np.random.default_rng(0)
+    probs = [generator.dirichlet(np.ones(10), passes).astype(np.float32) for _ in range(6)]
+    calibration = read_calibration(default_checkpoint.calibration, "mc")
+    labels = default_checkpoint.network.config.labels
+    several = [False] * 5 + [True]
+
+    together = answer_columns([summarise_together(probs)], several, calibration, labels)
+    pieces = [summarise_together(probs[:2]), summarise_together(probs[2:])]
+    apart = answer_columns(pieces, several, calibration, labels)
+
+    assert together == apart
+    assert together["variance"].null_count == (6 if passes == 1 else 0)
+    assert together["reason"].to_pylist()[-1] == "several_digits"

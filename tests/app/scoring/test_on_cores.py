@@ -8,10 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.app.scoring.inputs import (
-    PIXELS,
-    write_idx,
-)
+from tests.app.scoring.inputs import PIXELS, write_idx
 from tests.app.scoring.runs import score, start, until, until_gone
 
 

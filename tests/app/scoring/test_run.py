@@ -1,17 +1,23 @@
 """How a run ends where there is no room for its table."""
 
+import argparse
+import errno
+import io
 import resource
+import signal
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app.errors import UsageError
 from app.scoring import limits
-from tests.app.scoring.inputs import (
-    PIXELS,
-    write_idx,
-)
+from app.scoring.on_cores import WorkerDiedError
+from app.scoring.run import run_score
+from app.settings import SettingsError
+from model.errors import CheckpointError
+from tests.app.scoring.inputs import PIXELS, write_idx
 from tests.app.scoring.runs import rows, score, start
 from tests.conftest import OURS, ROOT
 
@@ -86,3 +92,47 @@ def test_a_small_disk_is_explained_and_a_larger_one_lets_it_go_on(tmp_path: Path
 
 def limit_file_size(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+# How errors end a run
+
+
+def run(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """Exit code and standard error where an error ends the run."""
+
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("app.scoring.run._run", fail)
+    stderr = io.StringIO()
+    before = signal.getsignal(signal.SIGTERM)
+    code = run_score(argparse.Namespace(output=tmp_path / "t.parquet"), stderr)
+    assert signal.getsignal(signal.SIGTERM) is before
+    return code, stderr.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again"),
+        (UsageError("what to do"), 2, "dropserve: what to do"),
+        (SettingsError("what to do"), 2, "dropserve: what to do"),
+        (CheckpointError("what to do"), 2, "dropserve: what to do"),
+        (WorkerDiedError("what to do"), 1, "dropserve: what to do"),
+        (OSError(errno.ENOSPC, "No space left"), 1, "there is no room for the table (No space"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), 1, "there is no room for the table (Quota"),
+        (PermissionError(errno.EACCES, "Permission denied"), 1, "t.parquet: Permission denied"),
+    ],
+)
+def test_an_error_ends_the_run_with_its_code_and_one_line(
+    error: BaseException,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, printed = run(error, tmp_path, monkeypatch)
+
+    assert found == code
+    assert message in printed
+    assert len(printed.strip().splitlines()) == 1

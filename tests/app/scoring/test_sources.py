@@ -1,10 +1,15 @@
 """Files, folders and patterns on the command line, and the chunks that they are cut into."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from app.scoring import sources
+from app.scoring.items import Failure
+from app.scoring.sources import Chunk, Input, open_reader
 from tests.app.scoring.inputs import (
     PIXELS,
     encoded,
@@ -88,3 +93,76 @@ def test_what_cannot_be_read_is_one_failure_with_its_code(tmp_path: Path) -> Non
     assert [each["code"] for each in failures(output)] == [code.partition(" ")[0] for code in bad]
     assert all(each["message"] for each in failures(output))
     assert [row["digit"] for row in rows(output)] == [7]
+
+
+# Chunks
+
+
+def pieces_of(chunk: Chunk) -> list[tuple[str, int, int]]:
+    return [(Path(piece.path).name, piece.start, piece.stop) for piece in chunk.pieces]
+
+
+def test_files_are_cut_into_chunks_of_as_many_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "CHUNK_ROWS", 5)
+    first = write_idx(tmp_path / "a-idx3-ubyte", PIXELS[:7])
+    second = write_idx(tmp_path / "b-idx3-ubyte", PIXELS[:4])
+    found = list(Input([str(first), str(second)]).chunks())
+
+    assert [(chunk.number, chunk.first_row, chunk.rows) for chunk in found] == [
+        (0, 0, 5),
+        (1, 5, 5),
+        (2, 10, 1),
+    ]
+    assert pieces_of(found[1]) == [(first.name, 5, 7), (second.name, 0, 3)]
+
+
+def test_large_images_make_smaller_chunks_of_at_least_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_idx(tmp_path / "a-idx3-ubyte", PIXELS[:4])
+    for size, expected in ((2 * 790, [2, 2]), (100, [1, 1, 1, 1])):
+        monkeypatch.setattr(sources, "CHUNK_BYTES", size)
+        assert [chunk.rows for chunk in Input([str(path)]).chunks()] == expected
+
+
+def test_the_digest_changes_with_the_files_and_their_order(tmp_path: Path) -> None:
+    first = str(write_idx(tmp_path / "a-idx3-ubyte", PIXELS[:2]))
+    second = str(write_idx(tmp_path / "b-idx3-ubyte", PIXELS[:2]))
+    images, digest = Input([first, second]).survey()
+
+    assert images == 4
+    assert Input([first, second]).survey() == (images, digest)
+    assert Input([second, first]).survey() != (images, digest)
+    os.utime(first, (1, 1))
+    assert Input([first, second]).survey() != (images, digest)
+
+
+def test_a_file_without_a_known_ending_is_known_by_its_first_bytes(tmp_path: Path) -> None:
+    made = {
+        "idx": write_idx(tmp_path / "a", PIXELS[:2]),
+        "zip": write_zip(tmp_path / "b", 2),
+        "tar": write_tar(tmp_path / "c.tar.gz", 2).rename(tmp_path / "c"),
+        "parquet": write_parquet(tmp_path / "d", encoded(2)),
+        "numpy": tmp_path / "e",
+        "picture": tmp_path / "f",
+    }
+    made["picture"].write_bytes(png(PIXELS[7]))
+    with made["numpy"].open("wb") as file:
+        np.save(file, PIXELS[:2])
+    for kind, path in made.items():
+        (chunk,) = Input([str(path)]).chunks()
+        assert [piece.kind for piece in chunk.pieces] == [kind]
+
+
+def test_a_picture_beyond_the_limit_is_one_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(PIXELS[7]))
+    monkeypatch.setattr(sources, "LARGEST_FILE_BYTES", 100)
+
+    (item,) = open_reader(str(path), "picture", None).read(0, 1)
+    assert isinstance(item.image, Failure)
+    assert item.image.code == "too_large"
