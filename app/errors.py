@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
 
-import model.errors
-
 # How the commands end.
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -110,6 +108,16 @@ class ErrorCode(Enum):
         self.message = message
         self.headers = headers
 
+    def __call__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> "ApiError":
+        """The exception to raise; see `ApiError`."""
+        return ApiError(self, message, param=param, headers=headers)
+
     @property
     def text(self) -> str:
         """What a program reads: `empty_body`."""
@@ -149,21 +157,3 @@ class ApiError(Exception):
     def code(self) -> str:
         """What a program reads: `empty_body`."""
         return self.kind.text
-
-
-_FROM_MODEL: Mapping[type[model.errors.ImageError], ErrorCode] = MappingProxyType(
-    {
-        model.errors.InvalidPixelsError: ErrorCode.INVALID_PIXELS,
-        model.errors.NoInkError: ErrorCode.NO_INK,
-    }
-)
-
-
-def from_image_error(error: model.errors.ImageError, *, param: str | None = None) -> ApiError:
-    """What the API answers when `model` refuses an image; the message stays.
-
-    Args:
-        error: as raised by `model.digits.preprocessing`.
-        param: the field that the image came in, where it has a name.
-    """
-    return ApiError(_FROM_MODEL[type(error)], str(error), param=param)

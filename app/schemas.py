@@ -8,7 +8,7 @@ the OpenAPI description follow from these declarations.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from typing import Annotated, Any, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -119,27 +119,32 @@ Answer = TypeVar("Answer")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(describe,))
 def answer(cls: type[Answer]) -> type[Answer]:
-    """A frozen dataclass without positional arguments, for `Sparse` subclasses."""
-    made = dataclass(frozen=True, kw_only=True)(cls)
-    when_asked = [each.name for each in dataclasses.fields(made) if each.default is None]  # type: ignore[arg-type]
-    made._when_asked = tuple(when_asked)  # type: ignore[attr-defined]
-    return made
+    """A frozen dataclass without positional arguments."""
+    return dataclass(frozen=True, kw_only=True)(cls)
 
 
 class Sparse:
     """An object whose fields with the default None are there only when they were asked for.
 
-    An instance that lacks such a field reads None from its class, and the encoder, which writes
-    what the instance holds, leaves the field out.
+    The encoder writes what the instance holds. One that lacks such a field reads None from its
+    class, and the field is left out.
     """
 
-    _when_asked: ClassVar[Sequence[str]] = ()
-
     def __post_init__(self) -> None:
-        held = self.__dict__
-        for name in self._when_asked:
-            if held[name] is None:
-                del held[name]
+        for each in dataclasses.fields(cast(Any, self)):
+            if each.default is None and self.__dict__[each.name] is None:
+                del self.__dict__[each.name]
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """Made of the fields at hand, in the order in which they are written.
+
+        The constructor of a frozen dataclass sets its fields one by one, which would add a
+        fiftieth to the instructions of a prediction.
+        """
+        made = object.__new__(cls)
+        made.__dict__.update(fields)
+        return made
 
 
 @answer

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import ApiError
-from app.inference.answers import encode_json
-from app.open_inference.errors import is_open_inference, open_inference_error
+from app.inference.encoding import encode_json
+from app.open_inference.protocol import is_open_inference, open_inference_error
 from app.schemas import error_body
 
 

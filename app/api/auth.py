@@ -19,12 +19,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.answers import error_response
+from app.api.middleware import KEY_PREFIX
 from app.api.routes import OPEN_ROUTES, path_within, route_label
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
 from app.settings import SettingsError
 
-# Makes a key recognisable where it should not be, in a file or in a message.
-KEY_PREFIX = "dropserve_"
 _KEY_BYTES = 32
 _DIGEST = re.compile("[0-9a-fA-F]{64}")
 _SCHEME = b"bearer "
@@ -92,7 +91,7 @@ class ApiKeyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] != "lifespan" and not (self._has_key(scope) or self._is_open(scope)):
-            app = error_response(Request(scope), ApiError(ErrorCode.UNAUTHORIZED))
+            app = error_response(Request(scope), ErrorCode.UNAUTHORIZED())
         await app(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:

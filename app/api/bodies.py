@@ -68,8 +68,7 @@ async def read_image_request(
         image = _take_image(document)
         fields = document.items()
     elif content_type == "multipart/form-data":
-        one_file = ApiError(
-            ErrorCode.INVALID_MULTIPART,
+        one_file = ErrorCode.INVALID_MULTIPART(
             "the form must have one file, the image, in the field named file "
             "(curl: -F file=@digit.png); /predict/batch takes several",
             param="file",
@@ -79,16 +78,14 @@ async def read_image_request(
             raise one_file
         name, image = files[0]
         if name not in _FILE_FIELDS:
-            raise ApiError(
-                ErrorCode.INVALID_MULTIPART,
-                "the file must be in the field named file",
-                param="file",
+            raise ErrorCode.INVALID_MULTIPART(
+                "the file must be in the field named file", param="file"
             )
     else:
         _require_image_type(content_type)
         image, fields = body, ()
     if len(image) == 0:
-        raise ApiError(ErrorCode.EMPTY_BODY)
+        raise ErrorCode.EMPTY_BODY()
     if not fields and len(query) <= _REMEMBERED_QUERY:
         return image, _parameters_of_query(query, parameters_type, settings)
     pairs = [*_query_pairs(query), *fields]
@@ -115,10 +112,8 @@ async def read_batch_request(
         document = _parse_json(body)
         inputs = document.pop("inputs", None)
         if not isinstance(inputs, list) or not inputs:
-            raise ApiError(
-                ErrorCode.INVALID_PARAMETER,
-                'inputs must be a list of objects such as {"image": "<base64>"}',
-                param="inputs",
+            raise ErrorCode.INVALID_PARAMETER(
+                'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
             )
         if len(inputs) > limit:
             raise _too_many(limit)
@@ -127,8 +122,7 @@ async def read_batch_request(
     elif content_type == "multipart/form-data":
         files, fields = await _parse_multipart(request, body, limit, _too_many(limit))
         if not files or any(name != "file" for name, _ in files):
-            raise ApiError(
-                ErrorCode.INVALID_MULTIPART,
+            raise ErrorCode.INVALID_MULTIPART(
                 "the form must have the images as files, all in fields named file "
                 "(curl: -F file=@1.png -F file=@2.png)",
                 param="file",
@@ -136,18 +130,16 @@ async def read_batch_request(
         images = [image for _, image in files]
         pairs.extend(fields)
     else:
-        raise ApiError(
-            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
             "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
-            "/predict/mc take the bytes of one image",
+            "/predict/mc take the bytes of one image"
         )
     return images, parse_parameters(pairs, parameters_type, settings)
 
 
 def _too_many(limit: int) -> ApiError:
-    return ApiError(
-        ErrorCode.TOO_MANY_IMAGES,
-        f"a batch takes at most {limit} images; send several smaller batches",
+    return ErrorCode.TOO_MANY_IMAGES(
+        f"a batch takes at most {limit} images; send several smaller batches"
     )
 
 
@@ -199,8 +191,7 @@ async def _read_rest(request: Request, first: bytes, limit: int) -> bytes:
             body += chunk
             state.unread_body_bytes += len(chunk)
             if state.unread_body_bytes > _MOST_UNREAD_BODIES * limit:
-                raise ApiError(
-                    ErrorCode.OVERLOADED,
+                raise ErrorCode.OVERLOADED(
                     "too many large bodies are on their way to this server; try again after the "
                     "seconds in Retry-After",
                     headers={"Retry-After": "1"},
@@ -227,8 +218,7 @@ async def _discard(stream: AsyncIterator[bytes]) -> None:
 
 
 def _raise_too_large(limit: int) -> NoReturn:
-    raise ApiError(
-        ErrorCode.BODY_TOO_LARGE,
+    raise ErrorCode.BODY_TOO_LARGE(
         f"the body is larger than the {limit:,} bytes this server accepts; send a smaller image",
         headers={"connection": "close"},
     )
@@ -262,7 +252,7 @@ def _require_image_type(content_type: str) -> None:
     if content_type.startswith("image/") and content_type not in _UNREADABLE_TYPES:
         return
     cure = _UNREADABLE_TYPES.get(content_type, "send an image, JSON or multipart/form-data")
-    raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"this content type cannot be read; {cure}")
+    raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"this content type cannot be read; {cure}")
 
 
 _CONVERT = "convert it to PNG or JPEG"
@@ -282,15 +272,14 @@ def _content_type(headers: Headers) -> str:
 
 def _parse_json(body: bytes) -> dict[str, Any]:
     if not body:
-        raise ApiError(ErrorCode.EMPTY_BODY)
+        raise ErrorCode.EMPTY_BODY()
     try:
         document = json.loads(body, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ApiError(ErrorCode.INVALID_JSON) from error
+        raise ErrorCode.INVALID_JSON() from error
     if not isinstance(document, dict):
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            'the JSON body must be an object such as {"image": "<base64>"}',
+        raise ErrorCode.INVALID_PARAMETER(
+            'the JSON body must be an object such as {"image": "<base64>"}'
         )
     return document
 
@@ -299,16 +288,12 @@ def _take_image(document: dict[str, Any]) -> Image:
     """Removes the image from the document and reads it."""
     given = [name for name in _IMAGE_FIELDS if name in document]
     if len(given) > 1:
-        raise ApiError(
-            ErrorCode.CONFLICTING_PARAMETERS,
-            "image and pixels are two images; send one of them",
-            param="pixels",
+        raise ErrorCode.CONFLICTING_PARAMETERS(
+            "image and pixels are two images; send one of them", param="pixels"
         )
     if not given:
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "the JSON body needs image (base64) or pixels (28 rows of 28)",
-            param="image",
+        raise ErrorCode.INVALID_PARAMETER(
+            "the JSON body needs image (base64) or pixels (28 rows of 28)", param="image"
         )
     value = document.pop(given[0])
     return decode_base64(value) if given[0] == "image" else _parse_pixels(value)
@@ -316,17 +301,16 @@ def _take_image(document: dict[str, Any]) -> Image:
 
 def _image_or_error(item: Any) -> Image | ApiError:
     if not isinstance(item, dict):
-        return ApiError(
-            ErrorCode.INVALID_PARAMETER, 'an input must be an object such as {"image": "<base64>"}'
+        return ErrorCode.INVALID_PARAMETER(
+            'an input must be an object such as {"image": "<base64>"}'
         )
     try:
         image = _take_image(item)
     except ApiError as error:
         return error
     if item:
-        return ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "an input has image or pixels and nothing else; parameters go next to inputs",
+        return ErrorCode.INVALID_PARAMETER(
+            "an input has image or pixels and nothing else; parameters go next to inputs"
         )
     return image
 
@@ -336,9 +320,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) < len(pairs):
         for name, value in pairs:
             if (type(value), value) != (type(document[name]), document[name]):
-                raise ApiError(
-                    ErrorCode.CONFLICTING_PARAMETERS,
-                    "a name stands twice in the JSON body with different values; give it once",
+                raise ErrorCode.CONFLICTING_PARAMETERS(
+                    "a name stands twice in the JSON body with different values; give it once"
                 )
     return document
 
@@ -354,13 +337,12 @@ def _parse_pixels(value: Any) -> NDArray[np.uint8]:
     elif len(rows) == SIDE * SIDE:
         flat = rows
     else:
-        raise ApiError(ErrorCode.INVALID_PIXELS, _SEND_INTEGERS, param="pixels")
+        raise ErrorCode.INVALID_PIXELS(_SEND_INTEGERS, param="pixels")
     # Booleans are integers in Python, so types are compared and not tested with isinstance.
     if set(map(type, flat)) != {int} or min(flat) < 0 or max(flat) > 255:
-        raise ApiError(ErrorCode.INVALID_PIXELS, _SEND_INTEGERS, param="pixels")
+        raise ErrorCode.INVALID_PIXELS(_SEND_INTEGERS, param="pixels")
     if max(flat) <= 1:
-        raise ApiError(
-            ErrorCode.INVALID_PIXELS,
+        raise ErrorCode.INVALID_PIXELS(
             "no pixel is above 1: these look scaled to [0, 1], which would be a black image; "
             "send integers 0 to 255",
             param="pixels",
@@ -382,7 +364,7 @@ async def _parse_multipart(
     except (MultiPartException, KeyError, ValueError) as error:
         if "Too many files" in str(getattr(error, "message", "")):
             raise too_many from error
-        raise ApiError(ErrorCode.INVALID_MULTIPART) from error
+        raise ErrorCode.INVALID_MULTIPART() from error
     try:
         files, fields = [], []
         for name, part in form.multi_items():

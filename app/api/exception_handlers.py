@@ -68,7 +68,7 @@ async def _pass_on(request: Request, error: Exception) -> NoReturn:
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
     logger.error("request %s failed", request.scope["state"]["request_id"], exc_info=error)
-    return error_response(request, ApiError(ErrorCode.INTERNAL))
+    return error_response(request, ErrorCode.INTERNAL())
 
 
 HANDLERS: Handlers = {

@@ -12,20 +12,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from fastapi.routing import APIRoute
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.exception_handlers import HANDLERS, ExceptionAnswerer
 from app.api.middleware import RequestContextMiddleware
-from app.api.routes import path_within
+from app.api.routes import DirectRoute
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
-
-
-class DirectRoute(APIRoute):
-    """A POST route whose endpoint takes the bare request, and nothing that FastAPI would inject."""
 
 
 class DirectApp(FastAPI):
@@ -102,7 +97,7 @@ class _FastPath:
             await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> DirectRoute | None:
-        path = path_within(scope)
+        path = scope["state"]["path"]
         if route := self._routes.get(path):
             return route
         for route in self._patterns:

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
 from app.api.answers import BytesResponse, JsonResponse
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
 from app.schemas import ErrorBody, Health
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -27,7 +27,7 @@ async def ready(request: Request) -> JsonResponse:
     """200 once the network is loaded and warm; 503 before that, and from SIGTERM on."""
     state = request.app.state
     if not state.models.is_ready or state.is_draining:
-        raise ApiError(ErrorCode.NOT_READY)
+        raise ErrorCode.NOT_READY()
     return JsonResponse({"status": "ready"})
 
 
@@ -50,5 +50,5 @@ async def metrics(request: Request) -> BytesResponse:
     """Sums over all workers, in Prometheus' text format; 404 if metrics are turned off."""
     counted: Metrics | None = request.app.state.metrics
     if counted is None:
-        raise ApiError(ErrorCode.NOT_FOUND, "metrics are off; DROPSERVE_METRICS=on turns them on")
+        raise ErrorCode.NOT_FOUND("metrics are off; DROPSERVE_METRICS=on turns them on")
     return BytesResponse(counted.text(), CONTENT_TYPE)

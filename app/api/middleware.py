@@ -8,18 +8,20 @@ import logging
 import re
 import secrets
 import time
+from typing import TYPE_CHECKING
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.auth import KEY_PREFIX
-from app.api.exception_handlers import ExceptionAnswerer
 from app.api.routes import path_within, route_label
 from app.errors import ErrorCode
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
 from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
+
+if TYPE_CHECKING:
+    from app.api.exception_handlers import ExceptionAnswerer
 
 REQUEST_ID_HEADER = "x-request-id"
 _HEADER_BYTES = REQUEST_ID_HEADER.encode()
@@ -30,6 +32,8 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+# How API keys begin, so that they can be recognised where they should not be.
+KEY_PREFIX = "dropserve_"
 # Request ids are logged, so an API key in the wrong header is not taken as one.
 _VALID_ID = re.compile(rb"(?!%s)[A-Za-z0-9._-]{1,128}" % KEY_PREFIX.encode())
 
@@ -63,7 +67,7 @@ class RequestContextMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        answer_exception: ExceptionAnswerer,
+        answer_exception: "ExceptionAnswerer",
         metrics: Metrics | None = None,
         access_log: AccessLog | None = None,
     ) -> None:

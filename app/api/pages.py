@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
 
 STATIC_DIR = Path(__file__).parents[1] / "static"
 
@@ -73,7 +73,7 @@ _files: dict[str, _StaticFile] = {}
 
 async def _answer_file(request: Request, name: str, policy: str | None = None) -> Response:
     if name not in _names():
-        raise ApiError(ErrorCode.NOT_FOUND)
+        raise ErrorCode.NOT_FOUND()
     if name not in _files:
         _files[name] = await asyncio.to_thread(_StaticFile, STATIC_DIR / name)
     headers = {} if policy is None else {"content-security-policy": policy}

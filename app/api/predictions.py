@@ -5,23 +5,20 @@ body) and take longer than the prediction. `app.api.bodies` reads every form; `a
 describes them.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
-from app.api.fast_path import DirectRoute
+from app.api.dispatch import answer_many, answer_one, predictor_of
 from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
+from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
-from app.inference.answers import encode_json
-from app.inference.decoding import Image
-from app.inference.pipeline import Predictor
+from app.inference.encoding import encode_json
 from app.schemas import (
     McParameters,
     McPrediction,
@@ -34,78 +31,7 @@ from app.schemas import (
 )
 from app.telemetry.request_record import Timings
 
-T = TypeVar("T")
-
-# A shorter request is answered before its caller can be seen to be gone.
-_WATCHED_PASSES = 256
-
 router = APIRouter(tags=["predictions"], route_class=DirectRoute)
-
-
-def predictor_of(request: Request, parameters_type: type[PredictParameters]) -> Predictor:
-    """What answers, before the request's body is read.
-
-    Raises:
-        ApiError: not_ready, the server is starting or stopping;
-            overloaded, no request of this kind would be admitted.
-    """
-    predictor: Predictor = request.app.state.models.predictor
-    predictor.check(parameters_type)
-    return predictor
-
-
-async def answer_one(
-    request: Request, predictor: Predictor, image: Image, parameters: PredictParameters
-) -> Prediction:
-    """The answer to one image, with dropout where the parameters are those of MC dropout.
-
-    Raises:
-        ApiError: it is refused or fails.
-        ClientDisconnect: the client is gone; nothing more is computed.
-    """
-    if not isinstance(parameters, McParameters):
-        answer, request.scope["state"]["timings"] = await predictor.predict(image, parameters)
-        return answer
-    computing = predictor.predict_mc(image, parameters)
-    if parameters.passes > _WATCHED_PASSES:
-        computing = while_connected(request, computing)
-    answer, request.scope["state"]["timings"] = await computing
-    return answer
-
-
-async def answer_many(
-    request: Request,
-    predictor: Predictor,
-    images: list[Image | ApiError],
-    parameters: PredictParameters,
-) -> list[Prediction | ApiError]:
-    """An answer for each image, or what is wrong with it; see `answer_one`."""
-    computing = predictor.predict_batch(images, parameters)
-    answers, request.scope["state"]["timings"] = await while_connected(request, computing)
-    return answers
-
-
-async def while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
-    """Awaits the answer, and gives it up once the client is gone.
-
-    Raises:
-        ClientDisconnect: it is gone.
-    """
-    computing = asyncio.ensure_future(answer)
-    listening = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({computing, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if not computing.done():
-            raise ClientDisconnect
-        return computing.result()
-    finally:
-        computing.cancel()
-        listening.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 @router.post(
@@ -204,7 +130,7 @@ async def _events(
     except ApiError as error:
         yield _error_event(error, state)
     except Exception:
-        yield _error_event(ApiError(ErrorCode.INTERNAL), state)
+        yield _error_event(ErrorCode.INTERNAL(), state)
         raise
 
 

@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from fastapi.routing import APIRoute
 from starlette.types import Scope
 
 OTHER = "other"
@@ -82,3 +83,7 @@ def route_label(path: str) -> str:
     if (match := _TEMPLATE.fullmatch(path)) and match.lastindex:
         return _TEMPLATES[match.lastindex - 1]
     return OTHER
+
+
+class DirectRoute(APIRoute):
+    """A POST route whose endpoint takes the bare request, and nothing that FastAPI would inject."""

@@ -15,13 +15,13 @@ from starlette.types import Scope
 
 from app.api.answers import BytesResponse, JsonResponse
 from app.api.bodies import headers_of, read_body
-from app.api.fast_path import DirectRoute
-from app.api.predictions import answer_many, answer_one, predictor_of
+from app.api.dispatch import answer_many, answer_one, predictor_of
+from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
 from app.open_inference.compression import deflate, inflate
-from app.open_inference.errors import invalid, is_open_inference
-from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel, served_models
+from app.open_inference.models import EXTENSIONS, SERVER_NAME, ServedModel, served_models
+from app.open_inference.protocol import VERSION, invalid, is_open_inference
 from app.open_inference.requests import InferenceRequest, parse_request
 from app.open_inference.responses import build_response
 from app.schemas import Prediction
@@ -47,7 +47,7 @@ async def ready(request: Request) -> JsonResponse:
     """`GET /v2/health/ready`: 503 before, and from when the server is to end."""
     state = request.app.state
     if not state.models.is_ready or state.is_draining:
-        raise ApiError(ErrorCode.NOT_READY)
+        raise ErrorCode.NOT_READY()
     return JsonResponse({"live": True, "ready": True})
 
 
@@ -131,13 +131,9 @@ def _find_model(request: Request) -> ServedModel:
     models = _models(request)
     model = models.get(request.path_params["model"])
     if model is None:
-        raise ApiError(
-            ErrorCode.NOT_FOUND, f"there is no such model; the models are {', '.join(models)}"
-        )
+        raise ErrorCode.NOT_FOUND(f"there is no such model; the models are {', '.join(models)}")
     if request.path_params.get("version", VERSION) != VERSION:
-        raise ApiError(
-            ErrorCode.NOT_FOUND, f"there is no such version; the one version is {VERSION}"
-        )
+        raise ErrorCode.NOT_FOUND(f"there is no such version; the one version is {VERSION}")
     return model
 
 
@@ -155,11 +151,7 @@ async def _answer(
 def _checked(number: int, answer: Prediction | ApiError) -> Prediction:
     """An answer of a batch; a tensor has no place for an error, so one fails the request."""
     if isinstance(answer, ApiError):
-        raise ApiError(
-            answer.kind,
-            f"image {number} of the batch: {answer.message}",
-            headers=answer.headers,
-        )
+        raise answer.kind(f"image {number} of the batch: {answer.message}", headers=answer.headers)
     return answer
 
 

@@ -1,12 +1,10 @@
-"""From class probabilities to answers, and answers as JSON."""
+"""From class probabilities to answers: statistics, calibration, decision."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
-from app.inference.jobs import Job
 from app.schemas import Decision, McPrediction, ModelIdentity, Prediction, PredictParameters
 from model.arrays import Pixels
 from model.checkpoint import Checkpoint
@@ -16,6 +14,9 @@ from model.uncertainty.calibration import Calibration, prediction_set, read_cali
 from model.uncertainty.decisions import decide
 from model.uncertainty.distribution import Distribution, shannon_entropy, soften
 from model.uncertainty.statistics import summarise_together
+
+if TYPE_CHECKING:
+    from app.inference.jobs import Job
 
 
 class AnswerBuilder:
@@ -40,11 +41,11 @@ class AnswerBuilder:
     ) -> Prediction:
         """The answer with dropout off, from C probabilities."""
         score: Any = np.float32(shannon_entropy(probs))
-        return Prediction(
-            **self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
+        return Prediction.of(
+            self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
         )
 
-    def sampled(self, jobs: Sequence[Job]) -> list[McPrediction]:
+    def sampled(self, jobs: "Sequence[Job]") -> list[McPrediction]:
         """The answer to each job from the passes that it has so far.
 
         Jobs with equally many passes share the calls into NumPy, which take longer than the
@@ -60,7 +61,7 @@ class AnswerBuilder:
             answers.update(zip(group, made, strict=True))
         return [answers[place] for place in range(len(jobs))]
 
-    def _sampled_alike(self, jobs: Sequence[Job]) -> list[McPrediction]:
+    def _sampled_alike(self, jobs: "Sequence[Job]") -> list[McPrediction]:
         found = summarise_together([job.probs for job in jobs if job.probs is not None])
         means, mean_lists = found.mean.astype(np.float32), found.mean.tolist()
         spreads = None if found.variance is None else found.variance.astype(np.float32)
@@ -72,31 +73,23 @@ class AnswerBuilder:
         for i, job in enumerate(jobs):
             assert job.probs is not None
             calibration = self._mc_calibration
-            shared = self._shared(
-                mean_lists[i],
-                scores[i],
-                calibration,
-                job.pixels,
-                job.boxes,
-                job.parameters,
+            fields = self._shared(
+                mean_lists[i], scores[i], calibration, job.pixels, job.boxes, job.parameters
             )
-            answers.append(
-                McPrediction(
-                    **shared,
-                    mean=means[i],
-                    variance=None if spreads is None else spreads[i],
-                    standard_error=None if errors is None else errors[i],
-                    expected_entropy=expected[i],
-                    mutual_information=information[i],
-                    votes=found.votes[i],
-                    passes=len(job.probs),
-                    stop_reason=job.stop_reason,
-                    seed=job.passes.seed,
-                    estimator=job.passes.estimator,
-                    pass_probabilities=_rows(job.probs) if job.dropped is not None else None,
-                    dropped=job.dropped and job.dropped[: len(job.probs)],
-                )
-            )
+            fields["mean"] = means[i]
+            fields["variance"] = None if spreads is None else spreads[i]
+            fields["standard_error"] = None if errors is None else errors[i]
+            fields["expected_entropy"] = expected[i]
+            fields["mutual_information"] = information[i]
+            fields["votes"] = found.votes[i]
+            fields["passes"] = len(job.probs)
+            fields["stop_reason"] = job.stop_reason
+            fields["seed"] = job.passes.seed
+            fields["estimator"] = job.passes.estimator
+            if job.dropped is not None:
+                fields["pass_probabilities"] = np.ascontiguousarray(job.probs)
+                fields["dropped"] = job.dropped[: len(job.probs)]
+            answers.append(McPrediction.of(fields))
         return answers
 
     def _shared(
@@ -137,19 +130,12 @@ def _decide(
     decided = decide(probs, float(score), threshold, several_digits=bool(boxes))
     if decided is None or threshold is None:
         return None
-    return Decision(
-        outcome=decided.outcome,
-        reason=decided.reason,
-        score=score,
-        threshold=threshold,
-        boxes=boxes or None,
-    )
-
-
-def _rows(probs: Any) -> Any:
-    return np.ascontiguousarray(probs)
-
-
-def encode_json(content: Any) -> bytes:
-    """JSON of answers, Python and NumPy values; float32 is written with float32's digits."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    fields: dict[str, Any] = {
+        "outcome": decided.outcome,
+        "reason": decided.reason,
+        "score": score,
+        "threshold": threshold,
+    }
+    if boxes:
+        fields["boxes"] = boxes
+    return Decision.of(fields)

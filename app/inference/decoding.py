@@ -142,20 +142,16 @@ def decode_base64(value: object) -> bytes:
         ApiError: invalid_parameter, it is neither.
     """
     if not isinstance(value, str):
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "image must be a string: the image file in base64",
-            param="image",
+        raise ErrorCode.INVALID_PARAMETER(
+            "image must be a string: the image file in base64", param="image"
         )
     prefix = _DATA_URL.match(value)
     text = value[prefix.end() :] if prefix else value
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "image is not valid base64; encode the image file's bytes",
-            param="image",
+        raise ErrorCode.INVALID_PARAMETER(
+            "image is not valid base64; encode the image file's bytes", param="image"
         ) from error
 
 
@@ -171,7 +167,7 @@ class _Opened:
 
 def _open(data: bytes, max_pixels: int) -> _Opened:
     if not data:
-        raise ApiError(ErrorCode.EMPTY_BODY)
+        raise ErrorCode.EMPTY_BODY()
     image_format = identify(data)
     if image_format is None:
         raise _refuse_unidentified(data)
@@ -182,9 +178,8 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
     elif image_format == "WebP":
         _check_pixels(webp_canvas(data), max_pixels // _WEBP_SHARE, kind=" of a WebP")
     elif image_format == "JPEG" and jpeg_has_too_many_scans(data):
-        raise ApiError(
-            ErrorCode.NOT_AN_IMAGE,
-            "this JPEG has more scans than is sane; save it again and send that",
+        raise ErrorCode.NOT_AN_IMAGE(
+            "this JPEG has more scans than is sane; save it again and send that"
         )
     _ignore_pillow_warnings()
     try:
@@ -192,7 +187,7 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
     except Exception as error:
         raise _refuse(data, image_format, error) from error
     if isinstance(image, TiffImageFile) and tiff_is_cut_off(image.tag_v2, len(data)):
-        raise ApiError(ErrorCode.TRUNCATED_IMAGE)
+        raise ErrorCode.TRUNCATED_IMAGE()
     width, height = size = image.size
     if isinstance(image, JpegImageFile):
         image.draft("L", (_DRAFT_SIDE, _DRAFT_SIDE))
@@ -205,9 +200,8 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
 def _check_pixels(pixels: int, max_pixels: int, kind: str = "") -> None:
     if pixels > max_pixels:
         cure = "scale it down, or send it as JPEG" if kind else "scale it down"
-        raise ApiError(
-            ErrorCode.TOO_MANY_PIXELS,
-            f"the image has {pixels} pixels and this server decodes {max_pixels}{kind}; {cure}",
+        raise ErrorCode.TOO_MANY_PIXELS(
+            f"the image has {pixels} pixels and this server decodes {max_pixels}{kind}; {cure}"
         )
 
 
@@ -222,26 +216,23 @@ def _to_grey(opened: _Opened) -> Grey:
 def _refuse_unidentified(data: bytes) -> ApiError:
     name = identify_unsupported(data)
     if name is None:
-        return ApiError(ErrorCode.NOT_AN_IMAGE)
-    return ApiError(
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"{name} images are not supported; {_CURES[name]}"
-    )
+        return ErrorCode.NOT_AN_IMAGE()
+    return ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"{name} images are not supported; {_CURES[name]}")
 
 
 def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
     """The answer to whatever a decoder raised: on hostile bytes that can be any exception."""
     if isinstance(error, MemoryError | PIL.Image.DecompressionBombError):
-        return ApiError(ErrorCode.TOO_MANY_PIXELS)
+        return ErrorCode.TOO_MANY_PIXELS()
     if image_format == "TIFF":
         # Its metadata may lie behind the pixels, so damage cannot be distinguished from a lost end.
-        return ApiError(
-            ErrorCode.TRUNCATED_IMAGE,
-            "this TIFF file is cut off or damaged; save it again and send the whole file",
+        return ErrorCode.TRUNCATED_IMAGE(
+            "this TIFF file is cut off or damaged; save it again and send the whole file"
         )
     if is_cut_off(data, image_format):
-        return ApiError(ErrorCode.TRUNCATED_IMAGE)
-    return ApiError(
-        ErrorCode.NOT_AN_IMAGE, f"this {image_format} file is damaged; save it again and send that"
+        return ErrorCode.TRUNCATED_IMAGE()
+    return ErrorCode.NOT_AN_IMAGE(
+        f"this {image_format} file is damaged; save it again and send that"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
 from app.schemas import McParameters, MustBe, PredictParameters
 from app.settings import Settings
 
@@ -38,8 +38,7 @@ def parse_parameters(
         if parameters.passes > settings.max_passes:
             _raise_invalid("passes", parameters_type, settings)
         if parameters.max_standard_error is not None and parameters.estimator == "balanced":
-            raise ApiError(
-                ErrorCode.INVALID_PARAMETER,
+            raise ErrorCode.INVALID_PARAMETER(
                 "max_standard_error works with estimator=independent only, since balanced masks "
                 "depend on the number of passes; leave out one of the two",
                 param="max_standard_error",
@@ -54,10 +53,8 @@ def _validated(pairs: Sequence[tuple[str, Any]], parameters_type: type[P], setti
             _raise_unknown(name, parameters_type)
         # 1, 1.0 and true are equal in Python and different values here.
         if name in values and (type(values[name]), values[name]) != (type(value), value):
-            raise ApiError(
-                ErrorCode.CONFLICTING_PARAMETERS,
-                f"{name} is given twice with different values; give it once",
-                param=name,
+            raise ErrorCode.CONFLICTING_PARAMETERS(
+                f"{name} is given twice with different values; give it once", param=name
             )
         values[name] = value
     try:
@@ -76,9 +73,7 @@ def _raise_invalid(
         if isinstance(item, MustBe)
     )
     limits = {"max_passes": settings.max_passes, "max_timeout_ms": settings.max_timeout_ms}
-    raise ApiError(
-        ErrorCode.INVALID_PARAMETER, f"{name} must be {words.format(**limits)}", param=name
-    )
+    raise ErrorCode.INVALID_PARAMETER(f"{name} must be {words.format(**limits)}", param=name)
 
 
 def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoReturn:
@@ -95,4 +90,4 @@ def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoRet
             "ask there, or leave it out"
         )
     here = ", ".join(parameters_type.model_fields)
-    raise ApiError(ErrorCode.UNKNOWN_PARAMETER, f"{message} (known here: {here})", param=nearest)
+    raise ErrorCode.UNKNOWN_PARAMETER(f"{message} (known here: {here})", param=nearest)

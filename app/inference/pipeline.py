@@ -4,27 +4,26 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 import numpy as np
 
-from app.errors import ApiError, ErrorCode, from_image_error
+from app.errors import ApiError, ErrorCode
 from app.inference.answers import AnswerBuilder
-from app.inference.decoding import INLINE_BYTES, Image, decode, decode_inline
+from app.inference.decoding import Image
 from app.inference.jobs import Job
-from app.inference.scheduler import Scheduler
+from app.inference.reading import PictureReader
+from app.inference.scheduler import Admission, Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.request_record import Timings
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
+from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
 from model.engines.protocol import PassRange
-from model.errors import ImageError
 from model.sampling.masks import dropped_units
 from model.uncertainty.distribution import softmax
 
@@ -41,8 +40,6 @@ _IMAGE_COST = 32
 _ROUND_PASSES = 5 * (50 + _IMAGE_COST)
 # After this many a request lets others go first: one image with the most passes is no longer.
 _SHARE_PASSES = 1024
-# Bytes of an image file that take as long to decode as one pass: 2 MB of JPEG take 30 ms.
-_DECODED_BYTES_PER_PASS = 150
 # Balanced masks of more passes, or what they drop, would hold up the event loop.
 _INLINE_MASKS = 64
 # Images of a batch that are decoded, or whose first layer is computed, before others get their turn
@@ -76,10 +73,7 @@ class Predictor:
         )
         self._settings = settings
         self._metrics = metrics
-        # One photo is decoded while the engine works: it alone must not turn everybody away.
-        self._most_decoding_cost = settings.max_queued_passes // 2
-        # One thread: more decoding at a time would only take the engine's core from it.
-        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._reader = PictureReader(settings)
 
     def warm_up(self) -> None:
         """Computes one answer of each kind, so that no caller pays for first times."""
@@ -94,8 +88,7 @@ class Predictor:
     async def close(self, seconds: float) -> None:
         """Finishes what is queued, for at most `seconds`; answers the rest with an error."""
         await self.scheduler.close(seconds)
-        # Pictures that are being decoded are answered, if only with an error.
-        self._decoding.shutdown(wait=False)
+        self._reader.close()
 
     def check(self, parameters_type: type[PredictParameters]) -> None:
         """Refuses what admission would refuse of the smallest request: before its body is read.
@@ -120,13 +113,18 @@ class Predictor:
         Raises:
             ApiError: the request is refused, or the image has no answer.
         """
-        with self._admit([image], parameters):
-            started = time.monotonic()
-            read = await self._read(image, parameters, self._deadline(parameters))
-            decoded = time.monotonic()
-            answer = self._predict(read, parameters)
+        self._require_level(parameters)
+        started = time.monotonic()
+        read = self._reader.read_inline(image, parameters.preprocess)
+        if read is None:
+            with self._admit([image], parameters):
+                deadline = self._deadline(parameters)
+                read = await self._reader.read(image, parameters.preprocess, deadline)
+        decoded = time.monotonic()
+        answer = self._predict(read, parameters)
+        timings = Timings(decoded - started, 0.0, time.monotonic() - decoded)
         self._count(answer)
-        return answer, Timings(decoded - started, 0.0, time.monotonic() - decoded)
+        return answer, timings
 
     async def predict_mc(
         self, image: Image, parameters: McParameters
@@ -134,7 +132,7 @@ class Predictor:
         """The MC-dropout answer; see `predict`."""
         with self._admit([image], parameters):
             deadline, started = self._deadline(parameters), time.monotonic()
-            job = Job(await self._read(image, parameters, deadline), parameters)
+            job = Job(await self._reader.read(image, parameters.preprocess, deadline), parameters)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             (answer,), computing = await self._run([job], deadline)
@@ -153,7 +151,7 @@ class Predictor:
         """
         with self._admit([image], parameters):
             deadline, started = self._deadline(parameters), time.monotonic()
-            read = await self._read(image, parameters, deadline)
+            read = await self._reader.read(image, parameters.preprocess, deadline)
             job = Job(read, parameters, is_streamed=True)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
@@ -181,8 +179,8 @@ class Predictor:
         with self._admit(images, parameters):
             deadline, started = self._deadline(parameters), time.monotonic()
             read = [
-                await self._read_of_batch(number, image, parameters, deadline)
-                for number, image in enumerate(images)
+                await self._read_of_batch(image, parameters, deadline)
+                async for image in _in_turns(images)
             ]
             good = [one for one in read if not isinstance(one, ApiError)]
             answers: Sequence[Prediction | Exception]
@@ -195,8 +193,8 @@ class Predictor:
             else:
                 decoded = time.monotonic()
                 answers = [
-                    await self._predict_of_batch(number, one, parameters, deadline)
-                    for number, one in enumerate(good)
+                    self._predict_of_batch(one, parameters, deadline)
+                    async for one in _in_turns(good)
                 ]
                 computing = time.monotonic() - decoded
         following = iter(answers)
@@ -207,90 +205,51 @@ class Predictor:
 
     def _admit(
         self, images: Sequence[Image | ApiError], parameters: PredictParameters
-    ) -> AbstractContextManager[None]:
+    ) -> Admission:
         """Counts a request as queued while the block lasts; refuses what cannot be answered.
 
         Raises:
             ApiError: invalid_parameter, the checkpoint has no prediction sets for the coverage;
                 see also `Scheduler.check`.
         """
-        levels = self._answers.levels
-        if parameters.coverage is not None and parameters.coverage not in levels:
-            cure = f"one of this checkpoint's levels: {', '.join(map(str, levels))}"
-            if not levels:
-                cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
-            raise ApiError(
-                ErrorCode.INVALID_PARAMETER, f"coverage must be {cure}", param="coverage"
-            )
+        self._require_level(parameters)
         cost = _DETERMINISTIC_COST
         if isinstance(parameters, McParameters):
             cost = parameters.passes + _IMAGE_COST
-        decoding = sum(
-            min(len(image) // _DECODED_BYTES_PER_PASS, self._most_decoding_cost)
-            for image in images
-            if isinstance(image, bytes) and len(image) > INLINE_BYTES
-        )
+        decoding = sum(map(self._reader.cost, images))
         return self.scheduler.admit(cost * len(images), extra=decoding)
 
-    async def _read(
-        self, image: Image, parameters: PredictParameters, deadline: float
-    ) -> Preprocessed:
-        """The pixels that the network sees; what takes long is done in the decoding thread.
-
-        Raises:
-            ApiError: the image cannot be decoded, or shows nothing; deadline_exceeded.
-        """
-        max_pixels, mode = self._settings.max_pixels, parameters.preprocess
-        grey = decode_inline(image, max_pixels=max_pixels) if isinstance(image, bytes) else image
-        try:
-            if grey is not None:
-                image = grey
-                if (unchanged := take_as_it_is(grey, mode)) is not None:
-                    return unchanged
-        except ImageError as error:
-            raise from_image_error(error) from error
-
-        def read() -> Preprocessed:
-            picture, factor = image, 1
-            if isinstance(picture, bytes):
-                picture, factor = decode(picture, max_pixels=max_pixels)
-            try:
-                return find_digits(picture, mode).magnified(factor)
-            except ImageError as error:
-                raise from_image_error(error) from error
-
-        return await self._in_thread(read, deadline)
+    def _require_level(self, parameters: PredictParameters) -> None:
+        """Refuses a coverage that the checkpoint has no prediction sets for."""
+        if parameters.coverage is None or parameters.coverage in self._answers.levels:
+            return
+        cure = f"one of this checkpoint's levels: {', '.join(map(str, self._answers.levels))}"
+        if not self._answers.levels:
+            cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
+        raise ErrorCode.INVALID_PARAMETER(f"coverage must be {cure}", param="coverage")
 
     async def _read_of_batch(
-        self,
-        number: int,
-        image: Image | ApiError,
-        parameters: PredictParameters,
-        deadline: float,
+        self, image: Image | ApiError, parameters: PredictParameters, deadline: float
     ) -> Preprocessed | ApiError:
-        if number % _AT_A_TIME == 0:
-            await asyncio.sleep(0)
         if isinstance(image, ApiError):
             return image
         try:
-            return await self._read(image, parameters, deadline)
+            return await self._reader.read(image, parameters.preprocess, deadline)
         except ApiError as error:
             if error.kind is ErrorCode.DEADLINE_EXCEEDED:
                 raise
             return error
 
-    async def _predict_of_batch(
-        self, number: int, image: Preprocessed, parameters: PredictParameters, deadline: float
+    def _predict_of_batch(
+        self, image: Preprocessed, parameters: PredictParameters, deadline: float
     ) -> Prediction | ApiError:
-        if number % _AT_A_TIME == 0:
-            await asyncio.sleep(0)
-            if time.monotonic() >= deadline:
-                raise ApiError(ErrorCode.DEADLINE_EXCEEDED)
+        if time.monotonic() >= deadline:
+            raise ErrorCode.DEADLINE_EXCEEDED()
         try:
             return self._predict(image, parameters)
         except Exception:
             logger.exception("an image could not be computed")
-            return ApiError(ErrorCode.INTERNAL)
+            return ErrorCode.INTERNAL()
 
     def _predict(self, image: Preprocessed, parameters: PredictParameters) -> Prediction:
         """The one way to a deterministic answer."""
@@ -318,19 +277,17 @@ class Predictor:
         Returns:
             The seconds that it took.
         """
-        light = [job for job in jobs if not job.needs_masks]
         seconds = 0.0
-        for start in range(0, len(light), _AT_A_TIME):
+        async for job in _in_turns([job for job in jobs if not job.needs_masks]):
             started = time.monotonic()
-            self._prepare(light[start : start + _AT_A_TIME])
+            self._prepare([job])
             seconds += time.monotonic() - started
-            await asyncio.sleep(0)
         return seconds
 
     async def _prepare_masks(self, job: Job, deadline: float) -> None:
         """Prepares a job whose masks would take too long on the event loop, in the thread."""
         if job.needs_masks and job.passes.count > _INLINE_MASKS:
-            await self._in_thread(lambda: self._prepare([job]), deadline)
+            await self._reader.in_thread(lambda: self._prepare([job]), deadline)
 
     def _prepare(self, jobs: Sequence[Job]) -> None:
         """Computes what the passes of each image share; may run in another thread than a step."""
@@ -359,19 +316,6 @@ class Predictor:
         ]
         for (job, _), probs in zip(batch, self.engine.sample(ranges), strict=True):
             job.advance(probs)
-
-    async def _in_thread(self, function: Callable[[], T], deadline: float) -> T:
-        """Calls the function in the decoding thread.
-
-        Raises:
-            ApiError: deadline_exceeded; or what the function raises.
-        """
-        result: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._decoding, function)
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await result
-        except TimeoutError as error:
-            raise ApiError(ErrorCode.DEADLINE_EXCEEDED) from error
 
     def _deadline(self, parameters: PredictParameters) -> float:
         timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms
@@ -403,6 +347,14 @@ class Predictor:
         spared = sum(job.remaining for job in jobs if job.is_finished)
         cancelled = sum(job.remaining for job in jobs if not job.is_finished)
         self._metrics.count_ended(spared=spared, cancelled=cancelled)
+
+
+async def _in_turns(items: Sequence[T]) -> AsyncGenerator[T, None]:
+    """The items; others get their turn on the event loop after some of them."""
+    for number, item in enumerate(items):
+        if number % _AT_A_TIME == 0:
+            await asyncio.sleep(0)
+        yield item
 
 
 def _own(answer: Prediction | Exception) -> Prediction | ApiError:

@@ -4,34 +4,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
 from app.inference.pipeline import Predictor
+from app.inference.served_checkpoint import load_served_checkpoint
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
-from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
-from model.errors import CheckpointError, ModelError
-from model.literals import SIDE
+from model.checkpoint import Checkpoint
+from model.errors import ModelError
 
 # For requests that are still computed when their connections are gone.
 _CLOSING_SECONDS = 1.0
 
 logger = logging.getLogger("dropserve")
-
-
-def load_served_checkpoint(settings: Settings) -> Checkpoint:
-    """The checkpoint that the settings name, or the committed one.
-
-    Raises:
-        CheckpointError: it cannot be read, or its network takes other images than are served.
-    """
-    path = settings.checkpoint or DEFAULT_CHECKPOINT
-    checkpoint = load_checkpoint(path)
-    shape = checkpoint.network.config.input_shape
-    if shape != (SIDE, SIDE):
-        raise CheckpointError(
-            f"the checkpoint {path} is for images of shape {shape}; only {SIDE}x{SIDE} is served"
-        )
-    return checkpoint
 
 
 class ModelRepository:
@@ -56,7 +40,7 @@ class ModelRepository:
             ApiError: not_ready, nothing is loaded yet, or any more.
         """
         if self._predictor is None:
-            raise ApiError(ErrorCode.NOT_READY)
+            raise ErrorCode.NOT_READY()
         return self._predictor
 
     @property

@@ -16,9 +16,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
 
@@ -160,15 +160,14 @@ class Scheduler(Generic[J, R]):
                 not_ready, the server is stopping.
         """
         if self._is_closed:
-            raise ApiError(ErrorCode.NOT_READY)
+            raise ErrorCode.NOT_READY()
         headroom = min(_HEADROOM * cost, self._most_headroom)
         if self.queued and self.queued + headroom > self._max_queued:
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
-            raise ApiError(ErrorCode.OVERLOADED, headers={"Retry-After": str(seconds)})
+            raise ErrorCode.OVERLOADED(headers={"Retry-After": str(seconds)})
 
-    @contextmanager
-    def admit(self, cost: int, *, extra: int = 0) -> Iterator[None]:
-        """Counts a request's cost as queued while the `with` block lasts.
+    def admit(self, cost: int, *, extra: int = 0) -> "Admission":
+        """Counts a request's cost as queued while a `with` block lasts.
 
         Args:
             cost: of what the scheduler computes, in passes.
@@ -179,13 +178,10 @@ class Scheduler(Generic[J, R]):
             ApiError: see `check`.
         """
         self.check(cost)
-        self._count(cost + extra)
-        try:
-            yield
-        finally:
-            self._count(-cost - extra)
+        return Admission(self, cost + extra)
 
-    def _count(self, passes: int) -> None:
+    def count(self, passes: int) -> None:
+        """Adds to what is queued; negative for what is answered."""
         self.queued += passes
         if self._note_queued is not None:
             self._note_queued(passes)
@@ -247,13 +243,13 @@ class Scheduler(Generic[J, R]):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         self._is_stopped = True
-        self._fail_all(ApiError(ErrorCode.NOT_READY))
+        self._fail_all(ErrorCode.NOT_READY())
         if self._serving is not None:
             self._serving.cancel()
 
     def _enqueue(self, jobs: Sequence[J], deadline: float) -> _Request[J, R]:
         if self._is_stopped:
-            raise ApiError(ErrorCode.NOT_READY)
+            raise ErrorCode.NOT_READY()
         loop = asyncio.get_running_loop()
         if self._serving is None or self._serving.done():
             self._serving = loop.create_task(self._serve(), name="scheduler")
@@ -280,7 +276,7 @@ class Scheduler(Generic[J, R]):
                 # Requests that arrived meanwhile are read now, and can be in the next round.
                 await asyncio.sleep(0)
         finally:  # neither must the end of this task; the next request starts another
-            self._fail_all(ApiError(ErrorCode.NOT_READY))
+            self._fail_all(ErrorCode.NOT_READY())
 
     def _note_if_idle(self) -> None:
         if not self._requests and not self.queued:
@@ -297,7 +293,7 @@ class Scheduler(Generic[J, R]):
         for request in self._requests:
             if request.open and request.deadline <= now:
                 self._answer(request.take_finished())
-                request.fail(ApiError(ErrorCode.DEADLINE_EXCEEDED))
+                request.fail(ErrorCode.DEADLINE_EXCEEDED())
         if any(not request.open for request in self._requests):
             self._requests = deque(request for request in self._requests if request.open)
 
@@ -390,8 +386,24 @@ class Scheduler(Generic[J, R]):
         return answers
 
 
+class Admission:
+    """A request's cost, counted from entering to leaving the block."""
+
+    __slots__ = ("_cost", "_scheduler")
+
+    def __init__(self, scheduler: Scheduler[Any, Any], cost: int) -> None:
+        self._scheduler = scheduler
+        self._cost = cost
+
+    def __enter__(self) -> None:
+        self._scheduler.count(self._cost)
+
+    def __exit__(self, *_: object) -> None:
+        self._scheduler.count(-self._cost)
+
+
 def _as_internal(error: Exception) -> ApiError:
-    internal = ApiError(ErrorCode.INTERNAL)
+    internal = ErrorCode.INTERNAL()
     internal.__cause__ = error
     return internal
 

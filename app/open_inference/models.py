@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from app.open_inference.protocol import PIXEL_COUNT, PIXELS, VERSION
 from app.schemas import TENSORS, McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.literals import SIDE
 
 Datatype = Literal["UINT8", "FP32", "INT64", "BYTES"]
 
@@ -19,10 +19,6 @@ SERVER_NAME = "dropserve"
 # What tritonclient and perf_analyzer ask for before they use it. Not "statistics": each of several
 # workers would report its own counts, and a client would see them run backwards.
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters")
-# The one version there is; which checkpoint answers stands in `GET /model`.
-VERSION = "1"
-PIXELS, IMAGE = "pixels", "image"
-PIXEL_COUNT = SIDE * SIDE
 
 _PLATFORM = "dropserve"
 _MC_SUFFIX = "-mc"

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
 from app.inference.parameters import parse_parameters
-from app.open_inference.errors import invalid
-from app.open_inference.models import PIXELS, ServedModel, Tensor
+from app.open_inference.models import ServedModel, Tensor
+from app.open_inference.protocol import PIXELS, invalid
 from app.open_inference.tensors import (
     InputHeader,
     raw_input_header,
@@ -155,9 +155,8 @@ def _read_parameters(parameters: Mapping[str, Any], model: ServedModel) -> Predi
 def _milliseconds(microseconds: Any) -> int:
     """Triton's deadline, which tritonclient sends as `timeout`."""
     if type(microseconds) is not int or microseconds < 1:
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "timeout must be a whole number of microseconds, at least 1",
+        raise ErrorCode.INVALID_PARAMETER(
+            "timeout must be a whole number of microseconds, at least 1"
         )
     return -(-microseconds // 1000)
 

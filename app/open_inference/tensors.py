@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
 from app.inference.decoding import decode_base64
-from app.open_inference.errors import invalid
-from app.open_inference.models import IMAGE, PIXEL_COUNT, PIXELS
+from app.open_inference.protocol import IMAGE, PIXEL_COUNT, PIXELS, invalid
 from model.arrays import Pixels
 from model.literals import SIDE
 
@@ -144,9 +143,8 @@ def _check_shape(name: str, shape: Any, max_images: int) -> None:
     if not shape or shape[1:] not in _ITEM_SHAPES[name] or shape[0] < 1:
         raise invalid(f"the shape of {name} must be {_SHAPES[name]}, B at least 1")
     if shape[0] > max_images:
-        raise ApiError(
-            ErrorCode.TOO_MANY_IMAGES,
-            f"a request takes at most {max_images} images; send several smaller ones",
+        raise ErrorCode.TOO_MANY_IMAGES(
+            f"a request takes at most {max_images} images; send several smaller ones"
         )
 
 

@@ -172,7 +172,7 @@ class _Actor:
     def _load(self) -> Any:
         if self._scorer is None:
             # Torch is imported only where it computes.
-            from app.inference.repository import load_served_checkpoint
+            from app.inference.served_checkpoint import load_served_checkpoint
             from app.scoring.scorer import Scorer
 
             settings = self._question.settings

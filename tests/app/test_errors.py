@@ -3,8 +3,9 @@ import json
 import pytest
 
 import model.errors
-from app.errors import ApiError, ErrorCode, from_image_error
-from app.inference.answers import encode_json
+from app.errors import ApiError, ErrorCode
+from app.inference.encoding import encode_json
+from app.inference.reading import from_image_error
 from app.schemas import error_body
 
 
@@ -48,19 +49,18 @@ def test_every_error_has_words_of_its_own(kind: ErrorCode) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "status", "code"),
+    ("raised", "kind"),
     [
-        (model.errors.InvalidPixelsError("send 28x28"), 422, "invalid_pixels"),
-        (model.errors.NoInkError("send ink"), 422, "no_ink"),
+        (model.errors.InvalidPixelsError("send 28x28"), ErrorCode.INVALID_PIXELS),
+        (model.errors.NoInkError("send ink"), ErrorCode.NO_INK),
     ],
 )
 def test_what_the_model_refuses_becomes_an_answer(
-    raised: model.errors.ImageError, status: int, code: str
+    raised: model.errors.ImageError, kind: ErrorCode
 ) -> None:
-    error = from_image_error(raised, param="pixels")
+    error = from_image_error(raised)
 
-    assert (error.status, error.code) == (status, code)
-    assert (error.message, error.param) == (str(raised), "pixels")
+    assert (error.kind, error.message) == (kind, str(raised))
 
 
 def test_every_image_error_of_the_model_has_an_answer() -> None:

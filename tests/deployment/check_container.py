@@ -30,17 +30,16 @@ from PIL import Image
 from tests.conftest import SAMPLES, sample
 from tests.deployment import image
 from tests.deployment.kubernetes import podman_pod
-from tests.end_to_end.test_readme import ADDRESS, CURLS, assert_close
 from tests.load.servers import free_port
 from tests.load.steady_load import steady_load
-from tests.pages import commands_of
+from tests.pages import ADDRESS, CURLS, assert_close, commands_of
 
 READY_SECONDS = 6.0
 LARGEST_BYTES = 1_000_000_000
 # As the page says to run it, but for what podman cannot do here: a network of the container's own.
 _RUN = next(
     shlex.split(command)
-    for command, _ in commands_of("deploy/README.md")
+    for command, _ in commands_of("docs/deploying.md")
     if command.startswith("docker run")
 )
 STRICT = _RUN[_RUN.index("run") + 1 : _RUN.index("--publish")]
@@ -171,9 +170,9 @@ def check_curls(address: str) -> None:
         try:
             assert_close(json.loads(done), json.loads(output))
         except AssertionError as error:
-            check(f"the README's {command}", False, error)
+            check(f"{command}", False, error)
             return
-    check("the README's curls answer as printed", True, len(CURLS))
+    check("the pages' curls answer as printed", True, len(CURLS))
 
 
 def photo() -> bytes:

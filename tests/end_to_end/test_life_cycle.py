@@ -86,7 +86,7 @@ def test_a_killed_worker_takes_only_its_own_requests_along(two_workers: Server) 
 def test_a_replacement_serves_what_is_served_whatever_has_become_of_the_file(
     two_workers: Server, versions: Versions
 ) -> None:
-    # Read for good, beside the server; a worker that starts has nothing else to read.
+    # Nobody reads this file again: a worker that starts reads the copy.
     versions.served.write_bytes(b"no checkpoint")
 
     async def kill() -> tuple[Kill, set[str]]:

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from app.api.application import create_app
-from app.inference.repository import load_served_checkpoint
+from app.inference.served_checkpoint import load_served_checkpoint
 from app.process.server import run_app
 from app.settings import Settings, load_settings
 from app.telemetry.logs import configure_logs

@@ -8,7 +8,7 @@ import pytest
 from training.cli import build_parser, main
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "training" / "README.md").read_text()
+PAGE = (ROOT / "docs" / "experiments.md").read_text()
 COMMANDS = re.findall(r"^\$ dropserve-train (.*)$", PAGE, re.MULTILINE)
 
 
@@ -21,7 +21,7 @@ def test_every_command_is_one_that_the_program_knows() -> None:
 def test_every_figure_stands_below_the_command_that_draws_it() -> None:
     shown = {}
     for section in PAGE.split("\n## "):
-        for figure in re.findall(r"\]\(figures/([\w-]+)\.svg\)", section):
+        for figure in re.findall(r"\]\(\.\./training/figures/([\w-]+)\.svg\)", section):
             shown[figure] = re.findall(r"^\$ dropserve-train (\w+.*)$", section, re.MULTILINE)
     drawn = {path.stem for path in (ROOT / "training" / "figures").iterdir()}
     assert shown.keys() == drawn

@@ -12,7 +12,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.fast_path import DirectApp, DirectRoute
+from app.api.fast_path import DirectApp
+from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
 from tests.conftest import assert_error, connect, sample
 

@@ -7,13 +7,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
-from app.api.fast_path import DirectRoute
 from app.api.routes import (
     OPEN_ROUTES,
     OTHER,
     PREDICTION_ROUTES,
     ROUTES,
     TABLE,
+    DirectRoute,
     path_within,
     route_label,
 )
