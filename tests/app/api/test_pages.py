@@ -175,7 +175,7 @@ async def test_the_docs_page_describes_this_server(client: httpx.AsyncClient) ->
     (address,) = re.findall(r'url: "([^"]+)"', script)
     description = await client.get(urljoin(f"{client.base_url}/docs", address))
     assert description.json()["info"]["title"] == "Dropserve"
-    assert "validatorUrl: null" in script  # else it would tell a foreign host
+    assert "validatorUrl: null" in script  # else a foreign host would learn of it
     assert "http" not in script
 
 

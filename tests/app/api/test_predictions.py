@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import random
-from collections.abc import AsyncIterator
 from dataclasses import MISSING
 from io import BytesIO
 from typing import Any
@@ -25,8 +24,7 @@ from model.engines.reference import sample_probs
 from model.network import normalise
 from model.sampling.masks import draw_masks
 from tests.app.api.bad_requests import DIGIT
-from tests.app.api.conversation import serving
-from tests.app.api.request_bodies import PREDICTIONS, as_json, encode, network_input, small
+from tests.app.api.request_bodies import as_json, encode, network_input
 from tests.conftest import connect, sample
 
 NAMES = [f"{digit}.png" for digit in range(10)]
@@ -317,30 +315,3 @@ async def test_unusual_pictures_are_answered(client: httpx.AsyncClient, kind: st
         response = await client.post(path, content=ACCEPTED[kind])
 
         assert (response.status_code, response.json()["digit"]) == (200, 7)
-
-
-# Overload
-
-
-@pytest.mark.parametrize("path", PREDICTIONS)
-async def test_a_full_server_refuses_before_it_reads_the_body(
-    default_checkpoint: Checkpoint, path: str
-) -> None:
-    pieces_read = 0
-
-    async def body() -> AsyncIterator[bytes]:
-        nonlocal pieces_read
-        pieces_read += 1
-        yield small("7.png")
-
-    async with (
-        serving(default_checkpoint, max_queued_passes=1000) as app,
-        connect(app) as client,
-    ):
-        with app.state.models.predictor.scheduler.admit(1000):
-            refused = await client.post(path, content=body())
-        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
-        assert pieces_read == 0
-
-        await client.post(path, content=body())
-        assert pieces_read == 1

@@ -1,4 +1,4 @@
-"""Answers that arrive piece by piece, and clients that go away before the end."""
+"""Answers that arrive piece by piece, and how a stream ends before its result."""
 
 import json
 
@@ -9,9 +9,9 @@ from fastapi import FastAPI
 from app.inference.pipeline import Predictor
 from model.checkpoint import Checkpoint
 from tests.app.api.conversation import MANY_PASSES, PATIENT, Conversation, parse_events, serving
-from tests.app.api.request_bodies import FORM, form_bytes, small
+from tests.app.api.request_bodies import small
 from tests.app.inference.failing_engine import FailingSample
-from tests.conftest import assert_error, connect, sample
+from tests.conftest import assert_error, sample
 
 # Streams
 
@@ -104,46 +104,6 @@ async def test_what_fails_before_the_first_event_is_a_plain_error(
 
     assert_error(response, status, code)
     assert app.state.models.predictor.scheduler.queued == 0
-
-
-# Clients that go away
-
-
-LONG_REQUESTS = {
-    "plain": (f"/predict/mc?passes={MANY_PASSES}", small("7.png")),
-    "adaptive": (f"/predict/mc?passes={MANY_PASSES}&max_standard_error=1e-9", small("7.png")),
-    "a picture decoded in a thread": (f"/predict/mc?passes={MANY_PASSES}", sample("7.png")),
-}
-
-
-@pytest.mark.parametrize("name", LONG_REQUESTS)
-async def test_a_client_that_goes_away_stops_the_remaining_passes(
-    default_checkpoint: Checkpoint, name: str
-) -> None:
-    async with serving(default_checkpoint, **PATIENT) as app:
-        async with Conversation(app, *LONG_REQUESTS[name]) as request:
-            await request.under_way()
-            request.leave()
-
-            assert await request.settled_passes() < MANY_PASSES / 2
-            assert request.pieces == []
-
-        async with connect(app) as client:
-            assert (await client.post("/predict/mc", content=sample("7.png"))).json()["digit"] == 7
-
-
-async def test_a_batchs_client_that_goes_away_stops_the_remaining_passes(
-    default_checkpoint: Checkpoint,
-) -> None:
-    body = form_bytes([small("7.png")] * 20)
-    async with (
-        serving(default_checkpoint, **PATIENT) as app,
-        Conversation(app, "/predict/mc/batch?passes=10000", body, FORM) as request,
-    ):
-        await request.under_way()
-        request.leave()
-
-        assert await request.settled_passes() < 20 * 10_000 / 2
 
 
 async def test_a_reader_that_goes_away_stops_the_stream(

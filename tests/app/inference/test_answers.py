@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.api.application import create_app
-from app.inference.answers import AnswerBuilder, encode_json
+from app.inference.answers import AnswerBuilder
+from app.inference.encoding import encode_json
 from app.inference.jobs import Job
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
@@ -315,16 +316,3 @@ def test_a_score_equal_to_the_threshold_is_accepted(default_checkpoint: Checkpoi
 
 def test_levels_are_those_that_the_checkpoint_has_sets_for(builder: AnswerBuilder) -> None:
     assert builder.levels == [0.9, 0.99, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (np.float32(0.1), b"0.1"),
-        (np.array([[1, 2], [3, 4]], dtype=np.uint8), b"[[1,2],[3,4]]"),
-        ({"a": np.array([0.1, 1 / 3], dtype=np.float32)}, b'{"a":[0.1,0.33333334]}'),
-        (np.int64(2**53 - 1), b"9007199254740991"),
-    ],
-)
-def test_numpy_values_are_written_in_their_shortest_form(value: Any, text: bytes) -> None:
-    assert encode_json(value) == text

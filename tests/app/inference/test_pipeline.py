@@ -1,4 +1,4 @@
-"""The predictor: admission, where a picture is decoded, deadlines, batches, failures."""
+"""The predictor: batches, deadlines, failures, admission, and the passes that it returns."""
 
 import asyncio
 import base64
@@ -25,33 +25,17 @@ from model.engines.reference import sample_probs
 from model.network import normalise
 from model.uncertainty.statistics import Summaries, summarise_together
 from tests.api_errors import is_error, raises_error
-from tests.app.api.conversation import MANY_PASSES, PATIENCE_SECONDS, PATIENT, Conversation, serving
+from tests.app.api.conversation import MANY_PASSES, PATIENT, Conversation, serving
 from tests.app.api.request_bodies import (
     BATCH_FORMS,
     FORM,
     PREDICTIONS,
     batch_as_json,
-    encode,
     form_bytes,
-    network_input,
     small,
 )
 from tests.app.inference.failing_engine import FailingSample
 from tests.conftest import assert_error, connect, sample
-
-# Where a picture is decoded
-
-
-async def test_large_and_small_files_get_the_same_treatment(client: httpx.AsyncClient) -> None:
-    # 140x140 is decoded in a thread and its 28x28 on the event loop.
-    picture = sample("5.png")
-    small = encode(network_input(picture), "PNG")
-
-    for path in ("/predict", "/predict/mc?seed=1"):
-        large_answer = await client.post(path, content=picture)
-        small_answer = await client.post(path, content=small)
-        assert large_answer.content == small_answer.content
-
 
 # Batches
 
@@ -320,47 +304,6 @@ async def test_of_many_at_once_the_server_takes_what_it_promised(
             assert_error(response, 429, "overloaded")
 
 
-def large_photo() -> bytes:
-    """300 kB of JPEG: decoded in a thread, and counted as 2000 passes."""
-    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8)
-    buffer = BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-async def test_one_photo_leaves_half_of_the_queue_to_others(
-    default_checkpoint: Checkpoint,
-) -> None:
-    async with (
-        serving(default_checkpoint, max_queued_passes=4000) as app,
-        connect(app) as client,
-    ):
-        scheduler = app.state.models.predictor.scheduler
-        photo = asyncio.create_task(client.post("/predict", content=large_photo()))
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while scheduler.queued == 0:  # noqa: ASYNC110 - it is counted within the request
-                await asyncio.sleep(0)
-        assert 1600 < scheduler.queued < 2400
-        assert (await client.post("/predict/mc", content=small("7.png"))).status_code == 200
-        await photo
-        assert scheduler.queued == 0
-
-
-@pytest.mark.parametrize("path", ["/predict", "/predict/mc"])
-async def test_a_second_photo_waits_for_the_first(
-    default_checkpoint: Checkpoint, path: str
-) -> None:
-    async with (
-        serving(default_checkpoint, max_queued_passes=4000) as app,
-        connect(app) as client,
-    ):
-        answers = await asyncio.gather(
-            *(client.post(path, content=large_photo()) for _ in range(2))
-        )
-    for answer in answers:  # noise has no ink: neither was refused before that was seen
-        assert_error(answer, 422, "no_ink")
-
-
 # The passes themselves
 
 
@@ -418,25 +361,6 @@ async def predictor(one_thread: None, default_checkpoint: Checkpoint) -> AsyncIt
     await made.close(0)
 
 
-@pytest.mark.parametrize("name", ["7.png", "doubtful.png"])
-async def test_a_small_picture_is_decoded_on_the_loop_and_a_larger_one_in_the_thread(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    in_thread = 0
-    submit = predictor._decoding.submit
-
-    def count(*arguments: Any, **options: Any) -> Any:
-        nonlocal in_thread
-        in_thread += 1
-        return submit(*arguments, **options)
-
-    monkeypatch.setattr(predictor._decoding, "submit", count)
-    await predictor.predict(small(name), PredictParameters())
-    assert in_thread == 0
-    await predictor.predict(sample(name), PredictParameters())
-    assert in_thread == 1
-
-
 async def test_timings_are_returned_and_have_no_negative_part(predictor: Predictor) -> None:
     _, plain = await predictor.predict(sample("7.png"), PredictParameters())
     _, sampled = await predictor.predict_mc(sample("7.png"), McParameters(passes=500))
@@ -491,4 +415,4 @@ async def test_after_closing_nothing_is_admitted(default_checkpoint: Checkpoint)
     with raises_error(ErrorCode.NOT_READY):
         closed.check(PredictParameters)
     with raises_error(ErrorCode.NOT_READY):
-        await closed.predict(small("7.png"), PredictParameters())
+        await closed.predict_mc(small("7.png"), McParameters())

@@ -9,12 +9,10 @@ import pytest
 
 from app.errors import ErrorCode
 from app.inference.pipeline import Predictor
-from app.inference.repository import ModelRepository, load_served_checkpoint
+from app.inference.repository import ModelRepository
 from app.schemas import PredictParameters
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, save_checkpoint
-from model.errors import CheckpointError
-from model.network import MLP, MLPConfig
 from tests.api_errors import raises_error
 from tests.app.api.request_bodies import small
 
@@ -87,7 +85,7 @@ async def test_reloading_serves_the_new_file_and_closes_the_old_predictor(
     assert f"reloaded: other {version}" in caplog.text
     assert (await digit_of(repository.predictor)) == 7
     with raises_error(ErrorCode.NOT_READY):
-        await digit_of(old)
+        old.check(PredictParameters)
     await repository.close()
 
 
@@ -121,19 +119,3 @@ async def test_of_two_reloads_at_once_the_file_as_it_is_last_stays(
 
     assert repository.predictor.checkpoint.name == "second"
     await repository.close()
-
-
-def test_a_network_for_other_images_is_refused(tmp_path: Path) -> None:
-    labels = ("a", "b")
-    network = MLP(MLPConfig((16, 4, 2), (0.5,), (4, 4), labels, mean=0.0, std=1.0))
-    path = tmp_path / "small.safetensors"
-    save_checkpoint(path, Checkpoint(network))
-
-    with pytest.raises(CheckpointError, match="only 28x28 is served"):
-        load_served_checkpoint(Settings(checkpoint=path))
-
-
-def test_without_a_setting_the_committed_checkpoint_is_served(
-    default_checkpoint: Checkpoint,
-) -> None:
-    assert load_served_checkpoint(Settings()).version == default_checkpoint.version

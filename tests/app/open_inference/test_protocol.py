@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from app.errors import ApiError, ErrorCode
-from app.open_inference.errors import invalid, is_open_inference, open_inference_error
+from app.open_inference.protocol import invalid, is_open_inference, open_inference_error
 
 
 async def test_native_addresses_keep_their_own_error_shape(client: httpx.AsyncClient) -> None:
