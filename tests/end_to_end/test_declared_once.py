@@ -17,13 +17,15 @@ from tests.conftest import ROOT, SAMPLES
 
 SCHEMAS = "app/schemas.py"
 ANSWERS = "app/inference/answers.py"
-FIELD = """    margin: float = describe("By how much the largest probability leads.", not_in=[TABLE])
+FIELD = """    margin: float = describe("Lead of the largest probability.", not_in=[TABLE])
 """
 PARAMETER = """    margin_digits: Annotated[int, MustBe("a whole number from 1 to 7")] = Field(
         default=7, ge=1, le=7, description="Decimal places of `margin`."
     )
 """
-VALUE = """            "margin": round(confidence - sorted(probabilities)[-2], parameters.margin_digits),
+VALUE = """            "margin": round(
+                confidence - sorted(probabilities)[-2], parameters.margin_digits
+            ),
 """
 # What is added before which line.
 ADDITIONS = {
@@ -81,6 +83,8 @@ found["csv"] = run("predict", picture, "--csv", "--margin-digits", "3")
 found["help"] = run("predict", "--help")
 print(json.dumps(found))
 """
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
