@@ -4,13 +4,12 @@ import argparse
 import os
 from collections.abc import Collection
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from app.schemas import McParameters
 from app.settings import PREFIX
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _API_KEY_VARIABLE = f"{PREFIX}API_KEY"
 

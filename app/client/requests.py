@@ -47,13 +47,9 @@ def takes(
     know further ones, and names the nearest to one that it does not know.
     """
     fields: Mapping[str, FieldInfo] = parameters.model_fields  # type: ignore[attr-defined]
+    keyword = inspect.Parameter.KEYWORD_ONLY
     arguments = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=field.annotation,
-        )
+        inspect.Parameter(name, keyword, default=field.default, annotation=field.annotation)
         for name, field in fields.items()
     ]
 

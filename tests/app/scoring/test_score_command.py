@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.cli.main import main
+from app.__main__ import main
 from app.scoring import limits, parts, sources
 from model.files import write_atomically
 from tests.app.scoring.inputs import (
