@@ -15,14 +15,6 @@ from app.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from app.settings import SettingsError
 from model.errors import ModelError
 
-_COMMANDS = (
-    add_serve_command,
-    add_new_key_command,
-    add_predict_command,
-    add_score_command,
-    add_bench_command,
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits with its code."""
@@ -31,8 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     )
     parser.add_argument("--version", action="version", version=version("dropserve"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add_command in _COMMANDS:
-        add_command(commands)
+    add_serve_command(commands)
+    add_new_key_command(commands)
+    add_predict_command(commands)
+    add_score_command(commands)
+    add_bench_command(commands)
     options = parser.parse_args(arguments)
     try:
         sys.exit(options.command(options))

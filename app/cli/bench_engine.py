@@ -11,9 +11,9 @@ import json
 import math
 import random
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median, quantiles
+from timeit import timeit
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,6 @@ from model.engines.relu_mlp import ReluMlpEngine
 from model.network import MLP, normalise
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
-
-Variants = Mapping[str, Callable[[], object]]
 
 # A call is repeated within a round until it has run this long: single calls are too short to time.
 _MIN_SECONDS = 0.02
@@ -158,12 +156,14 @@ def _measure_deterministic(
     return _median_ratio(times["engine"], times["bare"])
 
 
-def _time_rounds(variants: Variants, rounds: int) -> dict[str, list[float]]:
+def _time_rounds(
+    variants: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
     """Seconds per call of each variant, in each round."""
     repeats = {}
     for name, call in variants.items():
         call()  # warms up
-        seconds = _time(call, 1)
+        seconds = timeit(call, number=1)
         repeats[name] = max(1, int(_MIN_SECONDS / seconds))
         if seconds > _LONG_SECONDS:
             rounds = min(rounds, 3)
@@ -171,15 +171,8 @@ def _time_rounds(variants: Variants, rounds: int) -> dict[str, list[float]]:
     order = random.Random(0)  # nosec B311: the same in every run
     for _ in range(rounds):
         for name in order.sample(list(variants), len(variants)):
-            times[name].append(_time(variants[name], repeats[name]))
+            times[name].append(timeit(variants[name], number=repeats[name]) / repeats[name])
     return times
-
-
-def _time(call: Callable[[], object], repeats: int) -> float:
-    started = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - started) / repeats
 
 
 def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:

@@ -76,7 +76,8 @@ class _Client(Generic[Http, Transport]):
 class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
     """A client that keeps its connections; threads may share one.
 
-    Close it after use, best with `with`.
+    Close it after use, best with `with`. Methods raise a `DropserveError` if there is no answer:
+    see `app.client.errors`.
 
     Args:
         url: the server's address, such as http://127.0.0.1:8000; a path in it is kept.
@@ -95,20 +96,12 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
 
     @takes(PredictParameters)
     def predict(self, image: "Image", **parameters: Any) -> Prediction:
-        """The deterministic answer to one image.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
+        """The deterministic answer to one image."""
         return self._run(self._requests.predict(Prediction, image, parameters))
 
     @takes(McParameters)
     def predict_mc(self, image: "Image", **parameters: Any) -> McPrediction:
-        """The MC-dropout answer to one image.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
+        """The MC-dropout answer to one image."""
         return self._run(self._requests.predict(McPrediction, image, parameters))
 
     @takes(PredictParameters)
@@ -136,7 +129,7 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
         """Partial results while the passes are computed; the last answer is that of `predict_mc`.
 
         Raises:
-            DropserveError: see `app.client.errors`; also between two answers.
+            DropserveError: also between two answers.
         """
         response = self._run(self._requests.stream(image, parameters), is_streamed=True)
         reader = EventReader(response)
@@ -150,11 +143,7 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
         reader.finish()
 
     def model(self) -> dict[str, Any]:
-        """The model card: GET /model.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
+        """The model card: GET /model."""
         return self._run(self._requests.model())
 
     def close(self) -> None:

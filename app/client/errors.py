@@ -47,7 +47,7 @@ class DropserveError(Exception):
     retry_after: float | None = None
 
     def __post_init__(self) -> None:
-        self.args = (self.code, self.message)  # of which copies are made
+        self.args = (self.code, self.message)  # pickles and copies are made of them
 
     def __str__(self) -> str:
         return self.message

@@ -14,16 +14,8 @@ if TYPE_CHECKING:
     import PIL.Image
     from numpy.typing import NDArray
 
-    Image: TypeAlias = (
-        str
-        | PathLike[str]
-        | bytes
-        | bytearray
-        | memoryview
-        | BinaryIO
-        | PIL.Image.Image
-        | NDArray[np.integer[Any]]
-    )
+    _File: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+    Image: TypeAlias = _File | PIL.Image.Image | NDArray[np.integer[Any]]
 
 # What PNG cannot hold goes as TIFF, which holds every mode of Pillow's but HSV.
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})

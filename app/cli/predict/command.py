@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.options import Commands, add_api_key_option, add_parameter_options
+from app.cli.options import Commands, add_parameter_options
 from app.errors import UsageError
 from app.settings import PREFIX, Settings, load_settings
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Files of the user on the user's own machine need no limit on bytes or time.
 _NO_LIMIT = 2**40
-_URL_VARIABLE = f"{PREFIX}URL"
+_URL_VARIABLE, _API_KEY_VARIABLE = f"{PREFIX}URL", f"{PREFIX}API_KEY"
 _DESCRIPTION = """\
 Say which digit each image shows, and how certain the network is. One image is shown as dots, one
 for each pass of the network with dropout; several as a table."""
@@ -55,7 +55,13 @@ def add_predict_command(commands: Commands) -> None:
         metavar="FILE",
         help=f"run this network in this command; without it the committed one [{PREFIX}CHECKPOINT]",
     )
-    add_api_key_option(parser)
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        default=os.environ.get(_API_KEY_VARIABLE) or None,
+        help="key for a server that requires one; other users of this machine can see an option, "
+        f"but not the variable [{_API_KEY_VARIABLE}]",
+    )
     formats = parser.add_mutually_exclusive_group()
     line = "a line of JSON for each image: its file and the API's answer"
     for name, text in (("json", line), ("csv", "a row for each image")):
