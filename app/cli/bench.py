@@ -2,16 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from app.cli.options import Commands
 from app.errors import EXIT_OK
 from model.files import DEFAULT_CHECKPOINT
 
-if TYPE_CHECKING:
-    from app.cli.options import Commands
 
-
-def add_bench_command(commands: "Commands") -> None:
+def add_bench_command(commands: Commands) -> None:
     """Adds `bench engine`."""
     bench = commands.add_parser("bench", help="measure", description="Measure on this machine.")
     parser = bench.add_subparsers(required=True, metavar="WHAT").add_parser(
@@ -36,11 +33,5 @@ def _bench_engine(options: argparse.Namespace) -> int:
     # Torch is imported only now, so that help answers at once.
     from app.cli.bench_engine import run_engine_bench
 
-    run_engine_bench(
-        options.checkpoint,
-        options.images,
-        options.passes,
-        options.rounds,
-        as_json="json" in options,
-    )
+    run_engine_bench(options)
     return EXIT_OK

@@ -2,16 +2,14 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 
 
 def describe_machine() -> str:
     """The processor's name and the number of cores."""
-    name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    named = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
+    name = named[1].strip() if named else platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"

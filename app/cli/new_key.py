@@ -2,15 +2,12 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
+from app.cli.options import Commands
 from app.errors import EXIT_OK
 
-if TYPE_CHECKING:
-    from app.cli.options import Commands
 
-
-def add_new_key_command(commands: "Commands") -> None:
+def add_new_key_command(commands: Commands) -> None:
     """Adds `new-key`."""
     parser = commands.add_parser(
         "new-key",

@@ -1,18 +1,13 @@
 """Options that several commands have."""
 
 import argparse
-import os
 from collections.abc import Collection
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from app.schemas import McParameters
-from app.settings import PREFIX
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-_API_KEY_VARIABLE = f"{PREFIX}API_KEY"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_parameter_options(
@@ -49,14 +44,3 @@ def given_parameters(options: argparse.Namespace) -> dict[str, Any]:
     """The parameters whose options were given, by name."""
     values = {name: getattr(options, name, None) for name in McParameters.model_fields}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def add_api_key_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--api-key`, whose default is the variable."""
-    parser.add_argument(
-        "--api-key",
-        metavar="KEY",
-        default=os.environ.get(_API_KEY_VARIABLE) or None,
-        help="key for a server that requires one; other users of this machine can see an option, "
-        f"but not the variable [{_API_KEY_VARIABLE}]",
-    )

@@ -2,15 +2,12 @@
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
+from app.cli.options import Commands
 from app.settings import PREFIX, Settings, load_settings
 
-if TYPE_CHECKING:
-    from app.cli.options import Commands
 
-
-def add_serve_command(commands: "Commands") -> None:
+def add_serve_command(commands: Commands) -> None:
     """Adds `serve`, with an option for each setting."""
     parser = commands.add_parser("serve", help="start the server", description="Start the server.")
     parser.set_defaults(command=_serve)

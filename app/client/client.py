@@ -16,9 +16,9 @@ on the server.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
 
@@ -31,15 +31,53 @@ from .retries import Flow, Outcome, R, RetryPolicy
 if TYPE_CHECKING:
     from .images import Image
 
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+Transport = TypeVar("Transport", httpx.BaseTransport, httpx.AsyncBaseTransport)
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 # A little longer than a server lets a request take, so that its own answer arrives.
 _TIMEOUT = httpx.Timeout(35.0, connect=5.0)
 
 
-class DropserveClient:
+class _Client(Generic[Http, Transport]):
+    """What both clients share."""
+
+    _http_type: type[Http]
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout: float | httpx.Timeout = _TIMEOUT,
+        retries: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.scheme not in ("http", "https") or not address.host:
+            raise ValueError(f"{url} is not an address such as {DEFAULT_URL}")
+        every_request = {"user-agent": f"dropserve/{version('dropserve')}"}
+        if api_key is not None:
+            if not api_key.isascii() or not api_key.isprintable():
+                raise ValueError("the API key has characters that no header can hold")
+            every_request["authorization"] = f"Bearer {api_key}"
+        every_request |= headers or {}
+        make: Callable[..., Http] = self._http_type
+        self._http: Http = make(
+            base_url=url, timeout=timeout, headers=every_request, transport=transport
+        )
+        self._requests = Requests(self._http.build_request, retries)
+
+
+class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
     """A client that keeps its connections; threads may share one.
 
-    Close it after use, best with `with`.
+    Close it after use, best with `with`. Methods raise a `DropserveError` if there is no answer:
+    see `app.client.errors`.
 
     Args:
         url: the server's address, such as http://127.0.0.1:8000; a path in it is kept.
@@ -54,40 +92,16 @@ class DropserveClient:
         ValueError: the address is not one of HTTP, or the key does not fit into a header.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        timeout: float | httpx.Timeout = _TIMEOUT,
-        retries: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self._http = httpx.Client(
-            base_url=_checked_address(url),
-            timeout=timeout,
-            headers=_headers(headers, api_key),
-            transport=transport,
-        )
-        self._requests = Requests(self._http.build_request, retries)
+    _http_type = httpx.Client
 
     @takes(PredictParameters)
     def predict(self, image: "Image", **parameters: Any) -> Prediction:
-        """The deterministic answer to one image.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
+        """The deterministic answer to one image."""
         return self._run(self._requests.predict(Prediction, image, parameters))
 
     @takes(McParameters)
     def predict_mc(self, image: "Image", **parameters: Any) -> McPrediction:
-        """The MC-dropout answer to one image.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
+        """The MC-dropout answer to one image."""
         return self._run(self._requests.predict(McPrediction, image, parameters))
 
     @takes(PredictParameters)
@@ -115,7 +129,7 @@ class DropserveClient:
         """Partial results while the passes are computed; the last answer is that of `predict_mc`.
 
         Raises:
-            DropserveError: see `app.client.errors`; also between two answers.
+            DropserveError: also between two answers.
         """
         response = self._run(self._requests.stream(image, parameters), is_streamed=True)
         reader = EventReader(response)
@@ -129,11 +143,7 @@ class DropserveClient:
         reader.finish()
 
     def model(self) -> dict[str, Any]:
-        """The model card: GET /model.
-
-        Raises:
-            DropserveError: see `app.client.errors`.
-        """
+        """The model card: GET /model."""
         return self._run(self._requests.model())
 
     def close(self) -> None:
@@ -150,13 +160,10 @@ class DropserveClient:
         outcome: Outcome = None
         try:
             while True:
-                step = flow.send(outcome)
-                if isinstance(step, float):
-                    time.sleep(step)
-                    outcome = None
-                    continue
+                seconds, request = flow.send(outcome)
+                time.sleep(seconds)
                 try:
-                    outcome = self._http.send(step, stream=is_streamed)
+                    outcome = self._http.send(request, stream=is_streamed)
                     if not outcome.is_success:
                         outcome.read()
                 except httpx.RequestError as error:
@@ -166,29 +173,13 @@ class DropserveClient:
             return result
 
 
-class AsyncDropserveClient:
+class AsyncDropserveClient(_Client[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     """`DropserveClient` for asyncio: the same methods, with `await`, `async with` and `async for`.
 
     It belongs to one event loop. Files are read, and images encoded, on that loop.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        timeout: float | httpx.Timeout = _TIMEOUT,
-        retries: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=_checked_address(url),
-            timeout=timeout,
-            headers=_headers(headers, api_key),
-            transport=transport,
-        )
-        self._requests = Requests(self._http.build_request, retries)
+    _http_type = httpx.AsyncClient
 
     @takes(PredictParameters)
     async def predict(self, image: "Image", **parameters: Any) -> Prediction:
@@ -249,13 +240,10 @@ class AsyncDropserveClient:
         outcome: Outcome = None
         try:
             while True:
-                step = flow.send(outcome)
-                if isinstance(step, float):
-                    await asyncio.sleep(step)
-                    outcome = None
-                    continue
+                seconds, request = flow.send(outcome)
+                await asyncio.sleep(seconds)
                 try:
-                    outcome = await self._http.send(step, stream=is_streamed)
+                    outcome = await self._http.send(request, stream=is_streamed)
                     if not outcome.is_success:
                         await outcome.aread()
                 except httpx.RequestError as error:
@@ -263,22 +251,3 @@ class AsyncDropserveClient:
         except StopIteration as end:
             result: R = end.value
             return result
-
-
-def _checked_address(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"{url} is not an address such as {DEFAULT_URL}")
-    return url
-
-
-def _headers(given: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
-    headers = {"user-agent": f"dropserve/{version('dropserve')}"}
-    if api_key is not None:
-        if not api_key.isascii() or not api_key.isprintable():
-            raise ValueError("the API key has characters that no header can hold")
-        headers["authorization"] = f"Bearer {api_key}"
-    return headers | dict(given or {})

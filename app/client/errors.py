@@ -12,9 +12,9 @@ DropserveError
 """
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -22,6 +22,7 @@ import httpx
 from ..errors import ErrorCode
 
 
+@dataclass(eq=False)
 class DropserveError(Exception):
     """Base of every error that the client raises.
 
@@ -37,31 +38,19 @@ class DropserveError(Exception):
         retry_after: seconds after which the server wants the request again, or None.
     """
 
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        param: str | None = None,
-        request_id: str | None = None,
-        status: int | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.param = param
-        self.request_id = request_id
-        self.status = status
-        self.retry_after = retry_after
+    code: str
+    message: str
+    _: KW_ONLY
+    param: str | None = None
+    request_id: str | None = None
+    status: int | None = None
+    retry_after: float | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException's own passes positional arguments only.
-        return _rebuild, (type(self), vars(self).copy())
+    def __post_init__(self) -> None:
+        self.args = (self.code, self.message)  # pickles and copies are made of them
 
-
-def _rebuild(error_type: type[DropserveError], attributes: dict[str, Any]) -> DropserveError:
-    return error_type(**attributes)
+    def __str__(self) -> str:
+        return self.message
 
 
 class ConnectionFailedError(DropserveError):
@@ -96,26 +85,21 @@ class ServerFailedError(DropserveError):
     """The server failed; its log has the cause under the request id."""
 
 
-# The class of each code. Codes that are not listed are RequestErrors.
-_CLASSES: Mapping[ErrorCode, type[DropserveError]] = MappingProxyType(
+# What is wrong with one image, whatever the status.
+_IMAGE_CODES = frozenset(
     {
-        ErrorCode.EMPTY_BODY: ImageError,
-        ErrorCode.TRUNCATED_IMAGE: ImageError,
-        ErrorCode.BODY_TOO_LARGE: ImageError,
-        ErrorCode.TOO_MANY_PIXELS: ImageError,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE: ImageError,
-        ErrorCode.NOT_AN_IMAGE: ImageError,
-        ErrorCode.INVALID_PIXELS: ImageError,
-        ErrorCode.NO_INK: ImageError,
-        ErrorCode.OVERLOADED: BusyError,
-        ErrorCode.NOT_READY: BusyError,
-        ErrorCode.DEADLINE_EXCEEDED: DeadlineExceededError,
-        ErrorCode.INTERNAL: ServerFailedError,
+        ErrorCode.EMPTY_BODY.text,
+        ErrorCode.TRUNCATED_IMAGE.text,
+        ErrorCode.BODY_TOO_LARGE.text,
+        ErrorCode.TOO_MANY_PIXELS.text,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE.text,
+        ErrorCode.NOT_AN_IMAGE.text,
+        ErrorCode.INVALID_PIXELS.text,
+        ErrorCode.NO_INK.text,
     }
 )
-_IMAGE_CODES = frozenset(code.text for code, kind in _CLASSES.items() if kind is ImageError)
-# For any code, since a newer server may have further ones.
-_BY_STATUS = {code.status: kind for code, kind in _CLASSES.items() if kind is not ImageError}
+# For any other code, since a newer server may have further ones.
+_BY_STATUS = {429: BusyError, 503: BusyError, 504: DeadlineExceededError}
 
 
 def error_from_body(
@@ -130,10 +114,10 @@ def error_from_body(
     """
     code = str(error["code"])
     kind: type[DropserveError]
-    if code in _IMAGE_CODES:
+    if code in _IMAGE_CODES or (status is None and code != ErrorCode.INTERNAL.text):
         kind = ImageError
     elif status is None:
-        kind = ServerFailedError if code == ErrorCode.INTERNAL.text else ImageError
+        kind = ServerFailedError
     else:
         kind = _BY_STATUS.get(status, ServerFailedError if status >= 500 else RequestError)
     return kind(

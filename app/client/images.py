@@ -14,17 +14,8 @@ if TYPE_CHECKING:
     import PIL.Image
     from numpy.typing import NDArray
 
-    Image: TypeAlias = (
-        str
-        | PathLike[str]
-        | bytes
-        | bytearray
-        | memoryview
-        | BinaryIO
-        | PIL.Image.Image
-        | NDArray[np.integer[Any]]
-    )
-
+    _File: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+    Image: TypeAlias = _File | PIL.Image.Image | NDArray[np.integer[Any]]
 
 # What PNG cannot hold goes as TIFF, which holds every mode of Pillow's but HSV.
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
@@ -86,10 +77,7 @@ def _encode_pil(image: "PIL.Image.Image") -> bytes:
     if upright.mode == "HSV":
         upright = upright.convert("RGB")
     encoded = BytesIO()
-    if upright.mode in _PNG_MODES:
-        upright.save(encoded, "PNG", compress_level=1)
-    else:
-        upright.save(encoded, "TIFF")
+    upright.save(encoded, "PNG" if upright.mode in _PNG_MODES else "TIFF", compress_level=1)
     return encoded.getvalue()
 
 
@@ -120,10 +108,7 @@ def _encode_array(values: Any) -> bytes:
             "no value of the array is above 1: it looks scaled to [0, 1], which would be a black "
             "image; if 1 is white: (array * 255).astype('uint8')"
         )
-    encoded = BytesIO()
-    pixels = np.ascontiguousarray(array, dtype=np.uint8)
-    PIL.Image.fromarray(pixels).save(encoded, "PNG", compress_level=1)
-    return encoded.getvalue()
+    return _encode_pil(PIL.Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)))
 
 
 def _refuse(message: str) -> NoReturn:

@@ -47,13 +47,9 @@ def takes(
     know further ones, and names the nearest to one that it does not know.
     """
     fields: Mapping[str, FieldInfo] = parameters.model_fields  # type: ignore[attr-defined]
+    keyword = inspect.Parameter.KEYWORD_ONLY
     arguments = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=field.annotation,
-        )
+        inspect.Parameter(name, keyword, default=field.default, annotation=field.annotation)
         for name, field in fields.items()
     ]
 
@@ -112,14 +108,12 @@ class Requests:
     def _post_image(
         self, path: str, image: "Image", parameters: Parameters
     ) -> Flow[httpx.Response]:
-        request = self._build(
-            "POST",
-            path,
-            params=_given(parameters),
-            content=encode_image(image),
-            headers={"content-type": "application/octet-stream"},  # the server finds the format
-        )
-        return exchange(request, self._policy)
+        headers = {"content-type": "application/octet-stream"}  # the server finds the format
+        return self._post(path, parameters, content=encode_image(image), headers=headers)
+
+    def _post(self, path: str, parameters: Parameters, **body: Any) -> Flow[httpx.Response]:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return exchange(self._build("POST", path, params=given, **body), self._policy)
 
     def _predict_chunk(
         self, answer_type: type[A], images: Sequence[bytes], parameters: Parameters
@@ -132,14 +126,10 @@ class Requests:
                 return [(yield from self.predict(answer_type, images[0], parameters))]
             except ImageError as error:
                 return [error]
-        request = self._build(
-            "POST",
-            f"{_PATHS[answer_type]}/batch",
-            params=_given(parameters),
-            json={"inputs": [{"image": b64encode(data).decode()} for data in images]},
-        )
+        path = f"{_PATHS[answer_type]}/batch"
+        batch = {"inputs": [{"image": b64encode(data).decode()} for data in images]}
         try:
-            response = yield from exchange(request, self._policy)
+            response = yield from self._post(path, parameters, json=batch)
         except DropserveError as error:
             if error.status != httpx.codes.REQUEST_ENTITY_TOO_LARGE:
                 raise
@@ -151,10 +141,6 @@ class Requests:
         if len(answers) != len(images):
             raise unexpected_answer(response, f"{len(answers)} answers to {len(images)} images")
         return answers
-
-
-def _given(parameters: Parameters) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def _chunks(images: "Iterable[Image]", max_images: int) -> Iterator[list[bytes | ImageError]]:

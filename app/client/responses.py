@@ -15,7 +15,7 @@ from .errors import ConnectionFailedError, DropserveError, error_from_body, unex
 A = TypeVar("A", bound=Prediction)
 T = TypeVar("T")
 
-_PREDICTIONS = re.compile(r'"predictions"\s*:\s*\[')
+_PREDICTIONS = re.compile(r'"predictions"\s*:\s*\[[\s,]*')
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -90,17 +90,13 @@ def split_batch(text: str) -> Iterator[tuple[dict[str, Any], str]]:
         raise ValueError("no predictions")
     decoder = json.JSONDecoder()
     position = start.end()
-    while True:
-        between = _BETWEEN.match(text, position)
-        assert between is not None
-        position = between.end()
-        if text[position : position + 1] == "]":
-            return
+    while not text.startswith("]", position):
         element, end = decoder.raw_decode(text, position)
         if not isinstance(element, dict):
             raise ValueError("a prediction is an object")
         yield element, text[position:end]
-        position = end
+        between = _BETWEEN.match(text, end)
+        position = between.end() if between else end
 
 
 class EventReader:

@@ -15,10 +15,9 @@ import httpx
 from .errors import connection_error, error_from_response
 
 R = TypeVar("R")
-# Of sending a request; None of waiting.
-Outcome = httpx.Response | httpx.RequestError | None
-# Yields a request to send, or seconds to wait; is sent the outcome; returns its result.
-Flow = Generator[httpx.Request | float, Outcome, R]
+Outcome = httpx.Response | httpx.RequestError | None  # None starts a flow
+# Yields seconds to wait and then a request to send; is sent the outcome; returns its result.
+Flow = Generator[tuple[float, httpx.Request], Outcome, R]
 
 _FIRST_WAIT_SECONDS = 0.2
 _BUSY = (429, 503)
@@ -55,8 +54,9 @@ def exchange(request: httpx.Request, policy: RetryPolicy) -> Flow[httpx.Response
         DropserveError: it did not succeed.
     """
     remaining_seconds = policy.max_wait_seconds
+    wait_seconds = 0.0
     for retry in range(policy.retries + 1):
-        outcome = yield request
+        outcome = yield wait_seconds, request
         if isinstance(outcome, httpx.Response):
             if outcome.is_success:
                 return outcome
@@ -66,13 +66,12 @@ def exchange(request: httpx.Request, policy: RetryPolicy) -> Flow[httpx.Response
             assert outcome is not None
             error = connection_error(outcome)
             may_retry = isinstance(outcome, _BROKEN)
-        seconds = error.retry_after
-        if seconds is None:
-            # Callers who failed together should not come back together.
-            spread = random.uniform(0.5, 1.0)  # nosec B311: nobody gains by guessing it
-            seconds = _FIRST_WAIT_SECONDS * 2**retry * spread
-        if not may_retry or retry == policy.retries or seconds > remaining_seconds:
+        # Callers who failed together should not come back together.
+        spread = random.uniform(0.5, 1.0)  # nosec B311: nobody gains by guessing it
+        wait_seconds = _FIRST_WAIT_SECONDS * 2**retry * spread
+        if error.retry_after is not None:
+            wait_seconds = error.retry_after
+        if not may_retry or retry == policy.retries or wait_seconds > remaining_seconds:
             raise error from (outcome if isinstance(outcome, Exception) else None)
-        remaining_seconds -= seconds
-        yield seconds
+        remaining_seconds -= wait_seconds
     raise AssertionError("the last attempt returns or raises")

@@ -21,7 +21,7 @@ FIGURES = {
     ("README.md", "bench-engine"): ["43.5"],
     ("README.md", "evaluate"): ["0.44"],
     ("docs/quality.md", "evaluate"): ["0.44", "96.76", "0.08"],
-    ("docs/performance.md", "bench-engine"): ["43.5", "96"],
+    ("docs/performance.md", "bench-engine"): ["43.5"],
     ("docs/capacity.md", "capacity"): ["25"],
     ("docs/comparison.md", "comparison"): ["4.0", "4.8", "3.0", "3.5"],
     ("docs/protocol.md", "v2-mutations"): ["20,000"],

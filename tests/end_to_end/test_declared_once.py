@@ -40,7 +40,7 @@ SCRIPT = """
 import asyncio, contextlib, io, json, sys
 import httpx
 from app.api.application import create_app
-from app.cli.main import main
+from app.__main__ import main
 from app.client import AsyncDropserveClient
 from app.settings import Settings
 

@@ -2,16 +2,21 @@
 
 import argparse
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.options import add_api_key_option, add_parameter_options
-from app.settings import PREFIX
+from app.cli.options import Commands, add_parameter_options
+from app.errors import UsageError
+from app.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
-    from app.cli.options import Commands
+    from app.client import AsyncDropserveClient
 
-_URL_VARIABLE = f"{PREFIX}URL"
+# Files of the user on the user's own machine need no limit on bytes or time.
+_NO_LIMIT = 2**40
+_URL_VARIABLE, _API_KEY_VARIABLE = f"{PREFIX}URL", f"{PREFIX}API_KEY"
 _DESCRIPTION = """\
 Say which digit each image shows, and how certain the network is. One image is shown as dots, one
 for each pass of the network with dropout; several as a table."""
@@ -20,7 +25,7 @@ exit codes: 0 every image was answered (abstaining counts), 1 some failed, 2 wro
 3 the network abstained and --fail-on-abstain was given, 130 Ctrl-C"""
 
 
-def add_predict_command(commands: "Commands") -> None:
+def add_predict_command(commands: Commands) -> None:
     """Adds `predict`."""
     parser = commands.add_parser(
         "predict",
@@ -50,14 +55,18 @@ def add_predict_command(commands: "Commands") -> None:
         metavar="FILE",
         help=f"run this network in this command; without it the committed one [{PREFIX}CHECKPOINT]",
     )
-    add_api_key_option(parser)
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        default=os.environ.get(_API_KEY_VARIABLE) or None,
+        help="key for a server that requires one; other users of this machine can see an option, "
+        f"but not the variable [{_API_KEY_VARIABLE}]",
+    )
     formats = parser.add_mutually_exclusive_group()
-    for name, text in (
-        ("json", "print a line of JSON for each image: its file and the API's answer"),
-        ("csv", "print a row for each image"),
-    ):
+    line = "a line of JSON for each image: its file and the API's answer"
+    for name, text in (("json", line), ("csv", "a row for each image")):
         formats.add_argument(
-            f"--{name}", dest="format", action="store_const", const=name, help=text
+            f"--{name}", dest="format", action="store_const", const=name, help=f"print {text}"
         )
     parser.add_argument(
         "-o",
@@ -77,4 +86,41 @@ def _predict(options: argparse.Namespace) -> int:
         options.format = endings.get(options.output.suffix.lower())
     from app.cli.predict.run import run_predict
 
-    return run_predict(options)
+    return run_predict(options, _connect(options))
+
+
+@asynccontextmanager
+async def _connect(options: argparse.Namespace) -> AsyncIterator["AsyncDropserveClient"]:
+    """A client of the server, or of its application in this process, which answers the same."""
+    import httpx
+
+    from app.client import AsyncDropserveClient
+
+    if options.url is not None and options.checkpoint is None:
+        try:
+            client = AsyncDropserveClient(options.url, api_key=options.api_key)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        async with client:
+            yield client
+        return
+    settings = load_settings(os.environ, {"checkpoint": options.checkpoint})
+    # Torch is imported only now: --url needs none, and wrong usage answers at once.
+    import torch
+
+    from app.api.application import create_app
+    from app.inference.served_checkpoint import load_served_checkpoint
+
+    torch.set_num_threads(1)  # as in a server
+    here = Settings(
+        **settings.model_dump(include={"device", "precision", "max_pixels", "max_passes"}),
+        max_body_bytes=_NO_LIMIT,
+        max_timeout_ms=_NO_LIMIT,
+    )
+    app = create_app(here, load_served_checkpoint(settings))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    client = AsyncDropserveClient(
+        "http://localhost", timeout=httpx.Timeout(None), transport=transport
+    )
+    async with app.router.lifespan_context(app), client:
+        yield client

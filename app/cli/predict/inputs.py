@@ -63,13 +63,10 @@ def _expand(argument: str, stdin: BinaryIO) -> Iterator[Input]:
 
 
 def _files(path: str) -> Iterator[Input]:
-    if not Path(path).is_dir():
-        yield Input(printable(path), path)
-        return
-    found = list(walk_files(path, is_image_name))
-    for file in found:
+    files = list(walk_files(path, is_image_name)) if Path(path).is_dir() else [path]
+    for file in files:
         yield Input(printable(file), file)
-    if not found:
+    if not files:
         yield _unreadable(path, "there is no image in this folder")
 
 

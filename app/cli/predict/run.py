@@ -6,31 +6,32 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Any, TextIO
 
-import httpx
 from tqdm import tqdm
 
 from app.cli.options import given_parameters
 from app.cli.predict.inputs import Input, find_inputs
 from app.cli.predict.writers import Csv, Dots, JsonLines, Result, Table, Terminal, Writer
-from app.client.client import AsyncDropserveClient
-from app.client.errors import DropserveError, ImageError, RequestError
+from app.client import AsyncDropserveClient, DropserveError, ImageError, RequestError
 from app.errors import EXIT_ABSTAINED, EXIT_FAILED, EXIT_OK, EXIT_USAGE, UsageError
-from app.settings import Settings, load_settings
+
+Connection = AbstractAsyncContextManager[AsyncDropserveClient]
 
 # The progress bar, or a reader of a pipe, sees something new after this many images.
 _IMAGES_AT_A_TIME = 64
-# Files of the user on the user's own machine need no limit on bytes or time.
-_NO_LIMIT = 2**40
 
 
-def run_predict(options: argparse.Namespace) -> int:
+def run_predict(options: argparse.Namespace, connection: Connection) -> int:
     """Predicts the images that the options name; returns the exit code.
 
     Results go to standard output or the file of --output, everything else to standard error.
+
+    Args:
+        options: of the command line.
+        connection: entered only if an image can be read.
 
     Raises:
         UsageError, SettingsError, ModelError: the command cannot be run as it was given.
@@ -38,19 +39,16 @@ def run_predict(options: argparse.Namespace) -> int:
     inputs = find_inputs(options.files, sys.stdin.buffer)
     try:
         with _open_output(options) as stream:
-            outcomes = asyncio.run(_predict_all(options, inputs, stream))
+            outcomes = asyncio.run(_predict_all(options, connection, inputs, stream))
             stream.flush()
     except RequestError as error:
         raise UsageError(str(error)) from error
-    except DropserveError as error:
-        sys.stderr.write(f"dropserve: {error}\n")
-        return EXIT_FAILED
     except BrokenPipeError:
         # The reader wants no more; what is still buffered must not be written again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except OSError as error:
-        sys.stderr.write(f"dropserve: {error.strerror or error}\n")
+    except (DropserveError, OSError) as error:
+        sys.stderr.write(f"dropserve: {getattr(error, 'strerror', None) or error}\n")
         return EXIT_FAILED
     if options.fail_on_abstain and outcomes["undecided"]:
         sys.stderr.write(
@@ -64,12 +62,13 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 async def _predict_all(
-    options: argparse.Namespace, inputs: Sequence[Input], stream: TextIO
+    options: argparse.Namespace, connection: Connection, inputs: Sequence[Input], stream: TextIO
 ) -> Counter[str]:
     """Writes the answers; returns how many images had each outcome."""
     outcomes: Counter[str] = Counter()
     parameters = given_parameters(options)
-    async with _connect(options, inputs) as client:
+    is_readable = any(not isinstance(each.image, ImageError) for each in inputs)
+    async with connection if is_readable else nullcontext() as client:
         labels: Sequence[str] = ()
         if client is not None and options.format is None:
             labels = (await client.model())["config"]["labels"]
@@ -101,59 +100,8 @@ async def _predict(
     client: AsyncDropserveClient | None, inputs: Sequence[Input], parameters: dict[str, Any]
 ) -> list[Result]:
     images = [each.image for each in inputs if not isinstance(each.image, ImageError)]
-    answers: list[Result] = []
-    if client is not None and images:
-        answers = await client.predict_mc_batch(images, **parameters)
-    remaining = iter(answers)
-    return [
-        each.image if isinstance(each.image, ImageError) else next(remaining) for each in inputs
-    ]
-
-
-@asynccontextmanager
-async def _connect(
-    options: argparse.Namespace, inputs: Sequence[Input]
-) -> AsyncIterator[AsyncDropserveClient | None]:
-    """A client of the server, or of the network in this process; None if no image is readable."""
-    if all(isinstance(each.image, ImageError) for each in inputs):
-        yield None
-    elif options.url is not None and options.checkpoint is None:
-        try:
-            client = AsyncDropserveClient(options.url, api_key=options.api_key)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        async with client:
-            yield client
-    else:
-        async with _run_here(options) as client:
-            yield client
-
-
-@asynccontextmanager
-async def _run_here(options: argparse.Namespace) -> AsyncIterator[AsyncDropserveClient]:
-    """A client of the server's application in this process, so that the answers are the same."""
-    settings = load_settings(os.environ, {"checkpoint": options.checkpoint})
-    # Torch is imported only now: --url needs none, and wrong usage answers at once.
-    import torch
-
-    from app.api.application import create_app
-    from app.inference.served_checkpoint import load_served_checkpoint
-
-    torch.set_num_threads(1)  # as in a server
-    here = Settings(
-        **settings.model_dump(include={"device", "precision", "max_pixels", "max_passes"}),
-        max_body_bytes=_NO_LIMIT,
-        max_timeout_ms=_NO_LIMIT,
-    )
-    app = create_app(here, load_served_checkpoint(settings))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        AsyncDropserveClient(
-            "http://localhost", timeout=httpx.Timeout(None), transport=transport
-        ) as client,
-    ):
-        yield client
+    answers = iter(await client.predict_mc_batch(images, **parameters) if client else [])
+    return [each.image if isinstance(each.image, ImageError) else next(answers) for each in inputs]
 
 
 def _create_writer(

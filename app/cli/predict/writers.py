@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self, TextIO
@@ -19,10 +20,9 @@ _BOLD, _DIM, _BLUE, _ORANGE, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[34m", "\x1b[33
 
 
 class Writer(Protocol):
-    """Writes the result of each image, in order."""
+    """Writes the result of each image, in order; an error only if the format has a place for it."""
 
-    def write(self, name: str, result: Result) -> None:
-        """Writes one result; an error only if the format has a place for it."""
+    def write(self, name: str, result: Result) -> None: ...
 
 
 class JsonLines:
@@ -90,12 +90,8 @@ class Terminal:
     def of(cls, stream: TextIO) -> Self:
         is_terminal = stream.isatty()
         wants_colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        try:
-            "●○·…".encode(stream.encoding or "utf-8")
-        except UnicodeEncodeError:
-            has_unicode = False
-        else:
-            has_unicode = True
+        encoding = stream.encoding or "utf-8"
+        has_unicode = "?" not in "●○·…".encode(encoding, "replace").decode(encoding)
         columns = shutil.get_terminal_size().columns if is_terminal else None
         return cls(columns, is_terminal and wants_colour, has_unicode)
 
@@ -150,8 +146,8 @@ class Dots:
         return rows
 
 
-# Of "1000 of 1000" with a rival, and the longest decision.
-_PASSES_WIDTH, _ENTROPY_WIDTH, _DECISION_WIDTH = 18, len("entropy"), 24
+# "1000 of 1000" with a rival, the entropy, the longest decision, and spaces between five columns.
+_OTHER_WIDTH = 18 + len("entropy") + 24 + 4 * len("  ")
 
 
 class Table:
@@ -165,11 +161,8 @@ class Table:
         self._labels = labels
         longest = max(len("file"), *map(len, names))
         self._digit_width = max(len("digit"), 1 + max(map(len, labels), default=0))
-        others = (
-            self._digit_width + _PASSES_WIDTH + _ENTROPY_WIDTH + _DECISION_WIDTH + 4 * len("  ")
-        )
-        room = longest if terminal.columns is None else max(12, terminal.columns - others)
-        self._name_width = min(longest, room)
+        room = (terminal.columns or sys.maxsize) - self._digit_width - _OTHER_WIDTH
+        self._name_width = min(longest, max(12, room))
         self._write_row("file", "digit", "passes", "entropy", "decision")
 
     def write(self, name: str, result: Result) -> None:
@@ -192,7 +185,5 @@ class Table:
         width = self._name_width
         if len(name) > width:
             name = f"…{name[1 - width :]}" if self._terminal.has_unicode else name[-width:]
-        self._stream.write(
-            f"{name:<{width}}  {digit:<{self._digit_width}}  {passes:<{_PASSES_WIDTH}}  "
-            f"{entropy:>{_ENTROPY_WIDTH}}  {decision}\n"
-        )
+        cells = f"{name:<{width}}  {digit:<{self._digit_width}}  {passes:<18}  {entropy:>7}"
+        self._stream.write(f"{cells}  {decision}\n")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from app.cli.main import main
+from app.__main__ import main
 
 
 @pytest.fixture(autouse=True)

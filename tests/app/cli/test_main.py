@@ -27,7 +27,7 @@ HEAVY = ("torch", "numpy", "PIL", "fastapi", "uvicorn", "httpx")
 def test_help_and_wrong_settings_answer_before_torch_is_imported() -> None:
     script = (
         "import sys\n"
-        "from app.cli.main import main\n"
+        "from app.__main__ import main\n"
         "for arguments in (['--help'], ['serve', '--help'], ['bench', 'engine', '--help'],\n"
         "                  ['predict', '--help'], ['predict'], ['--version'],\n"
         "                  ['serve', '--port', 'many'], ['serve', '--prot', '1']):\n"

@@ -39,14 +39,12 @@ def play(flow: Flow[httpx.Response], *outcomes: Any) -> tuple[list[float], httpx
     outcome = None
     try:
         while True:
-            step = flow.send(outcome)
-            if isinstance(step, float):
-                waited.append(step)
-                outcome = None
-            else:
-                assert step is REQUEST
-                outcome = next(following)
+            seconds, request = flow.send(outcome)
+            waited.append(seconds)
+            assert request is REQUEST
+            outcome = next(following)
     except StopIteration as end:
+        assert waited.pop(0) == 0  # before the first request
         return waited, end.value
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from app.cli.main import main
+from app.__main__ import main
 from tests.conftest import OURS, ROOT
 
 

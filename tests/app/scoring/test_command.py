@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.main import main
+from app.__main__ import main
 from tests.app.scoring.runs import score
 from tests.conftest import ROOT, SAMPLES
 
@@ -33,7 +33,7 @@ def test_workers_are_a_number_of_at_least_one(
 
 def test_help_needs_no_package_of_an_extra() -> None:
     code = (
-        "import sys; from app.cli.main import main\n"
+        "import sys; from app.__main__ import main\n"
         "try: main(['score', '--help'])\n"
         "except SystemExit: print(*{'pyarrow', 'ray', 'torch'} & sys.modules.keys())"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.cli.main import main
+from app.__main__ import main
 from tests.app.scoring.inputs import PIXELS, write_idx, write_zip
 from tests.conftest import OURS, ROOT, SAMPLES
 from tests.isolation import ISOLATED, can_isolate

@@ -113,7 +113,7 @@ def test_a_server_that_wants_a_key_is_given_it(
 def test_a_server_is_asked_without_torch(server: RunningServer) -> None:
     script = (
         "import sys\n"
-        "from app.cli.main import main\n"
+        "from app.__main__ import main\n"
         "try:\n"
         f"    main(['predict', {SEVEN!r}, {DOUBTFUL!r}, '--csv'])\n"
         "except SystemExit as end:\n"
