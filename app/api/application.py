@@ -19,6 +19,7 @@ from app.api.cors import CorsMiddleware
 from app.api.fast_path import DirectApp
 from app.api.middleware import RequestContextMiddleware
 from app.api.openapi import describe_application
+from app.api.routes import ROUTE_LABELS
 from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Inference
 from app.open_inference.models import served_models
@@ -56,7 +57,7 @@ def create_app(
         CheckpointError: at start-up, where the checkpoint cannot be served.
     """
     if metrics is None and settings.metrics:
-        metrics = Metrics()
+        metrics = Metrics(ROUTE_LABELS)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

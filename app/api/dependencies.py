@@ -13,7 +13,7 @@ from app.errors import ApiError, ErrorCode
 from app.inference.jobs import Answer
 from app.inference.pipeline import Inference
 from app.schemas import McParameters
-from app.telemetry.request_record import RequestTimes
+from app.telemetry.request_record import Timings
 
 # Shorter requests are answered before their caller can be seen to be gone.
 _WATCHED_PASSES = 256
@@ -33,9 +33,9 @@ def started_state(request: Request) -> State:
     return state
 
 
-def times_of(request: Request) -> RequestTimes:
+def times_of(request: Request) -> Timings:
     """Where the request's time goes, to be filled in."""
-    times: RequestTimes = request.scope["state"]["times"]
+    times: Timings = request.scope["state"]["times"]
     return times
 
 

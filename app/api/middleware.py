@@ -18,7 +18,7 @@ from app.api.routes import path_within, route_label
 from app.errors import ApiError, ErrorCode
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
-from app.telemetry.request_record import CLIENT_GONE, EndedRequest, RequestTimes
+from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
 
 REQUEST_ID_HEADER = "x-request-id"
 _HEADER_BYTES = REQUEST_ID_HEADER.encode()
@@ -73,7 +73,7 @@ class RequestContextMiddleware:
         header = (_HEADER_BYTES, request_id.encode())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        times = state["times"] = RequestTimes()
+        timings = state["times"] = Timings()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -104,16 +104,16 @@ class RequestContextMiddleware:
                 scope, receive, send_with_id
             )
         finally:
-            ended = EndedRequest(
+            record = RequestRecord(
                 request_id,
                 scope["method"],
                 route,
                 status or CLIENT_GONE,
                 state.get("error_code"),
                 time.monotonic() - started,
-                times,
+                timings,
             )
             if self._metrics is not None:
-                self._metrics.end_request(ended)
+                self._metrics.end_request(record)
             if self._access_log is not None:
-                self._access_log.write(ended)
+                self._access_log.write(record)

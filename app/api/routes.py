@@ -4,6 +4,8 @@ import re
 
 from starlette.types import Scope
 
+from app.telemetry.metrics import RouteLabels
+
 PREDICTION_ROUTES = (
     "/predict",
     "/predict/mc",
@@ -37,6 +39,7 @@ ROUTES = (
     ),
     OTHER,
 )
+ROUTE_LABELS = RouteLabels(ROUTES, PREDICTION_ROUTES)
 _EXACT = frozenset(ROUTES)
 _MODEL_PATH = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?(/infer|/ready|/config)?")
 

@@ -17,7 +17,7 @@ from app.inference.scheduler import Admission, Batcher, Outcome
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
-from app.telemetry.request_record import RequestTimes
+from app.telemetry.request_record import Timings
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
 from model.engines.relu_mlp import Engine, build_engine
@@ -101,7 +101,7 @@ class Inference:
         is_sampled = issubclass(parameters_type, McParameters)
         self.batcher.check(_IMAGE_COST + 1 if is_sampled else DETERMINISTIC_COST)
 
-    async def predict(self, asked: ImageRequest[PredictParameters], times: RequestTimes) -> Answer:
+    async def predict(self, asked: ImageRequest[PredictParameters], times: Timings) -> Answer:
         """The deterministic answer, computed at once: it takes less than queueing it would.
 
         Args:
@@ -121,10 +121,10 @@ class Inference:
         times.decode = decoded - started
         times.compute = time.monotonic() - decoded
         if self._metrics is not None:
-            self._metrics.count_answer(answer)
+            self._count_answer(answer)
         return answer
 
-    async def predict_mc(self, asked: ImageRequest[McParameters], times: RequestTimes) -> Answer:
+    async def predict_mc(self, asked: ImageRequest[McParameters], times: Timings) -> Answer:
         """The MC-dropout answer; see `predict`. The caller has been admitted."""
         deadline = self._deadline(asked.parameters)
         work = await self._mc_work(asked, deadline, times, is_streamed=False)
@@ -132,7 +132,7 @@ class Inference:
         if isinstance(answer, Exception):
             raise answer
         if self._metrics is not None:
-            self._metrics.count_answer(answer)
+            self._count_answer(answer)
         return answer
 
     def admit_mc(self, asked: ImageRequest[McParameters]) -> Admission:
@@ -142,7 +142,7 @@ class Inference:
         return self.batcher.admit(cost, beside=self._decoding_cost(asked.image))
 
     async def stream_mc(
-        self, asked: ImageRequest[McParameters], times: RequestTimes
+        self, asked: ImageRequest[McParameters], times: Timings
     ) -> AsyncGenerator[Answer, None]:
         """The MC-dropout answer, after the estimates on the way; the caller has been admitted.
 
@@ -155,15 +155,15 @@ class Inference:
             async with aclosing(self.batcher.stream(work, deadline, times)) as answers:
                 async for answer in answers:
                     if self._metrics is not None and answer["stop_reason"]:
-                        self._metrics.count_answer(answer)
+                        self._count_answer(answer)
                     yield answer
         finally:
             times.queue = max(0.0, time.monotonic() - started - times.compute)
             if self._metrics is not None:
-                self._metrics.count_ended([work])
+                self._count_uncomputed([work])
 
     async def predict_batch(
-        self, asked: BatchRequest[PredictParameters], times: RequestTimes
+        self, asked: BatchRequest[PredictParameters], times: Timings
     ) -> list[Answer | ApiError]:
         """An answer, or what is wrong with the image, for each image in order."""
         parameters = asked.parameters
@@ -189,11 +189,11 @@ class Inference:
                 if isinstance(answer, ApiError):
                     self._metrics.count_image_error(answer.code)
                 else:
-                    self._metrics.count_answer(answer)
+                    self._count_answer(answer)
         return told
 
     async def _run(
-        self, works: Sequence[PredictWork | McWork], deadline: float, times: RequestTimes
+        self, works: Sequence[PredictWork | McWork], deadline: float, times: Timings
     ) -> list[Answer | Exception]:
         """As the batcher does; what is not computed in the end is counted."""
         started = time.monotonic()
@@ -204,15 +204,35 @@ class Inference:
         finally:
             times.queue = max(0.0, time.monotonic() - started - times.compute)
             if self._metrics is not None:
-                self._metrics.count_ended(works)
+                self._count_uncomputed(works)
 
     def _counted_step(
         self, batch: Sequence[tuple[PredictWork | McWork, int]]
     ) -> list[Outcome[Found] | Exception]:
         outcomes = self.worker.step(batch)
         assert self._metrics is not None
-        self._metrics.count_round(batch)
+        passes = sum(passes for work, passes in batch if isinstance(work, McWork))
+        self._metrics.count_round(len(batch), passes)
         return outcomes
+
+    def _count_uncomputed(self, works: Sequence[PredictWork | McWork]) -> None:
+        sampled = [work for work in works if isinstance(work, McWork)]
+        spared = sum(work.remaining for work in sampled if work.stopped_early)
+        cancelled = sum(work.remaining for work in sampled if not work.stopped_early)
+        assert self._metrics is not None
+        self._metrics.count_uncomputed(spared=spared, cancelled=cancelled)
+
+    def _count_answer(self, answer: Answer) -> None:
+        assert self._metrics is not None
+        decision = answer["decision"]
+        self._metrics.count_answer(
+            "mc" if "mutual_information" in answer else "predict",
+            digit=answer["digit"],
+            confidence=answer["confidence"],
+            predictive_entropy=answer["predictive_entropy"],
+            reason=None if decision is None else decision["reason"],
+            mutual_information=answer.get("mutual_information"),
+        )
 
     async def _batch_work(
         self, image: Image | ApiError, parameters: PredictParameters, deadline: float
@@ -238,7 +258,7 @@ class Inference:
         self,
         asked: ImageRequest[McParameters],
         deadline: float,
-        times: RequestTimes,
+        times: Timings,
         *,
         is_streamed: bool,
     ) -> McWork:
@@ -262,9 +282,7 @@ class Inference:
         prepared = loop.run_in_executor(self._decoding, self.worker.prepare, [work])
         await _in_time(prepared, deadline)
 
-    async def _prepare_ahead(
-        self, works: Sequence[PredictWork | McWork], times: RequestTimes
-    ) -> None:
+    async def _prepare_ahead(self, works: Sequence[PredictWork | McWork], times: Timings) -> None:
         """Computes the first layer of all images of a batch, before any of their passes.
 
         Its weights fill the cache: image by image they would drive out those of the later layers.

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
-from app.telemetry.request_record import RequestTimes
+from app.telemetry.request_record import Timings
 
 logger = logging.getLogger("dropserve")
 
@@ -197,9 +197,7 @@ class Batcher(Generic[W, F, R]):
         else:
             self._note_if_idle()
 
-    async def run(
-        self, works: Sequence[W], deadline: float, times: RequestTimes
-    ) -> list[R | Exception]:
+    async def run(self, works: Sequence[W], deadline: float, times: Timings) -> list[R | Exception]:
         """Computes works; the answers come in their order, an exception where a work failed.
 
         Cancelling the call drops what is not computed yet.
@@ -223,9 +221,7 @@ class Batcher(Generic[W, F, R]):
             times.compute += job.computing_seconds
         return [_settled(answer) for answer in job.answers]
 
-    async def stream(
-        self, work: W, deadline: float, times: RequestTimes
-    ) -> AsyncGenerator[R, None]:
+    async def stream(self, work: W, deadline: float, times: Timings) -> AsyncGenerator[R, None]:
         """Computes one work and yields its intermediate answers, then the final one; see `run`.
 
         Raises:

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from app.api.application import load_served_checkpoint
+from app.api.routes import ROUTE_LABELS
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from app.process.draining import refuse_new_connections
 from app.settings import Settings
@@ -120,7 +121,7 @@ class Supervisor:
             self._take_checkpoint()
             if self._settings.metrics:
                 self._free_rows = MetricsRow.create(
-                    Path(folder) / "metrics", self._settings.workers
+                    ROUTE_LABELS, Path(folder) / "metrics", self._settings.workers
                 )
             try:
                 return self._run()

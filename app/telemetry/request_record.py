@@ -1,36 +1,38 @@
-"""What is known of a request besides its answer: where its time went, and how it ended."""
+"""How a request ended and where its time went, for metrics and the access log."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
+# The status that nginx logs when the client disconnects before its answer.
+CLIENT_GONE = 499
 
-class RequestTimes:
-    """Seconds that one request has spent on what takes long; filled in on its way.
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds that a prediction spent in each stage.
 
     Attributes:
-        decode: making pixels of the image file, a thread's queue included.
+        decode: decoding and preprocessing images, including the wait for the decoding thread.
         queue: waiting for the engine.
-        compute: in the engine's rounds, also where they were shared with other requests.
+        compute: in rounds of the engine, including rounds shared with other requests.
     """
 
-    __slots__ = ("compute", "decode", "queue")
-
-    def __init__(self) -> None:
-        self.decode = 0.0
-        self.queue = 0.0
-        self.compute = 0.0
+    decode: float = 0.0
+    queue: float = 0.0
+    compute: float = 0.0
 
 
-class EndedRequest(NamedTuple):
-    """A request that has ended.
+class RequestRecord(NamedTuple):
+    """A finished request.
 
     Attributes:
-        request_id: as the client was told it.
-        method: of HTTP.
-        route: see `app.api.routes`.
-        status: of HTTP; 499, as nginx has it, if the client went away before its answer.
-        code: of the error that was told, if one was.
+        request_id: the value of the header `x-request-id`.
+        method: the HTTP method.
+        route: the route's label, never the address itself.
+        status: the HTTP status, or `CLIENT_GONE`.
+        code: the code of the error answer, if it was one.
         seconds: from the request's headers to the end of its answer.
-        times: of which so much each for the stages.
+        timings: how a prediction spent this time.
     """
 
     request_id: str
@@ -39,7 +41,4 @@ class EndedRequest(NamedTuple):
     status: int
     code: str | None
     seconds: float
-    times: RequestTimes
-
-
-CLIENT_GONE = 499
+    timings: Timings

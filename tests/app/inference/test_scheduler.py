@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from app.errors import ApiError, ErrorCode
 from app.inference.scheduler import Batcher, Outcome
-from app.telemetry.request_record import RequestTimes
+from app.telemetry.request_record import Timings
 from tests.api_errors import is_error, raises_error
 
 NEVER = math.inf
@@ -143,7 +143,7 @@ Running = asyncio.Task[list[Answer | Exception]]
 
 def ask(batcher: Batcher[Sum, Answer, Answer], *works: Sum, deadline: float = NEVER) -> Running:
     """A request of its own, queued by the next turn of the event loop."""
-    return asyncio.create_task(batcher.run(works, deadline, RequestTimes()))
+    return asyncio.create_task(batcher.run(works, deadline, Timings()))
 
 
 async def turns(count: int) -> None:
@@ -293,7 +293,7 @@ async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
 
 async def test_a_request_without_works_has_no_answers() -> None:
     async with serving(Adder()) as batcher:
-        assert await batcher.run([], NEVER, RequestTimes()) == []
+        assert await batcher.run([], NEVER, Timings()) == []
 
 
 # Everybody gets their own
@@ -511,7 +511,7 @@ async def test_a_stream_ends_where_an_estimate_cannot_be_made() -> None:
     async with serving(step) as batcher:
         work = Sum(1, 200, largest_step=20, is_streamed=True, is_unspeakable=True)
         with raises_error(ErrorCode.INTERNAL):
-            await anext(batcher.stream(work, NEVER, RequestTimes()))
+            await anext(batcher.stream(work, NEVER, Timings()))
 
         assert await ask(batcher, Sum(2, 20)) == [Sum(2, 20).right]
     assert step.passes < 200
@@ -561,7 +561,7 @@ async def test_admitted_work_is_counted_until_it_is_answered() -> None:
 
     async def request(cost: int, *works: Sum) -> None:
         with batcher.admit(cost):
-            for answer in await batcher.run(works, NEVER, RequestTimes()):
+            for answer in await batcher.run(works, NEVER, Timings()):
                 if isinstance(answer, Exception):
                     raise answer
 
@@ -647,7 +647,7 @@ async def test_retry_after_is_never_zero() -> None:
 
 
 def stream(batcher: Batcher[Sum, Answer, Answer], work: Sum, deadline: float = NEVER) -> Any:
-    return aclosing(batcher.stream(work, deadline, RequestTimes()))
+    return aclosing(batcher.stream(work, deadline, Timings()))
 
 
 def streamed(number: int, passes: int) -> Sum:
@@ -732,7 +732,7 @@ async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None
     async def request() -> list[Answer | Exception]:
         with batcher.admit(20):
             await is_read.wait()
-            return await batcher.run([Sum(1, 20)], NEVER, RequestTimes())
+            return await batcher.run([Sum(1, 20)], NEVER, Timings())
 
     async with serving(Adder()) as batcher:
         reading = asyncio.create_task(request())
@@ -761,7 +761,7 @@ async def test_what_is_not_finished_when_the_time_is_over_is_told_so() -> None:
 
         # As would be asked for by a request that was admitted, and read, before.
         with raises_error(ErrorCode.NOT_READY):
-            await batcher.run([Sum(4, 20)], NEVER, RequestTimes())
+            await batcher.run([Sum(4, 20)], NEVER, Timings())
 
 
 @pytest.mark.parametrize("was_used", [False, True])
@@ -791,7 +791,7 @@ async def test_ten_thousand_requests_with_cancellations_and_failing_batches() ->
 
     async def request(number: int) -> list[Answer | Exception] | None:
         works = [Sum(number, chance.randint(1, 60)) for _ in range(chance.choice([1, 1, 1, 2, 5]))]
-        running = asyncio.create_task(batcher.run(works, NEVER, RequestTimes()))
+        running = asyncio.create_task(batcher.run(works, NEVER, Timings()))
         if chance.random() < 0.2:
             await turns(chance.randint(0, 30))
             running.cancel()
@@ -829,7 +829,7 @@ async def _ended(task: "asyncio.Task[Any]") -> bool:
 async def test_a_request_is_told_how_long_it_was_computed() -> None:
     step = Adder()
     async with serving(step) as batcher:
-        first, second = RequestTimes(), RequestTimes()
+        first, second = Timings(), Timings()
         running = [
             asyncio.create_task(batcher.run(works, NEVER, times))
             for works, times in (([Sum(1, 60)], first), ([Sum(2, 60), Sum(3, 20)], second))
