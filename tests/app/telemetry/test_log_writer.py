@@ -100,9 +100,7 @@ async def test_a_long_line_waits_for_room_piece_by_piece(
     monkeypatch: pytest.MonkeyPatch, size: int, can_open_again: bool
 ) -> None:
     if not can_open_again:
-        monkeypatch.setattr(
-            "app.telemetry.log_writer._open_unshared", lambda descriptor: descriptor
-        )
+        monkeypatch.setattr("app.telemetry.log_writer._open_unshared", lambda shared: shared)
     pipe = Pipe()
     lines = [LINE] * 640 + [b"y" * (size - 1) + b"\n", LINE]  # the pipe is then nearly full
     for line in lines:
