@@ -13,17 +13,21 @@ FROM ${BASE} AS build
 ARG PIP_EXTRA_INDEX_URL=
 WORKDIR /src
 RUN python -m venv /opt/dropserve
-# The dependencies are a layer of their own: new code does not install torch again.
-COPY pyproject.toml ./
+# The dependencies are a layer of their own: new code does not install torch again. Its version is
+# exact, too, but which build of it is taken depends on the index: see .ci/lock.
+COPY deploy/requirements.txt pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && /opt/dropserve/bin/python -m pip install --requirement requirements.txt
+    /opt/dropserve/bin/python -m pip install --require-hashes --requirement requirements.txt \
+    && grep --only-matching "torch==[0-9.]*" pyproject.toml > torch.txt \
+    && /opt/dropserve/bin/python -m pip install --requirement torch.txt
 COPY README.md LICENSE ./
+COPY deploy/package deploy/package
 COPY model model
 COPY training training
 COPY app app
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/dropserve/bin/python -m pip install --no-deps . \
+    && /opt/dropserve/bin/python -m pip check \
     && /opt/dropserve/bin/python -m pip uninstall --yes setuptools pip
 # What only builds or tests: headers, static libraries, torch's tools and tests, others' tests.
 RUN find /opt/dropserve -depth \( \

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
 
-import model.errors
-
 # How the commands end.
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_ABSTAINED = 3
 EXIT_INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """A command cannot be run as it was given; the text is one line for the user."""
 
 
 class ErrorCode(Enum):
@@ -39,11 +41,6 @@ class ErrorCode(Enum):
     CONFLICTING_PARAMETERS = (
         400,
         "a parameter is given twice with different values; give it once",
-    )
-    PAGE_REFUSED = (
-        400,
-        "this page may not send this request; DROPSERVE_CORS_ORIGINS must name its origin, and "
-        "pages may send GET and POST with the headers of this API only",
     )
     INVALID_HTTP = 400, "this is no HTTP request that can be read; send HTTP/1.1"
     # Of the Open Inference Protocol, whose bodies have no codes: this one is for logs and metrics.
@@ -93,7 +90,7 @@ class ErrorCode(Enum):
         431,
         "the address and the header lines are more than this server reads; send fewer",
     )
-    INTERNAL = 500, "the server failed; its log tells more under this request id"
+    INTERNAL = 500, "the server failed; its log has the cause under this request id"
     NOT_READY = (
         503,
         "the server is starting or stopping; try again in a moment",
@@ -110,6 +107,16 @@ class ErrorCode(Enum):
         self.status = status
         self.message = message
         self.headers = headers
+
+    def __call__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> "ApiError":
+        """The exception to raise; see `ApiError`."""
+        return ApiError(self, message, param=param, headers=headers)
 
     @property
     def text(self) -> str:
@@ -150,33 +157,3 @@ class ApiError(Exception):
     def code(self) -> str:
         """What a program reads: `empty_body`."""
         return self.kind.text
-
-
-_FROM_MODEL: Mapping[type[model.errors.ImageError], ErrorCode] = MappingProxyType(
-    {
-        model.errors.InvalidPixelsError: ErrorCode.INVALID_PIXELS,
-        model.errors.NoInkError: ErrorCode.NO_INK,
-    }
-)
-
-
-def from_image_error(error: model.errors.ImageError, *, param: str | None = None) -> ApiError:
-    """What the API answers when `model` refuses an image; the message stays.
-
-    Args:
-        error: as raised by `model.digits.preprocessing`.
-        param: the field that the image came in, where it has a name.
-    """
-    return ApiError(_FROM_MODEL[type(error)], str(error), param=param)
-
-
-def error_body(error: ApiError, request_id: str | None) -> dict[str, dict[str, str | None]]:
-    """The one error shape, as JSON types."""
-    return {
-        "error": {
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "request_id": request_id,
-        }
-    }

@@ -1,11 +1,22 @@
-"""What a request may ask for and what an answer holds: validation and the OpenAPI description."""
+"""What a request may ask for and what an answer holds: declared here and nowhere else.
 
+The predictor makes the answers, the encoder writes them and the client returns them. Query, form
+and JSON parameters, command-line options, tensors of the Open Inference Protocol, table columns and
+the OpenAPI description follow from these declarations.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.literals import MAX_SEED, Estimator, Outcome, Preprocess, Reason, StopReason
+from . import literals
+from .errors import ApiError
+
+Floats = Sequence[float]
+Integers = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,7 @@ class PredictParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    preprocess: Annotated[Preprocess, MustBe("auto or none")] = Field(
+    preprocess: Annotated[literals.Preprocess, MustBe("auto or none")] = Field(
         default="auto",
         description="`auto` finds the ink in any picture and brings it to MNIST's convention; "
         "`none` takes a 28x28 image, white ink on black, as it is.",
@@ -51,11 +62,11 @@ class McParameters(PredictParameters):
     seed: Annotated[int | None, MustBe("a whole number from 0 to 2^53 - 1")] = Field(
         default=None,
         ge=0,
-        le=MAX_SEED,
+        le=literals.MAX_SEED,
         description="Determines the dropout masks: the same image, parameters and seed give the "
         "same bytes. Without one the server draws it, and returns it.",
     )
-    estimator: Annotated[Estimator, MustBe("independent or balanced")] = Field(
+    estimator: Annotated[literals.Estimator, MustBe("independent or balanced")] = Field(
         default="independent",
         description="`independent` masks give an unbiased variance; `balanced` ones drop each "
         "neuron equally often, which at least halves the squared error of the mean.",
@@ -74,126 +85,256 @@ class McParameters(PredictParameters):
     )
 
 
-class ModelIdentity(BaseModel):
+# Where an answer's field appears besides the JSON: the columns of `dropserve predict --csv`, the
+# tensors of the Open Inference Protocol, and the table of `dropserve score`.
+CSV, TENSORS, TABLE = "csv", "tensors", "table"
+_EVERYWHERE = frozenset({CSV, TENSORS, TABLE})
+
+
+def describe(
+    description: str,
+    *,
+    axes: Sequence[str] = (),
+    not_in: Sequence[str] = (),
+    default: Any = dataclasses.MISSING,
+) -> Any:
+    """A field of an answer.
+
+    Args:
+        description: for OpenAPI.
+        axes: what the dimensions of its value are: `C` is the number of classes.
+        not_in: where it does not appear; see `CSV`.
+        default: None for a field that is there only when it was asked for.
+    """
+    metadata = {
+        "description": description,
+        "axes": tuple(axes),
+        "places": _EVERYWHERE.difference(not_in),
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+Answer = TypeVar("Answer")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(describe,))
+def answer(cls: type[Answer]) -> type[Answer]:
+    """A frozen dataclass without positional arguments."""
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+class Sparse:
+    """An object whose fields with the default None are there only when they were asked for.
+
+    The encoder writes what the instance holds. One that lacks such a field reads None from its
+    class, and the field is left out.
+    """
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(cast(Any, self)):
+            if each.default is None and self.__dict__[each.name] is None:
+                del self.__dict__[each.name]
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """Made of the fields at hand, in the order in which they are written.
+
+        The constructor of a frozen dataclass sets its fields one by one, which would add a
+        fiftieth to the instructions of a prediction.
+        """
+        made = object.__new__(cls)
+        made.__dict__.update(fields)
+        return made
+
+
+@answer
+class ModelIdentity:
     """Which network answered."""
 
-    name: str = Field(description="The data set the network was trained on.")
-    version: str = Field(description="First 12 hexadecimal digits of the checkpoint's SHA-256.")
+    name: str = describe("The data set the network was trained on.")
+    version: str = describe("First 12 hexadecimal digits of the checkpoint's SHA-256.")
 
 
-class Decision(BaseModel):
+@answer
+class Decision(Sparse):
     """Whether to rely on an answer."""
 
-    outcome: Outcome = Field(description="`accept`, or `abstain`: let a person look.")
-    reason: Reason | None = Field(
-        description="Why to abstain: `ambiguous`, two classes share the image; `several_digits`; "
+    outcome: literals.Outcome = describe("`accept`, or `abstain`: let a person look.")
+    reason: literals.Reason | None = describe(
+        "Why to abstain: `ambiguous`, two classes share the image; `several_digits`; "
         "`unfamiliar`, it looks like no digit that the network has learnt. null: accept."
     )
-    score: float = Field(description="The predictive entropy, nats.")
-    threshold: float = Field(description="The largest score that is accepted, nats.")
-    boxes: list[tuple[int, int, int, int]] | None = Field(
+    score: float = describe("The predictive entropy, nats.")
+    threshold: float = describe("The largest score that is accepted, nats.")
+    boxes: Sequence[tuple[int, int, int, int]] | None = describe(
+        "Only with `several_digits`: left, top, right and bottom of each digit, the last two "
+        "exclusive, in pixels of the picture as it is seen upright.",
         default=None,
-        description="Only with `several_digits`: left, top, right and bottom of each digit, the "
-        "last two exclusive, in pixels of the picture as it is seen upright.",
     )
 
+    @property
+    def abstains(self) -> bool:
+        """Whether a person should look."""
+        return self.outcome == "abstain"
 
-class Prediction(BaseModel):
+
+@answer
+class Prediction(Sparse):
     """A deterministic answer: dropout off."""
 
-    digit: int = Field(description="Index of the largest probability.")
-    label: str = Field(description="The checkpoint's name for it.")
-    confidence: float = Field(description="The largest probability.")
-    probabilities: list[float] = Field(
-        description="Calibrated probability per class; they sum to 1."
+    digit: int = describe("Index of the largest probability.")
+    label: str = describe("The checkpoint's name for it.", not_in=[TENSORS])
+    confidence: float = describe("The largest probability.", not_in=[TENSORS])
+    probabilities: Floats = describe(
+        "Calibrated probability per class; they sum to 1.", axes="C", not_in=[CSV]
     )
-    predictive_entropy: float = Field(
-        description="Total doubt, nats: 0 is none, ln 10 = 2.303 a pure guess."
+    predictive_entropy: float = describe(
+        "Predictive uncertainty, nats: 0 is none, ln 10 = 2.303 a pure guess."
     )
-    decision: Decision | None = Field(
-        description="Accept or abstain; null while the checkpoint has no threshold."
+    decision: Decision | None = describe(
+        "Accept or abstain; null while the checkpoint has no threshold."
     )
-    model: ModelIdentity
-    prediction_set: list[int] | None = Field(
+    model: ModelIdentity = describe("Which network answered.", not_in=[TENSORS, TABLE])
+    prediction_set: Sequence[int] | None = describe(
+        "Only with `coverage`: indices of the classes that the answer may be, the likeliest first.",
+        axes=["set"],
+        not_in=[TENSORS, TABLE],
         default=None,
-        description="Only with `coverage`: indices of the classes that the answer may be, the "
-        "likeliest first.",
     )
-    input: list[list[int]] | None = Field(
+    input: Sequence[Integers] | None = describe(
+        "Only with `return_input`: 28 rows of 28 values, 0 to 255, ink is 255.",
+        axes=["row", "column"],
+        not_in=[CSV, TENSORS, TABLE],
         default=None,
-        description="Only with `return_input`: 28 rows of 28 values, 0 to 255, ink is 255.",
     )
 
+    @property
+    def raw(self) -> str:
+        """What the client received: the answer's JSON, byte for byte as the server wrote it."""
+        text: str = self.__dict__.get("_raw", "")
+        return text
 
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """What the client received: fields that this version does not know."""
+        fields: Mapping[str, Any] = self.__dict__.get("_extra", {})
+        return fields
+
+
+@answer
 class McPrediction(Prediction):
-    """An MC-dropout answer: N passes with dropout on."""
+    """An MC-dropout answer: N passes with dropout on, or a partial result on the way to it."""
 
-    mean: list[float] = Field(
-        description="Mean of the passes' probabilities per class, uncalibrated."
+    mean: Floats = describe(
+        "Mean of the passes' probabilities per class, uncalibrated.", axes="C", not_in=[CSV]
     )
-    variance: list[float] | None = Field(
-        description="Unbiased variance of the passes' probabilities per class; null for one pass."
+    variance: Floats | None = describe(
+        "Unbiased variance of the passes' probabilities per class; null for one pass.",
+        axes="C",
+        not_in=[CSV],
     )
-    standard_error: list[float] | None = Field(
-        description="Monte Carlo standard error of `mean`: sqrt(variance / passes); null for one."
+    standard_error: Floats | None = describe(
+        "Monte Carlo standard error of `mean`: sqrt(variance / passes); null for one pass.",
+        axes="C",
+        not_in=[CSV, TABLE],
     )
-    expected_entropy: float = Field(
-        description="Mean entropy of the passes, nats: doubt in the image."
+    expected_entropy: float = describe(
+        "Mean entropy of the passes, nats: uncertainty that lies in the image."
     )
-    mutual_information: float = Field(
-        description="Predictive minus expected entropy, nats: how far the passes disagree."
+    mutual_information: float = describe(
+        "Predictive minus expected entropy, nats: how far the passes disagree."
     )
-    votes: list[int] = Field(description="How many passes chose each class.")
-    passes: int = Field(description="How many passes were computed.")
-    stop_reason: StopReason = Field(
-        description="`passes`: all were computed; `standard_error`: the mean was known well enough."
+    votes: Integers = describe("How many passes chose each class.", axes="C")
+    passes: int = describe("How many passes were computed.", not_in=[TENSORS, TABLE])
+    stop_reason: literals.StopReason | None = describe(
+        "`passes`: all were computed; `standard_error`: the mean was known well enough; null in "
+        "a partial result of a stream.",
+        not_in=[TENSORS, TABLE],
     )
-    seed: int = Field(description="The seed of the masks; send it to get the same answer again.")
-    estimator: Estimator = Field(description="How the masks of the passes were drawn.")
-    pass_probabilities: list[list[float]] | None = Field(
-        default=None, description="Only with `return_passes`: the probabilities of each pass."
+    seed: int = describe("The seed of the masks; send it to get the same answer again.")
+    estimator: literals.Estimator = describe(
+        "How the masks of the passes were drawn.", not_in=[TENSORS, TABLE]
     )
-    dropped: list[str] | None = Field(
+    pass_probabilities: Sequence[Floats] | None = describe(
+        "Only with `return_passes`: the probabilities of each pass.",
+        axes=["pass", "C"],
+        not_in=[CSV, TENSORS, TABLE],
         default=None,
-        description="Only with `return_passes`: per pass, one bit per hidden neuron, layer after "
-        "layer, highest bit first, 1 is dropped; base64.",
+    )
+    dropped: Sequence[str] | None = describe(
+        "Only with `return_passes`: per pass, one bit per hidden unit, layer after layer, highest "
+        "bit first, 1 is dropped; base64.",
+        axes=["pass"],
+        not_in=[CSV, TENSORS, TABLE],
+        default=None,
     )
 
-
-class FailedImage(BaseModel):
-    """What is wrong with one image of a batch, in its place."""
-
-    error: dict[str, str | None] = Field(description="`code`, `message` and `param`.")
-
-
-class PredictionBatch(BaseModel):
-    """Deterministic answers in the order of the images."""
-
-    predictions: list[Prediction | FailedImage]
+    @property
+    def is_final(self) -> bool:
+        """False for the partial results of a stream."""
+        return self.stop_reason is not None
 
 
-class McPredictionBatch(BaseModel):
-    """MC-dropout answers in the order of the images."""
+@answer
+class ErrorSummary:
+    """What went wrong with an image of a batch."""
 
-    predictions: list[McPrediction | FailedImage]
+    code: str = describe("For programs.")
+    message: str = describe("For people: what to do.")
+    param: str | None = describe("The parameter at fault, if one is.")
 
 
-class ErrorDetail(BaseModel):
+@answer
+class ErrorDetail(ErrorSummary):
     """What went wrong."""
 
-    code: str = Field(description="For programs.")
-    message: str = Field(description="For people: what to do.")
-    param: str | None = Field(description="The parameter at fault, if one is.")
-    request_id: str = Field(description="The same as in the header x-request-id.")
+    request_id: str | None = describe("The same as in the header x-request-id.")
 
 
-class ErrorBody(BaseModel):
+@answer
+class ErrorBody:
     """The body of every answer that is not a success."""
 
-    error: ErrorDetail
+    error: ErrorDetail = describe("What went wrong.")
 
 
-class Health(BaseModel):
+@answer
+class FailedImage:
+    """What is wrong with one image of a batch, in its place."""
+
+    error: ErrorSummary = describe("What went wrong; it has no request id, as no success has one.")
+
+
+def error_body(error: ApiError, request_id: str | None) -> ErrorBody:
+    """The one error shape; without a request id outside of any request."""
+    detail = ErrorDetail(
+        code=error.code, message=error.message, param=error.param, request_id=request_id
+    )
+    return ErrorBody(error=detail)
+
+
+def failed_image(error: ApiError) -> FailedImage:
+    """The entry of an image in a batch that has no answer."""
+    summary = ErrorSummary(code=error.code, message=error.message, param=error.param)
+    return FailedImage(error=summary)
+
+
+@answer
+class PredictionBatch:
+    """Deterministic answers in the order of the images."""
+
+    predictions: Sequence[Prediction | FailedImage] = describe("One for each image.")
+
+
+@answer
+class McPredictionBatch:
+    """MC-dropout answers in the order of the images."""
+
+    predictions: Sequence[McPrediction | FailedImage] = describe("One for each image.")
+
+
+@answer
+class Health:
     """State of the server."""
 
-    status: str
+    status: str = describe("`live` or `ready`.")

@@ -1,21 +1,29 @@
 """Settings: one frozen object from `DROPSERVE_*` variables and command-line options."""
 
 import difflib
-import ipaddress
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PREFIX = "DROPSERVE_"
-# Read by training, by the tests and by `predict`; the server only must not mistake them for typing
-# errors.
+# Variables of training, tests and `predict`, which the server must not take for typing errors.
 _OTHER_NAMES = frozenset({"API_KEY", "DATA_DIR", "URL"})
+# Variables that are no setting any more: since which version, from which version they are unknown,
+# and why. They are ignored with a warning for two versions, so that an upgrade starts.
+_RETIRED = MappingProxyType(
+    {"TRUSTED_PROXIES": ("0.2", "0.4", "no answer depends on a client's address")}
+)
 # Kubernetes injects these into every container for a Service named `dropserve`.
 _KUBERNETES_NAME = re.compile(r"(.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT_\d+_.*")
 _KUBERNETES_VALUE = "tcp://"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
+
+logger = logging.getLogger("dropserve")
 
 
 class SettingsError(Exception):
@@ -23,7 +31,6 @@ class SettingsError(Exception):
 
 
 def _split(value: Any) -> Any:
-    """What stands between commas."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -35,17 +42,6 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
-def _check_network(proxy: str) -> str:
-    try:
-        ipaddress.ip_network(proxy)
-    except ValueError:
-        raise ValueError("a proxy is an IP address, or a network such as 10.0.0.0/8") from None
-    return proxy
-
-
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
-
-
 class Settings(BaseModel):
     """How the server runs. Every field is a `DROPSERVE_` variable and an option of `serve`."""
 
@@ -55,97 +51,104 @@ class Settings(BaseModel):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="address to listen on; 0.0.0.0 for every interface",
+        description="Address to listen on; 0.0.0.0 is every interface",
     )
     port: int = Field(
-        default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one"
     )
     checkpoint: Path | None = Field(
-        default=None, description="checkpoint to serve; without it the committed one"
+        default=None, description="Path of the checkpoint to serve; if unset, the committed one"
     )
-    device: str = Field(default="cpu", description="what computes: cpu, cuda or cuda:1")
+    device: str = Field(
+        default="cpu",
+        description="Device for inference: cpu, cuda, or a numbered one such as cuda:1",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="of the stochastic layers: float32, or the less exact bfloat16",
+        description="Number format of the stochastic layers: float32, or bfloat16, which is less "
+        "exact",
     )
     max_body_bytes: int = Field(
-        default=10 * 2**20, ge=1024, description="largest request body, bytes"
+        default=10 * 2**20, ge=1024, description="Largest request body, in bytes"
     )
     max_pixels: int = Field(
         default=50_000_000,
         ge=784,
-        description="largest image, pixels, after a JPEG's reduced decoding; half for WebP",
+        description="Largest image, in pixels; a JPEG is measured after reduced decoding, a WebP "
+        "may have half as many",
     )
     max_passes: int = Field(
-        default=1000, ge=1, le=65_536, description="most stochastic passes a request may ask for"
+        default=1000, ge=1, le=65_536, description="Most stochastic passes per request"
     )
-    max_batch_images: int = Field(default=256, ge=1, description="most images in one batch request")
+    max_batch_images: int = Field(default=256, ge=1, description="Most images per batch request")
     max_queued_passes: int = Field(
         default=20_000,
         ge=1,
-        description="passes queued at a time; a request without room for twenty of its size is "
-        "answered with 429, unless seven eighths are free",
+        description="Most stochastic passes in the queue; a request is answered with 429 unless "
+        "twenty of its cost would still fit, or seven eighths are free",
     )
     max_timeout_ms: int = Field(
-        default=30_000, ge=1, description="longest deadline of a request, milliseconds"
+        default=30_000, ge=1, description="Longest deadline of a request, in milliseconds"
     )
-    workers: int = Field(default=1, ge=1, description="processes that serve, one thread each")
+    workers: int = Field(default=1, ge=1, description="Processes that serve, with one thread each")
     drain_seconds: float = Field(
-        default=5, ge=0, description="seconds to serve on after SIGTERM, not ready"
+        default=5,
+        ge=0,
+        description="Seconds to keep serving after SIGTERM, while /health/ready answers 503",
     )
     max_connections: int = Field(
         default=800,
         ge=1,
-        description="connections of a worker; beyond that the longest idle give way",
+        description="Most connections per worker; beyond them, the longest idle ones are closed",
     )
     max_head_seconds: float = Field(
-        default=10,
-        gt=0,
-        description="until the head of a request must be there, from the connection or its first "
-        "bytes",
+        default=10, gt=0, description="Seconds to receive the request headers"
     )
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,
-        description="an answered connection may rest; longer than a load balancer lets it, usually "
-        "60, or some of its requests meet a connection that is being closed",
+        description="Idle timeout: seconds that a connection stays open after an answer; choose "
+        "more than the load balancer's, usually 60, which must close first",
     )
     max_body_seconds: float = Field(
-        default=60, gt=0, description="until a body must be there, and until an answer is read"
+        default=60,
+        gt=0,
+        description="Seconds to receive a request body, and for the client to read an answer",
     )
     api_keys_file: Path | None = Field(
         default=None,
-        description="digests of the API keys, as `dropserve new-key` prints; without it no key is "
-        "asked for",
+        description="File with the digests of the API keys, which `dropserve new-key` prints; if "
+        "unset, no key is required",
     )
     metrics_need_key: bool = Field(
-        default=True, description="whether /metrics needs an API key, where others do"
+        default=True, description="Whether /metrics requires an API key, if other routes do"
     )
     cors_origins: Annotated[
         tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_split)
     ] = Field(
         default=(),
-        description="pages that may ask from a browser, such as https://example.org; * is all",
+        description="Origins whose pages may call the API from a browser, separated by commas, "
+        "such as https://example.org; * allows all",
     )
-    trusted_proxies: Annotated[
-        tuple[Annotated[str, AfterValidator(_check_network)], ...], BeforeValidator(_split)
-    ] = Field(
-        default=(),
-        description="addresses and networks whose X-Forwarded-For and -Proto are believed",
+    metrics: bool = Field(
+        default=True, description="Whether to serve metrics for Prometheus at /metrics"
     )
-    metrics: bool = Field(default=True, description="whether GET /metrics counts, for Prometheus")
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto",
-        description="of the log: json, console, or auto, which is console on a terminal only",
+        description="Log format: json, console, or auto, which is console on a terminal and json "
+        "elsewhere",
     )
-    access_log: bool = Field(default=True, description="whether each request is a line in the log")
+    access_log: bool = Field(default=True, description="Whether to log each request")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least severe message that is logged"
+        default="info",
+        description="Lowest level that is logged: debug, info, warning or error",
     )
 
 
 def load_settings(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Settings:
     """Settings from the environment, overridden by command-line options that are not None.
+
+    A retired variable is a warning in the log, which Python prints while no log is configured.
 
     Raises:
         SettingsError: a `DROPSERVE_*` name is unknown, or a value is impossible.
@@ -157,6 +160,10 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any] | None 
         name = variable.removeprefix(PREFIX)
         if name.lower() in Settings.model_fields and not value.startswith(_KUBERNETES_VALUE):
             values[name.lower()] = value
+        elif name in _RETIRED:
+            since, until, reason = _RETIRED[name]
+            text = "%s is ignored since Dropserve %s, and will be refused from %s on: %s"
+            logger.warning(text, variable, since, until, reason)
         elif not _is_ignored(name, value):
             raise SettingsError(f"unknown setting {variable}; {_nearest(name)}")
     values |= {name: value for name, value in (options or {}).items() if value is not None}

@@ -1,7 +1,8 @@
-"""Checkpoints: safetensors plus one JSON document, written atomically, loaded strictly, no pickle.
+"""Checkpoint files: the weights as safetensors, and one JSON document that describes the network.
 
-Identical trainings give identical files: the JSON is canonical, holds no time, and is the only
-metadata key, since safetensors writes several keys in random order.
+Files are written atomically and loaded strictly, without pickle. Identical trainings give identical
+files: the JSON is canonical, contains no time, and is the only metadata key, since safetensors
+writes several keys in random order.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +21,7 @@ from safetensors.torch import save as save_tensors
 from model.errors import CheckpointError, ShapeError
 from model.files import DEFAULT_CHECKPOINT as DEFAULT_CHECKPOINT
 from model.files import write_atomically
+from model.literals import Mode
 from model.network import MLP, MLPConfig
 from model.uncertainty.calibration import read_calibration
 
@@ -29,7 +31,7 @@ VERSION_DIGITS = 12
 
 
 def no_calibration() -> dict[str, Any]:
-    """The calibration of a network that has none yet: temperatures of 1, nothing else."""
+    """Returns the calibration of an uncalibrated network: temperatures of 1 and no thresholds."""
     return {
         "temperature": 1.0,
         "mc_temperature": 1.0,
@@ -41,15 +43,16 @@ def no_calibration() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network and all that is known about it.
+    """A network and its description.
 
     Attributes:
-        network: the weights, in an `MLP` of the checkpoint's own configuration.
-        calibration: temperatures and thresholds, fitted on validation data.
-        training: data set, recipe, rates used in training, seed, MD5 of the data.
-        metrics: what was measured on the network, for the model card.
-        name: how clients see the model: the data set it was trained on.
-        version: first 12 hexadecimal digits of the file's SHA-256; empty before it is saved.
+        network: the network, with the checkpoint's weights and configuration.
+        calibration: temperatures, thresholds and conformal quantiles, fitted on validation data;
+            see `read_calibration`.
+        training: data set, recipe, dropout rates used in training, seed, MD5 of the data.
+        metrics: measurements of the network, for the model card.
+        name: the model's name in answers: the data set that the network was trained on.
+        version: the first 12 hexadecimal digits of the file's SHA-256; empty before it is saved.
     """
 
     network: MLP
@@ -60,13 +63,12 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The data set the network was trained on."""
         return str(self.training.get("dataset", "unknown"))
 
     def card(self) -> dict[str, Any]:
-        """The JSON document inside the file; what `GET /model` shows."""
+        """Returns the JSON document inside the file, which `GET /model` shows."""
         config = asdict(self.network.config)
-        # Recorded only where it is not ReLU: files of ReLU networks stay as they have always been.
+        # Recorded only if it is not ReLU, so that files of ReLU networks keep their bytes.
         if config["activation"] == "relu":
             del config["activation"]
         return {
@@ -79,7 +81,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
-    """Writes a checkpoint so that a reader sees the old file or the whole new one.
+    """Writes a checkpoint atomically: a reader sees the old file or the whole new one.
 
     Returns:
         The version of the written file.
@@ -95,11 +97,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint and refuses anything that is not exactly what it claims to be.
+    """Reads a checkpoint, and checks that the tensors fit the description.
 
     Raises:
-        CheckpointError: the file is missing, truncated, a pickle, of another format, or a tensor's
-            name, shape, dtype or finiteness is wrong. The message is one line.
+        CheckpointError: the file is missing, truncated, a pickle or of another format, or a tensor
+            has a wrong name, shape or dtype or a value that is not finite. The message is one line.
     """
     try:
         content = path.read_bytes()
@@ -111,10 +113,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         calibration, training, metrics = (
             _object_from(card, key) for key in ("calibration", "training", "metrics")
         )
-        for kind in ("predict", "mc"):
-            read_calibration(calibration, kind)
-        # Without storage, until the tensors are known to fit: a damaged description cannot ask for
-        # all the memory, and no weights are drawn from torch's global generator.
+        for mode in get_args(Mode):
+            read_calibration(calibration, mode)
+        # Without storage, until the tensors are known to fit: a damaged description cannot exhaust
+        # the memory, and no weights are drawn from torch's global generator.
         with torch.device("meta"):
             network = MLP(config)
     except KeyError as error:
@@ -124,8 +126,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"the checkpoint {path} has a damaged description: {_one_line(error)}"
         ) from error
     _check_tensors(path, tensors, network)
-    # Copied, since torch's own allocations are aligned, and assigned: an empty copy of a tensor
-    # without storage would import torch's symbolic shapes, 40 MB and as much time as a whole start.
+    # Copied, since torch's own allocations are aligned; and assigned, since an empty copy of a
+    # tensor without storage imports torch's symbolic shapes: 40 MB, and as much time as all the
+    # rest of a start.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     network.load_state_dict(copies, assign=True)
     network.requires_grad_(False)
@@ -133,11 +136,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The JSON document and the tensors of a file."""
+    """Returns the JSON document and the tensors of a file."""
     try:
         tensors = load_tensors(content)
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
-        # Asked only now: a sound file can begin with these bytes, which are its header's length.
+        # Checked only now: a valid file begins with its header's length, which can be these bytes.
         if content.startswith((b"PK", b"\x80")):
             raise CheckpointError(
                 f"the checkpoint {path} is a pickle or a torch archive; these can run code and are "
@@ -146,7 +149,7 @@ def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, torch.
         raise CheckpointError(
             f"the checkpoint {path} is truncated or no safetensors file: {_one_line(error)}"
         ) from error
-    # The header is sound, or its tensors would not have been read.
+    # The header is valid, or its tensors could not have been read.
     header_end = 8 + int.from_bytes(content[:8], "little")
     try:
         header = json.loads(content[8:header_end])
@@ -170,7 +173,7 @@ def _object_from(card: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _config_from(document: Mapping[str, Any]) -> MLPConfig:
     rows, columns = document["input_shape"]
-    # JSON lets through what a network would only stumble over when it answers.
+    # `MLPConfig` does not check these, and a network would fail only when it answers.
     if not all(isinstance(label, str) for label in document["labels"]):
         raise TypeError("labels must be strings")
     if not math.isfinite(document["mean"]) or not math.isfinite(document["std"]):

@@ -1,33 +1,43 @@
-"""What can go wrong in `model`, without a word about HTTP.
+"""The errors that `model` raises; they know nothing of HTTP.
 
 ModelError
-├── CheckpointError    a checkpoint file cannot be used
-├── ShapeError         tensors that do not fit together
-└── ImageError         an image that cannot be answered
+├── CheckpointError        a checkpoint file cannot be used
+├── ShapeError             arrays or tensors do not fit together
+├── DeviceError            a device does not exist
+├── PrecisionError         a processor cannot compute in a precision
+└── ImageError             an image cannot be answered
     ├── InvalidPixelsError
     └── NoInkError
 """
 
 
 class ModelError(Exception):
-    """Base of every error that `model` raises on purpose; its text is for the user."""
+    """Base class of all errors that `model` raises on purpose; the message is for the user."""
 
 
 class CheckpointError(ModelError):
-    """The checkpoint is missing, damaged, or of a kind this version cannot serve."""
+    """The checkpoint is missing or damaged, or this version cannot serve it."""
 
 
 class ShapeError(ModelError):
-    """An array or a mask has another shape than the network needs."""
+    """A shape or a setting does not fit the network."""
+
+
+class DeviceError(ModelError):
+    """The requested device does not exist."""
+
+
+class PrecisionError(ModelError):
+    """The processor cannot compute in the requested precision."""
 
 
 class ImageError(ModelError):
-    """The image was read, and still has no answer."""
+    """The image could be read but cannot be answered."""
 
 
 class InvalidPixelsError(ImageError):
-    """Pixel values or dimensions are outside what the network is defined for."""
+    """Pixel values or dimensions are outside the network's input range."""
 
 
 class NoInkError(ImageError):
-    """The image is uniform: there is nothing to recognise in it."""
+    """The image holds no digit: it is uniform, or its marks are not strokes of a pen."""

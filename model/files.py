@@ -1,4 +1,4 @@
-"""Where files are, and writing them whole or not at all; imports no torch."""
+"""The default checkpoint's path, and atomic writing; imports no torch."""
 
 import os
 import tempfile
@@ -8,7 +8,10 @@ DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "mnist.safetensors"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes through a temporary file beside `path` and a rename; a crash leaves the old file."""
+    """Writes a temporary file next to `path`, then renames it: a crash leaves the old file.
+
+    Missing folders are created. The file is readable by everyone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

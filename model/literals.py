@@ -1,35 +1,34 @@
-"""The values that names of the API can have, and the sizes that everything else follows from.
+"""Names and limits that all packages share: the values of enumerated options, and sizes.
 
-This module imports nothing heavy, so that clients, settings and help texts can use it without NumPy
-or torch.
+This module imports neither NumPy nor torch, so clients, settings and help texts can use it.
 """
 
 from typing import Literal
 
-# Rows and columns of the images that the network takes.
+# Rows and columns of the network's input images.
 SIDE = 28
 
-# The largest integer that JavaScript repeats exactly.
+# The largest seed: the largest integer that JavaScript represents exactly.
 MAX_SEED = 2**53 - 1
 
-# Hidden layers' activation function.
+# Activation function of the hidden layers.
 Activation = Literal["relu", "linear"]
 
-# How the masks of the passes are drawn.
+# How the dropout masks of the passes are drawn; see `model.sampling.masks`.
 Estimator = Literal["independent", "balanced"]
 
-# Dropout off or on: each has its own calibration.
+# Dropout off (`predict`) or on (`mc`); each mode has its own calibration.
 Mode = Literal["predict", "mc"]
 
-# What a decision says, and why it abstains.
+# The outcome of a decision, and the reason for abstaining.
 Outcome = Literal["accept", "abstain"]
 Reason = Literal["ambiguous", "unfamiliar", "several_digits"]
 
-# Of the stochastic layers.
+# Number format of the products in the hidden stochastic layers.
 Precision = Literal["float32", "bfloat16"]
 
 # `auto` finds the ink in any picture; `none` takes a 28x28 image as it is.
 Preprocess = Literal["auto", "none"]
 
-# Why no further passes were computed.
+# Why sampling stopped: all passes were computed, or the target standard error was reached.
 StopReason = Literal["passes", "standard_error"]

@@ -1,42 +1,44 @@
-"""The dropout-regularised multi-layer perceptron."""
+"""The dropout-regularised multi-layer perceptron, and the normalisation of its input."""
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.arrays import Pixels
 from model.errors import ShapeError
 from model.literals import Activation
 
-# One keep-mask per hidden layer, bool, (..., units): True keeps the unit. See `masks.draw_masks`.
+# One mask per hidden layer, bool, (..., units); True keeps the unit. See `masks.draw_masks`.
 Masks = Sequence[Tensor]
 
-
-# A rate is a multiple of 1/256, so that one random byte decides one unit exactly.
+# A dropout rate is a multiple of 1/256, so that one random byte decides one unit exactly.
 RATE_STEPS = 256
 
 
 def round_rate(rate: float) -> float:
-    """The multiple of 1/256 nearest to `rate`."""
+    """Rounds a dropout rate to the nearest multiple of 1/256."""
     return round(rate * RATE_STEPS) / RATE_STEPS
 
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """All that is needed, besides its weights, to rebuild a network and to feed it.
+    """Describes a network: with its weights, all that is needed to rebuild and to use it.
 
     Attributes:
-        layer_sizes: units per layer, input and output included.
-        dropout_rates: per hidden layer, the probability of zeroing a unit, in [0, 1);
-            multiples of 1/256.
+        layer_sizes: units per layer, including input and output.
+        dropout_rates: for each hidden layer the probability of zeroing a unit, in [0, 1), a
+            multiple of 1/256.
         input_shape: rows and columns of an image; their product is `layer_sizes[0]`.
         labels: the name of each class.
-        mean: mean of the training pixels scaled to [0, 1]; see `preprocessing.normalise`.
+        mean: mean of the training pixels scaled to [0, 1]; see `normalise`.
         std: their standard deviation.
-        activation: of the hidden units; "linear" is none, for studying what it is good for.
+        activation: activation function of the hidden units. "linear" applies none, for
+            comparison.
 
     Raises:
         ShapeError: the values contradict each other.
@@ -88,15 +90,29 @@ class MLPConfig:
         return self.layer_sizes[1:-1]
 
     def activate(self, z: Tensor) -> Tensor:
-        """What hidden units make of the weighted sums of their inputs."""
+        """Applies the activation function to the weighted sums `z`."""
         return torch.relu(z) if self.activation == "relu" else z
+
+
+def normalise(pixels: Pixels, config: MLPConfig) -> Tensor:
+    """Computes the network's input, (pixels / 255 - mean) / std.
+
+    Args:
+        pixels: ink 0 to 255, (B, 28, 28) or (28, 28).
+        config: the network's configuration, which has the mean and the standard deviation.
+
+    Returns:
+        float32, (B, 784); B is 1 for a single image.
+    """
+    flat = torch.from_numpy(np.ascontiguousarray(pixels)).reshape(-1, config.layer_sizes[0])
+    return (flat.to(torch.float32) / 255 - config.mean) / config.std
 
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them, and dropout after each hidden activation.
 
-    Dropout is an argument of the call, never a mode: no masks, no dropout. `train()` and `eval()`
-    change nothing, so a network shared by threads gives each caller what it asked for.
+    Dropout is an argument of the call, not a mode: without masks there is no dropout. `train()` and
+    `eval()` have no effect, so threads can share a network.
     """
 
     def __init__(self, config: MLPConfig) -> None:
@@ -107,19 +123,19 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor, masks: Masks | None = None) -> Tensor:
-        """Logits of the images `x`.
+        """Computes the logits of the images `x`.
 
         Args:
             x: normalised pixels, (B, 784).
-            masks: one keep-mask per hidden layer, broadcastable to that layer's (B, units); kept
-                units are scaled by 1 / (1 - rate), so that their expectation stays (inverted
-                dropout, Srivastava et al. 2014, section 10). None keeps every unit, unscaled.
+            masks: one mask per hidden layer, broadcastable to that layer's (B, units). Kept units
+                are scaled by 1 / (1 - rate), which preserves their expectation (inverted dropout;
+                Srivastava et al. 2014, section 10). None keeps every unit, unscaled.
 
         Returns:
             Logits, (B, C).
 
         Raises:
-            ShapeError: not one mask per hidden layer.
+            ShapeError: the number of masks differs from the number of hidden layers.
         """
         *hidden, output = self.layers
         if masks is not None and len(masks) != len(hidden):
@@ -133,5 +149,5 @@ class MLP(nn.Module):
         return logits
 
     def parameter_count(self) -> int:
-        """Number of weights and biases."""
+        """Counts the weights and biases."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -1,18 +1,62 @@
-"""The commands that the project's pages print."""
+"""The project's pages: their commands, and the comparison of what is printed with what they say."""
 
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.conftest import ROOT
+
+# Pages whose output and tables `docs/update.py` inserts.
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+# Everything that GitHub renders, except the model card, which `dropserve-train evaluate` writes.
+ALL_PAGES = [*PAGES, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md"]
+# Of the server in the examples.
+ADDRESS = "http://127.0.0.1:8000"
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+def read(page: str) -> str:
+    return Path(ROOT, page).read_text()
+
+
 def commands_of(page: str) -> list[tuple[str, str]]:
-    """Each command of a page, such as `deploy/README.md`, with the output that it promises."""
+    """Each command of a page, such as `docs/deploying.md`, with the output that it promises."""
     found = []
-    for block in _BLOCK.findall(Path(ROOT, page).read_text()):
+    for block in _BLOCK.findall(read(page)):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             found.append((command, output))
     return found
+
+
+# Every command once: a page may repeat what another one says.
+COMMANDS = dict(pair for page in [*PAGES, "CONTRIBUTING.md"] for pair in commands_of(page))
+# Those of the native API; the protocol's own page has its tests.
+CURLS = [pair for pair in COMMANDS.items() if pair[0].startswith("curl") and "/v2/" not in pair[0]]
+
+
+def assert_close(found: Any, promised: Any) -> None:
+    """Equal, except for the last bits of numbers: pages were printed on one kind of machine."""
+    if isinstance(promised, dict):
+        assert list(found) == list(promised)
+        for key in promised:
+            assert_close(found[key], promised[key])
+    elif isinstance(promised, list):
+        assert len(found) == len(promised)
+        for each, other in zip(found, promised, strict=True):
+            assert_close(each, other)
+    elif isinstance(promised, float):
+        assert found == pytest.approx(promised, rel=1e-2, abs=1e-6)
+    else:
+        assert found == promised
+
+
+def assert_same_text(found: str, promised: str) -> None:
+    """Equal, except for the last digit of decimals: pages were printed on one kind of machine."""
+    decimal = re.compile(r"\d+\.\d+")
+    assert decimal.sub("#", found) == decimal.sub("#", promised)
+    for number, other in zip(decimal.findall(found), decimal.findall(promised), strict=True):
+        assert float(number) == pytest.approx(float(other), abs=0.0011)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.test_code_quality import ROOT, imported_packages, modules
 
-PAGE = (ROOT / "app" / "threat-model.md").read_text()
+PAGE = (ROOT / "docs" / "threat-model.md").read_text()
 # What opens connections of its own. uvicorn and asyncio answer those of others.
 FETCHING = {"httpx", "urllib3", "requests", "aiohttp", "http", "ftplib", "smtplib"}
 # Commands of the user's own machine, which serve nobody.

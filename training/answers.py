@@ -1,5 +1,6 @@
-"""The engine's answers to many images: what calibration is fitted on and reports are made from."""
+"""A checkpoint's answers to many images: what calibration fits and the report measures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,21 +8,27 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model.arrays import Array
 from model.checkpoint import Checkpoint
-from model.engines.relu_mlp import Engine
-from model.literals import Estimator
+from model.engines import build_engine
+from model.engines.protocol import Engine
+from model.literals import Mode
 from model.network import MLP, round_rate
 from model.sampling.masks import Passes
-from model.uncertainty.statistics import Array, summarise
-from training.data import DATASETS, Dataset
+from model.uncertainty.calibration import Calibration, apply_temperature, read_calibration
+from model.uncertainty.statistics import entropy, summarise
+from training.data import DATASETS, Dataset, Images
 from training.errors import TrainingError
+from training.metrics import Wrong
 
 Pixels = NDArray[np.uint8]
+# The score that thresholds are held against.
+ABSTAINING_SCORE = "predictive entropy, MC"
 
 
 @dataclass(frozen=True)
 class McAnswers:
-    """What MC dropout says about N images.
+    """MC dropout's answers to N images.
 
     Attributes:
         mean: mean of the passes' probabilities, (N, C).
@@ -37,15 +44,6 @@ class McAnswers:
     mutual_information: Array
     variation_ratio: Array
 
-    def __getitem__(self, rows: slice) -> "McAnswers":
-        return McAnswers(
-            self.mean[rows],
-            self.variance[rows],
-            self.predictive_entropy[rows],
-            self.mutual_information[rows],
-            self.variation_ratio[rows],
-        )
-
 
 def predict_all(engine: Engine, pixels: Pixels) -> Array:
     """Deterministic probabilities of the images (N, H, W): (N, C)."""
@@ -53,26 +51,14 @@ def predict_all(engine: Engine, pixels: Pixels) -> Array:
 
 
 def sample_all(
-    engine: Engine,
-    pixels: Pixels,
-    *,
-    passes: int,
-    seed: int,
-    estimator: Estimator = "independent",
-    progress: str | None = None,
+    engine: Engine, pixels: Pixels, *, passes: int, seed: int, progress: str | None = None
 ) -> McAnswers:
-    """Answers with dropout on.
+    """Answers to images, (N, H, W), with dropout on and independent masks, at least 2 passes.
 
-    Args:
-        engine: what answers.
-        pixels: ink 0 to 255, (N, H, W).
-        passes: stochastic passes an image, at least 2.
-        seed: image i gets the seed `seed + i`.
-        estimator: how masks are drawn.
-        progress: the name of a progress bar; None shows none.
+    Image i gets the seed `seed + i`; `progress` is the title of a progress bar.
     """
     summaries = [
-        summarise(engine.sample_probs(image, Passes(passes, seed + number, estimator)))
+        summarise(engine.sample_probs(image, Passes(passes, seed + number)))
         for number, image in enumerate(tqdm(pixels, progress, disable=progress is None))
     ]
     return McAnswers(
@@ -84,9 +70,9 @@ def sample_all(
     )
 
 
-def with_rates(network: MLP, rates: tuple[float, ...]) -> MLP:
-    """The same weights under other dropout rates, rounded to multiples of 1/256."""
-    rounded = tuple(round_rate(rate) for rate in rates)
+def with_rate(network: MLP, rate: float) -> MLP:
+    """The same weights with another dropout rate, rounded to a multiple of 1/256, in all layers."""
+    rounded = (round_rate(rate),) * len(network.config.dropout_rates)
     with torch.device("meta"):
         other = MLP(replace(network.config, dropout_rates=rounded))
     other.load_state_dict(network.state_dict(), assign=True)
@@ -97,7 +83,7 @@ def dataset_of(checkpoint: Checkpoint) -> Dataset:
     """The data set that the checkpoint was trained on.
 
     Raises:
-        TrainingError: it is none that can be loaded.
+        TrainingError: the set is unknown.
     """
     try:
         return DATASETS[checkpoint.name]
@@ -105,3 +91,75 @@ def dataset_of(checkpoint: Checkpoint) -> Dataset:
         raise TrainingError(
             f"the checkpoint was trained on {checkpoint.name!r}; known are {', '.join(DATASETS)}"
         ) from error
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint and its answers to the test images.
+
+    Attributes:
+        checkpoint: the network and its calibration.
+        engine: the network.
+        images: the test images.
+        predicted: deterministic probabilities, uncalibrated, (N, C).
+        sampled: answers with dropout on.
+        passes: stochastic passes an image.
+        seed: image i has the seed `seed + i`.
+    """
+
+    checkpoint: Checkpoint
+    engine: Engine
+    images: Images
+    predicted: Array
+    sampled: McAnswers
+    passes: int
+    seed: int
+
+    def calibration(self, kind: Mode) -> Calibration:
+        """Temperature, threshold and prediction sets of one kind of answer."""
+        return read_calibration(self.checkpoint.calibration, kind)
+
+    def raw(self, kind: Mode) -> Array:
+        """Uncalibrated probabilities, (N, C)."""
+        return self.predicted if kind == "predict" else self.sampled.mean
+
+    def probabilities(self, kind: Mode) -> Array:
+        """Calibrated probabilities, (N, C)."""
+        return apply_temperature(self.raw(kind), self.calibration(kind).temperature)
+
+    def wrong(self, kind: Mode) -> Wrong:
+        """Which images are answered wrongly, (N,)."""
+        wrong: Wrong = self.raw(kind).argmax(axis=1) != self.images.labels
+        return wrong
+
+    def sample(self, pixels: Pixels, progress: str | None = None) -> McAnswers:
+        """Answers to other images, as to the test images."""
+        return sample_all(
+            self.engine, pixels, passes=self.passes, seed=self.seed, progress=progress
+        )
+
+    def uncertainty(self, kind: Mode) -> Array:
+        """What the stored threshold is compared with, (N,)."""
+        return entropy(self.predicted) if kind == "predict" else self.sampled.predictive_entropy
+
+
+def answer_all(checkpoint: Checkpoint, images: Images, *, passes: int, seed: int) -> Subject:
+    """Runs a checkpoint on the images, with and without dropout."""
+    engine = build_engine(checkpoint.network)
+    predicted = predict_all(engine, images.pixels)
+    sampled = sample_all(engine, images.pixels, passes=passes, seed=seed, progress="test images")
+    return Subject(checkpoint, engine, images, predicted, sampled, passes, seed)
+
+
+def uncertainty_scores(predicted: Array, sampled: McAnswers) -> Mapping[str, Array]:
+    """Every uncertainty score, (N,) each; larger means less certain."""
+    favourite = sampled.mean.argmax(axis=1)
+    return {
+        "1 - confidence, deterministic": 1 - predicted.max(axis=1),
+        "entropy, deterministic": entropy(predicted),
+        "1 - confidence, MC": 1 - sampled.mean.max(axis=1),
+        "predictive entropy, MC": sampled.predictive_entropy,
+        "mutual information, MC": sampled.mutual_information,
+        "variance of the favourite, MC": sampled.variance[np.arange(len(favourite)), favourite],
+        "variation ratio, MC": sampled.variation_ratio,
+    }

@@ -1,11 +1,27 @@
-"""Random affine and elastic distortions of digit images (Simard et al. 2003), batch by batch."""
+"""What each epoch trains on: every image, shuffled and distorted, all drawn from seed and epoch.
+
+The distortions are random affine and elastic ones (Simard et al. 2003), batch by batch.
+"""
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.literals import MAX_SEED
+from training.config import TrainConfig
+from training.data import Dataset, Images
+from training.outliers import SHOWN, kinds_for, make_unfamiliar
+
+# The streams of random numbers that a seed is split into.
+WEIGHTS, EPOCH, DROPOUT, VIEW, INPUT_DROPOUT, OUTLIERS = range(6)
+# Images distorted at a time: small enough for the intermediate grids to stay in the cache.
+DISTORTION_CHUNK = 500
 # The elastic field is a smooth random surface over a coarse grid of control points: as Simard's
 # Gaussian-filtered noise, for a twelfth of the random numbers.
 _CONTROL_POINTS = 8
@@ -14,7 +30,7 @@ _SMOOTHNESS = 4.0  # pixels; the width of the Gaussian bump at each control poin
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far an image may be distorted.
+    """The bounds of a random distortion.
 
     Attributes:
         rotation: largest angle, degrees.
@@ -37,13 +53,7 @@ class Distortion:
 
     def scaled(self, strength: float) -> "Distortion":
         """The same distortion, weaker: 0 is none, 1 is all of it."""
-        return Distortion(
-            self.rotation * strength,
-            self.scale * strength,
-            self.shear * strength,
-            self.shift * strength,
-            self.elastic * strength,
-        )
+        return Distortion(*(bound * strength for bound in vars(self).values()))
 
 
 def distort(images: Tensor, distortion: Distortion, generator: torch.Generator) -> Tensor:
@@ -53,9 +63,6 @@ def distort(images: Tensor, distortion: Distortion, generator: torch.Generator) 
         images: float32, (B, H, W), H = W.
         distortion: the bounds; affine parameters are uniform within them.
         generator: a CPU generator, so that every device draws the same distortions.
-
-    Returns:
-        float32, (B, H, W).
     """
     B, side, _ = images.shape
     grid = _affine_grid(B, side, distortion, generator).to(images.device)  # (B, H, W, 2)
@@ -101,3 +108,104 @@ def _smooth_basis(side: int) -> Tensor:
     centres = torch.linspace(-2.0, side + 1.0, _CONTROL_POINTS)
     bumps = torch.exp(-((positions - centres[:, None]) ** 2) / (2 * _SMOOTHNESS**2))
     return bumps / bumps.square().sum(dim=0).mean().sqrt()
+
+
+class Epoch(NamedTuple):
+    """The images of one epoch, in the order of training.
+
+    Attributes:
+        pixels: ink 0 to 255, float32 or uint8, (N, 28, 28).
+        labels: int64, (N,).
+        teacher_logits: a teacher's, float32, (N, C); None without a teacher.
+        outliers: ink of images that are not digits, as `pixels`, (M, 28, 28); None without any.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    teacher_logits: Tensor | None = None
+    outliers: Tensor | None = None
+
+
+class EpochSource(Protocol):
+    """Makes epochs by their number, on the device."""
+
+    def prepare(self, epoch: int, device: torch.device) -> Epoch: ...
+
+
+def stream_seed(seed: int, *stream: int) -> int:
+    """Independent seeds for each purpose (and epoch), all from the run's one."""
+    word = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
+    return int(word) & MAX_SEED
+
+
+def make_epochs(
+    source: EpochSource, first: int, stop: int, device: torch.device
+) -> Iterator[Epoch]:
+    """The epochs from `first` to before `stop`; the next one is made while one is trained on."""
+    if first >= stop:
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        upcoming = pool.submit(source.prepare, first, device)
+        for epoch in range(first + 1, stop):
+            current = upcoming.result()
+            upcoming = pool.submit(source.prepare, epoch, device)
+            yield current
+        yield upcoming.result()
+
+
+class FreshImages:
+    """Distorts the images anew in each epoch."""
+
+    def __init__(self, config: TrainConfig, training: Images) -> None:
+        self._config, self._dataset = config, training.dataset
+        self._pixels = torch.from_numpy(training.pixels)
+        self._labels = torch.from_numpy(training.labels)
+
+    def prepare(self, epoch: int, device: torch.device) -> Epoch:
+        config = self._config
+        generator = torch.Generator().manual_seed(stream_seed(config.seed, EPOCH, epoch))
+        order = torch.randperm(len(self._labels), generator=generator)
+        distortion = full_distortion(config).scaled(augmentation_strength(config, epoch))
+        if distortion.is_none:
+            pixels = self._pixels[order].to(device, torch.float32)
+        else:
+            chunks = (self._pixels[rows] for rows in torch.split(order, DISTORTION_CHUNK))
+            pixels = torch.cat(
+                [distort(each.to(device, torch.float32), distortion, generator) for each in chunks]
+            )
+        labels = self._labels[order].to(device)
+        outliers = make_outliers(config, epoch, pixels, labels, self._dataset)
+        return Epoch(pixels, labels, outliers=outliers)
+
+
+def outliers_per_batch(config: TrainConfig) -> int:
+    """How many outliers each step sees."""
+    return round(config.outliers * config.batch_size)
+
+
+def make_outliers(
+    config: TrainConfig, epoch: int, pixels: Tensor, labels: Tensor, dataset: Dataset
+) -> Tensor | None:
+    """Outliers for all steps of an epoch, (M, 28, 28), made from the epoch's own digits."""
+    count = outliers_per_batch(config) * (len(labels) // config.batch_size)
+    if count == 0:
+        return None
+    seed = stream_seed(config.seed, OUTLIERS, epoch)
+    rounded = pixels.round().clamp(0, 255).to(torch.uint8)
+    digits = Images(rounded.cpu().numpy(), labels.cpu().numpy(), dataset)
+    per_kind = -(-count // len(kinds_for(dataset, SHOWN)))
+    outliers = make_unfamiliar(digits, per_kind, seed, SHOWN)
+    order = np.random.default_rng(seed).permutation(len(outliers))[:count]
+    return torch.from_numpy(outliers[order]).to(pixels.device)
+
+
+def full_distortion(config: TrainConfig) -> Distortion:
+    whole = Distortion(config.rotation, config.scale, config.shear, config.shift, config.elastic)
+    return whole.scaled(config.augmentation)
+
+
+def augmentation_strength(config: TrainConfig, epoch: int) -> float:
+    """1, then falling linearly towards `relax_to` over the last `relax` of the epochs."""
+    remaining = (config.epochs - epoch) / config.epochs
+    faded = min(1.0, remaining / config.relax) if config.relax > 0 else 1.0
+    return config.relax_to + (1 - config.relax_to) * faded

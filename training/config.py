@@ -1,147 +1,137 @@
-"""Every setting of a training run, with its help text; the command line is made from this."""
+"""Every option of the commands, declared once: type, default, help text and range.
+
+The command line is made from these classes (`training.cli`); nothing here imports torch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from training.errors import TrainingError
 
 
-def setting(default: Any, help: str) -> Any:
-    """A field with its help text, shown by `dropserve-train train --help`."""
-    return field(default=default, metadata={"help": help})
+def about(
+    help: str,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    choices: Sequence[str] | None = None,
+    kind: Any = None,
+    metavar: str | None = None,
+    recorded: Literal["always", "if on"] = "always",
+) -> dict[str, Any]:
+    """The metadata of a setting's field, for the command line and for checks.
 
-
-def option(default: Any, help: str, choices: Sequence[str] | None = None) -> Any:
-    """A setting that is off by default; a recipe records it only where it is on.
-
-    So a new option leaves the recipes, and with them the bytes, of earlier runs as they were.
+    Args:
+        help: shown by `--help`.
+        least: the smallest value allowed.
+        most: the largest value allowed.
+        choices: the values allowed, of a string.
+        kind: converts the text of the command line; None: the type of the default, or a path.
+        metavar: the value's name in `--help`; None: the option's own.
+        recorded: whether a recipe holds the setting while it has its default. A setting that is
+            recorded "if on" leaves the recipes, and so the bytes, of earlier runs as they were.
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "optional": True})
+    allowed = {"least": least, "most": most, "choices": choices, "recorded": recorded}
+    return {**allowed, "help": help, "kind": kind, "metavar": metavar}
 
 
-# Anything else is a typing error, or trains nothing.
-_RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, 100_000),
-    "batch_size": (1, 60_000),
-    "learning_rate": (0, 10),
-    "weight_decay": (0, 10),
-    "dropout": (0, 0.99),
-    "label_smoothing": (0, 0.99),
-    "rotation": (0, 180),
-    "scale": (0, 0.9),
-    "shear": (0, 2),
-    "shift": (0, 14),
-    "elastic": (0, 14),
-    "relax": (0, 1),
-    "relax_to": (0, 1),
-    "outliers": (0, 10),
-    "outlier_weight": (0, 100),
-    "averaging": (0, 0.999999),
-    "validation_images": (1, 59_999),
-    "views": (1, 100_000),
-    "distillation_weight": (0, 1),
-    "distillation_temperature": (0.1, 100),
-    "seed": (0, 2**53 - 1),
-    "l1": (0, 1),
-    "l2": (0, 1),
-    "max_norm": (0, 1000),
-    "input_dropout": (0, 0.99),
-    "patience": (0, 100_000),
-    "momentum": (0, 0.9999),
-    "augmentation": (0, 1),
-    "training_images": (0, 60_000),
-}
+def setting(default: Any, *arguments: Any, **options: Any) -> Any:
+    """A field with its default; see `about`."""
+    return field(default=default, metadata=about(*arguments, **options))
+
+
+option = partial(setting, recorded="if on")
+
+
+def flag_of(name: str) -> str:
+    """The command-line option of a field."""
+    return f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The recipe of one run; README.md says which settings made the committed checkpoint."""
+class Checked:
+    """Settings whose values are held against their ranges and choices.
 
-    epochs: int = setting(300, "passes over the training images")
-    batch_size: int = setting(256, "images per step")
-    learning_rate: float = setting(3e-3, "the largest one of the schedule")
-    weight_decay: float = setting(0.02, "decoupled weight decay of AdamW; SGD has none")
-    dropout: tuple[float, ...] = setting(
-        (0.2, 0.2, 0.2),
-        "probability of zeroing a unit, per hidden layer; rounded to a multiple of 1/256",
-    )
-    label_smoothing: float = setting(0.0, "probability spread over all classes in the target")
-    rotation: float = setting(12.0, "augmentation: largest rotation, degrees")
-    scale: float = setting(0.15, "augmentation: largest change of size per axis, as a share")
-    shear: float = setting(0.15, "augmentation: largest shear, as a share of the height")
-    shift: float = setting(1.5, "augmentation: largest shift per axis, pixels")
-    elastic: float = setting(
-        1.2, "augmentation: standard deviation of the elastic displacement, pixels"
-    )
-    relax: float = setting(
-        0.15, "share of the epochs, at the end, over which the augmentation fades"
-    )
-    relax_to: float = option(0.0, "strength that the augmentation fades to; 1 is no fading")
-    outliers: float = option(
-        0.0, "images that are no digits, made from the digits, per digit that is trained on"
-    )
-    outlier_weight: float = option(
-        0.5, "their share in the loss, which asks for equal probabilities of all classes"
-    )
-    averaging: float = setting(
-        0.999, "decay per step of the averaged weights, which are what is saved"
-    )
-    validation_images: int = setting(
-        5000, "images held out of training, for choosing and calibrating"
-    )
-    views: int = setting(
-        80,
-        "with --teacher: distorted copies of each image that it is asked about; epochs share them",
-    )
-    distillation_weight: float = setting(
-        0.9, "with --teacher: its share in the loss; the rest is the labels'"
-    )
-    distillation_temperature: float = setting(
-        2.0, "with --teacher: softens its probabilities and the network's alike"
-    )
-    seed: int = setting(0, "determines weights, order, augmentation and dropout")
-    l1: float = option(0.0, "L1 penalty: this times the sum of the weights' absolute values")
-    l2: float = option(0.0, "L2 penalty: half of this times the sum of the weights' squares")
-    max_norm: float = option(
-        0.0, "largest norm of the weights into a hidden unit, restored after each step; 0: any"
-    )
-    input_dropout: float = option(
-        0.0, "probability of zeroing a pixel in training; rounded to a multiple of 1/256"
-    )
-    patience: int = option(
-        0, "stop after so many epochs without a lower validation loss, keep the best; 0: never"
-    )
-    optimiser: str = option("adamw", "what turns gradients into steps", ("adamw", "sgd"))
-    momentum: float = option(0.0, "momentum of SGD")
-    schedule: str = option(
-        "one-cycle", "how the learning rate moves through the run", ("one-cycle", "constant")
-    )
-    initialisation: str = option(
-        "he", "initial weights: He normal or Glorot uniform", ("he", "glorot")
-    )
-    activation: Literal["relu", "linear"] = option(
-        "relu", "of the hidden units; a linear network cannot be served", ("relu", "linear")
-    )
-    normalisation: str = option(
-        "standard",
-        "of pixels scaled to [0, 1]: to mean 0 and deviation 1, or none",
-        ("standard", "none"),
-    )
-    augmentation: float = option(1.0, "strength of all augmentation; 0: none")
-    training_images: int = option(0, "train on the first so many images only; 0: on all")
+    Raises:
+        TrainingError: a value is out of its range, or is none of the choices.
+    """
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _RANGES.items():
-            values = getattr(self, name)
-            for value in values if isinstance(values, tuple) else (values,):
-                if not least <= value <= most:
-                    flag = f"--{name.replace('_', '-')}"
-                    raise TrainingError(f"{flag} must be from {least} to {most}, not {value}")
         for each in fields(self):
-            choices = each.metadata.get("choices")
-            if choices and getattr(self, each.name) not in choices:
-                raise TrainingError(f"--{each.name} must be one of {', '.join(choices)}")
+            found, allowed = getattr(self, each.name), each.metadata
+            if allowed["choices"] and found not in allowed["choices"]:
+                raise TrainingError(
+                    f"{flag_of(each.name)} must be one of {', '.join(allowed['choices'])}"
+                )
+            least, most = allowed["least"], allowed["most"]
+            for value in found if isinstance(found, tuple) else (found,):
+                if least is not None and not least <= value <= most:
+                    raise TrainingError(
+                        f"{flag_of(each.name)} must be from {least} to {most}, not {value}"
+                    )
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """The recipe of one run; README.md says which settings made the committed checkpoint.
+
+    The rates of dropout are rounded to multiples of 1/256.
+    """
+
+    epochs: int = setting(300, "passes over the training images", 1, 100_000)
+    batch_size: int = setting(256, "images per step", 1, 60_000)
+    learning_rate: float = setting(3e-3, "largest learning rate of the schedule", 0, 10)
+    weight_decay: float = setting(0.02, "decoupled weight decay of AdamW; SGD has none", 0, 10)
+    dropout: tuple[float, ...] = setting(
+        (0.2, 0.2, 0.2), "probability of zeroing a unit, per hidden layer", 0, 0.99, metavar="RATE"
+    )
+    label_smoothing: float = setting(0.0, "probability spread over all classes", 0, 0.99)
+    rotation: float = setting(12.0, "augmentation: largest rotation, degrees", 0, 180)
+    scale: float = setting(0.15, "augmentation: largest change of size per axis, a share", 0, 0.9)
+    shear: float = setting(0.15, "augmentation: largest shear, as a share of the height", 0, 2)
+    shift: float = setting(1.5, "augmentation: largest shift per axis, pixels", 0, 14)
+    elastic: float = setting(1.2, "augmentation: deviation of elastic displacements, pixels", 0, 14)
+    relax: float = setting(0.15, "share of the epochs, at the end, of fading augmentation", 0, 1)
+    relax_to: float = option(0.0, "strength of the augmentation at the end; 1: no fading", 0, 1)
+    outliers: float = option(0.0, "images that are not digits, made from digits, per digit", 0, 10)
+    outlier_weight: float = option(0.5, "weight of the outliers in the loss", 0, 100)
+    averaging: float = setting(0.999, "decay of the weights' average, which is saved", 0, 0.999999)
+    validation_images: int = setting(5000, "images held out of training", 1, 59_999)
+    views: int = setting(80, "with --teacher: distorted copies of each image", 1, 100_000)
+    distillation_weight: float = setting(0.9, "with --teacher: its weight in the loss", 0, 1)
+    distillation_temperature: float = setting(
+        2.0, "with --teacher: softens its probabilities and the network's alike", 0.1, 100
+    )
+    seed: int = setting(0, "determines weights, order, augmentation and dropout", 0, 2**53 - 1)
+    l1: float = option(0.0, "L1 penalty: this times the sum of the weights' absolute values", 0, 1)
+    l2: float = option(0.0, "L2 penalty: half of this times the sum of the weights' squares", 0, 1)
+    max_norm: float = option(
+        0.0, "largest norm of a hidden unit's incoming weights, after each step; 0: any", 0, 1000
+    )
+    input_dropout: float = option(0.0, "probability of zeroing a pixel in training", 0, 0.99)
+    patience: int = option(
+        0, "end after N epochs without a lower validation loss, keep the best; 0: never", 0, 100_000
+    )
+    optimiser: str = option("adamw", "what turns gradients into steps", choices=("adamw", "sgd"))
+    momentum: float = option(0.0, "momentum of SGD", 0, 0.9999)
+    schedule: str = option("one-cycle", "of the learning rate", choices=("one-cycle", "constant"))
+    initialisation: str = option(
+        "he", "initial weights: He normal or Glorot uniform", choices=("he", "glorot")
+    )
+    activation: Literal["relu", "linear"] = option(
+        "relu", "of the hidden units; linear ones cannot be served", choices=("relu", "linear")
+    )
+    normalisation: str = option(
+        "standard", "of pixels: mean 0 and deviation 1, or none", choices=("standard", "none")
+    )
+    augmentation: float = option(1.0, "strength of all augmentation; 0: none", 0, 1)
+    training_images: int = option(0, "train on the first N images only; 0: on all", 0, 60_000)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.momentum > 0 and self.optimiser != "sgd":
             raise TrainingError("--momentum is for --optimiser sgd; leave it out, or add that")
 
@@ -149,56 +139,137 @@ class TrainConfig:
         """The settings as JSON has them, without the options that are off."""
         recipe = asdict(self)
         for each in fields(self):
-            if each.metadata.get("optional") and recipe[each.name] == each.default:
+            if each.metadata["recorded"] == "if on" and recipe[each.name] == each.default:
                 del recipe[each.name]
         return {**recipe, "dropout": list(self.dropout)}
 
-    def rounded_rates(self) -> tuple[float, ...]:
-        """The dropout rates that the network really uses."""
-        from model.network import round_rate  # here, since --help needs the fields and no torch
-
-        return tuple(round_rate(rate) for rate in self.dropout)
-
 
 @dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Checked):
     """The recipe of a teacher; its augmentation is the default one of `TrainConfig`."""
 
     epochs: int = setting(36, "passes over the training images")
     batch_size: int = setting(256, "images per step")
-    learning_rate: float = setting(2e-3, "the largest one of the one-cycle schedule")
+    learning_rate: float = setting(2e-3, "largest learning rate of the one-cycle schedule")
     weight_decay: float = setting(0.02, "decoupled weight decay of AdamW")
     validation_images: int = setting(5000, "images held out, the same as in training the student")
     seed: int = setting(0, "determines weights, order, augmentation and dropout")
 
-    def images(self) -> TrainConfig:
-        """What `FreshImages` needs to know."""
-        return replace(
-            TrainConfig(), epochs=self.epochs, batch_size=self.batch_size, seed=self.seed
-        )
+    def for_images(self) -> TrainConfig:
+        """Settings for `FreshImages`: those of a digit network for the same epochs and seed."""
+        return TrainConfig(epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
 
 
 @dataclass(frozen=True)
-class CalibrationRules:
+class CalibrationRules(Checked):
     """What `calibrate` may trade for what; all of it concerns the validation digits.
 
-    Dropping more in serving than in training tells the unfamiliar apart better, and costs the
-    digits likelihood. A lower threshold turns away more of the unfamiliar, and more digits.
+    A serving rate above the training rate separates unfamiliar images better and costs likelihood
+    on digits. A lower threshold rejects more unfamiliar images, and more digits.
     """
 
     nll_tolerance: float = setting(
-        0.02, "by how much the serving rates may raise the MC answers' NLL, as a share of the least"
+        0.02, "largest rise of the MC answers' NLL, as a share of the least", 0, 0.999999
     )
-    abstaining_share: float = setting(
-        0.03, "share of the digits that may be turned away, so that the unfamiliar are too"
-    )
-    accepted_error: float = setting(
-        0.002, "largest share of errors among accepted answers; more are turned away to keep it"
-    )
-    confidence: float = setting(0.95, "with which accepted errors are known to be that few")
+    abstaining_share: float = setting(0.03, "share of the digits that may be rejected", 0, 0.999999)
+    accepted_error: float = setting(0.002, "largest error among accepted answers", 0, 0.999999)
+    confidence: float = setting(0.95, "confidence of the bound on that error", 0, 0.999999)
 
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value < 1:
-                option = f"--{name.replace('_', '-')}"
-                raise TrainingError(f"{option} must be from 0 to less than 1, not {value}")
+
+# Options that several commands have.
+_DATA_DIR = about("folder with the four IDX files; without it they are downloaded")
+_DEVICE = about("cpu, cuda, or auto: a GPU where there is one")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run reads and writes, and what computes."""
+
+    data_dir: Path | None = field(default=None, metadata=_DATA_DIR)
+    output: Path = field(
+        default=Path("runs/mnist.safetensors"), metadata=about("the file to write")
+    )
+    resume: bool = setting(False, "continue the interrupted run at --output")
+    device: str = field(default="auto", metadata=_DEVICE)
+
+
+@dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """What a digit network learns from."""
+
+    dataset: str = setting(
+        "mnist", "the images to train on", choices=("mnist", "fashion-mnist", "kmnist")
+    )
+    teacher: tuple[Path, ...] = setting(
+        (), "teachers: files of dropserve-train teacher, or checkpoints", metavar="FILE"
+    )
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """Which checkpoint is calibrated, and where to."""
+
+    data_dir: Path | None = field(default=None, metadata=_DATA_DIR)
+    checkpoint: Path = field(
+        default=Path("runs/mnist.safetensors"), metadata=about("the checkpoint to calibrate")
+    )
+    output: Path | None = field(
+        default=None, metadata=about("where the calibrated one goes; without it the same file")
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is evaluated, and where the report goes."""
+
+    checkpoint: Path | None = field(
+        default=None, metadata=about("the checkpoint to score; without it the default one")
+    )
+    output: Path = field(default=Path("runs/report"), metadata=about("folder of the report"))
+    data_dir: Path | None = field(default=None, metadata=_DATA_DIR)
+    against: Path | None = field(default=None, metadata=about("a checkpoint to compare with"))
+    also: tuple[Path, ...] = setting((), "checkpoints of other seeds: their spread")
+    card: Path | None = field(
+        default=None, metadata=about("where to write the model card, if anywhere")
+    )
+    quick: bool = setting(False, "print the scores and write no report")
+    passes: int = setting(50, "stochastic passes per image")
+    seed: int = setting(0, "seed of the dropout masks; image i has this plus i")
+
+
+def at_least_1(text: str) -> int:
+    """The number, or what argparse takes for wrong usage."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How the commands that train many runs do it."""
+
+    data_dir: Path | None = field(default=None, metadata=_DATA_DIR)
+    runs: Path = field(
+        default=Path("runs/experiments"),
+        metadata=about("folder of finished runs: what is there is not trained again"),
+    )
+    figures: Path = field(default=Path("runs/figures"), metadata=about("folder for the figures"))
+    seeds: int = setting(3, "runs of each setting", kind=at_least_1)
+    epochs: int | None = setting(
+        None, "epochs of each run; without it the experiment's own", kind=at_least_1
+    )
+    device: str = field(default="auto", metadata=_DEVICE)
+
+    def seeded(self, config: TrainConfig) -> list[TrainConfig]:
+        """The same settings with the seeds 0, 1, ..."""
+        epochs = self.epochs or config.epochs
+        return [replace(config, seed=seed, epochs=epochs) for seed in range(self.seeds)]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Which comparison."""
+
+    preset: str = setting(
+        "relu", "the article's linear network, or one with ReLU", choices=("article", "relu")
+    )

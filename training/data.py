@@ -68,16 +68,8 @@ FASHION_MNIST = Dataset(
     "fashion-mnist",
     "Fashion-MNIST",
     (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
     {
         "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -102,11 +94,11 @@ KMNIST = Dataset(
     },
     ("https://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
 )
-# What is trained on; the first is the default.
+# What can be trained on; the first is the default.
 DATASETS: Mapping[str, Dataset] = {
     dataset.name: dataset for dataset in (MNIST, FASHION_MNIST, KMNIST)
 }
-# Letters, only ever looked at as what is no digit.
+# Letters: out-of-distribution images for the report.
 NOTMNIST = Dataset(
     "notmnist",
     "notMNIST",
@@ -127,7 +119,7 @@ class Images:
     Attributes:
         pixels: ink 0 to 255, uint8, (N, 28, 28).
         labels: class indices, int64, (N,).
-        dataset: where they are from.
+        dataset: the set they belong to.
     """
 
     pixels: NDArray[np.uint8]
@@ -151,12 +143,12 @@ def load_images(
     """The 60,000 training or 10,000 test images of a data set.
 
     Args:
-        split: which of the two.
+        split: "train" or "test".
         data_dir: folder with the four IDX files, gzipped or not, or with a subfolder of the data
             set's name that has them. Without one: the folder that DROPSERVE_DATA_DIR names, or else
             the cache, filled by a download.
         dataset: which images.
-        client: what downloads; a new client by default.
+        client: for the download; a new client by default.
 
     Raises:
         TrainingError: a file is missing or damaged and cannot be fetched.
@@ -190,8 +182,7 @@ def load_unfamiliar(dataset: Dataset, data_dir: Path | None = None) -> NDArray[n
 def find_folder(data_dir: Path, dataset: Dataset = MNIST) -> Path:
     """`data_dir` itself, or its subfolder of the data set's name where that holds the files."""
     subfolder = data_dir / dataset.name
-    names = [name for names in FILES.values() for name in names]
-    holds_data = any(_find_file(subfolder, name) for name in names)
+    holds_data = any(_find_file(subfolder, name) for names in FILES.values() for name in names)
     return subfolder if holds_data else data_dir
 
 
@@ -203,8 +194,7 @@ def parse_idx(content: bytes) -> NDArray[np.uint8]:
     """
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _IDX_UINT8:
         raise TrainingError("not an IDX file of unsigned bytes")
-    dimensions = content[3]
-    header = 4 + 4 * dimensions
+    header = 4 + 4 * content[3]  # the number of dimensions
     if len(content) < header:
         raise TrainingError(f"an IDX file of {len(content)} bytes ends within its header")
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
@@ -221,19 +211,16 @@ def cache_dir(dataset: Dataset = MNIST) -> Path:
 
 
 def _data_dir_from_environment() -> Path | None:
-    value = os.environ.get(DATA_DIR_VARIABLE)
-    return Path(value) if value else None
+    return Path(value) if (value := os.environ.get(DATA_DIR_VARIABLE)) else None
 
 
 def _read_given(folder: Path, name: str, dataset: Dataset) -> bytes:
-    path = _find_file(folder, name)
-    if path is None:
+    if (path := _find_file(folder, name)) is None:
         raise TrainingError(
             f"{folder} has no {name} or {name}.gz; put {dataset.title}'s four IDX files there, "
             f"or leave out --data-dir and {DATA_DIR_VARIABLE} to download them"
         )
-    content = _intact_content(path, dataset.md5[name])
-    if content is None:
+    if (content := _verified(path.read_bytes(), dataset.md5[name])) is None:
         raise TrainingError(
             f"{path} is corrupt or partial (its MD5 is wrong); replace or delete it"
         )
@@ -249,8 +236,7 @@ def _find_file(folder: Path, name: str) -> Path | None:
 def _read_cached(name: str, dataset: Dataset, client: httpx.Client | None) -> bytes:
     path = cache_dir(dataset) / f"{name}.gz"
     if path.is_file():
-        content = _intact_content(path, dataset.md5[name])
-        if content is not None:
+        if (content := _verified(path.read_bytes(), dataset.md5[name])) is not None:
             return content
         tqdm.write(f"{path} is corrupt or partial; fetching it again", file=sys.stderr)
     compressed = _download(name, dataset, client)
@@ -258,22 +244,17 @@ def _read_cached(name: str, dataset: Dataset, client: httpx.Client | None) -> by
         write_atomically(path, compressed)
     except OSError as error:
         raise TrainingError(
-            f"cannot write {path} ({error.strerror}); set XDG_CACHE_HOME to a folder that can be "
-            f"written, "
+            f"cannot write {path} ({error.strerror}); set XDG_CACHE_HOME to a writable folder, "
             f"or give one that has {dataset.title} with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error
-    content = _intact_content(path, dataset.md5[name])
+    content = _verified(path.read_bytes(), dataset.md5[name])
     if content is None:  # _download verified the bytes, so the disk did not keep them
         raise TrainingError(f"{path} cannot be read back as it was written; check the disk")
     return content
 
 
-def _intact_content(path: Path, md5: str) -> bytes | None:
-    """The decompressed content, or None where it is not exactly what it should be."""
-    return _verified(path.read_bytes(), md5)
-
-
 def _verified(data: bytes, md5: str) -> bytes | None:
+    """The decompressed content, or None where its checksum is wrong."""
     try:
         content = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error):

@@ -1,4 +1,4 @@
-"""What can go wrong in training; each message tells the user what to do."""
+"""The error of training; its message says what to do."""
 
 
 class TrainingError(Exception):

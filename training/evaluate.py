@@ -1,89 +1,56 @@
-"""`dropserve-train evaluate`: everything that can be said about a checkpoint, in one report."""
+"""`dropserve-train evaluate`: scores of a checkpoint, and its report and model card."""
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from training.answers import Pixels, dataset_of
+from training.answers import Pixels, Subject, answer_all, dataset_of
+from training.config import EvaluateOptions
 from training.data import KMNIST, NOTMNIST, Images, load_images, load_unfamiliar
 from training.errors import TrainingError
-from training.report.convergence import measure_convergence
+from training.report import measurements
 from training.report.figures import save_figures
-from training.report.gallery import measure_doubtful, measure_errors
-from training.report.measurements import measure_abstaining, measure_against, measure_scores
-from training.report.model_card import CARD_FIGURES, model_card
-from training.report.pages import headline, report_page
-from training.report.shifts import measure_rotated_digit, measure_rotation, measure_unfamiliar
-from training.report.subject import Subject, answer_all
+from training.report.pages import CARD_FIGURES, headline, model_card, report_page
+from training.runs import use_one_thread
 
-# Image sets that are no digits; of the network's own data set nothing is unfamiliar.
+# Out-of-distribution sets; a network is not judged on the set that it was trained on.
 UNFAMILIAR = (NOTMNIST, KMNIST)
-# Numbers are written with so many significant digits: more differ between machines.
+# Significant digits of the numbers in the report: more differ between machines.
 _DIGITS = 8
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What to evaluate.
-
-    Attributes:
-        checkpoint: None is the committed one.
-        output: folder of the report.
-        data_dir: see `training.data.load_images`.
-        passes: stochastic passes an image.
-        seed: image i uses the seed `seed + i`.
-        against: a checkpoint to compare with.
-        also: checkpoints of other seeds, for the spread.
-        card: where to write the model card, with its figures in a folder beside it.
-        is_quick: only what is printed, without the report.
-    """
-
-    checkpoint: Path | None
-    output: Path
-    data_dir: Path | None
-    passes: int = 50
-    seed: int = 0
-    against: Path | None = None
-    also: Sequence[Path] = ()
-    card: Path | None = None
-    is_quick: bool = False
-
-
 def evaluate(options: EvaluateOptions) -> None:
-    """Measures, prints the headline and writes report, figures and, if asked for, the card.
+    """Measures, prints the headline and writes report, figures and, with `card`, the model card.
 
     Raises:
         CheckpointError: a checkpoint cannot be used.
         TrainingError: the data cannot be used.
     """
+    use_one_thread()
     checkpoint = load_checkpoint(options.checkpoint or DEFAULT_CHECKPOINT)
     images = load_images("test", options.data_dir, dataset_of(checkpoint))
     subject = answer_all(checkpoint, images, passes=options.passes, seed=options.seed)
     report = _describe(subject)
-    report["scores"] = measure_scores(subject)
-    report["abstaining"] = measure_abstaining(subject)
+    report["scores"] = measurements.measure_scores(subject)
+    report["abstaining"] = measurements.measure_abstaining(subject)
     if options.against is not None:
-        report["against"] = measure_against(subject, _answer(options.against, options, images))
+        other = _answer(options.against, options, images)
+        report["against"] = measurements.measure_against(subject, other)
     if options.also:
         others = [_answer(path, options, images) for path in options.also]
         report["seeds"] = [_seed_row(each) for each in (subject, *others)]
-    if options.is_quick:
+    if options.quick:
         print(headline(report))
         return
-    report["unfamiliar"] = measure_unfamiliar(subject, _unfamiliar(images, options.data_dir))
-    measures: dict[str, Callable[[Subject], dict[str, Any]]] = {
-        "rotated_digit": measure_rotated_digit,
-        "rotation": measure_rotation,
-        "convergence": measure_convergence,
-        "doubtful": measure_doubtful,
-        "errors": measure_errors,
-    }
-    for section, measure in measures.items():
-        report[section] = measure(subject)
+    unfamiliar = _unfamiliar(images, options.data_dir)
+    report["unfamiliar"] = measurements.measure_unfamiliar(subject, unfamiliar)
+    report["rotated_digit"] = measurements.measure_rotated_digit(subject)
+    report["rotation"] = measurements.measure_rotation(subject)
+    report["convergence"] = measurements.measure_convergence(subject)
+    report["uncertain"] = measurements.measure_uncertain(subject)
+    report["errors"] = measurements.measure_errors(subject)
     _write(report, options)
     print(headline(report))
     print(f"report: {options.output / 'report.md'}")
@@ -91,34 +58,34 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def _write(report: dict[str, Any], options: EvaluateOptions) -> None:
     folder = options.output
-    figures = save_figures(report, folder / "figures")
-    (folder / "report.md").write_text(report_page(report, figures))
+    save_figures(report, folder / "figures")
+    (folder / "report.md").write_text(report_page(report))
     document = json.dumps(_rounded(report), indent=1, allow_nan=False)
     (folder / "report.json").write_text(document + "\n")
     if options.card is not None:
         options.card.parent.mkdir(parents=True, exist_ok=True)
-        options.card.write_text(model_card(report, figures))
-        beside = options.card.parent / "figures"
-        beside.mkdir(exist_ok=True)
-        for name in CARD_FIGURES:
-            if name in figures and beside.resolve() != (folder / "figures").resolve():
-                shutil.copy(folder / "figures" / f"{name}.svg", beside)
+        options.card.write_text(model_card(report))
+        figures = options.card.parent / "figures"
+        figures.mkdir(exist_ok=True)
+        if figures.resolve() != (folder / "figures").resolve():
+            for name in CARD_FIGURES:
+                shutil.copy(folder / "figures" / f"{name}.svg", figures)
 
 
 def _describe(subject: Subject) -> dict[str, Any]:
-    checkpoint = subject.checkpoint
-    config = checkpoint.network.config
+    checkpoint, config = subject.checkpoint, subject.checkpoint.network.config
+    described = {
+        "name": checkpoint.name,
+        "version": checkpoint.version,
+        "parameters": checkpoint.network.parameter_count(),
+        "layer_sizes": list(config.layer_sizes),
+        "serving_rates": list(config.dropout_rates),
+        "training_rates": list(checkpoint.training.get("dropout_rates", config.dropout_rates)),
+        "training": dict(checkpoint.training),
+        "calibration": dict(checkpoint.calibration),
+    }
     return {
-        "checkpoint": {
-            "name": checkpoint.name,
-            "version": checkpoint.version,
-            "parameters": checkpoint.network.parameter_count(),
-            "layer_sizes": list(config.layer_sizes),
-            "serving_rates": list(config.dropout_rates),
-            "training_rates": list(checkpoint.training.get("dropout_rates", config.dropout_rates)),
-            "training": dict(checkpoint.training),
-            "calibration": dict(checkpoint.calibration),
-        },
+        "checkpoint": described,
         "images": len(subject.images),
         "passes": subject.passes,
         "seed": subject.seed,
@@ -154,7 +121,7 @@ def _unfamiliar(images: Images, data_dir: Path | None) -> dict[str, Pixels | str
 
 
 def _rounded(value: Any) -> Any:
-    """The same document with numbers of a few significant digits."""
+    """The document with its numbers rounded to a few significant digits."""
     if isinstance(value, dict):
         return {key: _rounded(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

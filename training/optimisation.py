@@ -1,11 +1,22 @@
-"""How a run begins and steps: initial weights, optimiser, schedule of the learning rate."""
+"""Optimiser, schedule and regularisers: L1, L2, max-norm, input dropout, early stopping.
 
+Dropout of hidden units is part of the network. Each regulariser is a function of its arguments;
+`train.py` calls those whose settings are on.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from model.network import MLP
+from model.network import MLP, RATE_STEPS
+from model.sampling.masks import random_bytes
 from training.config import TrainConfig
+
+# A row of random bytes is a multiple of this; see `model.sampling.masks.random_bytes`.
+_ROW_MULTIPLE = 32
 
 
 def initialise(network: MLP, config: TrainConfig, generator: torch.Generator) -> None:
@@ -24,7 +35,7 @@ def initialise(network: MLP, config: TrainConfig, generator: torch.Generator) ->
 
 
 def build_optimiser(network: MLP, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser that the settings name."""
+    """AdamW or SGD, as the settings say."""
     if config.optimiser == "sgd":
         return torch.optim.SGD(
             network.parameters(), lr=config.learning_rate, momentum=config.momentum, fused=True
@@ -45,6 +56,56 @@ def build_schedule(
         max_lr=config.learning_rate,
         total_steps=steps,
         pct_start=0.2,
-        # AdamW's first beta moves against the learning rate; SGD keeps the momentum asked for.
+        # AdamW's first beta moves against the learning rate; SGD keeps its momentum.
         cycle_momentum=config.optimiser == "adamw",
     )
+
+
+def weight_penalty(weights: Iterable[Tensor], *, l1: float, l2: float) -> Tensor:
+    """A term of the loss for matrices of weights, without biases: l1 sum |w| + l2 / 2 sum w^2.
+
+    Its gradient is l1 sign(w) + l2 w (0 at w = 0), so that l2 means what SGD's weight decay does;
+    Goodfellow et al. 2016, "Deep Learning", section 7.1.
+    """
+    terms = [l1 * w.abs().sum() + l2 / 2 * w.square().sum() for w in weights]
+    return torch.stack(terms).sum()
+
+
+def cap_norms(weight: Tensor, max_norm: float) -> None:
+    """Max-norm: scales down, in place, each row of weights that exceeds this Euclidean norm.
+
+    A row of (units, inputs) is what comes into one unit; Srivastava et al. 2014, section 5.1.
+    """
+    with torch.no_grad():
+        norms = torch.linalg.vector_norm(weight, dim=1, keepdim=True)  # (units, 1)
+        weight *= (max_norm / norms).clamp_max(1)  # a row of zeros: its inf is clamped to 1
+
+
+def keep_inputs(rate: float, seed: int, images: int, inputs: int, *, first_image: int) -> Tensor:
+    """Keep-masks of the inputs, bool, (images, inputs); True keeps the input.
+
+    As in `model.sampling.masks`, the seed and an image's number in the run, from `first_image` on,
+    determine its mask. The rate, the probability of dropping, is a multiple of 1/256; the seed must
+    differ from that of the hidden units' masks.
+    """
+    row = -(-inputs // _ROW_MULTIPLE) * _ROW_MULTIPLE
+    draws = random_bytes(seed, first_image, images, row)[:, :inputs]
+    return torch.from_numpy(draws >= np.uint8(round(rate * RATE_STEPS)))
+
+
+def drop_inputs(x: Tensor, keep: Tensor, rate: float) -> Tensor:
+    """Inverted dropout: zero where `keep` is false, and scaled by 1 / (1 - rate) elsewhere."""
+    return x * keep / (1 - rate)
+
+
+def best_epoch(losses: Sequence[float]) -> int:
+    """The epoch, counted from 1, with the lowest validation loss; the first of equal ones."""
+    return min(range(len(losses)), key=losses.__getitem__) + 1
+
+
+def patience_has_ended(losses: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` epochs have all failed to beat the best one before them.
+
+    A patience of 0 never ends; Goodfellow et al. 2016, "Deep Learning", algorithm 7.1.
+    """
+    return 0 < patience <= len(losses) - (best_epoch(losses) if losses else 0)

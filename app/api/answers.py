@@ -3,17 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import ApiError, error_body
-from app.open_inference.errors import is_open_inference, open_inference_error
-
-
-def encode_json(content: Any) -> bytes:
-    """JSON of Python and NumPy values; float32 is written with float32's digits."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+from app.errors import ApiError
+from app.inference.encoding import encode_json
+from app.open_inference.protocol import is_open_inference, open_inference_error
+from app.schemas import error_body
 
 
 class BytesResponse(Response):
@@ -52,7 +48,7 @@ def error_response(request: Request, error: ApiError) -> JsonResponse:
     state = request.scope["state"]
     state["error_code"] = error.code
     status: int = error.status
-    body: dict[str, Any] = error_body(error, state["request_id"])
+    body: Any = error_body(error, state["request_id"])
     if is_open_inference(state["path"]):
         status, body = open_inference_error(error)
     return JsonResponse(body, status_code=status, headers=dict(error.headers))

@@ -1,66 +1,135 @@
-"""Who may ask: with API keys configured, everything but health and the pages needs one.
+"""API keys: without one, everything but health checks and pages is answered with 401.
 
-A key comes in one way only, `Authorization: Bearer KEY`. Addresses and bodies are kept in logs and
-histories, so a key there is as good as none.
+A key is accepted in one place only, `Authorization: Bearer KEY`: addresses and bodies are kept in
+logs and histories. The server has a file with the SHA-256 digest of each key. A plain digest is
+enough, since a key is 256 random bits: nobody can guess one, or find it from its digest. For the
+same reason a key is looked up in a set of digests. How long that takes may depend on the digest of
+what was sent, which its sender cannot steer towards a known digest; and a digest gives no key.
 """
 
-from collections.abc import Iterable
+import logging
+import re
+import secrets
+import time
+from collections.abc import Container
+from hashlib import sha256
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.answers import error_response
-from app.api.api_keys import ApiKeys
-from app.errors import ApiError, ErrorCode
+from app.api.middleware import KEY_PREFIX
+from app.api.routes import OPEN_ROUTES, path_within, route_label
+from app.errors import ErrorCode
+from app.settings import SettingsError
 
-# What load balancers ask, and what a browser needs before a person can give it a key: files that
-# are the same for everyone. The description of the API is such a file, too.
-OPEN_PATHS = frozenset(
-    {
-        "/health/live",
-        "/health/ready",
-        "/v2/health/live",
-        "/v2/health/ready",
-        "/",
-        "/playground.css",
-        "/playground.js",
-        "/docs",
-        "/openapi.json",
-    }
-)
-_OPEN_FOLDER = "/static/"
+_KEY_BYTES = 32
+_DIGEST = re.compile("[0-9a-fA-F]{64}")
 _SCHEME = b"bearer "
+_CHECK_SECONDS = 1.0
+
+logger = logging.getLogger("dropserve")
 
 
-class AccessMiddleware:
-    """Lets requests through that need no key or have one; answers the others with 401.
+def make_key() -> str:
+    """A new key: 256 bits from the system's random generator."""
+    return KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+
+
+def key_line(key: str, name: str) -> str:
+    """The key's line in the file of digests; the name of its owner follows the digest."""
+    return f"{sha256(key.encode()).hexdigest()}  {name}".rstrip()
+
+
+class ApiKeys:
+    """The keys that a file admits; a changed file is read again within a second.
+
+    A changed file that cannot be used changes nothing, and the log says why.
 
     Args:
-        app: what they are let through to.
-        keys: the keys.
-        open_paths: what needs none, besides the pages' own files.
+        path: the file. Each line is a digest, followed by any text; # begins a comment.
+
+    Raises:
+        SettingsError: the file cannot be read, has no keys, or has a line without a digest.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, open_paths: Iterable[str] = OPEN_PATHS) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = _stamp(path)
+        self._digests = _read_digests(path)
+        self._checked_at = time.monotonic()
+
+    def admits(self, key: bytes) -> bool:
+        if time.monotonic() >= self._checked_at + _CHECK_SECONDS:
+            self._refresh()
+        return sha256(key).digest() in self._digests
+
+    def _refresh(self) -> None:
+        self._checked_at = time.monotonic()
+        before, self._stamp = self._stamp, _stamp(self._path)
+        if self._stamp == before:
+            return
+        try:
+            self._digests = _read_digests(self._path)
+        except SettingsError as error:
+            logger.error("the API keys stay as they are: %s", error)
+        else:
+            logger.info("API keys: %s", len(self._digests))
+
+
+class ApiKeyMiddleware:
+    """Passes on requests that have a known key or need none; answers the others with 401."""
+
+    def __init__(
+        self, app: ASGIApp, keys: ApiKeys, open_routes: Container[str] = OPEN_ROUTES
+    ) -> None:
         self._app = app
         self._keys = keys
-        self._open_paths = frozenset(open_paths)
+        self._open_routes = open_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the application, or refuses."""
-        if scope["type"] == "lifespan" or self._is_open(scope) or self._has_key(scope):
-            await self._app(scope, receive, send)
-            return
-        response = error_response(Request(scope), ApiError(ErrorCode.UNAUTHORIZED))
-        await response(scope, receive, send)
-
-    def _is_open(self, scope: Scope) -> bool:
-        path: str = scope["state"]["path"]
-        return path in self._open_paths or path.startswith(_OPEN_FOLDER)
+        app = self._app
+        if scope["type"] != "lifespan" and not (self._has_key(scope) or self._is_open(scope)):
+            app = error_response(Request(scope), ErrorCode.UNAUTHORIZED())
+        await app(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        # Of two, a proxy might have checked the other.
+        # Of two headers, a proxy might have checked the other one.
         if len(given) != 1 or given[0][: len(_SCHEME)].lower() != _SCHEME:
             return False
         return self._keys.admits(given[0][len(_SCHEME) :].strip())
+
+    def _is_open(self, scope: Scope) -> bool:
+        return route_label(path_within(scope)) in self._open_routes
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes when the file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read_digests(path: Path) -> frozenset[bytes]:
+    hint = "dropserve new-key makes a key and its line"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise SettingsError(f"cannot read the API keys in {path}: {reason}") from None
+    digests = set()
+    for number, line in enumerate(lines, 1):
+        for digest in line.partition("#")[0].split()[:1]:
+            if not _DIGEST.fullmatch(digest):
+                # The message does not repeat the line: it may be a key.
+                raise SettingsError(
+                    f"line {number} of {path} does not begin with a SHA-256 digest; {hint}"
+                )
+            digests.add(bytes.fromhex(digest))
+    if not digests:
+        raise SettingsError(f"there are no API keys in {path}; {hint}")
+    return frozenset(digests)

@@ -6,27 +6,25 @@ form fields. Raw bodies are the fast path: multipart parsing alone takes longer 
 """
 
 import asyncio
-import base64
-import binascii
-import difflib
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import ApiError, ErrorCode
-from app.schemas import McParameters, MustBe, PredictParameters
+from app.inference.decoding import Image, decode_base64
+from app.inference.parameters import parse_parameters
+from app.schemas import PredictParameters
 from app.settings import Settings
 from model.literals import SIDE
 
@@ -34,8 +32,8 @@ from model.literals import SIDE
 # and not a broken pipe.
 _DISCARDED_BYTES = 32 * 2**20
 _DISCARDING_SECONDS = 2.0
-# All bodies that come in pieces hold as much memory as so many of the largest, however many
-# connections there are.
+# All bodies that arrive in pieces hold at most the memory of this many of the largest, whatever the
+# number of connections.
 _MOST_UNREAD_BODIES = 8
 
 _IMAGE_FIELDS = ("image", "pixels")
@@ -44,36 +42,17 @@ _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 # The digits of the largest float, 309, and some to spare.
 _LONGEST_NUMBER = 400
 _REMEMBERED_QUERY = 256  # the longest, in bytes
-_LONGEST_NAME = 64
-_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 _SEND_INTEGERS = (
     f"pixels must be {SIDE} rows of {SIDE} integers, where 255 is ink; send integers 0 to 255"
 )
 
-Pixels = NDArray[np.uint8]
-# An image file's bytes, or its pixels.
-Image = bytes | Pixels
 P = TypeVar("P", bound=PredictParameters)
-
-
-class ImageRequest(NamedTuple, Generic[P]):
-    """What was asked: an image and the parameters."""
-
-    image: Image
-    parameters: P
-
-
-class BatchRequest(NamedTuple, Generic[P]):
-    """What was asked: images, or what is wrong with one, and the parameters of all."""
-
-    images: list[Image | ApiError]
-    parameters: P
 
 
 async def read_image_request(
     request: Request, parameters_type: type[P], settings: Settings
-) -> ImageRequest[P]:
-    """Reads and validates a request for one image.
+) -> tuple[Image, P]:
+    """Reads and validates a request for one image: the image and the parameters.
 
     Raises:
         ApiError: the one that says what to change.
@@ -89,8 +68,7 @@ async def read_image_request(
         image = _take_image(document)
         fields = document.items()
     elif content_type == "multipart/form-data":
-        one_file = ApiError(
-            ErrorCode.INVALID_MULTIPART,
+        one_file = ErrorCode.INVALID_MULTIPART(
             "the form must have one file, the image, in the field named file "
             "(curl: -F file=@digit.png); /predict/batch takes several",
             param="file",
@@ -100,26 +78,24 @@ async def read_image_request(
             raise one_file
         name, image = files[0]
         if name not in _FILE_FIELDS:
-            raise ApiError(
-                ErrorCode.INVALID_MULTIPART,
-                "the file must be in the field named file",
-                param="file",
+            raise ErrorCode.INVALID_MULTIPART(
+                "the file must be in the field named file", param="file"
             )
     else:
         _require_image_type(content_type)
         image, fields = body, ()
     if len(image) == 0:
-        raise ApiError(ErrorCode.EMPTY_BODY)
+        raise ErrorCode.EMPTY_BODY()
     if not fields and len(query) <= _REMEMBERED_QUERY:
-        return ImageRequest(image, _parameters_of_query(query, parameters_type, settings))
+        return image, _parameters_of_query(query, parameters_type, settings)
     pairs = [*_query_pairs(query), *fields]
-    return ImageRequest(image, parse_parameters(pairs, parameters_type, settings))
+    return image, parse_parameters(pairs, parameters_type, settings)
 
 
 async def read_batch_request(
     request: Request, parameters_type: type[P], settings: Settings
-) -> BatchRequest[P]:
-    """Reads and validates a request for many images.
+) -> tuple[list[Image | ApiError], P]:
+    """Reads and validates a request for many images: the images and the parameters.
 
     What is wrong with one image stands in its place; what is wrong with the request is raised.
 
@@ -136,10 +112,8 @@ async def read_batch_request(
         document = _parse_json(body)
         inputs = document.pop("inputs", None)
         if not isinstance(inputs, list) or not inputs:
-            raise ApiError(
-                ErrorCode.INVALID_PARAMETER,
-                'inputs must be a list of objects such as {"image": "<base64>"}',
-                param="inputs",
+            raise ErrorCode.INVALID_PARAMETER(
+                'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
             )
         if len(inputs) > limit:
             raise _too_many(limit)
@@ -148,8 +122,7 @@ async def read_batch_request(
     elif content_type == "multipart/form-data":
         files, fields = await _parse_multipart(request, body, limit, _too_many(limit))
         if not files or any(name != "file" for name, _ in files):
-            raise ApiError(
-                ErrorCode.INVALID_MULTIPART,
+            raise ErrorCode.INVALID_MULTIPART(
                 "the form must have the images as files, all in fields named file "
                 "(curl: -F file=@1.png -F file=@2.png)",
                 param="file",
@@ -157,97 +130,17 @@ async def read_batch_request(
         images = [image for _, image in files]
         pairs.extend(fields)
     else:
-        raise ApiError(
-            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
             "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
-            "/predict/mc take the bytes of one image",
+            "/predict/mc take the bytes of one image"
         )
-    return BatchRequest(images, parse_parameters(pairs, parameters_type, settings))
-
-
-def parse_parameters(
-    pairs: Sequence[tuple[str, Any]], parameters_type: type[P], settings: Settings
-) -> P:
-    """Validates named values; those from a query or a form went through `_scalar` before.
-
-    Raises:
-        ApiError: conflicting_parameters, a name has two different values.
-        ApiError: unknown_parameter, a name is not one of this route's.
-        ApiError: invalid_parameter, a value is of another type or outside its range.
-    """
-    parameters = _validated(pairs, parameters_type, settings) if pairs else parameters_type()
-    if (parameters.timeout_ms or 0) > settings.max_timeout_ms:
-        _raise_invalid("timeout_ms", parameters_type, settings)
-    if isinstance(parameters, McParameters):
-        if parameters.passes > settings.max_passes:
-            _raise_invalid("passes", parameters_type, settings)
-        if parameters.max_standard_error is not None and parameters.estimator == "balanced":
-            raise ApiError(
-                ErrorCode.INVALID_PARAMETER,
-                "max_standard_error works with estimator=independent only, since balanced masks "
-                "depend on the number of passes; leave out one of the two",
-                param="max_standard_error",
-            )
-    return parameters
-
-
-def _validated(pairs: Sequence[tuple[str, Any]], parameters_type: type[P], settings: Settings) -> P:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name not in parameters_type.model_fields:
-            _raise_unknown(name, parameters_type)
-        # 1, 1.0 and true are equal in Python and different values here.
-        if name in values and (type(values[name]), values[name]) != (type(value), value):
-            raise ApiError(
-                ErrorCode.CONFLICTING_PARAMETERS,
-                f"{name} is given twice with different values; give it once",
-                param=name,
-            )
-        values[name] = value
-    try:
-        return parameters_type.model_validate(values)
-    except ValidationError as error:
-        name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
-        _raise_invalid(name, parameters_type, settings)
-
-
-def _raise_invalid(
-    name: str, parameters_type: type[PredictParameters], settings: Settings
-) -> NoReturn:
-    words = next(
-        item.words
-        for item in parameters_type.model_fields[name].metadata
-        if isinstance(item, MustBe)
-    )
-    limits = {"max_passes": settings.max_passes, "max_timeout_ms": settings.max_timeout_ms}
-    raise ApiError(
-        ErrorCode.INVALID_PARAMETER, f"{name} must be {words.format(**limits)}", param=name
-    )
+    return images, parse_parameters(pairs, parameters_type, settings)
 
 
 def _too_many(limit: int) -> ApiError:
-    return ApiError(
-        ErrorCode.TOO_MANY_IMAGES,
-        f"a batch takes at most {limit} images; send several smaller batches",
+    return ErrorCode.TOO_MANY_IMAGES(
+        f"a batch takes at most {limit} images; send several smaller batches"
     )
-
-
-def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoReturn:
-    known = list(McParameters.model_fields)
-    # Only the beginning is compared: a name of megabytes would take seconds.
-    beginning = name[:_LONGEST_NAME].lower()
-    nearest = difflib.get_close_matches(beginning, known, n=1, cutoff=0.0)[0]
-    if name == nearest:
-        message = f"{name} is a parameter of /predict/mc; ask there, or leave it out"
-    elif nearest in parameters_type.model_fields:
-        message = f"a parameter is unknown; the nearest known one is {nearest}"
-    else:
-        message = (
-            f"a parameter is unknown; the nearest known one is {nearest}, of /predict/mc; "
-            "ask there, or leave it out"
-        )
-    here = ", ".join(parameters_type.model_fields)
-    raise ApiError(ErrorCode.UNKNOWN_PARAMETER, f"{message} (known here: {here})", param=nearest)
 
 
 Headers = dict[bytes, bytes]
@@ -298,8 +191,7 @@ async def _read_rest(request: Request, first: bytes, limit: int) -> bytes:
             body += chunk
             state.unread_body_bytes += len(chunk)
             if state.unread_body_bytes > _MOST_UNREAD_BODIES * limit:
-                raise ApiError(
-                    ErrorCode.OVERLOADED,
+                raise ErrorCode.OVERLOADED(
                     "too many large bodies are on their way to this server; try again after the "
                     "seconds in Retry-After",
                     headers={"Retry-After": "1"},
@@ -326,8 +218,7 @@ async def _discard(stream: AsyncIterator[bytes]) -> None:
 
 
 def _raise_too_large(limit: int) -> NoReturn:
-    raise ApiError(
-        ErrorCode.BODY_TOO_LARGE,
+    raise ErrorCode.BODY_TOO_LARGE(
         f"the body is larger than the {limit:,} bytes this server accepts; send a smaller image",
         headers={"connection": "close"},
     )
@@ -361,7 +252,7 @@ def _require_image_type(content_type: str) -> None:
     if content_type.startswith("image/") and content_type not in _UNREADABLE_TYPES:
         return
     cure = _UNREADABLE_TYPES.get(content_type, "send an image, JSON or multipart/form-data")
-    raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"this content type cannot be read; {cure}")
+    raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"this content type cannot be read; {cure}")
 
 
 _CONVERT = "convert it to PNG or JPEG"
@@ -381,15 +272,14 @@ def _content_type(headers: Headers) -> str:
 
 def _parse_json(body: bytes) -> dict[str, Any]:
     if not body:
-        raise ApiError(ErrorCode.EMPTY_BODY)
+        raise ErrorCode.EMPTY_BODY()
     try:
         document = json.loads(body, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ApiError(ErrorCode.INVALID_JSON) from error
+        raise ErrorCode.INVALID_JSON() from error
     if not isinstance(document, dict):
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            'the JSON body must be an object such as {"image": "<base64>"}',
+        raise ErrorCode.INVALID_PARAMETER(
+            'the JSON body must be an object such as {"image": "<base64>"}'
         )
     return document
 
@@ -398,16 +288,12 @@ def _take_image(document: dict[str, Any]) -> Image:
     """Removes the image from the document and reads it."""
     given = [name for name in _IMAGE_FIELDS if name in document]
     if len(given) > 1:
-        raise ApiError(
-            ErrorCode.CONFLICTING_PARAMETERS,
-            "image and pixels are two images; send one of them",
-            param="pixels",
+        raise ErrorCode.CONFLICTING_PARAMETERS(
+            "image and pixels are two images; send one of them", param="pixels"
         )
     if not given:
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "the JSON body needs image (base64) or pixels (28 rows of 28)",
-            param="image",
+        raise ErrorCode.INVALID_PARAMETER(
+            "the JSON body needs image (base64) or pixels (28 rows of 28)", param="image"
         )
     value = document.pop(given[0])
     return decode_base64(value) if given[0] == "image" else _parse_pixels(value)
@@ -415,17 +301,16 @@ def _take_image(document: dict[str, Any]) -> Image:
 
 def _image_or_error(item: Any) -> Image | ApiError:
     if not isinstance(item, dict):
-        return ApiError(
-            ErrorCode.INVALID_PARAMETER, 'an input must be an object such as {"image": "<base64>"}'
+        return ErrorCode.INVALID_PARAMETER(
+            'an input must be an object such as {"image": "<base64>"}'
         )
     try:
         image = _take_image(item)
     except ApiError as error:
         return error
     if item:
-        return ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "an input has image or pixels and nothing else; parameters stand beside inputs",
+        return ErrorCode.INVALID_PARAMETER(
+            "an input has image or pixels and nothing else; parameters go next to inputs"
         )
     return image
 
@@ -435,9 +320,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) < len(pairs):
         for name, value in pairs:
             if (type(value), value) != (type(document[name]), document[name]):
-                raise ApiError(
-                    ErrorCode.CONFLICTING_PARAMETERS,
-                    "a name stands twice in the JSON body with different values; give it once",
+                raise ErrorCode.CONFLICTING_PARAMETERS(
+                    "a name stands twice in the JSON body with different values; give it once"
                 )
     return document
 
@@ -446,44 +330,19 @@ def _refuse_constant(_: str) -> NoReturn:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-def decode_base64(value: Any) -> bytes:
-    """The bytes of an image in base64, or in a data: URL of it.
-
-    Raises:
-        ApiError: invalid_parameter, it is neither.
-    """
-    if not isinstance(value, str):
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "image must be a string: the image file in base64",
-            param="image",
-        )
-    prefix = _DATA_URL.match(value)
-    text = value[prefix.end() :] if prefix else value
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "image is not valid base64; encode the image file's bytes",
-            param="image",
-        ) from error
-
-
-def _parse_pixels(value: Any) -> Pixels:
+def _parse_pixels(value: Any) -> NDArray[np.uint8]:
     rows = value if isinstance(value, list) else []
     if len(rows) == SIDE and all(isinstance(row, list) and len(row) == SIDE for row in rows):
         flat = list(itertools.chain.from_iterable(rows))
     elif len(rows) == SIDE * SIDE:
         flat = rows
     else:
-        raise ApiError(ErrorCode.INVALID_PIXELS, _SEND_INTEGERS, param="pixels")
+        raise ErrorCode.INVALID_PIXELS(_SEND_INTEGERS, param="pixels")
     # Booleans are integers in Python, so types are compared and not tested with isinstance.
     if set(map(type, flat)) != {int} or min(flat) < 0 or max(flat) > 255:
-        raise ApiError(ErrorCode.INVALID_PIXELS, _SEND_INTEGERS, param="pixels")
+        raise ErrorCode.INVALID_PIXELS(_SEND_INTEGERS, param="pixels")
     if max(flat) <= 1:
-        raise ApiError(
-            ErrorCode.INVALID_PIXELS,
+        raise ErrorCode.INVALID_PIXELS(
             "no pixel is above 1: these look scaled to [0, 1], which would be a black image; "
             "send integers 0 to 255",
             param="pixels",
@@ -505,7 +364,7 @@ async def _parse_multipart(
     except (MultiPartException, KeyError, ValueError) as error:
         if "Too many files" in str(getattr(error, "message", "")):
             raise too_many from error
-        raise ApiError(ErrorCode.INVALID_MULTIPART) from error
+        raise ErrorCode.INVALID_MULTIPART() from error
     try:
         files, fields = [], []
         for name, part in form.multi_items():

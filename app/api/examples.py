@@ -28,7 +28,7 @@ def example_pixels() -> NDArray[np.uint8]:
 
 
 def example_pngs() -> list[bytes]:
-    """The drawn digits as PNG files: as many inked pixels and living units as MNIST's, about."""
+    """The drawn digits as PNG files: about as many inked pixels and active units as MNIST's."""
     return [_as_png(pixels) for pixels in example_digits()]
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
 
 from app.api.examples import example_pixels, example_png_base64
 from app.schemas import ErrorBody, PredictParameters
@@ -33,18 +32,14 @@ _STATUSES = {
 }
 
 
-def describe_image_route(
-    parameters: type[PredictParameters], answer: type[BaseModel]
-) -> dict[str, Any]:
+def describe_image_route(parameters: type[PredictParameters], answer: type[Any]) -> dict[str, Any]:
     """Arguments of the decorator of a route for one image."""
-    return {
-        "response_model": answer,
-        "responses": _failures(),
-        "openapi_extra": {
-            "parameters": _query(parameters),
-            "requestBody": _image_body(parameters),
-        },
-    }
+    return _describe(parameters, _image_body(parameters), response_model=answer)
+
+
+def describe_batch_route(parameters: type[PredictParameters], answer: type[Any]) -> dict[str, Any]:
+    """Arguments of the decorator of a route for many images."""
+    return _describe(parameters, _batch_body(parameters), response_model=answer)
 
 
 def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]:
@@ -58,29 +53,22 @@ def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]
         },
     }
     events = {"schema": event, "example": "event: estimate\ndata: {...}\n\n"}
-    success = {"description": "Events.", "content": {"text/event-stream": events}}
-    return {
-        "response_class": StreamingResponse,
-        "responses": {200: success, **_failures()},
-        "openapi_extra": {
-            "parameters": _query(parameters),
-            "requestBody": _image_body(parameters),
-        },
+    route = _describe(parameters, _image_body(parameters), response_class=StreamingResponse)
+    route["responses"][200] = {
+        "description": "Events.",
+        "content": {"text/event-stream": events},
     }
+    return route
 
 
-def describe_batch_route(
-    parameters: type[PredictParameters], answer: type[BaseModel]
+def _describe(
+    parameters: type[PredictParameters], body: dict[str, Any], **options: Any
 ) -> dict[str, Any]:
-    """Arguments of the decorator of a route for many images."""
-    return {
-        "response_model": answer,
-        "responses": _failures(),
-        "openapi_extra": {
-            "parameters": _query(parameters),
-            "requestBody": _batch_body(parameters),
-        },
+    failures = {
+        status: {"model": ErrorBody, "description": text} for status, text in _STATUSES.items()
     }
+    extra = {"parameters": _query(parameters), "requestBody": body}
+    return {"responses": failures, "openapi_extra": extra, **options}
 
 
 def describe_application(app: FastAPI, settings: Settings, open_paths: Container[str]) -> None:
@@ -124,10 +112,6 @@ def _describe_limits(operation: dict[str, Any], most: Mapping[str, int], images:
                 field["maximum"] = most[name]
             elif name in ("inputs", "file") and field["type"] == "array":
                 field["maxItems"] = images
-
-
-def _failures() -> dict[int | str, Any]:
-    return {status: {"model": ErrorBody, "description": text} for status, text in _STATUSES.items()}
 
 
 def _query(parameters: type[PredictParameters]) -> list[dict[str, Any]]:
@@ -177,7 +161,7 @@ def _properties(parameters: type[PredictParameters]) -> dict[str, Any]:
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's schema without what is said beside it; optional means absent, never null."""
+    """A parameter's schema without its title and description; optional means absent, never null."""
     plain = {
         key: value for key, value in schema.items() if key not in ("title", "description", "anyOf")
     }

@@ -6,21 +6,19 @@ describes them.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.answers import JsonResponse, encode_json
+from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
-from app.api.dependencies import answer_mc, started_state, times_of, while_connected
-from app.api.fast_path import DirectRoute
+from app.api.dispatch import answer_many, answer_one, predictor_of
 from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
-from app.errors import ApiError, ErrorCode, error_body
-from app.inference.jobs import Answer
-from app.inference.pipeline import Inference
+from app.api.routes import DirectRoute
+from app.errors import ApiError, ErrorCode
+from app.inference.encoding import encode_json
 from app.schemas import (
     McParameters,
     McPrediction,
@@ -28,8 +26,10 @@ from app.schemas import (
     Prediction,
     PredictionBatch,
     PredictParameters,
+    error_body,
+    failed_image,
 )
-from app.settings import Settings
+from app.telemetry.request_record import Timings
 
 router = APIRouter(tags=["predictions"], route_class=DirectRoute)
 
@@ -41,9 +41,7 @@ router = APIRouter(tags=["predictions"], route_class=DirectRoute)
 )
 async def predict(request: Request) -> JsonResponse:
     """One image, dropout off: the same image always gets the same answer."""
-    inference, settings = _serving(request, PredictParameters)
-    asked = await read_image_request(request, PredictParameters, settings)
-    return JsonResponse(await inference.predict(asked, times_of(request)))
+    return await _answer_one(request, PredictParameters)
 
 
 @router.post(
@@ -57,9 +55,7 @@ async def predict_mc(request: Request) -> JsonResponse:
     Each pass switches off a random share of the neurons, so the passes scatter where the network is
     unsure. The same image, parameters and seed give the same bytes, whatever else the server does.
     """
-    inference, settings = _serving(request, McParameters)
-    asked = await read_image_request(request, McParameters, settings)
-    return JsonResponse(await answer_mc(request, inference, asked))
+    return await _answer_one(request, McParameters)
 
 
 @router.post(
@@ -73,18 +69,13 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     The result is the answer of `/predict/mc`, byte for byte. An `error` has the error shape; a
     stream that ends without `result` has failed.
     """
-    inference, settings = _serving(request, McParameters)
-    asked = await read_image_request(request, McParameters, settings)
-    admitted = ExitStack()
-    admitted.enter_context(inference.admit_mc(asked))
-    try:
-        answers = inference.stream_mc(asked, times_of(request))
-        # The first answer is awaited here, so that a bad image is a plain error response.
-        first = await anext(answers)
-    except BaseException:
-        admitted.close()
-        raise
-    return _EventStream(first, answers, request.scope["state"], admitted)
+    predictor = predictor_of(request, McParameters)
+    settings = request.app.state.settings
+    image, parameters = await read_image_request(request, McParameters, settings)
+    answers = predictor.stream_mc(image, parameters)
+    # The first answer is awaited here, so that a bad image is a plain error response.
+    first = await anext(answers)
+    return _EventStream(first, answers, request.scope["state"])
 
 
 @router.post(
@@ -107,58 +98,49 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
     return await _answer_batch(request, McParameters)
 
 
-def _serving(
-    request: Request, parameters_type: type[PredictParameters]
-) -> tuple[Inference, Settings]:
-    """What answers, and its settings.
-
-    Raises:
-        NotReadyError: the server is starting or stopping.
-        OverloadedError: no request of this kind would be admitted; its body need not be read.
-    """
-    state = started_state(request)
-    inference: Inference = state.inference
-    inference.refuse_if_full(parameters_type)
-    return inference, state.settings
+async def _answer_one(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
+    predictor = predictor_of(request, parameters_type)
+    settings = request.app.state.settings
+    image, parameters = await read_image_request(request, parameters_type, settings)
+    return JsonResponse(await answer_one(request, predictor, image, parameters))
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
-    inference, settings = _serving(request, parameters_type)
-    asked = await read_batch_request(request, parameters_type, settings)
-    answers = await while_connected(request, inference.predict_batch(asked, times_of(request)))
-    return JsonResponse({"predictions": [_in_its_place(answer) for answer in answers]})
+    predictor = predictor_of(request, parameters_type)
+    settings = request.app.state.settings
+    images, parameters = await read_batch_request(request, parameters_type, settings)
+    answers = await answer_many(request, predictor, images, parameters)
+    predictions = [
+        failed_image(answer) if isinstance(answer, ApiError) else answer for answer in answers
+    ]
+    return JsonResponse(PredictionBatch(predictions=predictions))
 
 
-def _in_its_place(answer: Answer | ApiError) -> dict[str, Any]:
-    """The answer, or the error without the request id: a body must not depend on it."""
-    if not isinstance(answer, ApiError):
-        return answer
-    detail = error_body(answer, None)["error"]
-    del detail["request_id"]
-    return {"error": detail}
+TimedAnswer = tuple[McPrediction, Timings]
 
 
 async def _events(
-    first: Answer, answers: AsyncGenerator[Answer, None], state: dict[str, Any]
+    first: TimedAnswer, answers: AsyncGenerator[TimedAnswer, None], state: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     """The answers as server-sent events; only the last, with a reason to stop, is the result."""
     try:
-        yield _event(first)
+        yield _event(first, state)
         async for answer in answers:
-            yield _event(answer)
+            yield _event(answer, state)
     except ApiError as error:
         yield _error_event(error, state)
     except Exception:
-        yield _error_event(ApiError(ErrorCode.INTERNAL), state)
+        yield _error_event(ErrorCode.INTERNAL(), state)
         raise
 
 
-def _event(answer: Answer) -> bytes:
-    return _encode_event("result" if answer["stop_reason"] else "estimate", answer)
+def _event(timed: TimedAnswer, state: dict[str, Any]) -> bytes:
+    answer, state["timings"] = timed
+    return _encode_event("result" if answer.is_final else "estimate", answer)
 
 
 def _error_event(error: ApiError, state: dict[str, Any]) -> bytes:
-    state["error_code"] = error.code  # the status is sent already, and says that all is well
+    state["error_code"] = error.code  # the status, which says success, is sent already
     return _encode_event("error", error_body(error, state["request_id"]))
 
 
@@ -173,23 +155,20 @@ class _EventStream(StreamingResponse):
 
     def __init__(
         self,
-        first: Answer,
-        answers: AsyncGenerator[Answer, None],
+        first: TimedAnswer,
+        answers: AsyncGenerator[TimedAnswer, None],
         state: dict[str, Any],
-        admitted: ExitStack,
     ) -> None:
         super().__init__(
             _events(first, answers, state),
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
         self._answers = answers
-        self._admitted = admitted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the events; whatever ends them, nothing more is computed or counts as queued."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # A reader that goes away while an event is sent leaves the generator suspended.
+            # A reader that goes away while an event is sent leaves the generator suspended; closed,
+            # it computes nothing more and no longer counts as queued.
             await self._answers.aclose()
-            self._admitted.close()

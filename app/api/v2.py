@@ -3,7 +3,9 @@
 Raw routes, outside FastAPI's description: these clients send no Content-Type, or any.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import version
+from weakref import WeakKeyDictionary
 
 import orjson
 from starlette.requests import Request
@@ -12,20 +14,21 @@ from starlette.routing import Match, Mount, Route
 from starlette.types import Scope
 
 from app.api.answers import BytesResponse, JsonResponse
-from app.api.bodies import BatchRequest, ImageRequest, headers_of, read_body
-from app.api.dependencies import answer_mc, started_state, times_of, while_connected
-from app.api.fast_path import DirectRoute
+from app.api.bodies import headers_of, read_body
+from app.api.dispatch import answer_many, answer_one, predictor_of
+from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
-from app.inference.jobs import Answer
-from app.inference.pipeline import Inference
+from app.inference.pipeline import Predictor
 from app.open_inference.compression import deflate, inflate
-from app.open_inference.errors import is_open_inference
-from app.open_inference.models import EXTENSIONS, SERVER_NAME, VERSION, ServedModel
+from app.open_inference.models import EXTENSIONS, SERVER_NAME, ServedModel, served_models
+from app.open_inference.protocol import VERSION, invalid, is_open_inference
 from app.open_inference.requests import InferenceRequest, parse_request
 from app.open_inference.responses import build_response
-from app.schemas import McParameters
+from app.schemas import Prediction
 
 _HEADER_LENGTH = b"inference-header-content-length"
+# By what answers; a reloaded checkpoint may have other labels.
+_served: WeakKeyDictionary[Predictor, Mapping[str, ServedModel]] = WeakKeyDictionary()
 
 
 async def server_metadata(request: Request) -> JsonResponse:
@@ -42,8 +45,9 @@ async def live(request: Request) -> JsonResponse:
 
 async def ready(request: Request) -> JsonResponse:
     """`GET /v2/health/ready`: 503 before, and from when the server is to end."""
-    if started_state(request).is_draining:
-        raise ApiError(ErrorCode.NOT_READY)
+    state = request.app.state
+    if not state.models.is_ready or state.is_draining:
+        raise ErrorCode.NOT_READY()
     return JsonResponse({"live": True, "ready": True})
 
 
@@ -54,13 +58,10 @@ async def repository_index(request: Request) -> JsonResponse:
     try:
         document = orjson.loads(text) if text else {}
     except orjson.JSONDecodeError as error:
-        raise ApiError(ErrorCode.INVALID_REQUEST, "the body is not valid JSON") from error
+        raise invalid("the body is not valid JSON") from error
     if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            'the body must be an object; {"ready": true} asks for ready ones',
-        )
-    return JsonResponse([model.index() for model in started_state(request).models.values()])
+        raise invalid('the body must be an object; {"ready": true} asks for ready ones')
+    return JsonResponse([model.index() for model in _models(request).values()])
 
 
 async def model_metadata(request: Request) -> JsonResponse:
@@ -81,15 +82,14 @@ async def model_config(request: Request) -> JsonResponse:
 async def infer(request: Request) -> Response:
     """`POST /v2/models/NAME/infer`: the numbers of the native routes, as tensors."""
     model = _find_model(request)
-    state = request.app.state
-    state.inference.refuse_if_full(model.parameters_type)
+    predictor = predictor_of(request, model.parameters_type)
     headers = headers_of(request)
-    limit = state.settings.max_body_bytes
+    limit = request.app.state.settings.max_body_bytes
     body = await read_body(request, headers, limit)
     if encoding := headers.get(b"content-encoding"):
         body = await inflate(body, encoding.decode("latin-1"), limit)
     asked = parse_request(body, headers.get(_HEADER_LENGTH), model)
-    answers = await _answer(request, state.inference, asked)
+    answers = await _answer(request, predictor, asked)
     content, json_length = build_response(model, asked.header, answers)
     return await _respond(content, json_length, headers.get(b"accept-encoding", b""))
 
@@ -107,6 +107,20 @@ async def _respond(content: bytes, json_length: int | None, accepted: bytes) -> 
     return BytesResponse(content, media_type, headers=headers)
 
 
+def _models(request: Request) -> Mapping[str, ServedModel]:
+    """The models by name.
+
+    Raises:
+        ApiError: not_ready, no model can answer yet, or any more.
+    """
+    predictor: Predictor = request.app.state.models.predictor
+    models = _served.get(predictor)
+    if models is None:
+        models = served_models(predictor.checkpoint, request.app.state.settings)
+        _served[predictor] = models
+    return models
+
+
 def _find_model(request: Request) -> ServedModel:
     """The model that the address names.
 
@@ -114,41 +128,30 @@ def _find_model(request: Request) -> ServedModel:
         ApiError: not_ready, no model can answer yet, or any more.
         ApiError: not_found, there is no such model, or no such version of it.
     """
-    models: dict[str, ServedModel] = started_state(request).models
+    models = _models(request)
     model = models.get(request.path_params["model"])
     if model is None:
-        raise ApiError(
-            ErrorCode.NOT_FOUND, f"there is no such model; the models are {', '.join(models)}"
-        )
+        raise ErrorCode.NOT_FOUND(f"there is no such model; the models are {', '.join(models)}")
     if request.path_params.get("version", VERSION) != VERSION:
-        raise ApiError(
-            ErrorCode.NOT_FOUND, f"there is no such version; the one version is {VERSION}"
-        )
+        raise ErrorCode.NOT_FOUND(f"there is no such version; the one version is {VERSION}")
     return model
 
 
-async def _answer(request: Request, inference: Inference, asked: InferenceRequest) -> list[Answer]:
-    """An answer for each image; one image goes the way that the native routes go."""
+async def _answer(
+    request: Request, predictor: Predictor, asked: InferenceRequest
+) -> list[Prediction]:
+    """An answer for each image; one image is answered as by the native routes."""
     parameters = asked.header.parameters
-    times = times_of(request)
-    if len(asked.images) > 1:
-        batch = BatchRequest(list(asked.images), parameters)
-        answers = await while_connected(request, inference.predict_batch(batch, times))
-        return [_checked(number, answer) for number, answer in enumerate(answers)]
-    image = asked.images[0]
-    if not isinstance(parameters, McParameters):
-        return [await inference.predict(ImageRequest(image, parameters), times)]
-    return [await answer_mc(request, inference, ImageRequest(image, parameters))]
+    if len(asked.images) == 1:
+        return [await answer_one(request, predictor, asked.images[0], parameters)]
+    answers = await answer_many(request, predictor, list(asked.images), parameters)
+    return [_checked(number, answer) for number, answer in enumerate(answers)]
 
 
-def _checked(number: int, answer: Answer | ApiError) -> Answer:
+def _checked(number: int, answer: Prediction | ApiError) -> Prediction:
     """An answer of a batch; a tensor has no place for an error, so one fails the request."""
     if isinstance(answer, ApiError):
-        raise ApiError(
-            answer.kind,
-            f"image {number} of the batch: {answer.message}",
-            headers=answer.headers,
-        )
+        raise answer.kind(f"image {number} of the batch: {answer.message}", headers=answer.headers)
     return answer
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark says about the machine it ran on, and which cores it keeps to."""
+"""What a benchmark says about the machine it ran on."""
 
 import os
 import platform
@@ -15,10 +15,3 @@ def describe_machine() -> str:
                 name = line.partition(":")[2].strip()
                 break
     return f"{name}, {os.cpu_count()} cores"
-
-
-def usable_cores() -> list[int]:
-    """The cores that this process may use; empty where the system does not tell."""
-    if not hasattr(os, "sched_getaffinity"):
-        return []
-    return sorted(os.sched_getaffinity(0))

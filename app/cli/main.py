@@ -1,226 +1,43 @@
 """The command line: `dropserve`, also `python -m app`."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import NoReturn
 
-from app.cli.predict_command import add_api_key_option, add_predict_command, given_api_key
-from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from app.scoring.command import add_score_command
-from app.settings import PREFIX, Settings, SettingsError, load_settings
+from app.cli.bench import add_bench_command
+from app.cli.new_key import add_new_key_command
+from app.cli.predict.command import add_predict_command
+from app.cli.score import add_score_command
+from app.cli.serve import add_serve_command
+from app.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from app.settings import SettingsError
+from model.errors import ModelError
+
+_COMMANDS = (
+    add_serve_command,
+    add_new_key_command,
+    add_predict_command,
+    add_score_command,
+    add_bench_command,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits with its code."""
-    options = _parser().parse_args(arguments)
-    try:
-        sys.exit(options.command(options))
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dropserve", description="Serve digit predictions with MC-dropout uncertainty."
     )
     parser.add_argument("--version", action="version", version=version("dropserve"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    serve = commands.add_parser("serve", help="start the server", description="Start the server.")
-    serve.set_defaults(command=_serve)
-    for name, field in Settings.model_fields.items():
-        default = f"; default {field.default}" if field.default not in (None, ()) else ""
-        serve.add_argument(
-            f"--{name.replace('_', '-')}",
-            metavar="VALUE",
-            help=f"{field.description}{default} [{PREFIX}{name.upper()}]",
-        )
-
-    new_key = commands.add_parser(
-        "new-key",
-        help="make an API key",
-        description="Make an API key: show it, on standard error and only this time, and print the "
-        "line that lets it in, for the file of DROPSERVE_API_KEYS_FILE.",
-    )
-    new_key.set_defaults(command=_new_key)
-    new_key.add_argument(
-        "name", nargs="?", default="", help="whose key it is; stands in the line, for people"
-    )
-
-    add_predict_command(commands)
-    add_score_command(commands)
-
-    bench = commands.add_parser("bench", help="measure", description="Measure, on this machine.")
-    benches = bench.add_subparsers(required=True, metavar="WHAT")
-    engine = benches.add_parser(
-        "engine",
-        help="the engine against the textbook loop",
-        description="Time MC dropout in the engine against the textbook loop of eager passes and "
-        "against whole-network batch expansion, in one process on one thread; print medians and "
-        "ratios.",
-    )
-    engine.set_defaults(command=_bench_engine)
-    engine.add_argument(
-        "--checkpoint", type=Path, help="checkpoint to measure; without it the committed one"
-    )
-    engine.add_argument(
-        "--images", type=int, nargs="+", default=[1, 8, 32], help="batch sizes (default: 1 8 32)"
-    )
-    engine.add_argument(
-        "--passes",
-        type=int,
-        nargs="+",
-        default=[10, 50, 100, 1000],
-        help="passes (default: 10 50 100 1000)",
-    )
-    engine.add_argument(
-        "--rounds",
-        type=int,
-        default=15,
-        help="repetitions, each timing every variant (default: 15)",
-    )
-    engine.add_argument("--json", action="store_true", help="print JSON")
-
-    http = benches.add_parser(
-        "http",
-        help="a server under load",
-        description="Measure requests a second and latencies of /predict and /predict/mc, in "
-        "closed loops (each connection waits for its answer) and open ones (a constant rate; "
-        "latencies count from when a request was due). Without --url it starts the server itself, "
-        "and another that answers a constant, for comparison.",
-    )
-    http.set_defaults(command=_bench_http)
-    http.add_argument("--url", help="server to measure; without it one is started on this machine")
-    http.add_argument(
-        "--targets",
-        nargs="+",
-        choices=["constant", "predict", "mc"],
-        help="what to measure (default: all; with --url predict and mc)",
-    )
-    http.add_argument(
-        "--connections",
-        type=_positive_int,
-        nargs="+",
-        help="closed loops of so many connections (default: 1 16 64; with --rate none)",
-    )
-    http.add_argument(
-        "--rate",
-        type=_positive_float,
-        nargs="+",
-        default=[],
-        help="open loops of so many requests a second",
-    )
-    http.add_argument(
-        "--duration",
-        type=_positive_float,
-        default=5.0,
-        help="seconds of one measurement (default: 5)",
-    )
-    http.add_argument(
-        "--rounds",
-        type=_positive_int,
-        default=3,
-        help="repetitions, each measuring every target in turn (default: 3)",
-    )
-    http.add_argument("--passes", type=_positive_int, default=50, help="passes of mc (default: 50)")
-    http.add_argument("--image", type=Path, help="image to send; without it 32 digits, 28x28, PNG")
-    add_api_key_option(http)
-    http.add_argument("--json", action="store_true", help="print JSON")
-    return parser
-
-
-def _serve(options: argparse.Namespace) -> int:
+    for add_command in _COMMANDS:
+        add_command(commands)
+    options = parser.parse_args(arguments)
     try:
-        settings = load_settings(
-            os.environ, {name: getattr(options, name) for name in Settings.model_fields}
-        )
-    except SettingsError as error:
-        return _usage_error(error)
-    if settings.api_keys_file is not None:
-        from app.api.api_keys import ApiKeys
-
-        try:
-            ApiKeys(settings.api_keys_file)
-        except SettingsError as error:
-            return _usage_error(error)
-    # Torch is imported only now, so that help and wrong settings answer at once.
-    from app.api.application import load_served_checkpoint
-    from app.process.server import run_server
-    from model.engines.relu_mlp import build_engine
-    from model.errors import ModelError
-
-    try:
-        checkpoint = load_served_checkpoint(settings)
-        build_engine(checkpoint.network, settings.device, settings.precision)
-    except ModelError as error:
-        return _usage_error(error)
-    return run_server(settings, checkpoint)
-
-
-def _new_key(options: argparse.Namespace) -> int:
-    from app.api.api_keys import key_line, make_key
-
-    key = make_key()
-    print(f"The key, shown only now: {key}", file=sys.stderr)
-    print(key_line(key, " ".join(options.name.split())))
-    return EXIT_OK
-
-
-def _bench_engine(options: argparse.Namespace) -> int:
-    from app.cli.bench_engine import run_engine_bench
-    from model.errors import CheckpointError
-
-    try:
-        run_engine_bench(
-            options.checkpoint, options.images, options.passes, options.rounds, as_json=options.json
-        )
-    except CheckpointError as error:
-        return _usage_error(error)
-    return EXIT_OK
-
-
-def _bench_http(options: argparse.Namespace) -> int:
-    from app.bench_http import BenchError, BenchUsageError, run_http_bench
-
-    try:
-        all_answered = run_http_bench(
-            url=options.url,
-            targets=options.targets,
-            connections=options.connections,
-            rates=options.rate,
-            seconds=options.duration,
-            rounds=options.rounds,
-            passes=options.passes,
-            image=options.image,
-            api_key=given_api_key(options),
-            as_json=options.json,
-        )
-    except BenchUsageError as error:
-        return _usage_error(error)
-    except BenchError as error:
-        print(f"dropserve: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK if all_answered else EXIT_FAILED
-
-
-def _positive_int(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _positive_float(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number
-
-
-def _usage_error(error: Exception) -> int:
-    print(f"dropserve: {error}", file=sys.stderr)
-    return EXIT_USAGE
+        sys.exit(options.command(options))
+    except (UsageError, SettingsError, ModelError) as error:
+        sys.stderr.write(f"dropserve: {error}\n")
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,7 +1,8 @@
 """The Python client of a Dropserve server: `DropserveClient` and `AsyncDropserveClient`."""
 
-from app.client.client import AsyncDropserveClient, DropserveClient, McOptions, PredictOptions
-from app.client.errors import (
+from ..schemas import Decision, McPrediction, ModelIdentity, Prediction
+from .client import AsyncDropserveClient, DropserveClient
+from .errors import (
     BusyError,
     ConnectionFailedError,
     DeadlineExceededError,
@@ -12,8 +13,7 @@ from app.client.errors import (
     TimedOutError,
     UnexpectedAnswerError,
 )
-from app.client.results import Decision, McPrediction, ModelIdentity, Prediction
-from app.client.retries import RetryPolicy
+from .retries import RetryPolicy
 
 __all__ = [
     "AsyncDropserveClient",
@@ -24,10 +24,8 @@ __all__ = [
     "DropserveClient",
     "DropserveError",
     "ImageError",
-    "McOptions",
     "McPrediction",
     "ModelIdentity",
-    "PredictOptions",
     "Prediction",
     "RequestError",
     "RetryPolicy",

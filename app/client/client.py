@@ -6,73 +6,52 @@
         answer = client.predict_mc("digit.png", passes=100)
 
 An image is a path, the bytes of an image file, an open binary file, a PIL image or a NumPy array;
-`app.client.images.encode_image` says what arrays mean. Parameters are those of the API, under the
-same names; None, or nothing, is the server's default. Answers are frozen objects, failures one tree
-of exceptions: `app.client.results` and `app.client.errors`.
+`app.client.images.encode_image` explains arrays. The keyword arguments are the API's parameters, as
+declared in `app.schemas`; None is the server's default. Answers are the frozen objects of
+`app.schemas`, failures the exceptions of `app.client.errors`.
 
-Asking again has the same answer (seeds) and no side effect, so a request that finds no server, a
-broken connection or a busy server is repeated, a few times, after the time the server asks for.
+A request that finds no server, a broken connection or a busy server is repeated: it changes nothing
+on the server.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from app.client.bearer import bearer
-from app.client.errors import (
-    DropserveError,
-)
-from app.client.requests import EventReader, Questions
-from app.client.results import McPrediction, Prediction
-from app.client.retries import Outcome, R, RetryPolicy, Steps, connection_error
+from ..schemas import McParameters, McPrediction, Prediction, PredictParameters
+from .errors import DropserveError, connection_error
+from .requests import Requests, takes
+from .responses import EventReader
+from .retries import Flow, Outcome, R, RetryPolicy
 
 if TYPE_CHECKING:
-    from app.client.images import Image
+    from .images import Image
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # A little longer than a server lets a request take, so that its own answer arrives.
 _TIMEOUT = httpx.Timeout(35.0, connect=5.0)
 
 
-class PredictOptions(TypedDict, total=False):
-    """Parameters of every prediction; the server's /docs describes them."""
-
-    preprocess: Literal["auto", "none"] | None
-    return_input: bool | None
-    coverage: float | None
-    timeout_ms: int | None
-
-
-class McOptions(PredictOptions, total=False):
-    """Parameters of predictions with dropout on."""
-
-    passes: int | None
-    seed: int | None
-    estimator: Literal["independent", "balanced"] | None
-    max_standard_error: float | None
-    return_passes: bool | None
-
-
 class DropserveClient:
-    """Asks a Dropserve server; threads may share one.
+    """A client that keeps its connections; threads may share one.
 
-    It keeps its connections: make one, use it often, and close it, best with `with`.
+    Close it after use, best with `with`.
 
     Args:
         url: the server's address, such as http://127.0.0.1:8000; a path in it is kept.
-        timeout: seconds to wait for a connection, and for each part of an answer; or httpx's own
-            object. 35 without one, 5 for the connection.
-        retries: what happens where there is no server or a busy one.
-        api_key: for a server that wants one.
-        headers: sent with every request, such as x-request-id.
+        timeout: seconds to wait for a connection, and for each part of a response, or an
+            `httpx.Timeout`. The default is 35, and 5 for the connection.
+        retries: what to do when there is no server, or a busy one.
+        api_key: for a server that requires one.
+        headers: for every request, such as x-request-id.
         transport: httpx's, for certificates, proxies or tests.
 
     Raises:
-        ValueError: the address is none of HTTP, or no header can hold the key.
+        ValueError: the address is not one of HTTP, or the key does not fit into a header.
     """
 
     def __init__(
@@ -86,60 +65,59 @@ class DropserveClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(
-            base_url=check_address(url),
+            base_url=_checked_address(url),
             timeout=timeout,
             headers=_headers(headers, api_key),
             transport=transport,
         )
-        self._questions = Questions(self._http.build_request, retries)
+        self._requests = Requests(self._http.build_request, retries)
 
-    def predict(self, image: "Image", **options: Unpack[PredictOptions]) -> Prediction:
+    @takes(PredictParameters)
+    def predict(self, image: "Image", **parameters: Any) -> Prediction:
         """The deterministic answer to one image.
 
         Raises:
-            DropserveError: what went wrong; see `app.client.errors`.
+            DropserveError: see `app.client.errors`.
         """
-        return self._take(self._questions.ask("/predict", image, options, Prediction))
+        return self._run(self._requests.predict(Prediction, image, parameters))
 
-    def predict_mc(self, image: "Image", **options: Unpack[McOptions]) -> McPrediction:
+    @takes(McParameters)
+    def predict_mc(self, image: "Image", **parameters: Any) -> McPrediction:
         """The MC-dropout answer to one image.
 
         Raises:
-            DropserveError: what went wrong; see `app.client.errors`.
+            DropserveError: see `app.client.errors`.
         """
-        return self._take(self._questions.ask("/predict/mc", image, options, McPrediction))
+        return self._run(self._requests.predict(McPrediction, image, parameters))
 
+    @takes(PredictParameters)
     def predict_batch(
-        self, images: "Iterable[Image]", **options: Unpack[PredictOptions]
+        self, images: "Iterable[Image]", **parameters: Any
     ) -> list[Prediction | DropserveError]:
-        """An answer for each image, in order; for a bad image the exception is in its place.
+        """The answer to each image, in order; an image without one has its exception in the list.
 
-        Any number of images: they are read, and sent, some at a time.
+        The number of images is not limited: they are read and sent some at a time.
 
         Raises:
-            DropserveError: what went wrong with the request as a whole.
+            DropserveError: no image can have an answer.
         """
-        return self._take(self._questions.ask_batch("/predict", images, options, Prediction))
+        return self._run(self._requests.predict_batch(Prediction, images, parameters))
 
+    @takes(McParameters)
     def predict_mc_batch(
-        self, images: "Iterable[Image]", **options: Unpack[McOptions]
+        self, images: "Iterable[Image]", **parameters: Any
     ) -> list[McPrediction | DropserveError]:
-        """As `predict_batch`, with dropout; a seed applies to every image as to a single one.
+        """As `predict_batch`, with dropout; a seed applies to every image as to a single one."""
+        return self._run(self._requests.predict_batch(McPrediction, images, parameters))
+
+    @takes(McParameters)
+    def predict_mc_stream(self, image: "Image", **parameters: Any) -> Iterator[McPrediction]:
+        """Partial results while the passes are computed; the last answer is that of `predict_mc`.
 
         Raises:
-            DropserveError: what went wrong with the request as a whole.
+            DropserveError: see `app.client.errors`; also between two answers.
         """
-        return self._take(self._questions.ask_batch("/predict/mc", images, options, McPrediction))
-
-    def predict_mc_stream(
-        self, image: "Image", **options: Unpack[McOptions]
-    ) -> Iterator[McPrediction]:
-        """Estimates while the passes are computed; the last, `is_final`, is `predict_mc`'s answer.
-
-        Raises:
-            DropserveError: what went wrong, also in the middle.
-        """
-        response = self._take(self._questions.open_stream(image, options), is_streamed=True)
+        response = self._run(self._requests.stream(image, parameters), is_streamed=True)
         reader = EventReader(response)
         try:
             for chunk in response.iter_bytes():
@@ -151,12 +129,12 @@ class DropserveClient:
         reader.finish()
 
     def model(self) -> dict[str, Any]:
-        """What the server tells about its network: GET /model.
+        """The model card: GET /model.
 
         Raises:
-            DropserveError: what went wrong; see `app.client.errors`.
+            DropserveError: see `app.client.errors`.
         """
-        return self._take(self._questions.ask_model())
+        return self._run(self._requests.model())
 
     def close(self) -> None:
         """Closes the connections."""
@@ -168,11 +146,11 @@ class DropserveClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take(self, steps: Steps[R], *, is_streamed: bool = False) -> R:
+    def _run(self, flow: Flow[R], *, is_streamed: bool = False) -> R:
         outcome: Outcome = None
         try:
             while True:
-                step = steps.send(outcome)
+                step = flow.send(outcome)
                 if isinstance(step, float):
                     time.sleep(step)
                     outcome = None
@@ -189,7 +167,7 @@ class DropserveClient:
 
 
 class AsyncDropserveClient:
-    """`DropserveClient` for asyncio: the same methods, awaited; `async with` and `async for`.
+    """`DropserveClient` for asyncio: the same methods, with `await`, `async with` and `async for`.
 
     It belongs to one event loop. Files are read, and images encoded, on that loop.
     """
@@ -205,39 +183,43 @@ class AsyncDropserveClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(
-            base_url=check_address(url),
+            base_url=_checked_address(url),
             timeout=timeout,
             headers=_headers(headers, api_key),
             transport=transport,
         )
-        self._questions = Questions(self._http.build_request, retries)
+        self._requests = Requests(self._http.build_request, retries)
 
-    async def predict(self, image: "Image", **options: Unpack[PredictOptions]) -> Prediction:
+    @takes(PredictParameters)
+    async def predict(self, image: "Image", **parameters: Any) -> Prediction:
         """See `DropserveClient.predict`."""
-        return await self._take(self._questions.ask("/predict", image, options, Prediction))
+        return await self._run(self._requests.predict(Prediction, image, parameters))
 
-    async def predict_mc(self, image: "Image", **options: Unpack[McOptions]) -> McPrediction:
+    @takes(McParameters)
+    async def predict_mc(self, image: "Image", **parameters: Any) -> McPrediction:
         """See `DropserveClient.predict_mc`."""
-        return await self._take(self._questions.ask("/predict/mc", image, options, McPrediction))
+        return await self._run(self._requests.predict(McPrediction, image, parameters))
 
+    @takes(PredictParameters)
     async def predict_batch(
-        self, images: "Iterable[Image]", **options: Unpack[PredictOptions]
+        self, images: "Iterable[Image]", **parameters: Any
     ) -> list[Prediction | DropserveError]:
         """See `DropserveClient.predict_batch`."""
-        return await self._take(self._questions.ask_batch("/predict", images, options, Prediction))
+        return await self._run(self._requests.predict_batch(Prediction, images, parameters))
 
+    @takes(McParameters)
     async def predict_mc_batch(
-        self, images: "Iterable[Image]", **options: Unpack[McOptions]
+        self, images: "Iterable[Image]", **parameters: Any
     ) -> list[McPrediction | DropserveError]:
         """See `DropserveClient.predict_mc_batch`."""
-        steps = self._questions.ask_batch("/predict/mc", images, options, McPrediction)
-        return await self._take(steps)
+        return await self._run(self._requests.predict_batch(McPrediction, images, parameters))
 
+    @takes(McParameters)
     async def predict_mc_stream(
-        self, image: "Image", **options: Unpack[McOptions]
+        self, image: "Image", **parameters: Any
     ) -> AsyncIterator[McPrediction]:
         """See `DropserveClient.predict_mc_stream`."""
-        response = await self._take(self._questions.open_stream(image, options), is_streamed=True)
+        response = await self._run(self._requests.stream(image, parameters), is_streamed=True)
         reader = EventReader(response)
         try:
             async for chunk in response.aiter_bytes():
@@ -251,7 +233,7 @@ class AsyncDropserveClient:
 
     async def model(self) -> dict[str, Any]:
         """See `DropserveClient.model`."""
-        return await self._take(self._questions.ask_model())
+        return await self._run(self._requests.model())
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -263,11 +245,11 @@ class AsyncDropserveClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _take(self, steps: Steps[R], *, is_streamed: bool = False) -> R:
+    async def _run(self, flow: Flow[R], *, is_streamed: bool = False) -> R:
         outcome: Outcome = None
         try:
             while True:
-                step = steps.send(outcome)
+                step = flow.send(outcome)
                 if isinstance(step, float):
                     await asyncio.sleep(step)
                     outcome = None
@@ -283,23 +265,20 @@ class AsyncDropserveClient:
             return result
 
 
-def check_address(url: str) -> str:
-    """The address itself, if it is one of HTTP.
-
-    Raises:
-        ValueError: it is not.
-    """
+def _checked_address(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL()
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"{url} is no address such as {DEFAULT_URL}")
+        raise ValueError(f"{url} is not an address such as {DEFAULT_URL}")
     return url
 
 
 def _headers(given: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
     headers = {"user-agent": f"dropserve/{version('dropserve')}"}
     if api_key is not None:
-        headers["authorization"] = bearer(api_key)
+        if not api_key.isascii() or not api_key.isprintable():
+            raise ValueError("the API key has characters that no header can hold")
+        headers["authorization"] = f"Bearer {api_key}"
     return headers | dict(given or {})

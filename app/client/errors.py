@@ -1,34 +1,40 @@
-"""What can go wrong when a Dropserve server is asked: one tree.
+"""The exceptions of the client.
 
 DropserveError
-├── ConnectionFailedError       no answer: nothing listens there, or the connection broke
-│   └── TimedOutError           the answer took longer than the client waits
-├── UnexpectedAnswerError       an answer, but not in Dropserve's form: a proxy, another server
-├── ImageError                  this image cannot be answered; other images can
+├── ConnectionFailedError       no server at the address, or the connection broke
+│   └── TimedOutError           the server did not answer within the client's timeout
+├── UnexpectedAnswerError       the answer is not Dropserve's: a proxy, another server
+├── ImageError                  this image has no answer; other images may have one
 ├── RequestError                the request is wrong: a parameter, the address, the key
-├── BusyError                   overloaded, starting or stopping; repeating did not help
+├── BusyError                   overloaded, starting or stopping; retries did not help
 ├── DeadlineExceededError       the answer was not ready within timeout_ms
 └── ServerFailedError           a defect of the server
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any
 
+import httpx
+
+from ..errors import ErrorCode
+
 
 class DropserveError(Exception):
-    """Base of every error that the client raises on purpose.
+    """Base of every error that the client raises.
 
     Attributes:
         code: for programs: the server's, such as `no_ink`, or one of the client's own:
             `connection_failed`, `timed_out`, `unexpected_answer`, `unreadable_file`,
             `invalid_array`.
         message: for people: what to do.
-        param: the parameter at fault, if one is.
-        request_id: under which the server's log tells more; None without an answer, and for one
+        param: the parameter at fault, or None.
+        request_id: the request's id in the server's log; None without a response, and for one
             image of a batch.
-        status: the HTTP status; None without an answer of its own.
-        retry_after: seconds after which the server wants to be asked again, if it said so.
+        status: the HTTP status; None without a response, and for one image of a batch.
+        retry_after: seconds after which the server wants the request again, or None.
     """
 
     def __init__(
@@ -50,20 +56,24 @@ class DropserveError(Exception):
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles whole, so that it comes out of a process pool as it went in."""
+        # BaseException's own passes positional arguments only.
         return _rebuild, (type(self), vars(self).copy())
 
 
+def _rebuild(error_type: type[DropserveError], attributes: dict[str, Any]) -> DropserveError:
+    return error_type(**attributes)
+
+
 class ConnectionFailedError(DropserveError):
-    """There was no answer: nothing listens at the address, or the connection broke."""
+    """There is no server at the address, or the connection broke."""
 
 
 class TimedOutError(ConnectionFailedError):
-    """There was no answer within the client's `timeout`."""
+    """The server did not answer within the client's `timeout`."""
 
 
 class UnexpectedAnswerError(DropserveError):
-    """An answer that is not in Dropserve's form."""
+    """The answer does not have the form of Dropserve's answers."""
 
 
 class ImageError(DropserveError):
@@ -71,11 +81,11 @@ class ImageError(DropserveError):
 
 
 class RequestError(DropserveError):
-    """The request as a whole is wrong, whatever the image."""
+    """The request is wrong, whatever the image."""
 
 
 class BusyError(DropserveError):
-    """The server has too much to do, or is starting or stopping."""
+    """The server is overloaded, starting or stopping."""
 
 
 class DeadlineExceededError(DropserveError):
@@ -83,54 +93,103 @@ class DeadlineExceededError(DropserveError):
 
 
 class ServerFailedError(DropserveError):
-    """The server failed; its log tells more under the request id."""
+    """The server failed; its log has the cause under the request id."""
 
 
-_IMAGE_CODES = frozenset(
+# The class of each code. Codes that are not listed are RequestErrors.
+_CLASSES: Mapping[ErrorCode, type[DropserveError]] = MappingProxyType(
     {
-        "empty_body",
-        "truncated_image",
-        "body_too_large",
-        "too_many_pixels",
-        "unsupported_media_type",
-        "not_an_image",
-        "invalid_pixels",
-        "no_ink",
+        ErrorCode.EMPTY_BODY: ImageError,
+        ErrorCode.TRUNCATED_IMAGE: ImageError,
+        ErrorCode.BODY_TOO_LARGE: ImageError,
+        ErrorCode.TOO_MANY_PIXELS: ImageError,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE: ImageError,
+        ErrorCode.NOT_AN_IMAGE: ImageError,
+        ErrorCode.INVALID_PIXELS: ImageError,
+        ErrorCode.NO_INK: ImageError,
+        ErrorCode.OVERLOADED: BusyError,
+        ErrorCode.NOT_READY: BusyError,
+        ErrorCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+        ErrorCode.INTERNAL: ServerFailedError,
     }
 )
-_BY_STATUS: Mapping[int, type[DropserveError]] = MappingProxyType(
-    {429: BusyError, 503: BusyError, 504: DeadlineExceededError}
-)
+_IMAGE_CODES = frozenset(code.text for code, kind in _CLASSES.items() if kind is ImageError)
+# For any code, since a newer server may have further ones.
+_BY_STATUS = {code.status: kind for code, kind in _CLASSES.items() if kind is not ImageError}
 
 
-def error_from_answer(
-    detail: Mapping[str, Any], status: int | None, retry_after: float | None = None
+def error_from_body(
+    error: Mapping[str, Any], status: int | None, retry_after: float | None = None
 ) -> DropserveError:
-    """The exception for the server's error shape.
+    """The exception for an `error` object of the API.
 
     Args:
-        detail: `code` and `message`, perhaps `param` and `request_id`.
-        status: of the answer; None for the error of one image of a batch.
-        retry_after: seconds, if the answer said so.
+        error: `code` and `message`, and where they apply `param` and `request_id`.
+        status: of the response; None for one image of a batch.
+        retry_after: seconds, if the response has them.
     """
-    code = str(detail["code"])
-    error_type: type[DropserveError]
+    code = str(error["code"])
+    kind: type[DropserveError]
     if code in _IMAGE_CODES:
-        error_type = ImageError
+        kind = ImageError
     elif status is None:
-        error_type = ServerFailedError if code == "internal" else ImageError
+        kind = ServerFailedError if code == ErrorCode.INTERNAL.text else ImageError
     else:
-        fallback = ServerFailedError if status >= 500 else RequestError
-        error_type = _BY_STATUS.get(status, fallback)
-    return error_type(
+        kind = _BY_STATUS.get(status, ServerFailedError if status >= 500 else RequestError)
+    return kind(
         code,
-        str(detail["message"]),
-        param=detail.get("param"),
-        request_id=detail.get("request_id"),
+        str(error["message"]),
+        param=error.get("param"),
+        request_id=error.get("request_id"),
         status=status,
         retry_after=retry_after,
     )
 
 
-def _rebuild(error_type: type[DropserveError], attributes: dict[str, Any]) -> DropserveError:
-    return error_type(**attributes)
+def error_from_response(response: httpx.Response) -> DropserveError:
+    """The exception for a response that is no success."""
+    retry_after = _parse_retry_after(response.headers.get("retry-after"))
+    try:
+        return error_from_body(response.json()["error"], response.status_code, retry_after)
+    except (ValueError, TypeError, KeyError):
+        return unexpected_answer(response, "an error in another form than Dropserve's", retry_after)
+
+
+def unexpected_answer(
+    response: httpx.Response, what: str, retry_after: float | None = None
+) -> UnexpectedAnswerError:
+    """The exception for a response that no Dropserve server gives."""
+    return UnexpectedAnswerError(
+        "unexpected_answer",
+        f"{response.url.host} answered {response.status_code} with {what}; is this the address of "
+        "a Dropserve server?",
+        request_id=response.headers.get("x-request-id"),
+        status=response.status_code,
+        retry_after=retry_after,
+    )
+
+
+def connection_error(error: httpx.RequestError) -> ConnectionFailedError:
+    """The exception for a request without a response."""
+    url = error.request.url
+    address = f"{url.scheme}://{url.netloc.decode()}"
+    if isinstance(error, httpx.TimeoutException):
+        return TimedOutError("timed_out", f"the server at {address} did not answer in time")
+    reason = str(error) or type(error).__name__
+    failure = f"the connection to {address} broke"
+    if isinstance(error, httpx.ConnectError):
+        failure = f"no server answers at {address}"
+    return ConnectionFailedError("connection_failed", f"{failure} ({reason})")
+
+
+def _parse_retry_after(value: str | None) -> float | None:
+    """Seconds from a header that has seconds or a date."""
+    if value is None:
+        return None
+    if value.isdecimal():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (date.astimezone(UTC) - datetime.now(UTC)).total_seconds())

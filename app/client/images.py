@@ -1,4 +1,4 @@
-"""What a caller has of an image -> the bytes of an image file, as they are sent."""
+"""Images of any kind -> the bytes of an image file, which are sent."""
 
 import sys
 from io import BytesIO
@@ -6,8 +6,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
-from app.client.errors import ImageError
-from model.literals import SIDE
+from .. import literals
+from .errors import ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,22 +39,22 @@ def encode_image(image: "Image") -> bytes:
             bytes: the content of an image file (PNG, JPEG, WebP, BMP, GIF, TIFF), sent as it is;
             an open binary file: it is read to its end;
             a PIL image: sent without loss, turned upright first if it carries an EXIF orientation;
-            an array, or whatever NumPy makes one of (a torch tensor on the CPU): brightness, whole
-            numbers 0 (black) to 255 (white) of any integer dtype, of shape (H, W), (H, W, 1),
-            (1, H, W) or, for 28x28, (784,); in colour (H, W, 3), RGB, or (H, W, 4) with opacity. As
-            with a picture, `preprocess="auto"` finds out whether the ink is dark or light; with
-            "none" a 28x28 array is what the network sees: 0 paper, 255 ink. Floats and booleans are
-            refused: whether 1 is white or almost black cannot be seen.
+            an array, or an object that NumPy converts to one (such as a torch tensor on the CPU):
+            brightness, integers 0 (black) to 255 (white) of any integer dtype, of shape (H, W),
+            (H, W, 1), (1, H, W) or, for 28x28, (784,); in colour (H, W, 3), RGB, or (H, W, 4) with
+            opacity. As with a picture, `preprocess="auto"` finds out whether the ink is dark or
+            light; with "none" a 28x28 array is what the network sees: 0 paper, 255 ink. Floats and
+            booleans are refused, since 1 could mean white or almost black.
 
     Raises:
         ImageError: the file cannot be read, or the array is none of these.
-        TypeError: it is nothing of the above.
+        TypeError: the image is of another type.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | PathLike):
         return _read_file(fspath(image))
-    # Whoever has a PIL image or an array has imported what made it.
+    # A caller who has a PIL image has imported PIL.
     pil = sys.modules.get("PIL.Image")
     if pil is not None and isinstance(image, pil.Image):
         return _encode_pil(image)
@@ -103,8 +103,8 @@ def _encode_array(values: Any) -> bytes:
             f"an image array has integers 0 to 255, and this one has {array.dtype}; "
             "if 1 is white: (array * 255).round().astype('uint8')"
         )
-    if array.shape == (SIDE * SIDE,):
-        array = array.reshape(SIDE, SIDE)
+    if array.shape == (literals.SIDE**2,):
+        array = array.reshape(literals.SIDE, literals.SIDE)
     elif array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array.squeeze(axis=2 if array.shape[2] == 1 else 0)
     is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))

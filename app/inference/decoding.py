@@ -1,10 +1,13 @@
 """Uploaded bytes -> greyscale pixels, within limits on format and size; only ApiErrors come out.
 
-The bytes are hostile until decoded: the format is told by its signature, the size is checked before
+The bytes are hostile until decoded: the signature decides the format, the size is checked before
 any pixel is allocated, and whatever a decoder raises becomes one of two answers.
 """
 
+import base64
+import binascii
 import math
+import re
 import threading
 import warnings
 from collections.abc import Callable
@@ -12,8 +15,8 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -31,12 +34,16 @@ from app.inference.image_formats import (
     is_cut_off,
     jpeg_has_too_many_scans,
     jpeg_keeps_all_coefficients,
+    tiff_is_cut_off,
     webp_canvas,
     without_png_text,
 )
 from app.inference.plain_png import decode_plain_png
+from model.arrays import Pixels
 
 Grey = NDArray[np.uint8]
+# An image file's bytes, or its pixels.
+Image = bytes | Pixels
 
 # What is decoded at once, on the event loop: about 0.1 ms. More is worth a thread.
 INLINE_PIXELS = 64 * 64
@@ -48,7 +55,7 @@ INLINE_BYTES = 4 * INLINE_PIXELS + 1024
 # this long: a digit a tenth as high is then still larger than MNIST's.
 _DRAFT_SIDE = 320
 
-# A picture of more pixels than this is scaled down before it is converted, in strips of so many
+# A picture of more pixels than this is scaled down before it is converted, in strips of this many
 # rows: of 50 million in four channels, each further copy would take 200 MB.
 _MOST_WHOLE_PIXELS = 16_000_000
 _STRIP_ROWS = 64
@@ -76,18 +83,18 @@ _CURES = {
 
 # EXIF orientation -> what brings the picture upright.
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Grey:
+def decode(data: bytes, *, max_pixels: int) -> tuple[Grey, int]:
     """Decodes an image file, upright, transparency on paper that shows the ink.
 
     Args:
@@ -96,28 +103,24 @@ def decode_image(data: bytes, *, max_pixels: int) -> Grey:
             down while decoding.
 
     Returns:
-        Brightness 0 to 255, (H, W), writable. An 8-bit greyscale image keeps its values exactly.
+        Brightness 0 to 255, (H, W), writable: an 8-bit greyscale image keeps its values exactly.
+        And the factor by which the file's picture was scaled down while decoding.
 
     Raises:
-        ApiError: empty_body, there are no bytes.
-        ApiError: unsupported_media_type, an image of a format that is not read here.
-        ApiError: not_an_image, anything else that cannot be decoded.
-        ApiError: truncated_image, the end is missing.
-        ApiError: too_many_pixels, it is larger than `max_pixels`, or than memory.
+        ApiError: empty_body, there are no bytes;
+            unsupported_media_type, an image of a format that is not read here;
+            not_an_image, anything else that cannot be decoded;
+            truncated_image, the end is missing;
+            too_many_pixels, it is larger than `max_pixels`, or than memory.
     """
-    return decode_scaled(data, max_pixels=max_pixels)[0]
-
-
-def decode_scaled(data: bytes, *, max_pixels: int) -> tuple[Grey, int]:
-    """As `decode_image`, and by how much the file's picture was scaled down while decoding."""
     opened = _open(data, max_pixels)
     grey = _to_grey(opened)
     # Turned or not, the longer side stays the longer side.
     return grey, round(max(opened.size) / max(grey.shape))
 
 
-def decode_if_small(data: bytes, *, max_pixels: int) -> Grey | None:
-    """As `decode_image`, for the event loop; None: it takes long enough to be worth a thread."""
+def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
+    """As `decode`, for the event loop; None: it takes long enough to be worth a thread."""
     plain = decode_plain_png(data)
     if plain is not None:
         return plain
@@ -127,6 +130,29 @@ def decode_if_small(data: bytes, *, max_pixels: int) -> Grey | None:
     opened = _open(data, max_pixels)
     width, height = opened.image.size
     return _to_grey(opened) if width * height <= INLINE_PIXELS else None
+
+
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
+
+
+def decode_base64(value: object) -> bytes:
+    """The bytes of an image in base64, or in a data: URL of it.
+
+    Raises:
+        ApiError: invalid_parameter, it is neither.
+    """
+    if not isinstance(value, str):
+        raise ErrorCode.INVALID_PARAMETER(
+            "image must be a string: the image file in base64", param="image"
+        )
+    prefix = _DATA_URL.match(value)
+    text = value[prefix.end() :] if prefix else value
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ErrorCode.INVALID_PARAMETER(
+            "image is not valid base64; encode the image file's bytes", param="image"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +167,7 @@ class _Opened:
 
 def _open(data: bytes, max_pixels: int) -> _Opened:
     if not data:
-        raise ApiError(ErrorCode.EMPTY_BODY)
+        raise ErrorCode.EMPTY_BODY()
     image_format = identify(data)
     if image_format is None:
         raise _refuse_unidentified(data)
@@ -151,19 +177,17 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
         _check_pixels(gif_screen(data), max_pixels)
     elif image_format == "WebP":
         _check_pixels(webp_canvas(data), max_pixels // _WEBP_SHARE, kind=" of a WebP")
-    elif image_format == "TIFF" and is_cut_off(data, image_format):
-        # libtiff would complain on standard error.
-        raise ApiError(ErrorCode.TRUNCATED_IMAGE)
     elif image_format == "JPEG" and jpeg_has_too_many_scans(data):
-        raise ApiError(
-            ErrorCode.NOT_AN_IMAGE,
-            "this JPEG has more scans than is sane; save it again and send that",
+        raise ErrorCode.NOT_AN_IMAGE(
+            "this JPEG has more scans than is sane; save it again and send that"
         )
     _ignore_pillow_warnings()
     try:
         image = _DECODERS[image_format](BytesIO(data))
     except Exception as error:
         raise _refuse(data, image_format, error) from error
+    if isinstance(image, TiffImageFile) and tiff_is_cut_off(image.tag_v2, len(data)):
+        raise ErrorCode.TRUNCATED_IMAGE()
     width, height = size = image.size
     if isinstance(image, JpegImageFile):
         image.draft("L", (_DRAFT_SIDE, _DRAFT_SIDE))
@@ -176,9 +200,8 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
 def _check_pixels(pixels: int, max_pixels: int, kind: str = "") -> None:
     if pixels > max_pixels:
         cure = "scale it down, or send it as JPEG" if kind else "scale it down"
-        raise ApiError(
-            ErrorCode.TOO_MANY_PIXELS,
-            f"the image has {pixels} pixels and this server decodes {max_pixels}{kind}; {cure}",
+        raise ErrorCode.TOO_MANY_PIXELS(
+            f"the image has {pixels} pixels and this server decodes {max_pixels}{kind}; {cure}"
         )
 
 
@@ -193,40 +216,43 @@ def _to_grey(opened: _Opened) -> Grey:
 def _refuse_unidentified(data: bytes) -> ApiError:
     name = identify_unsupported(data)
     if name is None:
-        return ApiError(ErrorCode.NOT_AN_IMAGE)
-    return ApiError(
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"{name} images are not supported; {_CURES[name]}"
-    )
+        return ErrorCode.NOT_AN_IMAGE()
+    return ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"{name} images are not supported; {_CURES[name]}")
 
 
 def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
     """The answer to whatever a decoder raised: on hostile bytes that can be any exception."""
-    if isinstance(error, MemoryError | Image.DecompressionBombError):
-        return ApiError(ErrorCode.TOO_MANY_PIXELS)
+    if isinstance(error, MemoryError | PIL.Image.DecompressionBombError):
+        return ErrorCode.TOO_MANY_PIXELS()
+    if image_format == "TIFF":
+        # Its metadata may lie behind the pixels, so damage cannot be distinguished from a lost end.
+        return ErrorCode.TRUNCATED_IMAGE(
+            "this TIFF file is cut off or damaged; save it again and send the whole file"
+        )
     if is_cut_off(data, image_format):
-        return ApiError(ErrorCode.TRUNCATED_IMAGE)
-    return ApiError(
-        ErrorCode.NOT_AN_IMAGE, f"this {image_format} file is damaged; save it again and send that"
+        return ErrorCode.TRUNCATED_IMAGE()
+    return ErrorCode.NOT_AN_IMAGE(
+        f"this {image_format} file is damaged; save it again and send that"
     )
 
 
-def _shrink(image: Image.Image) -> Image.Image:
+def _shrink(image: PIL.Image.Image) -> PIL.Image.Image:
     """Scales a very large picture down, strip by strip: whole, every conversion would copy it."""
     factor = math.ceil(math.sqrt(image.width * image.height / _MOST_WHOLE_PIXELS))
     if factor == 1:
         return image
-    shrunk: Image.Image | None = None
+    shrunk: PIL.Image.Image | None = None
     for top in range(0, image.height, factor * _STRIP_ROWS):
         bottom = min(image.height, top + factor * _STRIP_ROWS)
         strip = _averageable(image.crop((0, top, image.width, bottom))).reduce(factor)
         if shrunk is None:
-            shrunk = Image.new(strip.mode, (strip.width, -(-image.height // factor)))
+            shrunk = PIL.Image.new(strip.mode, (strip.width, -(-image.height // factor)))
         shrunk.paste(strip, (0, top // factor))
     assert shrunk is not None
     return shrunk
 
 
-def _averageable(image: Image.Image) -> Image.Image:
+def _averageable(image: PIL.Image.Image) -> PIL.Image.Image:
     """The same picture in a mode whose values can be averaged."""
     if image.mode.startswith("I;16"):
         return _high_byte(image)
@@ -237,12 +263,12 @@ def _averageable(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode in ("P", "1") else image
 
 
-def _high_byte(image: Image.Image) -> Image.Image:
+def _high_byte(image: PIL.Image.Image) -> PIL.Image.Image:
     """16 bits to 8: 65535 is white, and 257 times an 8-bit value is that value again."""
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
-def _luminance(image: Image.Image) -> Image.Image:
+def _luminance(image: PIL.Image.Image) -> PIL.Image.Image:
     """Any mode of Pillow's -> "L"."""
     mode = image.mode
     if mode == "L" and "transparency" not in image.info:
@@ -250,7 +276,7 @@ def _luminance(image: Image.Image) -> Image.Image:
     if mode.startswith("I;16"):
         return _high_byte(image)
     if mode in ("I", "F"):
-        return Image.fromarray(_stretch(np.array(image, dtype=np.float32)))
+        return PIL.Image.fromarray(_stretch(np.array(image, dtype=np.float32)))
     if image.has_transparency_data:
         return _lay_on_paper(image)
     if mode == "LAB":
@@ -278,7 +304,7 @@ def _stretch(values: NDArray[np.float32]) -> Grey:
     return np.rint(values, out=values).astype(np.uint8)
 
 
-def _lay_on_paper(image: Image.Image) -> Image.Image:
+def _lay_on_paper(image: PIL.Image.Image) -> PIL.Image.Image:
     """Composites a transparent image over the brightness that makes its ink visible."""
     if image.mode not in ("LA", "RGBA"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
@@ -286,12 +312,12 @@ def _lay_on_paper(image: Image.Image) -> Image.Image:
     grey = image.convert("L")
     if alpha.getextrema() == (255, 255):
         return grey
-    paper = Image.new("L", grey.size, _choose_paper(grey, alpha))
+    paper = PIL.Image.new("L", grey.size, _choose_paper(grey, alpha))
     paper.paste(grey, mask=alpha)
     return paper
 
 
-def _choose_paper(grey: Image.Image, alpha: Image.Image) -> int:
+def _choose_paper(grey: PIL.Image.Image, alpha: PIL.Image.Image) -> int:
     """The brightness to see through the transparent parts.
 
     Ink alone, drawn on nothing, gets white or black, whichever is further from it. Where most of
@@ -312,7 +338,7 @@ def _choose_paper(grey: Image.Image, alpha: Image.Image) -> int:
     return 255 if mean < 128 else 0
 
 
-def _turn_upright(grey: Image.Image, source: Image.Image) -> Image.Image:
+def _turn_upright(grey: PIL.Image.Image, source: PIL.Image.Image) -> PIL.Image.Image:
     """Applies the EXIF orientation; Pillow has done so for TIFF."""
     if "exif" not in source.info:
         return grey

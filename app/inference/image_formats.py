@@ -1,12 +1,13 @@
-"""What the bytes of an image file tell before it is decoded: its format, its end, its traps.
+"""What the bytes of an image file show before it is decoded: its format, its end, its traps.
 
 Pillow finds out most of this too, but only after it has allocated memory, inflated text or
 complained on standard error; these checks come first and cost microseconds.
 """
 
 import re
-import struct
-from typing import Literal
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, Literal
 
 Format = Literal["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF"]
 
@@ -48,7 +49,7 @@ def identify(data: bytes) -> Format | None:
 def identify_unsupported(data: bytes) -> str | None:
     """The name of a well-known image format that is not read here; None: none of them."""
     if data[4:8] == b"ftyp":
-        # One container for both; its compatible brands tell them apart.
+        # One container for both; its compatible brands distinguish them.
         brands = data[8 : max(12, min(int.from_bytes(data[:4], "big"), 256))]
         if b"avif" in brands or b"avis" in brands:
             return "AVIF"
@@ -74,10 +75,7 @@ def is_cut_off(data: bytes, image_format: Format) -> bool:
         case "BMP":
             return int.from_bytes(data[2:6], "little") > len(data)
         case "TIFF":
-            try:
-                return _tiff_pixels_end(data) > len(data)
-            except (struct.error, OverflowError):
-                return True
+            return False  # see `tiff_is_cut_off`
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
@@ -153,44 +151,20 @@ def jpeg_has_too_many_scans(data: bytes) -> bool:
     return data.count(b"\xff\xda") > _MAX_JPEG_SCANS and jpeg_keeps_all_coefficients(data)
 
 
-def _tiff_pixels_end(data: bytes) -> int:
-    """Where the last byte is that the first picture of a TIFF needs; other metadata may be damaged.
+def tiff_is_cut_off(tags: Mapping[int, Any], size: int) -> bool:
+    """Whether a TIFF lacks pixels: libtiff would complain about that on standard error.
 
-    Raises:
-        struct.error, OverflowError: the directory is not whole, or points to nowhere.
+    Args:
+        tags: of its first picture.
+        size: bytes of the file.
     """
-    order = "<" if data[:2] == b"II" else ">"
-    is_big = 43 in data[2:4]
-    pointer, entry = (order + "Q", order + "HHQ") if is_big else (order + "I", order + "HHI")
-    (directory,) = struct.unpack_from(pointer, data, 8 if is_big else 4)
-    (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), data, directory)
-    start = directory + (8 if is_big else 2)
-    step = struct.calcsize(entry) + struct.calcsize(pointer)
-    end = start + count * step
-    if end > len(data):
-        return int(end)
-    arrays: dict[int, tuple[int, ...]] = {}
-    for position in range(start, start + count * step, step):
-        tag, kind, values = struct.unpack_from(entry, data, position)
-        if tag not in _TIFF_PIXEL_TAGS or kind not in _TIFF_TYPES:
-            continue
-        code = f"{order}{values}{_TIFF_TYPES[kind]}"
-        at = position + struct.calcsize(entry)
-        if struct.calcsize(code) > struct.calcsize(pointer):
-            (at,) = struct.unpack_from(pointer, data, at)
-        end = max(end, at + struct.calcsize(code))
-        if end > len(data):
-            return int(end)
-        if tag in _TIFF_PIECES and tag not in arrays:
-            arrays[tag] = struct.unpack_from(code, data, at)
-    for offsets, lengths in ((273, 279), (324, 325)):
-        pieces = zip(arrays.get(offsets, ()), arrays.get(lengths, ()), strict=False)
-        end = max([end, *(offset + length for offset, length in pieces)])
-    return int(end)
+    pieces = [
+        zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)
+        for offsets, lengths in _TIFF_PIECES
+    ]
+    ends = [offset + length for offset, length in chain.from_iterable(pieces)]
+    return not ends or max(ends) > size
 
 
 # Offsets and lengths of strips, and of tiles.
-_TIFF_PIECES = (273, 279, 324, 325)
-# Those, bits per sample, palette and JPEG tables.
-_TIFF_PIXEL_TAGS = (*_TIFF_PIECES, 258, 320, 347)
-_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 7: "B", 16: "Q"}
+_TIFF_PIECES = ((273, 279), (324, 325))

@@ -1,1 +1,1 @@
-"""The Open Inference Protocol (V2), as Triton's and KServe's clients speak it; see README.md."""
+"""The Open Inference Protocol (V2) of Triton's and KServe's clients; see docs/protocol.md."""

@@ -3,9 +3,10 @@
 import asyncio
 import zlib
 
-from app.errors import ApiError, ErrorCode
+from app.errors import ErrorCode
+from app.open_inference.protocol import invalid
 
-# zlib's window size tells the two containers apart.
+# zlib's window size distinguishes the two containers.
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 # What is inflated or deflated at once, on the event loop: well under a millisecond.
 _INLINE_BYTES = 64 * 1024
@@ -34,8 +35,7 @@ async def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     if name in ("", "identity"):
         return body
     if name not in _WINDOW_BITS:
-        raise ApiError(
-            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
             "this content encoding cannot be undone; send gzip, deflate or the body as it is",
             headers={"accept-encoding": "gzip, deflate"},
         )
@@ -46,12 +46,11 @@ async def inflate(body: bytes, encoding: str, limit: int) -> bytes:
         # One byte more than is allowed shows that there is more.
         inflated += await asyncio.to_thread(_take, inflater, inflater.unconsumed_tail, rest + 1)
     if len(inflated) > limit:
-        raise ApiError(
-            ErrorCode.BODY_TOO_LARGE,
-            f"the body inflates to more than the {limit:,} bytes this server accepts; send less",
+        raise ErrorCode.BODY_TOO_LARGE(
+            f"the body inflates to more than the {limit:,} bytes this server accepts; send less"
         )
     if not inflater.eof or inflater.unused_data:
-        raise ApiError(ErrorCode.INVALID_REQUEST, _DAMAGED)
+        raise invalid(_DAMAGED)
     return inflated
 
 
@@ -59,7 +58,7 @@ def _take(inflater: "zlib._Decompress", data: bytes, most: int) -> bytes:
     try:
         return inflater.decompress(data, most)
     except zlib.error as error:
-        raise ApiError(ErrorCode.INVALID_REQUEST, _DAMAGED) from error
+        raise invalid(_DAMAGED) from error
 
 
 async def deflate(body: bytes, accepted: str) -> tuple[bytes, str | None]:

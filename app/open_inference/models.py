@@ -1,28 +1,24 @@
 """The two models that V2 clients see, and the documents that describe them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.jobs import Answer
-from app.schemas import McParameters, PredictParameters
+from app.open_inference.protocol import PIXEL_COUNT, PIXELS, VERSION
+from app.schemas import TENSORS, McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.literals import SIDE
 
 Datatype = Literal["UINT8", "FP32", "INT64", "BYTES"]
 
 SERVER_NAME = "dropserve"
 # What tritonclient and perf_analyzer ask for before they use it. Not "statistics": each of several
-# workers would tell its own counts, and a client would see them run backwards.
+# workers would report its own counts, and a client would see them run backwards.
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters")
-# The one version there is; which checkpoint answers stands in `GET /model`.
-VERSION = "1"
-PIXELS, IMAGE = "pixels", "image"
-PIXEL_COUNT = SIDE * SIDE
 
 _PLATFORM = "dropserve"
 _MC_SUFFIX = "-mc"
@@ -31,7 +27,7 @@ _NUMPY: Mapping[Datatype, str] = {"UINT8": "u1", "FP32": "<f4", "INT64": "<i8"}
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output as clients are told of it.
+    """An input or output as the metadata describes it.
 
     Attributes:
         item_shape: the shape of one image's values; a batch stands before it.
@@ -41,11 +37,11 @@ class Tensor:
     datatype: Datatype
     item_shape: tuple[int, ...] = ()
 
-    def values(self, answers: Sequence[Answer]) -> NDArray[Any] | list[str]:
+    def values(self, answers: Sequence[Prediction]) -> NDArray[Any] | list[str]:
         """One answer after the other, little-endian and in memory's order, or strings."""
         if self.datatype == "BYTES":
-            return [answer[self.name]["outcome"] for answer in answers]
-        values = [answer[self.name] for answer in answers]
+            return [getattr(answer, self.name).outcome for answer in answers]
+        values = [getattr(answer, self.name) for answer in answers]
         # One answer's is mostly an array already, and a list of one array takes long to convert.
         return np.asarray(values[0] if len(values) == 1 else values, _NUMPY[self.datatype])
 
@@ -110,40 +106,44 @@ _PIXELS = Tensor(PIXELS, "UINT8", (PIXEL_COUNT,))
 
 def served_models(checkpoint: Checkpoint, settings: Settings) -> dict[str, ServedModel]:
     """The deterministic model, named as the checkpoint, and the one with dropout, by name."""
-    per_class = (len(checkpoint.network.config.labels),)
+    classes = len(checkpoint.network.config.labels)
     thresholds = checkpoint.calibration["thresholds"]
-    shared = [
-        Tensor("digit", "INT64"),
-        Tensor("probabilities", "FP32", per_class),
-        Tensor("predictive_entropy", "FP32"),
-    ]
-    sampled = [
-        Tensor("mean", "FP32", per_class),
-        Tensor("variance", "FP32", per_class),
-        Tensor("standard_error", "FP32", per_class),
-        Tensor("expected_entropy", "FP32"),
-        Tensor("mutual_information", "FP32"),
-        Tensor("votes", "INT64", per_class),
-        Tensor("seed", "INT64"),
-    ]
-    # Tensors know no null, so there is no decision before there is a threshold.
-    decision = Tensor("decision", "BYTES")
     models = [
         ServedModel(
-            checkpoint.name,
-            PredictParameters,
-            _by_name(shared + [decision] * (thresholds["predict"] is not None)),
-            settings,
-        ),
-        ServedModel(
-            checkpoint.name + _MC_SUFFIX,
-            McParameters,
-            _by_name(shared + sampled + [decision] * (thresholds["mc"] is not None)),
-            settings,
-        ),
+            name, parameters, _outputs(answer, classes, thresholds[mode] is not None), settings
+        )
+        for name, parameters, answer, mode in (
+            (checkpoint.name, PredictParameters, Prediction, "predict"),
+            (checkpoint.name + _MC_SUFFIX, McParameters, McPrediction, "mc"),
+        )
     ]
     return {model.name: model for model in models}
 
 
-def _by_name(tensors: list[Tensor]) -> dict[str, Tensor]:
-    return {tensor.name: tensor for tensor in tensors}
+def _outputs(answer: type[Prediction], classes: int, has_decision: bool) -> dict[str, Tensor]:
+    """The tensors of an answer's fields, by name; strings come last.
+
+    Tensors know no null, so there is no decision before there is a threshold.
+    """
+    types = get_type_hints(answer)
+    tensors = [
+        Tensor(
+            field.name,
+            _datatype(types[field.name]),
+            tuple(classes for _ in field.metadata["axes"]),
+        )
+        for field in dataclasses.fields(answer)
+        if TENSORS in field.metadata["places"] and (has_decision or field.name != "decision")
+    ]
+    return {
+        tensor.name: tensor for tensor in sorted(tensors, key=lambda each: each.datatype == "BYTES")
+    }
+
+
+def _datatype(kind: Any) -> Datatype:
+    """Of a field's type: `int` and `Sequence[int] | None` are INT64."""
+    inner = [each for each in get_args(kind) if each is not type(None)]
+    if inner:
+        return _datatype(inner[0])
+    datatypes: dict[Any, Datatype] = {int: "INT64", float: "FP32"}
+    return datatypes.get(kind, "BYTES")

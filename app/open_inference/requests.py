@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.api.bodies import parse_parameters
-from app.errors import ApiError, ErrorCode
-from app.open_inference.models import PIXELS, ServedModel, Tensor
+from app.errors import ErrorCode
+from app.inference.parameters import parse_parameters
+from app.open_inference.models import ServedModel, Tensor
+from app.open_inference.protocol import PIXELS, invalid
 from app.open_inference.tensors import (
     InputHeader,
     raw_input_header,
@@ -16,11 +17,11 @@ from app.open_inference.tensors import (
     read_input_header,
 )
 from app.schemas import McParameters, PredictParameters
-from model.digits.preprocessing import Pixels
+from model.arrays import Pixels
 
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
-# What the native routes return beside their numbers, and tensors of this protocol do not hold.
+# What the native routes return in addition to numbers, and tensors of this protocol do not hold.
 _NOT_HERE = frozenset({"return_input", "return_passes", "coverage"})
 _REMEMBERED_BYTES = 512  # the longest header
 _LONGEST_NUMBER = 20  # digits
@@ -87,10 +88,9 @@ def _read_length(value: bytes | None, body: bytes) -> int:
         return len(body)
     # More digits are too large anyway.
     if not value.isdigit() or len(value) > _LONGEST_NUMBER or int(value) > len(body):
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
+        raise invalid(
             "Inference-Header-Content-Length must be the number of bytes of the JSON, and not "
-            "more than the body has",
+            "more than the body has"
         )
     return int(value)
 
@@ -105,9 +105,7 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
     document = _parse_json(text)
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST, "inputs must be a list of one input: pixels or image"
-        )
+        raise invalid("inputs must be a list of one input: pixels or image")
     tensor = read_input_header(inputs[0], model.max_batch_size)
     parameters = _object(document, "parameters")
     is_binary = "binary_data_output" in parameters and _boolean(parameters, "binary_data_output")
@@ -129,18 +127,16 @@ def _parse_json(text: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
+        raise invalid(
             "the body is not valid JSON; where raw data follows the JSON, the header "
-            "Inference-Header-Content-Length must be the number of bytes of the JSON",
+            "Inference-Header-Content-Length must be the number of bytes of the JSON"
         ) from error
     if not isinstance(document, dict) or not document.keys() <= _FIELDS:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            "the JSON must be an object with inputs and, if need be, id, parameters and outputs",
+        raise invalid(
+            "the JSON must be an object with inputs and, if need be, id, parameters and outputs"
         )
     if not isinstance(document.get("id", ""), str):
-        raise ApiError(ErrorCode.INVALID_REQUEST, "id must be a string")
+        raise invalid("id must be a string")
     return document
 
 
@@ -152,16 +148,15 @@ def _read_parameters(parameters: Mapping[str, Any], model: ServedModel) -> Predi
         elif name in model.parameters_type.model_fields and name not in _NOT_HERE:
             pairs.append((name, value))
         elif name != "binary_data_output":
-            raise ApiError(ErrorCode.INVALID_REQUEST, _explain_parameters(name, model))
+            raise invalid(_explain_parameters(name, model))
     return parse_parameters(pairs, model.parameters_type, model.settings)
 
 
 def _milliseconds(microseconds: Any) -> int:
     """Triton's deadline, which tritonclient sends as `timeout`."""
     if type(microseconds) is not int or microseconds < 1:
-        raise ApiError(
-            ErrorCode.INVALID_PARAMETER,
-            "timeout must be a whole number of microseconds, at least 1",
+        raise ErrorCode.INVALID_PARAMETER(
+            "timeout must be a whole number of microseconds, at least 1"
         )
     return -(-microseconds // 1000)
 
@@ -188,23 +183,16 @@ def _read_outputs(
             if tensor.name not in missing
         )
     if not isinstance(outputs, list):
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST, 'outputs must be a list of objects such as {"name": "digit"}'
-        )
+        raise invalid('outputs must be a list of objects such as {"name": "digit"}')
     wanted: dict[str, WantedOutput] = {}
     for output in outputs:
         name = output.get("name") if isinstance(output, dict) else None
         if not isinstance(name, str) or name not in model.outputs:
-            raise ApiError(
-                ErrorCode.INVALID_REQUEST,
-                f"the outputs of {model.name} are {', '.join(model.outputs)}",
-            )
+            raise invalid(f"the outputs of {model.name} are {', '.join(model.outputs)}")
         if name in wanted:
-            raise ApiError(ErrorCode.INVALID_REQUEST, "an output is asked for twice; name it once")
+            raise invalid("an output is asked for twice; name it once")
         if name in missing:
-            raise ApiError(
-                ErrorCode.INVALID_REQUEST, f"one pass has no {name}; ask for at least 2 passes"
-            )
+            raise invalid(f"one pass has no {name}; ask for at least 2 passes")
         wanted[name] = WantedOutput(model.outputs[name], _is_wanted_binary(output, is_binary))
     return tuple(wanted.values())
 
@@ -212,10 +200,9 @@ def _read_outputs(
 def _is_wanted_binary(output: dict[str, Any], default: bool) -> bool:
     parameters = _object(output, "parameters")
     if not output.keys() <= {"name", "parameters"} or not parameters.keys() <= {"binary_data"}:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
+        raise invalid(
             "an output has a name and, as its only parameter, binary_data; classification and "
-            "shared memory are not supported",
+            "shared memory are not supported"
         )
     return _boolean(parameters, "binary_data") if parameters else default
 
@@ -223,12 +210,12 @@ def _is_wanted_binary(output: dict[str, Any], default: bool) -> bool:
 def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
     value = document.get(name, {})
     if not isinstance(value, dict):
-        raise ApiError(ErrorCode.INVALID_REQUEST, f"{name} must be an object")
+        raise invalid(f"{name} must be an object")
     return value
 
 
 def _boolean(parameters: Mapping[str, Any], name: str) -> bool:
     value = parameters[name]
     if not isinstance(value, bool):
-        raise ApiError(ErrorCode.INVALID_REQUEST, f"{name} must be true or false")
+        raise invalid(f"{name} must be true or false")
     return value

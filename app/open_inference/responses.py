@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from numpy.typing import NDArray
 
-from app.api.answers import encode_json
-from app.inference.jobs import Answer
-from app.open_inference.models import VERSION, ServedModel, Tensor
-from app.open_inference.requests import RequestHeader
+from app.inference.encoding import encode_json
+from app.open_inference.models import ServedModel, Tensor
+from app.open_inference.protocol import VERSION
+from app.schemas import Prediction
+
+if TYPE_CHECKING:
+    from app.open_inference.requests import RequestHeader
 
 
 def build_response(
-    model: ServedModel, asked: RequestHeader, answers: Sequence[Answer]
+    model: ServedModel, asked: "RequestHeader", answers: Sequence[Prediction]
 ) -> tuple[bytes, int | None]:
     """The body, and how many bytes of it are JSON if raw data follows.
 

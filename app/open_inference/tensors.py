@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.api.bodies import decode_base64
-from app.errors import ApiError, ErrorCode
-from app.open_inference.models import IMAGE, PIXEL_COUNT, PIXELS
-from model.digits.preprocessing import Pixels
+from app.errors import ErrorCode
+from app.inference.decoding import decode_base64
+from app.open_inference.protocol import IMAGE, PIXEL_COUNT, PIXELS, invalid
+from model.arrays import Pixels
 from model.literals import SIDE
 
 _FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
@@ -74,10 +74,7 @@ def raw_input_header(size: int, max_images: int) -> InputHeader:
     """
     count, rest = divmod(size, PIXEL_COUNT)
     if rest:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            f"without a JSON header the body must be {PIXEL_COUNT} bytes for each image",
-        )
+        raise invalid(f"without a JSON header the body must be {PIXEL_COUNT} bytes for each image")
     shape = [count, PIXEL_COUNT]
     _check_shape(PIXELS, shape, max_images)
     return InputHeader(PIXELS, "UINT8", shape, size, None)
@@ -98,15 +95,11 @@ def read_images(header: InputHeader, binary: memoryview) -> "list[Pixels] | list
     """
     name, datatype, shape, size, data = header
     if size is None and len(binary):
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            "no input claims the bytes that follow the JSON; see binary_data_size",
-        )
+        raise invalid("no input claims the bytes that follow the JSON; see binary_data_size")
     if size is not None and size != len(binary):
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
+        raise invalid(
             "binary_data_size must be the number of bytes after the JSON; the header "
-            "Inference-Header-Content-Length must be the number of bytes of the JSON",
+            "Inference-Header-Content-Length must be the number of bytes of the JSON"
         )
     count = shape[0]
     if name == IMAGE:
@@ -117,36 +110,28 @@ def read_images(header: InputHeader, binary: memoryview) -> "list[Pixels] | list
         values = _pixels_from_binary(binary, count, datatype)
     # As values.max(), without the layer of Python in it.
     if datatype == "UINT8" and np.maximum.reduce(values) == 1:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
+        raise invalid(
             "no pixel is above 1: these look scaled to 0 to 1, which would be black images; send "
-            "UINT8 from 0 to 255, or FP32",
+            "UINT8 from 0 to 255, or FP32"
         )
     return list(values.reshape(count, SIDE, SIDE))
 
 
 def _read_names(tensor: Any) -> tuple[str, str, list[int]]:
     if not isinstance(tensor, dict) or not tensor.keys() >= {"name", "shape", "datatype"}:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST, "an input is an object with name, shape, datatype and data"
-        )
+        raise invalid("an input is an object with name, shape, datatype and data")
     if not tensor.keys() <= _FIELDS:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            "an input has name, shape, datatype, parameters and data only",
-        )
+        raise invalid("an input has name, shape, datatype, parameters and data only")
     name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
     if not isinstance(name, str) or name not in _DATATYPES:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            f"the inputs are {PIXELS} (UINT8 or FP32) and {IMAGE} (BYTES, encoded image files)",
+        raise invalid(
+            f"the inputs are {PIXELS} (UINT8 or FP32) and {IMAGE} (BYTES, encoded image files)"
         )
     if not isinstance(datatype, str) or datatype not in _DATATYPES[name]:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
+        raise invalid(
             "pixels must be UINT8, 0 to 255, or FP32, 0 to 1; convert them"
             if name == PIXELS
-            else "image must be BYTES: encoded image files",
+            else "image must be BYTES: encoded image files"
         )
     return name, datatype, shape
 
@@ -154,15 +139,12 @@ def _read_names(tensor: Any) -> tuple[str, str, list[int]]:
 def _check_shape(name: str, shape: Any, max_images: int) -> None:
     # Booleans are integers in Python, so types are compared.
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
-        raise ApiError(ErrorCode.INVALID_REQUEST, "shape must be a list of whole numbers")
+        raise invalid("shape must be a list of whole numbers")
     if not shape or shape[1:] not in _ITEM_SHAPES[name] or shape[0] < 1:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST, f"the shape of {name} must be {_SHAPES[name]}, B at least 1"
-        )
+        raise invalid(f"the shape of {name} must be {_SHAPES[name]}, B at least 1")
     if shape[0] > max_images:
-        raise ApiError(
-            ErrorCode.TOO_MANY_IMAGES,
-            f"a request takes at most {max_images} images; send several smaller ones",
+        raise ErrorCode.TOO_MANY_IMAGES(
+            f"a request takes at most {max_images} images; send several smaller ones"
         )
 
 
@@ -170,34 +152,24 @@ def _binary_size(tensor: dict[str, Any]) -> int | None:
     """How many bytes after the JSON are the tensor's data; None: the data is in the JSON."""
     parameters = tensor.get("parameters", {})
     if not isinstance(parameters, dict) or not parameters.keys() <= {"binary_data_size"}:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            "an input's only parameter is binary_data_size; shared memory is not supported",
+        raise invalid(
+            "an input's only parameter is binary_data_size; shared memory is not supported"
         )
     if not parameters:
         if "data" not in tensor:
-            raise ApiError(
-                ErrorCode.INVALID_REQUEST, "the input has no data, and no binary_data_size either"
-            )
+            raise invalid("the input has no data, and no binary_data_size either")
         return None
     size = parameters["binary_data_size"]
     if "data" in tensor:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            "the input has both data and binary_data_size; send one of them",
-        )
+        raise invalid("the input has both data and binary_data_size; send one of them")
     if type(size) is not int or size < 0:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST, "binary_data_size must be a whole number of bytes"
-        )
+        raise invalid("binary_data_size must be a whole number of bytes")
     return size
 
 
 def _pixels_from_binary(binary: memoryview, count: int, datatype: str) -> Pixels:
     if len(binary) != count * PIXEL_COUNT * _DATATYPES[PIXELS][datatype]:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST, "binary_data_size is not what the shape and datatype come to"
-        )
+        raise invalid("binary_data_size is not what the shape and datatype come to")
     if datatype == "UINT8":
         # A copy: the pixels outlive the body, and torch wants them writable.
         return np.frombuffer(binary, dtype=np.uint8).copy()
@@ -209,13 +181,13 @@ def _pixels_from_json(data: Any, shape: list[int], datatype: str) -> Pixels:
     types = set(map(type, flat))
     if datatype == "UINT8":
         if types != {int}:
-            raise ApiError(ErrorCode.INVALID_REQUEST, _SEND_INTEGERS)
+            raise invalid(_SEND_INTEGERS)
         try:
             return np.frombuffer(bytearray(flat), dtype=np.uint8)
         except ValueError as error:
-            raise ApiError(ErrorCode.INVALID_REQUEST, _SEND_INTEGERS) from error
+            raise invalid(_SEND_INTEGERS) from error
     if not types <= {int, float}:
-        raise ApiError(ErrorCode.INVALID_REQUEST, _SEND_UNIT_RANGE)
+        raise invalid(_SEND_UNIT_RANGE)
     return _from_unit_range(np.array(flat, dtype=np.float64))
 
 
@@ -229,15 +201,14 @@ def _from_unit_range(values: NDArray[np.floating[Any]]) -> Pixels:
     """Pixels from shares of full ink; what came from 8 bits gets them back exactly."""
     # Written so that NaN, which compares as false, is refused.
     if not (values.min() >= 0 and values.max() <= 1):
-        raise ApiError(ErrorCode.INVALID_REQUEST, _SEND_UNIT_RANGE)
+        raise invalid(_SEND_UNIT_RANGE)
     pixels: Pixels = np.rint(values * 255).astype(np.uint8)
     return pixels
 
 
 def _flatten(data: Any, shape: list[int]) -> list[Any]:
     """The values of a list that is flat, or nested as the shape says."""
-    expected = ApiError(
-        ErrorCode.INVALID_REQUEST,
+    expected = invalid(
         f"data must have the {'x'.join(map(str, shape))} values that the shape says, "
         "in one list or nested like the shape",
     )
@@ -256,10 +227,7 @@ def _flatten(data: Any, shape: list[int]) -> list[Any]:
 
 def _files_from_json(data: Any, count: int) -> list[bytes]:
     if not isinstance(data, list) or len(data) != count:
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST,
-            "data must have as many strings as the shape says, in one list",
-        )
+        raise invalid("data must have as many strings as the shape says, in one list")
     return _not_empty([decode_base64(item) for item in data])
 
 
@@ -271,22 +239,20 @@ def _split_elements(binary: memoryview, count: int) -> list[bytes]:
         begin = offset + _LENGTH_BYTES
         offset = begin + int.from_bytes(binary[begin - _LENGTH_BYTES : begin], "little")
         if begin > len(binary) or offset > len(binary):
-            raise ApiError(ErrorCode.INVALID_REQUEST, _BAD_LENGTHS)
+            raise invalid(_BAD_LENGTHS)
         elements.append(bytes(binary[begin:offset]))
     if offset != len(binary):
-        raise ApiError(ErrorCode.INVALID_REQUEST, _BAD_LENGTHS)
+        raise invalid(_BAD_LENGTHS)
     return _not_empty(elements)
 
 
 _BAD_LENGTHS = (
     "the elements of image do not fill binary_data_size: each is its length, as 4 bytes, "
-    "little-endian, and so many bytes"
+    "little-endian, and that many bytes"
 )
 
 
 def _not_empty(files: list[bytes]) -> list[bytes]:
     if not all(files):
-        raise ApiError(
-            ErrorCode.INVALID_REQUEST, "an element of image is empty; send encoded image files"
-        )
+        raise invalid("an element of image is empty; send encoded image files")
     return files

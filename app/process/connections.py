@@ -1,37 +1,43 @@
-"""Connections that cost little, whatever their other end does: uvicorn's protocol with limits.
+"""uvicorn's protocol with limits, so that no connection costs much, whatever its other end does.
 
-uvicorn waits without end for a request that has begun, for a first one that never comes, and for a
-reader that does not read; it takes heads of any size, and answers what is no HTTP with text. Here a
-connection is looked at once a second, which costs a request nothing.
+uvicorn waits without a limit for a request that has begun, for the first one of a connection, and
+for a client that does not read; it takes headers of any size, and answers with text what is no
+HTTP. Here a timer of each connection checks once a second what it waits for, which costs a request
+nothing.
+
+It uses these insides of uvicorn, whose version is pinned for that: the parser's callbacks and
+`_should_upgrade`, which are overridden, `_unset_keepalive_if_required`, and the state of a
+connection. `scope`, `url` and `headers` belong to the headers that are being parsed; `cycle` is the
+latest request whose headers are complete; `pipeline` holds it, and others, if they wait for the
+answer to an earlier one. `_phase`, `_is_partial_head` and `_refuse_request` interpret that state.
 """
 
 import asyncio
-from typing import Any, Literal
+from typing import Literal
 
 import httptools
 import orjson
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
-from uvicorn.server import ServerState
 
 from app.api.middleware import SECURITY_HEADERS
-from app.errors import ApiError, ErrorCode, error_body
+from app.errors import ApiError, ErrorCode
+from app.schemas import error_body
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
-MOST_HEADERS = 100
-MOST_HEAD_BYTES = 32 * 1024
-# The refused have so long to read why, and to stop sending.
-_LINGERING_SECONDS = 2.0
-# At the limit of connections so many give way at once, so that few look for them.
-_GIVING_WAY = 10
+MAX_HEADERS = 100
+MAX_HEAD_BYTES = 32 * 1024
+# How long a refused client may take to read why, and to stop sending.
+_LINGER_SECONDS = 2.0
+# At the limit, a tenth of the connections may be closed at once, so that the search is rare.
+_CLOSED_SHARE = 10
 
-# What the server waits for: another request, which uvicorn counts the time of; the head of one that
-# has begun, or of the first; its body; a reader; or its own answer.
+# What a connection waits for: another request, which uvicorn limits; request headers, those of the
+# first request included; a request body; a client that reads; or the server's own answer.
 Phase = Literal["idle", "head", "body", "reader", "answer"]
 
 
@@ -40,155 +46,131 @@ class BoundedProtocol(HttpToolsProtocol):
 
     settings: Settings
     metrics: Metrics | None
-    looking_seconds = 1.0
+    check_seconds = 1.0
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._is_deaf = False  # what still comes is not looked at
-        self._refused_at: float | None = None
-        self._chunk_bytes = 0
-        # The head that is not whole yet, and how much of it came in whole chunks.
-        self._partial: object = None
-        self._partial_bytes = 0
-        # What is waited for, in which request, and since when.
-        self._waiting_for: tuple[Phase, RequestResponseCycle | None] = ("head", None)
-        self._since = self.loop.time()
+    _ignores_input = False
+    _refused_at: float | None = None
+    _chunk_bytes = 0
+    # The headers that are not complete yet, as their scope, and the size of their whole chunks.
+    _partial: object = None
+    _partial_bytes = 0
+    _waits_for: tuple[Phase, RequestResponseCycle | None] = ("head", None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Counts it; where there are too many, the longest idle ones give way."""
+        """Closes the longest idle connections if there are too many."""
         super().connection_made(transport)
-        self._watch = self.loop.call_later(self.looking_seconds, self._look)
+        self._waits_since = self.loop.time()
+        self._timer = self.loop.call_later(self.check_seconds, self._check_timeouts)
         if len(self.connections) > self.settings.max_connections and not self._make_room():
-            self._refuse(ApiError(ErrorCode.OVERLOADED, headers={"Retry-After": "1"}))
+            self._refuse(ErrorCode.OVERLOADED)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the watch."""
-        self._watch.cancel()
+        self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, without its own answer and its warning for what anyone may send."""
-        if self._is_deaf:
+        """Does what uvicorn's does, without its own answers and warnings."""
+        if self._ignores_input:
             return
         self._unset_keepalive_if_required()
         self._chunk_bytes = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._stay_with_http(data[upgrade.args[0] :])
-            return
+            self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            is_too_large = isinstance(error.__context__, _TooLargeHeadError)
-            self._refuse_what_came(
-                ApiError(ErrorCode.HEAD_TOO_LARGE)
-                if is_too_large
-                else ApiError(ErrorCode.INVALID_HTTP)
+            is_too_large = isinstance(error.__context__, _HeadTooLargeError)
+            self._refuse_request(
+                ErrorCode.HEAD_TOO_LARGE if is_too_large else ErrorCode.INVALID_HTTP
             )
-            return
-        if self._has_begun():
-            self._count_partial_head()
+        else:
+            if self._is_partial_head():
+                self._limit_partial_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """As uvicorn's, up to a number of lines: the rest of ten thousand is not even parsed."""
-        if len(self.headers) == MOST_HEADERS:
-            raise _TooLargeHeadError
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        """Does what uvicorn's does, up to a number of headers; the rest is not even parsed."""
+        if len(self.headers) == MAX_HEADERS:
+            raise _HeadTooLargeError
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Refuses a head that is too large; the request's task is made only after that."""
-        headers = self.headers
-        # A head within one small piece is not worth counting.
-        if self._chunk_bytes > MOST_HEAD_BYTES or self._partial is self.scope:
-            size = len(self.url) + sum(len(name) + len(value) for name, value in headers)
-            if size > MOST_HEAD_BYTES:
-                raise _TooLargeHeadError
+        """Refuses headers that are too large, before the request's task is made."""
+        # Headers within one small chunk are not worth counting.
+        if self._chunk_bytes > MAX_HEAD_BYTES or self._partial is self.scope:
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                raise _HeadTooLargeError
         if self.parser.should_upgrade():
-            return  # the parser stops here; see `_stay_with_http`
+            return  # the parser stops here; see `_ignore_upgrade`
         super().on_headers_complete()
-        # What a chunked body ends with is not the request's head: a proxy would not check it.
+        # Trailers of a chunked body are not the request's headers: a proxy would not check them.
         self.headers = []
 
-    def _stay_with_http(self, rest: bytes) -> None:
-        """Goes on as if no other protocol had been offered; Java's client offers it with a body.
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Goes on in HTTP/1.1 where a client offers another protocol, as Java's does.
 
-        The parser would take the body for the other protocol's: another one is shown the head again
-        without the offer.
+        The parser would take the request's body for the other protocol's, so a new parser gets the
+        headers again, without the offer.
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._refuse_what_came(ApiError(ErrorCode.INVALID_HTTP))
+            self._refuse_request(ErrorCode.INVALID_HTTP)
             return
         version = self.parser.get_http_version().encode()
-        headers = [
-            b"%s: %s\r\n" % header
-            for header in self.headers
-            if header[0] not in (b"connection", b"upgrade", b"http2-settings")
-        ]
-        head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(headers))
+        offer = (b"connection", b"upgrade", b"http2-settings")
+        lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] not in offer]
+        head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(lines))
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(head + rest)
 
     def _should_upgrade(self) -> bool:
-        """Asked where another protocol is offered: such a request is not begun yet."""
+        """Asked only where a client offers another protocol; uvicorn must not begin a request."""
         return True
 
-    def _count_partial_head(self) -> None:
+    def _limit_partial_head(self) -> None:
         if self._partial is not self.scope:
             self._partial = self.scope
-            self._partial_bytes = 0  # some of the chunk may be another request's
+            self._partial_bytes = 0  # a part of the chunk may be another request's
         else:
             self._partial_bytes += self._chunk_bytes
-        if self._partial_bytes > MOST_HEAD_BYTES:
-            self._refuse_what_came(ApiError(ErrorCode.HEAD_TOO_LARGE))
+        if self._partial_bytes > MAX_HEAD_BYTES:
+            self._refuse_request(ErrorCode.HEAD_TOO_LARGE)
+
+    def _is_partial_head(self) -> bool:
+        return self.scope is not None and "method" not in self.scope
 
     def _phase(self) -> Phase:
         cycle = self.cycle
         if self.flow.write_paused:
             return "reader"
         if cycle is None or cycle.response_complete:
-            return "head" if cycle is None or self._has_begun() else "idle"
-        if cycle.more_body and not self.pipeline:
-            return "body"
-        return "answer"
+            return "head" if cycle is None or self._is_partial_head() else "idle"
+        return "body" if cycle.more_body and not self.pipeline else "answer"
 
-    def _look(self) -> None:
-        """Once a second: whether the other end has had its time."""
+    def _check_timeouts(self) -> None:
+        """Ends a connection whose other end has had its time."""
         now = self.loop.time()
-        self._watch = self.loop.call_later(self.looking_seconds, self._look)
+        self._timer = self.loop.call_later(self.check_seconds, self._check_timeouts)
         if self._refused_at is not None:
-            if now >= self._refused_at + _LINGERING_SECONDS:
+            if now >= self._refused_at + _LINGER_SECONDS:
                 self.transport.abort()
             return
-        waiting_for = (self._phase(), self.cycle)
-        if waiting_for != self._waiting_for:
-            self._waiting_for, self._since = waiting_for, now
+        phase = self._phase()
+        if (phase, self.cycle) != self._waits_for:
+            self._waits_for, self._waits_since = (phase, self.cycle), now
             return
-        phase = waiting_for[0]
         settings = self.settings
         limit = settings.max_head_seconds if phase == "head" else settings.max_body_seconds
-        if phase in ("answer", "idle") or now < self._since + limit:
+        if phase in ("answer", "idle") or now < self._waits_since + limit:
             return
-        has_come = phase == "body" or (phase == "head" and self._has_begun())
-        if has_come and not self.transport.is_closing():
-            self._refuse_what_came(ApiError(ErrorCode.REQUEST_TIMEOUT))
+        is_request_partial = phase == "body" or (phase == "head" and self._is_partial_head())
+        if is_request_partial and not self.transport.is_closing():
+            self._refuse_request(ErrorCode.REQUEST_TIMEOUT)
         else:
             self.transport.abort()
 
-    def _has_begun(self) -> bool:
-        """Whether a part of a head is there."""
-        return self.scope is not None and "method" not in self.scope
-
     def _make_room(self) -> bool:
-        """Ends some of those that have waited for a request the longest; whether there are any."""
+        """Closes the connections that have waited the longest for a request; whether any has."""
         idle = [
             connection
             for connection in self.connections
@@ -196,32 +178,30 @@ class BoundedProtocol(HttpToolsProtocol):
             and connection is not self
             and connection._phase() in ("idle", "head")
         ]
-        idle.sort(key=lambda connection: connection._since)
-        most = max(1, self.settings.max_connections // _GIVING_WAY)
-        for connection in idle[:most]:
+        idle.sort(key=lambda connection: connection._waits_since)
+        for connection in idle[: max(1, self.settings.max_connections // _CLOSED_SHARE)]:
             connection.transport.abort()
         return bool(idle)
 
-    def _refuse_what_came(self, error: ApiError) -> None:
-        """Refuses the request that is on its way; whole ones have their answers first."""
+    def _refuse_request(self, code: ErrorCode) -> None:
+        """Refuses the request that is being received; whole ones before it are answered first."""
         cycle = self.cycle
-        if cycle is None or cycle.response_complete or (cycle.more_body and not self.pipeline):
-            if cycle is not None and not cycle.response_complete:
-                if cycle.response_started:
-                    self.transport.abort()
-                    return
-                cycle.disconnected = True
-                cycle.message_event.set()
-            self._refuse(error)
-        elif cycle.more_body:
+        if cycle is None or cycle.response_complete:
+            self._refuse(code)
+        elif not cycle.more_body:
+            self._ignores_input = True
+            cycle.keep_alive = False
+        elif self.pipeline or cycle.response_started:
             self.transport.abort()
         else:
-            self._is_deaf = True
-            cycle.keep_alive = False
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self._refuse(code)
 
-    def _refuse(self, error: ApiError) -> None:
-        """Answers in the one error shape, outside of any request, and closes."""
-        self._is_deaf = True
+    def _refuse(self, code: ErrorCode) -> None:
+        """Answers with an error outside of any request, and closes."""
+        self._ignores_input = True
+        error = ApiError(code)
         if self.metrics is not None:
             self.metrics.count_refusal(error.code)
         body = orjson.dumps(error_body(error, None))
@@ -235,7 +215,7 @@ class BoundedProtocol(HttpToolsProtocol):
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + body)
-        # Closed with something unread, the other end might never see the answer.
+        # Closed with input unread, the kernel would reset the connection before this is read.
         self._refused_at = self.loop.time()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -243,11 +223,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-class _TooLargeHeadError(Exception):
-    """Raised in the parser, so that it goes no further."""
+class _HeadTooLargeError(Exception):
+    """Raised in a callback of the parser, which then stops."""
 
 
 def bounded_protocol(settings: Settings, metrics: Metrics | None = None) -> type[BoundedProtocol]:
-    """The protocol with these settings, as uvicorn takes it; what it refuses is counted."""
+    """The protocol with these settings, for uvicorn; `metrics` counts what it refuses."""
     members = {"settings": settings, "metrics": metrics}
     return type("BoundedProtocol", (BoundedProtocol,), members)

@@ -1,7 +1,7 @@
-"""The same application on Ray Serve: `serve run app.ray_serve:app`, or `deploy/ray/serve.yaml`.
+"""The application on Ray Serve: `serve run app.process.ray_serve:app`, or `deploy/ray/serve.yaml`.
 
 A replica is what a worker of `dropserve serve` is: one process, one engine, one thread. Ray Serve
-takes the place of uvicorn and its limits on connections, of the supervisor and of draining, so
+takes the place of uvicorn and its limits on connections, of the supervisor and of the drain, so
 their settings have no effect here.
 """
 
@@ -17,12 +17,12 @@ from ray.serve.config import AutoscalingConfig
 from app.api.application import create_app
 from app.settings import SettingsError, load_settings
 
-# Requests that a replica has in hand where it has enough to do: they are computed together.
+# What a replica needs in hand to be busy: these requests are computed together.
 _TARGET_REQUESTS = 8
-# Beyond what the application itself takes, so that overload is its 429 and not Serve's queue.
-_MOST_REQUESTS = 1000
-# What Ray decides.
-_RAYS_OWN = frozenset(
+# More than the application admits, so that overload is its 429 and not a queue of Ray Serve.
+_MAX_REQUESTS = 1000
+# Settings of what Ray Serve does itself.
+_REPLACED = frozenset(
     {
         "host",
         "port",
@@ -32,7 +32,6 @@ _RAYS_OWN = frozenset(
         "max_head_seconds",
         "keep_alive_seconds",
         "max_body_seconds",
-        "trusted_proxies",
         "log_format",
         "log_level",
         "access_log",
@@ -45,17 +44,17 @@ class ReplicaError(Exception):
 
 
 class Replica:
-    """What Ray asks of a replica; its wrapper adds the application."""
+    """What Ray Serve calls; its wrapper, `serve.ingress`, sets `app`."""
 
     app: FastAPI
 
     async def check_health(self) -> None:
-        """Asked on the loop that serves; a replica that fails or hangs is replaced.
+        """Runs on the event loop that serves; a replica that fails or hangs is replaced.
 
         Raises:
             ReplicaError: the network is not loaded.
         """
-        if not self.app.state.is_ready:
+        if not self.app.state.models.is_ready:
             raise ReplicaError("the network is not loaded")
 
 
@@ -63,14 +62,14 @@ def app(args: dict[str, Any]) -> Application:
     """What Ray Serve runs.
 
     Args:
-        args: settings by name, over those of the environment where this is called.
+        args: settings by name; they override the environment of the process that calls this.
 
     Raises:
-        SettingsError: a setting is unknown, impossible, or Ray's to decide.
+        SettingsError: a setting is unknown, impossible, or of something that Ray Serve does.
     """
-    if foreign := sorted(_RAYS_OWN & args.keys()):
-        raise SettingsError(f"{', '.join(foreign)}: Ray Serve decides that, in its own config")
-    # Each replica would show only what it has counted itself: Ray counts requests over all.
+    if replaced := sorted(_REPLACED & args.keys()):
+        raise SettingsError(f"{', '.join(replaced)}: Ray Serve decides that, in its own config")
+    # No metrics: each replica would show only its own. Ray counts requests over all of them.
     settings = load_settings(os.environ, {"metrics": False, **args})
 
     def build() -> FastAPI:
@@ -83,11 +82,10 @@ def app(args: dict[str, Any]) -> Application:
         autoscaling_config=AutoscalingConfig(
             min_replicas=1, max_replicas=8, target_ongoing_requests=_TARGET_REQUESTS
         ),
-        max_ongoing_requests=_MOST_REQUESTS,
-        max_queued_requests=_MOST_REQUESTS,
+        max_ongoing_requests=_MAX_REQUESTS,
+        max_queued_requests=_MAX_REQUESTS,
         health_check_period_s=5,
         health_check_timeout_s=10,
-        # Longer than any request may take.
-        graceful_shutdown_timeout_s=settings.max_timeout_ms / 1000 + 5,
+        graceful_shutdown_timeout_s=settings.max_timeout_ms / 1000 + 5,  # after every deadline
     )
     return deployment(serve.ingress(build)(Replica)).bind()

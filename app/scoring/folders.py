@@ -1,4 +1,4 @@
-"""Which files of a folder are meant when the folder is named."""
+"""The image files of a folder, and names that can be printed."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ def walk_files(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
 
     Args:
         folder: where to look.
-        is_wanted: told a file's name.
+        is_wanted: decides by a file's name.
 
     Raises:
         OSError: a folder cannot be read.
@@ -32,3 +32,11 @@ def walk_files(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
             yield from walk_files(entry.path, is_wanted)
         elif is_wanted(entry.name) and entry.is_file():
             yield str(Path(entry.path))  # without a leading ./
+
+
+def printable(name: str) -> str:
+    """The name without what would confuse a terminal or a line: control characters, odd bytes."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

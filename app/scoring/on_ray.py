@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-# Before Ray is imported, which reads them then: nobody is told of the run, and its own log, which
-# is in its folder, does not come between the lines of progress.
+# Before Ray is imported, which reads them then: it reports the run to nobody, and its own log,
+# which is in its folder, does not come between the lines of progress.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 _previous = signal.getsignal(signal.SIGTERM)
@@ -28,7 +28,7 @@ from ray.exceptions import RayError  # noqa: E402
 
 signal.signal(signal.SIGTERM, _previous)  # importing Ray sets its own
 
-from app.cli.predict_inputs import UsageError  # noqa: E402
+from app.errors import UsageError  # noqa: E402
 from app.scoring.on_cores import Scored, WorkerDiedError  # noqa: E402
 from app.scoring.parts import Parts  # noqa: E402
 from app.scoring.question import Question  # noqa: E402
@@ -172,7 +172,7 @@ class _Actor:
     def _load(self) -> Any:
         if self._scorer is None:
             # Torch is imported only where it computes.
-            from app.api.application import load_served_checkpoint
+            from app.inference.served_checkpoint import load_served_checkpoint
             from app.scoring.scorer import Scorer
 
             settings = self._question.settings

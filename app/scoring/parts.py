@@ -16,7 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.cli.predict_inputs import UsageError
+from app.errors import UsageError
 from app.scoring.items import FAILURES_KEY
 from app.scoring.limits import GROUP_ROWS
 from model.files import write_atomically
@@ -41,7 +41,7 @@ def failures_path(output: Path) -> Path:
 
 
 class Parts:
-    """The folder of an unfinished run, beside its output.
+    """The folder of an unfinished run, next to its output.
 
     Args:
         output: where the table goes.

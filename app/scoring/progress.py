@@ -13,7 +13,7 @@ _SHOWN_FAILURES = 10
 
 
 class Progress:
-    """Counts images, says the rate and the time left, and tells of the first failures.
+    """Counts images, says the rate and the time left, and reports the first failures.
 
     Args:
         stream: standard error.
@@ -67,7 +67,7 @@ class Progress:
             self._say(f"dropserve: {failure['source']}: {failure['message']}")
             if self._shown == _SHOWN_FAILURES:
                 self._say(
-                    "dropserve: further failures are only listed, in the file beside the table"
+                    "dropserve: further failures are only listed, in the file next to the table"
                 )
         self._bar.update(rows)
         now = time.monotonic()

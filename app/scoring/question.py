@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.cli.predict_inputs import UsageError
+from app.errors import UsageError
 from app.settings import Settings
 
 _MAX_SEED = 2**53 - 1

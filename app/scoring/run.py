@@ -10,10 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-from app.cli.machine import usable_cores
-from app.cli.predict_inputs import UsageError
-from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from app.scoring.on_cores import Scored, WorkerDiedError, score_on_cores
+from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UsageError
+from app.scoring.on_cores import Scored, WorkerDiedError, score_on_cores, usable_cores
 from app.scoring.parts import Manifest, Parts, failures_path
 from app.scoring.progress import Progress
 from app.scoring.question import Question

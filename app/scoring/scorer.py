@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,18 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from app.api.application import load_served_checkpoint
-from app.cli.predict_inputs import printable
-from app.errors import ApiError, from_image_error
-from app.inference.decoding import decode_if_small, decode_scaled
-from app.inference.jobs import DRAWN_SEED_BITS
+from app.errors import ApiError
+from app.inference.jobs import draw_seed
+from app.inference.reading import read_picture
+from app.inference.served_checkpoint import load_served_checkpoint
 from app.scoring.answers import answer_columns, table_schema
+from app.scoring.folders import printable
 from app.scoring.items import FAILURES_KEY, Failure, Image, Item, Reader, UnreadableError
 from app.scoring.question import Question
 from app.scoring.sources import Chunk, Piece, cannot_be_read, open_reader
-from model.digits.preprocessing import Preprocessed, find_digits
-from model.engines.relu_mlp import PassRange, build_engine
-from model.errors import ImageError
+from model.digits.preprocessing import Preprocessed
+from model.engines import build_engine
+from model.engines.protocol import PassRange
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import read_calibration
 from model.uncertainty.statistics import Summaries, summarise_together
@@ -117,9 +116,7 @@ class Scorer:
 
     def _answer(self, seen: Sequence[_Seen]) -> _Answered:
         asked = self._question
-        seeds = [
-            secrets.randbits(DRAWN_SEED_BITS) if asked.seed is None else asked.seed for _ in seen
-        ]
+        seeds = [draw_seed() if asked.seed is None else asked.seed for _ in seen]
         images = self._engine.prepare(
             [one.image.pixels for one in seen],
             [Passes(asked.passes, seed, asked.estimator) for seed in seeds],
@@ -150,17 +147,11 @@ class Scorer:
         """What the network sees, as the server has it from the same bytes or pixels."""
         if isinstance(image, Failure):
             return image
+        asked = self._question
         try:
-            if isinstance(image, bytes):
-                most = self._question.settings.max_pixels
-                grey = decode_if_small(image, max_pixels=most)
-                image = decode_scaled(image, max_pixels=most)[0] if grey is None else grey
-            return find_digits(image, self._question.preprocess)
+            return read_picture(image, asked.preprocess, max_pixels=asked.settings.max_pixels)
         except ApiError as error:
             return Failure(error.code, error.message)
-        except ImageError as error:
-            refused = from_image_error(error)
-            return Failure(refused.code, refused.message)
 
     def _items(self, chunk: Chunk) -> Iterator[Item]:
         for piece in chunk.pieces:

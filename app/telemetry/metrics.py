@@ -182,8 +182,8 @@ class Metrics:
         families.round_images.observe(self._row, families.round_images.place(), images)
         self._row[families.passes.place("computed")] += passes
 
-    def count_uncomputed(self, *, spared: int, cancelled: int) -> None:
-        """Counts passes that a request asked for and that were not computed."""
+    def count_ended(self, *, spared: int, cancelled: int) -> None:
+        """Counts the passes that an ended request had asked for and that were not computed."""
         self._row[self._families.passes.place("spared")] += spared
         self._row[self._families.passes.place("cancelled")] += cancelled
 
@@ -198,14 +198,13 @@ class Metrics:
     def count_answer(
         self,
         mode: Mode,
-        *,
         digit: int,
         confidence: float,
         predictive_entropy: float,
         reason: Reason | None,
-        mutual_information: float | None = None,
+        mutual_information: float | None,
     ) -> None:
-        """Counts what the network says of an image; drift shows here before users report it.
+        """Counts an image's answer; drift of the images shows here before users report it.
 
         Args:
             mode: dropout off or on.
@@ -213,19 +212,18 @@ class Metrics:
             confidence: the probability of this class.
             predictive_entropy: in nats.
             reason: why the decision is to abstain, if it is.
-            mutual_information: in nats, with dropout on.
+            mutual_information: in nats; None with dropout off.
         """
         row, families = self._row, self._families
         label = _DIGITS[digit] if digit < len(_DIGITS) else _OTHER
         row[families.predictions.places[mode, label]] += 1
         if reason is not None:
             row[families.abstentions.place(mode, reason)] += 1
-        # NumPy's scalars are slow to compare.
         entropy, information = families.predictive_entropy, families.mutual_information
-        entropy.observe(row, entropy.places[mode,], float(predictive_entropy))
-        families.confidence.observe(row, families.confidence.places[mode,], float(confidence))
+        entropy.observe(row, entropy.places[mode,], predictive_entropy)
+        families.confidence.observe(row, families.confidence.places[mode,], confidence)
         if mutual_information is not None:
-            information.observe(row, information.place(), float(mutual_information))
+            information.observe(row, information.place(), mutual_information)
 
     def text(self) -> bytes:
         """The sums over all workers in Prometheus' text format."""

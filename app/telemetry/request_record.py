@@ -1,14 +1,12 @@
 """How a request ended and where its time went, for metrics and the access log."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 # The status that nginx logs when the client disconnects before its answer.
 CLIENT_GONE = 499
 
 
-@dataclass(slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Seconds that a prediction spent in each stage.
 
     Attributes:

@@ -1,33 +1,31 @@
-"""Connected parts of a mask, found from its horizontal runs."""
+"""Connected components of a bitmap, found from its horizontal runs."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Numbers = NDArray[np.int64]
+from model.arrays import Bitmap, Integers
 
 
 @dataclass(frozen=True)
 class Components:
-    """The 8-connected parts of a mask, numbered from 0.
+    """The 8-connected components of a bitmap, called its parts, numbered from 0.
 
     Attributes:
-        areas: pixels of each part, (parts,).
-        boxes: left, top, right and bottom of each, the last two exclusive, (parts, 4).
-        labels: the part of each pixel, -1 where the mask is false, (H, W).
+        areas: number of pixels of each part, (parts,).
+        boxes: left, top, right and bottom of each part, the last two exclusive, (parts, 4).
+        labels: number of each pixel's part, -1 where the bitmap is false, (H, W).
     """
 
-    areas: Numbers
-    boxes: Numbers
-    labels: Numbers
+    areas: Integers
+    boxes: Integers
+    labels: Integers
 
 
-def label(mask: Mask) -> Components:
-    """Finds the parts of a mask (H, W)."""
-    height, width = mask.shape
-    rows, starts, stops = _runs(mask)
+def label(bitmap: Bitmap) -> Components:
+    """Finds the parts of a bitmap."""
+    height, width = bitmap.shape
+    rows, starts, stops = _runs(bitmap)
     parts = _join(len(rows), *_touching(rows, starts, stops, width))
     count = int(parts.max()) + 1 if len(parts) else 0
     areas = np.bincount(parts, weights=stops - starts, minlength=count).astype(np.int64)
@@ -38,16 +36,16 @@ def label(mask: Mask) -> Components:
     np.minimum.at(boxes[:, 1], parts, rows)
     np.maximum.at(boxes[:, 2], parts, stops)
     np.maximum.at(boxes[:, 3], parts, rows + 1)
-    labels = np.full(mask.shape, -1, dtype=np.int64)
-    labels[mask] = np.repeat(parts, stops - starts)
+    labels = np.full(bitmap.shape, -1, dtype=np.int64)
+    labels[bitmap] = np.repeat(parts, stops - starts)
     return Components(areas, boxes, labels)
 
 
-def _runs(mask: Mask) -> tuple[Numbers, Numbers, Numbers]:
-    """Row, first column and column after the last of each run, in reading order."""
-    height, width = mask.shape
+def _runs(bitmap: Bitmap) -> tuple[Integers, Integers, Integers]:
+    """Returns row, first column and column after the last of each run, in reading order."""
+    height, width = bitmap.shape
     padded = np.zeros((height, width + 2), dtype=np.int8)
-    padded[:, 1:-1] = mask
+    padded[:, 1:-1] = bitmap
     changes = np.diff(padded.reshape(-1))
     begins, ends = (changes == 1).nonzero()[0] + 1, (changes == -1).nonzero()[0] + 1
     rows = begins // (width + 2)
@@ -56,9 +54,9 @@ def _runs(mask: Mask) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def _touching(
-    rows: Numbers, starts: Numbers, stops: Numbers, width: int
-) -> tuple[Numbers, Numbers]:
-    """Pairs of runs in neighbouring rows that touch, corners included."""
+    rows: Integers, starts: Integers, stops: Integers, width: int
+) -> tuple[Integers, Integers]:
+    """Returns the pairs of runs in neighbouring rows that touch, also at corners."""
     stride = width + 2
     first = np.searchsorted(rows * stride + stops, (rows + 1) * stride + starts, "left")
     last = np.searchsorted(rows * stride + starts, (rows + 1) * stride + stops, "right")
@@ -68,8 +66,8 @@ def _touching(
     return upper, np.arange(len(upper)) - before + np.repeat(first, counts)
 
 
-def _join(count: int, some: Numbers, others: Numbers) -> Numbers:
-    """The part of each of `count` runs, given which pairs belong together."""
+def _join(count: int, some: Integers, others: Integers) -> Integers:
+    """Returns the part of each of `count` runs, given the pairs that belong together."""
     parents = np.arange(count)
     while True:
         a, b = parents[some], parents[others]

@@ -1,28 +1,27 @@
-"""Printed lines on paper, ruled or squared: found as what goes from edge to edge, and erased."""
+"""Erases the printed lines of ruled or squared paper: lines that go from edge to edge."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Array, Bitmap, Integers
 from model.digits.ink import Darkness
 
-# A line shows in most of so many strips across the picture, each so many pixels wide or more.
+# The picture is divided into strips across the lines, each with at least this width, pixels.
 _STRIPS = 12
 _LEAST_STRIP = 5
+# A line is visible in at least this share of the strips.
 _LEAST_SHARE = 0.75
-# Of lines on a sheet held by hand, as a tangent: 5 degrees.
+# Slopes of lines on a sheet that is held by hand, as tangents: up to 5 degrees.
 _SLOPES = np.linspace(-0.09, 0.09, 37)
-# As a share of the picture's longer side: what is higher is no line.
+# Lines are at most this thick, as a share of the picture's longer side.
 _THICKEST = 0.015
-# Rows around a line's middle that are looked at.
+# Rows on each side of a line's middle that are examined.
 _REACH = 6
-
-Rows = NDArray[np.int64]
 
 
 def remove_lines(darkness: Darkness) -> Darkness:
-    """Takes printed lines away, but for where ink crosses them or is darker.
+    """Erases printed lines, except where ink crosses them.
 
-    A single line is left alone: it could be the bar of a digit that fills the picture.
+    A single line is kept: it could be the bar of a digit that fills the picture.
     """
     if min(darkness.shape) < _STRIPS * _LEAST_STRIP:
         return darkness
@@ -32,14 +31,14 @@ def remove_lines(darkness: Darkness) -> Darkness:
     return _erase(_erase(darkness, across).T, down).T
 
 
-def _trace_lines(darkness: Darkness) -> Rows:
-    """The row of each roughly horizontal line at each column, (lines, W)."""
+def _trace_lines(darkness: Darkness) -> Integers:
+    """Returns the row of each roughly horizontal line at each column, (lines, W)."""
     width = darkness.shape[1]
     sharp = _line_profile(darkness)  # (strips, H - 1)
     present = sharp > 0
     if present.any(axis=1).mean() < _LEAST_SHARE:
         return np.empty((0, width), dtype=np.int64)
-    present[:, 1:] |= present[:, :-1]  # a row of tolerance
+    present[:, 1:] |= present[:, :-1]  # a tolerance of one row
     middles = (np.arange(_STRIPS) - (_STRIPS - 1) / 2) * (width // _STRIPS)
     starts, slope = _straight_lines(present, middles)
     lines = [_follow(sharp, start + slope * middles, width) for start in starts]
@@ -47,10 +46,10 @@ def _trace_lines(darkness: Darkness) -> Rows:
 
 
 def _line_profile(darkness: Darkness) -> Darkness:
-    """By strip and row: how dark is most of the row, against the rows a little above and below."""
+    """Measures how dark most of a row is against the rows above and below, (strips, H - 1)."""
     height, width = darkness.shape
     strip = width // _STRIPS
-    # Pairs of rows hold a line that climbs by one within the strip; every other column will do.
+    # Pairs of rows hold a line that climbs by one within the strip. Every second column is enough.
     pairs = np.maximum(darkness[:-1], darkness[1:])[:, : strip * _STRIPS]
     profile = np.median(pairs.reshape(height - 1, _STRIPS, strip)[:, :, ::2], axis=2).T
     reach = max(3, round(_THICKEST * max(darkness.shape)))
@@ -59,10 +58,8 @@ def _line_profile(darkness: Darkness) -> Darkness:
     return sharp
 
 
-def _straight_lines(
-    present: NDArray[np.bool_], middles: NDArray[np.float64]
-) -> tuple[list[float], float]:
-    """Rows in the middle of the picture, and the slope, of the lines that most strips agree on."""
+def _straight_lines(present: Bitmap, middles: Array) -> tuple[list[float], float]:
+    """Finds the lines that most strips agree on: rows at the middle column, and the slope."""
     length = present.shape[1]
     best: tuple[float, list[float], float] = (0.0, [], 0.0)
     for slope in _SLOPES:
@@ -80,8 +77,8 @@ def _straight_lines(
     return best[1], best[2]
 
 
-def _follow(sharp: Darkness, expected: NDArray[np.float64], width: int) -> Rows:
-    """The row at each column of a line, which may bend a little around where it is expected."""
+def _follow(sharp: Darkness, expected: Array, width: int) -> Integers:
+    """Returns the row of a line at each column; the line may bend a little."""
     strip = width // _STRIPS
     columns, rows = [], []
     for number, row in enumerate(expected):
@@ -90,14 +87,14 @@ def _follow(sharp: Darkness, expected: NDArray[np.float64], width: int) -> Rows:
         if window.size and window.max() > 0:
             darkest = (window >= 0.7 * window.max()).nonzero()[0]
             columns.append((number + 0.5) * strip)
-            rows.append(top + 0.5 + float(darkest.mean()))  # of a pair of rows the middle
+            rows.append(top + 0.5 + float(darkest.mean()))  # the middle of a pair of rows
     curve = np.polynomial.Polynomial.fit(columns, rows, min(2, len(rows) - 1))
-    line: Rows = np.rint(curve(np.arange(width))).astype(np.int64)
+    line: Integers = np.rint(curve(np.arange(width))).astype(np.int64)
     return line
 
 
-def _erase(darkness: Darkness, lines: Rows) -> Darkness:
-    """Replaces each line by what is just above and below it, where both are ink."""
+def _erase(darkness: Darkness, lines: Integers) -> Darkness:
+    """Replaces each line by the lighter of the pixels just above and just below it."""
     height, width = darkness.shape
     result = darkness.copy()
     columns = np.broadcast_to(np.arange(width), (2 * _REACH + 1, width))
@@ -109,12 +106,12 @@ def _erase(darkness: Darkness, lines: Rows) -> Darkness:
         profile = np.median(values, axis=1)
         level = float(profile.max())
         reach = 1
-        beside = profile[:_REACH][::-1], profile[_REACH + 1 :]
-        while reach < _REACH - 1 and max(side[reach] for side in beside) > 0.2 * level:
+        sides = profile[:_REACH][::-1], profile[_REACH + 1 :]
+        while reach < _REACH - 1 and max(side[reach] for side in sides) > 0.2 * level:
             reach += 1
         above, below = values[_REACH - reach - 1], values[_REACH + reach + 1]
         band = slice(_REACH - reach, _REACH + reach + 1)
-        # Of ink on a line, or along it, the colour is the ink's.
+        # Ink on a line, or along it, is darker than the line and is kept.
         is_ink = values[band] > max((level + ink) / 2, 1.3 * level)
         kept = np.where(is_ink, values[band], np.minimum(values[band], np.minimum(above, below)))
         where = inside[band]

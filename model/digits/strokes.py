@@ -1,22 +1,22 @@
-"""The width of a pen's strokes, and how it is changed."""
+"""Measures the width of a pen's strokes, and changes it."""
 
 import numpy as np
 
 from model.digits.ink import Darkness
 
-# Twice the area over the length of the outline, in MNIST's pixels: of its training images, 25 %
-# have less than the first and 4 % more than the second.
+# Limits of the stroke width, in MNIST's pixels: 25 % of MNIST's training images have less than the
+# first, and 4 % have more than the second.
 _THINNEST, _THICKEST = 2.0, 3.6
-# Thinning stops before it opens what was closed.
+# Strokes are thinned by at most this share of their width, so that no stroke breaks.
 _MOST_THINNING = 0.25
 
 
 def adjust_width(cover: Darkness, side: int) -> Darkness:
-    """Brings the strokes of a digit to a width that MNIST has.
+    """Brings the strokes of a digit to a width that is common in MNIST.
 
     Args:
-        cover: how much of each pixel they cover, 0 to 1, (H, W).
-        side: the longer side that the digit will have in MNIST's pixels.
+        cover: the share of each pixel that strokes cover, 0 to 1, (H, W).
+        side: the longer side that the digit will have, in MNIST's pixels.
     """
     top, bottom, left, right = extent(cover)
     pixel = max(bottom - top, right - left) / side
@@ -31,9 +31,9 @@ def adjust_width(cover: Darkness, side: int) -> Darkness:
 
 
 def stroke_width(cover: Darkness) -> float:
-    """Mean width of strokes that cover each pixel so far, 0 to 1: twice the area per outline.
+    """Computes the mean width of strokes, pixels: twice their area over their outline's length.
 
-    The outline of soft edges is their total variation (the coarea formula).
+    The length of a soft outline is the total variation of `cover` (the coarea formula).
     """
     padded = np.pad(cover, 1)
     down, right = np.diff(padded, axis=0)[:, :-1], np.diff(padded, axis=1)[:-1]
@@ -41,7 +41,7 @@ def stroke_width(cover: Darkness) -> float:
 
 
 def thicken(cover: Darkness, radius: float) -> Darkness:
-    """The dilation by a disc with soft edges."""
+    """Computes the dilation by a disc with soft edges."""
     reach = int(np.ceil(radius))
     height, width = cover.shape
     padded = np.pad(cover, reach)
@@ -56,7 +56,7 @@ def thicken(cover: Darkness, radius: float) -> Darkness:
 
 
 def extent(cover: Darkness) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of the ink, exclusive where they end."""
+    """Returns top, bottom, left and right of the ink, bottom and right exclusive."""
     inked = cover > 0.5 * cover.max()
     rows, columns = inked.any(axis=1).nonzero()[0], inked.any(axis=0).nonzero()[0]
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -1,8 +1,4 @@
-"""MC dropout as the paper has it: passes with given masks, layer 1 computed once per image.
-
-This is the readable, portable form, on any device. `engine.py` computes the same numbers faster on
-a CPU and is tested against it.
-"""
+"""MC dropout as in the paper, in a few lines of torch: the reference for tests of the engines."""
 
 from torch import Tensor
 
@@ -11,12 +7,12 @@ from model.network import MLP, Masks
 
 
 def sample_probs(network: MLP, x: Tensor, masks: Masks) -> Tensor:
-    """Class probabilities of every pass.
+    """Computes the class probabilities of every pass.
 
     Args:
-        network: the network; its dropout rates scale what the masks keep.
+        network: the network; kept units are scaled by its dropout rates.
         x: normalised pixels, float32, (B, 784).
-        masks: one keep-mask per hidden layer, (T, units); each image sees the same masks. See
+        masks: one mask per hidden layer, (T, units), shared by all images; see
             `masks.draw_masks`.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Dropout masks, and when to stop drawing them."""
+"""Dropout masks, and the criterion for stopping early."""

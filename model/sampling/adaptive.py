@@ -1,64 +1,39 @@
-"""Stops sampling as soon as the mean is known well enough."""
+"""Early stopping: the smallest number of passes whose mean is precise enough."""
 
 import numpy as np
 
-from model.engines.relu_mlp import Engine, PassRange, PreparedImage, Probs
-from model.literals import StopReason
+from model.arrays import Probs
 from model.uncertainty.statistics import standard_error
 
-# A standard error from fewer passes says little: single passes are very skewed.
+# A standard error of fewer passes is unreliable, since the distribution of a pass is very skewed.
 LEAST_PASSES = 32
-# Passes between two looks at the standard error; the answer does not depend on it.
-LOOK_PASSES = 32
+# Passes from one check of the criterion to the next; the answer does not depend on it.
+CHECK_PASSES = 32
 
 
-def sample_until(
-    engine: Engine, image: PreparedImage, max_standard_error: float
-) -> tuple[Probs, StopReason]:
-    """Samples until the largest standard error of the mean is at most `max_standard_error`.
-
-    The number of passes is the smallest, from `LEAST_PASSES` on, that meets the criterion.
+def sufficient_passes(probs: Probs, checked: int, max_standard_error: float) -> int | None:
+    """Finds the smallest number of passes whose largest standard error is small enough.
 
     Args:
-        engine: what samples.
-        image: prepared for independent passes, at most as many as it is prepared for. (The masks of
-            balanced ones depend on their number, which is not known before.)
-        max_standard_error: above 0.
+        probs: independent passes from the first on, (T, C). Balanced passes cannot stop early,
+            since their masks depend on T.
+        checked: number of passes up to which the criterion is known not to be met.
+        max_standard_error: upper bound of the standard error of every class's mean, above 0.
 
     Returns:
-        Probabilities, (T, C), and why T is what it is.
+        A number from `LEAST_PASSES` to T, or None if further passes are needed.
     """
-    probs = np.empty((0, engine.config.layer_sizes[-1]), dtype=np.float32)
-    while len(probs) < image.passes.count:
-        looked_at = len(probs)
-        stop = min(looked_at + LOOK_PASSES, image.passes.count)
-        (further,) = engine.sample([PassRange(image, looked_at, stop)])
-        probs = np.concatenate([probs, further])
-        enough = sufficient_passes(probs, looked_at, max_standard_error)
-        if enough is not None:
-            return probs[:enough], "standard_error"
-    return probs, "passes"
-
-
-def sufficient_passes(probs: Probs, looked_at: int, max_standard_error: float) -> int | None:
-    """The smallest number of passes that meets the criterion, or None.
-
-    Args:
-        probs: all passes so far, (T, C).
-        looked_at: up to how many passes the criterion is known not to be met.
-        max_standard_error: see `sample_until`.
-    """
-    first = max(LEAST_PASSES, looked_at + 1)
-    # Measured from the first pass, since the squares of nearly equal numbers would cancel.
+    first = max(LEAST_PASSES, checked + 1)
+    # Relative to the first pass, since the squares of nearly equal numbers would cancel.
     p = probs.astype(np.float64) - probs[0]
     counts = np.arange(1, len(p) + 1)[:, None]
     means = p.cumsum(axis=0) / counts
     squares = np.maximum((p * p).cumsum(axis=0) / counts - means**2, 0)
-    # Running sums round: what misses narrowly is given to the exact criterion too.
+    # Running sums round, so the exact criterion also judges numbers that miss it narrowly.
     errors = np.sqrt(squares / np.maximum(counts - 1, 1)).max(axis=1) * (1 - 1e-6) - 1e-9
     for passes in range(first, len(p) + 1):
         promising = errors[passes - 1] <= max_standard_error
-        # The statistics of the answer decide, so that it never contradicts itself.
+        # The answer's own statistic decides, so that the answer never contradicts itself.
         if promising and standard_error(probs[:passes]).max() <= max_standard_error:
             return passes
     return None

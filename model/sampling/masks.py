@@ -1,47 +1,46 @@
 """Dropout masks from counter-based random bytes: a seed and a pass number determine every unit.
 
-Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is keyed by the seed and
-counted by the pass, so a mask depends neither on the batch, nor on the order of requests, nor on
-the worker that draws it, and the first 50 of 100 passes are those of a 50-pass answer. No global
-generator is read or moved.
+The key of Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is the seed,
+and its counter follows from the number of the pass. A mask therefore depends neither on the batch,
+nor on the order of requests, nor on the worker that draws it, and the first 50 of 100 independent
+passes are those of a 50-pass answer. Global generators are neither read nor advanced.
 """
 
 import sys
 import threading
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.arrays import Integers, KeepMasks
 from model.literals import Estimator
 from model.network import RATE_STEPS, MLPConfig
 
-ESTIMATORS: tuple[str, ...] = get_args(Estimator)
+MAX_BALANCED_PASSES = 2**16  # the number of a pass takes half of a 32-bit sorting key
 
-MAX_BALANCED_PASSES = 2**16  # a pass's number takes half of a 32-bit sorting key
-
-# What one step of Philox's counter yields, four 64-bit words, in bytes and in 16-bit words.
+# One step of Philox's counter gives four 64-bit words; their size in bytes and in 16-bit words.
 _BLOCK_BYTES = 32
 _BLOCK_WORDS = 16
 _WORDS_16_IN_64 = 4
-# Philox's key has 128 bits: a seed takes the lower half, the upper half tells streams apart.
+# Philox's key has 128 bits: a seed takes the lower half, and the upper half selects a stream.
 _BALANCED_STREAM = 1 << 64
 _WORD = (1 << 64) - 1
-# Before the sorting keys of a unit: its offset, and the pass from which equal keys are ranked.
+# Each unit has a header before its sorting keys: its offset, and the pass from which equal keys are
+# ranked.
 _HEADER_WORDS = 4
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Which stochastic passes: with the image they determine every bit of the answer.
+    """Identifies stochastic passes: with the image they determine every bit of the answer.
 
     Attributes:
-        count: T, how many.
+        count: T, the number of passes.
         seed: 0 to `MAX_SEED`.
-        estimator: how the masks of the passes belong together.
+        estimator: "independent" or "balanced"; see `independent_keep` and `balanced_keep`.
     """
 
     count: int
@@ -50,32 +49,32 @@ class Passes:
 
 
 def hidden_units(config: MLPConfig) -> int:
-    """How many units the hidden layers have together."""
+    """Counts the units of all hidden layers."""
     return sum(config.hidden_sizes)
 
 
 def row_bytes(config: MLPConfig) -> int:
-    """Random bytes of a pass: one per hidden unit, padded so that a pass starts a Philox block."""
+    """Counts the random bytes of a pass: one per hidden unit, padded to whole Philox blocks."""
     return -(-hidden_units(config) // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def drop_thresholds(config: MLPConfig) -> NDArray[np.uint8]:
-    """Per hidden unit the k for which a byte below k drops it: rate k / 256, exactly."""
+    """Returns k for each hidden unit: a byte below k drops it, which has rate k / 256 exactly."""
     per_layer = [round(rate * RATE_STEPS) for rate in config.dropout_rates]
     return np.repeat(np.array(per_layer, dtype=np.uint8), config.hidden_sizes)
 
 
 def random_bytes(seed: int, first_pass: int, passes: int, row_bytes: int) -> NDArray[np.uint8]:
-    """Uniform random bytes of consecutive passes.
+    """Draws the uniform random bytes of consecutive passes.
 
     Args:
         seed: 0 to `MAX_SEED`.
         first_pass: number of the first pass, from 0.
-        passes: T, how many passes.
-        row_bytes: bytes a pass; a multiple of 32.
+        passes: T, the number of passes.
+        row_bytes: bytes per pass, a multiple of 32.
 
     Returns:
-        Bytes, (T, row_bytes); row t depends on the seed, `first_pass + t` and `row_bytes` only.
+        uint8, (T, row_bytes). Row t depends on the seed, `first_pass + t` and `row_bytes` only.
     """
     first_block = first_pass * (row_bytes // _BLOCK_BYTES)
     words = _random_words(seed, passes * row_bytes // 2, counter=first_block)
@@ -84,45 +83,48 @@ def random_bytes(seed: int, first_pass: int, passes: int, row_bytes: int) -> NDA
 
 def independent_keep(
     config: MLPConfig, seed: int, passes: int, *, first_pass: int = 0
-) -> NDArray[np.bool_]:
-    """Keep-masks of all hidden units side by side: in every pass each unit decides for itself.
+) -> KeepMasks:
+    """Draws independent masks: each unit is dropped or kept in each pass independently.
 
     Args:
-        config: the network the masks are for.
+        config: the network's configuration.
         seed: 0 to `MAX_SEED`.
-        passes: T, how many passes.
+        passes: T, the number of passes.
         first_pass: number of the first pass, from 0.
 
     Returns:
-        Bool, (T, hidden units), layer after layer; True keeps the unit.
+        (T, hidden units), layer after layer; True keeps the unit.
     """
     draws = random_bytes(seed, first_pass, passes, row_bytes(config))
-    keep: NDArray[np.bool_] = draws[:, : hidden_units(config)] >= drop_thresholds(config)
+    keep: KeepMasks = draws[:, : hidden_units(config)] >= drop_thresholds(config)
     return keep
 
 
 def balanced_keep(
-    config: MLPConfig, seed: int, passes: int, units: NDArray[np.int64] | None = None
-) -> NDArray[np.bool_]:
-    """Keep-masks in which every unit is dropped in floor or ceil of rate x T of the T passes.
+    config: MLPConfig, seed: int, passes: int, units: Integers | None = None
+) -> KeepMasks:
+    """Draws balanced masks: systematic sampling of the passes that drop a unit.
 
-    A unit has a random permutation pi of the passes and an offset v in [0, 1), and is dropped in
-    pass t where (pi_t + v) / T < rate. Each pass by itself is exactly Bernoulli(rate), but passes
-    make up for one another, as in systematic sampling, so their mean has a smaller error. The masks
-    of pass t depend on T.
+    Each unit has a random permutation pi of the T passes and an offset v in [0, 1). It is dropped
+    in pass t if (pi_t + v) / T < rate. In each single pass the unit is dropped with exactly this
+    rate, but over all passes it is dropped floor or ceil of rate x T times. This negative
+    correlation between passes makes the error of their mean smaller. The masks depend on T.
 
-    The permutation ranks 16-bit keys; equal keys are ranked in the order of the passes from a
-    random pass on, so that no pass is favoured. The offset is a multiple of 1/256 like the rate,
-    which makes the expected number of drops exactly rate x T.
+    The permutation ranks 16-bit keys. Equal keys are ranked in the order of the passes, starting
+    from a random pass, so that no pass is favoured. The offset is a multiple of 1/256 like the
+    rate, which makes the expected number of drops exactly rate x T.
 
     Args:
-        config: the network the masks are for.
+        config: the network's configuration.
         seed: 0 to `MAX_SEED`.
         passes: T, at most `MAX_BALANCED_PASSES`.
-        units: which hidden units, counted through all layers; all of them by default.
+        units: indices of hidden units, counted through all layers; all units by default.
 
     Returns:
-        Bool, (T, units); True keeps the unit.
+        (T, units); True keeps the unit.
+
+    References:
+        Cochran 1977, "Sampling Techniques", chapter 8, for systematic sampling.
     """
     unit_words = -(-(_HEADER_WORDS + passes) // _BLOCK_WORDS) * _BLOCK_WORDS
     draws = _random_words(seed | _BALANCED_STREAM, hidden_units(config) * unit_words, counter=0)
@@ -131,13 +133,13 @@ def balanced_keep(
     if units is not None:
         words, thresholds = words[units], thresholds[units]
     offset = (words[:, 0] & 0xFF).astype(np.int64)  # v = offset / 256
-    # How many ranks j have (j + v) / T < rate, which is 256 j < 256 rate T - offset.
+    # The number of ranks j with (j + v) / T < rate, which is 256 j < 256 rate T - offset.
     drops = np.maximum(-((offset - thresholds * passes) // 256), 0)
     first = (words[:, 1].astype(np.uint32) << 16 | words[:, 2]) % np.uint32(passes)
     order = (np.arange(passes, dtype=np.uint32) + first[:, None]) % np.uint32(passes)
     keys = words[:, _HEADER_WORDS : _HEADER_WORDS + passes].astype(np.uint32) << 16 | order
     ranked = np.sort(keys, axis=1)
-    # The largest key that is still dropped; where none is, there is no such key.
+    # The largest key that is dropped; without drops there is no such key.
     last = np.take_along_axis(ranked, np.maximum(drops - 1, 0)[:, None], axis=1)
     keep = (keys > last) | (drops == 0)[:, None]  # (units, T)
     return np.ascontiguousarray(keep.T)
@@ -151,14 +153,14 @@ def draw_masks(
     first_pass: int = 0,
     estimator: Estimator = "independent",
 ) -> list[Tensor]:
-    """Keep-masks layer by layer, as `MLP.forward` and `mc_dropout.sample_probs` take them.
+    """Draws masks layer by layer, as `MLP.forward` and `reference.sample_probs` take them.
 
     Args:
-        config: the network the masks are for.
+        config: the network's configuration.
         seed: 0 to `MAX_SEED`.
-        passes: T, how many passes.
+        passes: T, the number of passes.
         first_pass: number of the first pass, from 0; balanced masks always start at 0.
-        estimator: how the passes' masks belong together.
+        estimator: see `Passes`.
 
     Returns:
         One mask per hidden layer, bool, (T, units); True keeps the unit.
@@ -174,11 +176,11 @@ def draw_masks(
 
 
 def dropped_units(config: MLPConfig, passes: Passes) -> NDArray[np.uint8]:
-    """The units that each pass drops, as bits.
+    """Returns the units that each pass drops, as bits.
 
     Returns:
-        uint8, (T, ceil(hidden units / 8)): layer after layer, the first unit in the highest bit;
-        1 is dropped.
+        uint8, (T, ceil(hidden units / 8)), layer after layer, the first unit in the highest bit; a
+        bit of 1 is a dropped unit.
     """
     if passes.estimator == "balanced":
         keep = balanced_keep(config, passes.seed, passes.count)
@@ -188,17 +190,18 @@ def dropped_units(config: MLPConfig, passes: Passes) -> NDArray[np.uint8]:
 
 
 class _Generator(threading.local):
-    """A Philox generator for each thread: setting one takes a tenth of the time of making one."""
+    """One Philox generator per thread: setting its state takes a tenth of the time of a new one."""
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(key=0)
-        self.state = self.philox.state  # with nothing left over from an earlier draw
+        self.state = self.philox.state  # without buffered numbers of an earlier draw
 
 
 _generator = _Generator()
 
 
 def _random_words(key: int, words: int, counter: int) -> NDArray[np.uint64]:
+    """Draws `words` 16-bit words, a multiple of 4, in little-endian 64-bit integers."""
     philox, state = _generator.philox, _generator.state
     numbers = state["state"]
     numbers["key"][:] = key & _WORD, key >> 64

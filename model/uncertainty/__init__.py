@@ -1,1 +1,1 @@
-"""What the passes say: statistics, calibration, prediction sets and decisions."""
+"""From the passes to an answer: statistics, calibration, prediction sets and decisions."""

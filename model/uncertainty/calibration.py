@@ -1,7 +1,7 @@
-"""What makes answers honest: temperatures, the threshold for abstaining, prediction sets.
+"""Calibration: temperatures, thresholds for abstaining, and conformal prediction sets.
 
-All of it is fitted on validation images by `dropserve-train calibrate`, once for deterministic
-answers and once for MC answers, and stored in the checkpoint.
+`dropserve-train calibrate` fits all of it on validation images, separately for deterministic and
+for MC answers, and stores it in the checkpoint.
 """
 
 import math
@@ -11,31 +11,31 @@ from typing import Any
 
 import numpy as np
 
+from model.arrays import Array, Probs
 from model.literals import Mode
-from model.uncertainty.statistics import Array, Probs
+from model.uncertainty.statistics import finite_log, softmax_in_place
 
-_TINY = float(np.finfo(np.float64).tiny)
 _TEMPERATURE_KEYS: dict[Mode, str] = {"predict": "temperature", "mc": "mc_temperature"}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is fitted for one kind of answer.
+    """The calibration of one mode.
 
     Attributes:
         temperature: see `apply_temperature`.
-        threshold: the predictive entropy, nats, up to which an answer is accepted; None: not
-            fitted, so that nothing is decided.
-        least_probabilities: per coverage level of prediction sets, what `prediction_set` needs.
+        threshold: the largest predictive entropy, nats, that is accepted; None if it was not
+            fitted, which leaves decisions out of the answers.
+        conformal_quantiles: for each coverage level the argument of `prediction_set`.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
-    least_probabilities: Mapping[float, float] = field(default_factory=dict)
+    conformal_quantiles: Mapping[float, float] = field(default_factory=dict)
 
 
 def read_calibration(document: Mapping[str, Any], mode: Mode) -> Calibration:
-    """One kind's part of a checkpoint's calibration.
+    """Reads the calibration of one mode from a checkpoint's JSON.
 
     Raises:
         KeyError, TypeError, ValueError: the document is damaged.
@@ -47,7 +47,7 @@ def read_calibration(document: Mapping[str, Any], mode: Mode) -> Calibration:
     return Calibration(
         temperature=temperature,
         threshold=None if threshold is None else _number(threshold),
-        least_probabilities={
+        conformal_quantiles={
             float(level): _number(fitted[mode])
             for level, fitted in dict(document["conformal"]).items()
             if fitted is not None
@@ -62,14 +62,15 @@ def _number(value: Any) -> float:
 
 
 def apply_temperature(probs: Probs, temperature: float) -> Array:
-    """softmax(log(probs) / temperature): above 1 softens, below 1 sharpens, 1 changes nothing.
+    """Computes softmax(log(probs) / temperature).
 
-    For a softmax of logits this is softmax(logits / temperature); Guo et al. 2017, "On Calibration
-    of Modern Neural Networks", section 4.2.
+    If `probs` is a softmax of logits, this is softmax(logits / temperature); Guo et al. 2017, "On
+    Calibration of Modern Neural Networks", section 4.2.
 
     Args:
         probs: (C,) or (B, C); rows sum to 1.
-        temperature: above 0.
+        temperature: above 0. Values above 1 soften the distribution, values below 1 sharpen it, and
+            1 changes no bit.
 
     Returns:
         float64, of the same shape.
@@ -77,27 +78,25 @@ def apply_temperature(probs: Probs, temperature: float) -> Array:
     p = np.asarray(probs, dtype=np.float64)
     if temperature == 1:
         return p
-    scaled = np.log(np.maximum(p, _TINY)) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return result
+    return softmax_in_place(finite_log(p) / temperature, axis=-1)
 
 
-def prediction_set(probabilities: Array | Sequence[float], least_probability: float) -> list[int]:
-    """The classes that the answer may be: every likely enough one, and always the likeliest.
+def prediction_set(probabilities: Array | Sequence[float], conformal_quantile: float) -> list[int]:
+    """Returns all classes whose probability reaches the quantile, and always the likeliest.
 
-    With `least_probability` fitted for a coverage level, sets contain the true class at least so
-    often, for images drawn as the validation images were: split-conformal prediction with the score
-    1 - p(true class); Sadinle, Lei and Wasserman 2019, "Least Ambiguous Set-Valued Classifiers".
+    The conformal quantile of a coverage level is fitted such that the set contains the true class
+    of an image at least with that frequency, if the image is drawn like the validation images. This
+    is split conformal prediction with the score 1 - p(true class); Sadinle, Lei and Wasserman 2019,
+    "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels".
 
     Args:
         probabilities: calibrated, (C,).
-        least_probability: what a class needs.
+        conformal_quantile: the smallest probability of a class in the set, 0 to 1.
 
     Returns:
         Class indices, the likeliest first.
     """
     p = np.asarray(probabilities)
-    size = max(1, int(np.count_nonzero(p >= least_probability)))
+    size = max(1, int(np.count_nonzero(p >= conformal_quantile)))
     classes: list[int] = np.argsort(-p, kind="stable")[:size].tolist()
     return classes

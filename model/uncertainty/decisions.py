@@ -1,21 +1,21 @@
-"""Whether to answer or to abstain, and why."""
+"""The decision to accept an answer or to abstain, and the reason for abstaining."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from model.arrays import Probs
 from model.literals import Outcome, Reason
-from model.uncertainty.statistics import Probs
 
-# Two classes share an image where they have so much of the mean probability together.
+# An image is ambiguous if the two most probable classes have at least this probability together.
 AMBIGUOUS_SHARE = 0.75
 
 
 class Decision(NamedTuple):
-    """What to do with an answer.
+    """Whether to rely on an answer.
 
     Attributes:
-        outcome: whether the answer should be relied on.
-        reason: why not; None where it should.
+        outcome: accept or abstain.
+        reason: the reason for abstaining; None if the answer is accepted.
         score: the predictive entropy, nats.
         threshold: the largest score that is accepted, nats.
     """
@@ -33,16 +33,17 @@ def decide(
     *,
     several_digits: bool = False,
 ) -> Decision | None:
-    """Accepts up to the threshold; beyond it says whether two classes compete, or none fits.
+    """Accepts an answer whose score is at most the threshold.
 
     Args:
-        mean: uncalibrated probabilities, of MC answers the mean over the passes, (C,).
+        mean: uncalibrated class probabilities, (C,); for an MC answer the mean over the passes.
         score: the predictive entropy, nats.
-        threshold: fitted on validation images; None: not fitted.
-        several_digits: the image was seen to hold more than one digit: no answer can be right.
+        threshold: fitted on validation images; None if it was not fitted.
+        several_digits: the picture holds several digits, so that no single answer can be right.
 
     Returns:
-        The decision, or None without a threshold.
+        The decision, or None without a threshold. The reason for abstaining is "ambiguous" if the
+        two largest of `mean` sum to at least `AMBIGUOUS_SHARE`, and "unfamiliar" otherwise.
     """
     if threshold is None:
         return None

@@ -1,12 +1,17 @@
 """Settings: from variables and options, strict in names and values."""
 
+import os
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, SettingsError, load_settings
+from app.settings import _RETIRED, Settings, SettingsError, load_settings
+from tests.conftest import ROOT
 
 
 def refusal(environ: dict[str, str], options: dict[str, Any] | None = None) -> str:
@@ -17,7 +22,7 @@ def refusal(environ: dict[str, str], options: dict[str, Any] | None = None) -> s
     return message
 
 
-def test_nothing_said_means_the_defaults() -> None:
+def test_without_variables_the_defaults_hold() -> None:
     assert load_settings({"PATH": "/bin", "HOST": "else", "XDROPSERVE_PORT": "1"}) == Settings()
     assert (Settings().host, Settings().port) == ("127.0.0.1", 8000)
     assert Settings().max_body_bytes == 10 * 2**20
@@ -44,16 +49,12 @@ def test_every_setting_is_a_variable(tmp_path: Path) -> None:
         assert getattr(settings, name) != Settings.model_fields[name].default
 
 
-def test_lists_stand_between_commas() -> None:
-    environ = {
-        "DROPSERVE_CORS_ORIGINS": "https://page.example, http://localhost:3000,",
-        "DROPSERVE_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
-    }
+def test_commas_separate_the_items_of_a_list() -> None:
+    environ = {"DROPSERVE_CORS_ORIGINS": "https://page.example, http://localhost:3000,"}
 
     settings = load_settings(environ)
 
     assert settings.cors_origins == ("https://page.example", "http://localhost:3000")
-    assert settings.trusted_proxies == ("10.0.0.0/8", "::1")
     assert load_settings({"DROPSERVE_CORS_ORIGINS": ""}).cors_origins == ()
     assert load_settings({"DROPSERVE_CORS_ORIGINS": "*"}).cors_origins == ("*",)
 
@@ -86,6 +87,42 @@ def test_an_unknown_variable_is_refused_and_the_nearest_named(variable: str, nea
 
     assert f"{variable};" in message
     assert message.endswith(f" {nearest}")
+
+
+@pytest.mark.parametrize("value", ["10.0.0.0/8, ::1", ""])
+def test_a_retired_variable_is_ignored_with_a_warning(
+    value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = load_settings({"DROPSERVE_TRUSTED_PROXIES": value, "DROPSERVE_PORT": "81"})
+
+    assert settings == Settings(port=81)
+    (warning,) = caplog.messages
+    assert warning.startswith("DROPSERVE_TRUSTED_PROXIES is ignored since Dropserve 0.2, ")
+
+
+def test_a_retired_variable_is_shown_at_start_without_stopping_it() -> None:
+    # Help and refusals come before a log is configured, and so does this.
+    program = "import os; from app.settings import load_settings; load_settings(os.environ)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "DROPSERVE_TRUSTED_PROXIES": "10.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    (line,) = done.stderr.splitlines()
+    assert "DROPSERVE_TRUSTED_PROXIES is ignored" in line
+
+
+def test_a_retired_variable_is_forgotten_after_two_versions() -> None:
+    now = [int(number) for number in version("dropserve").split(".")[:2]]
+    for name, (since, until, _) in _RETIRED.items():
+        first, last = ([int(number) for number in one.split(".")] for one in (since, until))
+        assert last == [first[0], first[1] + 2], name
+        assert now < last, f"{name} has been retired long enough"
+        assert name.lower() not in Settings.model_fields
 
 
 @pytest.mark.parametrize("variable", ["DROPSERVE_", "DROPSERVE_XYZZY", "DROPSERVE_SERVICE"])
@@ -135,9 +172,6 @@ def test_what_is_for_other_commands_is_no_typing_error() -> None:
         ("cors_origins", "page.example"),
         ("cors_origins", "https://page.example/"),
         ("cors_origins", "https://page.example,other"),
-        ("trusted_proxies", "*"),
-        ("trusted_proxies", "proxy.example"),
-        ("trusted_proxies", "10.0.0.1/8"),
         ("log_level", "loud"),
         ("log_level", "INFO"),
     ],
@@ -169,3 +203,8 @@ def test_an_unknown_field_is_no_setting() -> None:
 def test_every_setting_is_documented() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
+        assert field.description[0].isupper(), name
+        assert field.description[-1] != ".", name
+        # What a number counts is in its name and in its description.
+        for unit in ("bytes", "pixels", "passes", "images", "seconds", "connections"):
+            assert unit not in name or unit in field.description.lower(), name

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app.api.api_keys import key_line, make_key
+from app.api.auth import key_line, make_key
 from tests.browser.chromium import SEVEN, draw, wait_for_answer
 from tests.conftest import RunningServer, ServerStarter
 

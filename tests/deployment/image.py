@@ -1,7 +1,7 @@
 """Builds the image with buildah, also where none can be pulled: the base is then made here.
 
-What is built is the Dockerfile as everybody has it. Only from outside is it told what this
-machine's pip is told, where packages lie on its disk for instance, and which certificates to trust.
+The Dockerfile is built as it is. Mounted files give it the settings of this machine's pip, such as
+where packages are on its disk, and the certificates to trust.
 """
 
 import json
@@ -116,7 +116,7 @@ def _local_paths() -> Iterator[Path]:
         yield _CERTIFICATES
     places = _places()
     yield from map(_path, places["find-links"])
-    # The files of an index may lie beside its pages.
+    # The files of an index may be next to its pages.
     yield from (_path(place).parent for place in places["extra-index-url"])
 
 

@@ -52,7 +52,7 @@ def test_only_what_is_built_is_sent_to_the_builder() -> None:
 
 def test_the_page_builds_and_runs_what_the_dockerfile_takes() -> None:
     builds, runs = (
-        [command for command, _ in commands_of("deploy/README.md") if command.startswith(start)]
+        [command for command, _ in commands_of("docs/deploying.md") if command.startswith(start)]
         for start in ("docker build", "docker run")
     )
     for argument in re.findall(r"--build-arg ([A-Z_]+)=", " ".join(builds)):

@@ -45,7 +45,7 @@ def test_the_config_names_the_application_its_deployment_and_its_settings(
 
 
 def test_the_page_runs_this_config() -> None:
-    commands = [command for command, _ in commands_of("deploy/ray/README.md")]
+    commands = [command for command, _ in commands_of("docs/deploying.md")]
     assert "RAY_SERVE_ENABLE_HA_PROXY=1 serve run deploy/ray/serve.yaml" in commands
 
 

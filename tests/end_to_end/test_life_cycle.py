@@ -4,15 +4,17 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import uvloop
 
-from tests.conftest import RunningServer, ServerStarter, assert_error, sample
+from tests.conftest import ServerStarter, assert_error, sample
 from tests.load import life_cycle
 from tests.load.life_cycle import Kill, Versions
+from tests.load.servers import Server, serving
 from tests.load.steady_load import steady_load
 
 pytestmark = [
@@ -29,9 +31,10 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
 
 
 @pytest.fixture(scope="module")
-def two_workers(servers: ServerStarter, versions: Versions) -> RunningServer:
-    """Two workers; what they print has to be read by whoever makes them print much."""
-    return servers.start("--workers", "2", "--checkpoint", str(versions.served))
+def two_workers(versions: Versions) -> Iterator[Server]:
+    checkpoint = ("--checkpoint", str(versions.served))
+    with serving("--workers", "2", *checkpoint, environ=life_cycle.QUIET) as server:
+        yield server
 
 
 def test_a_draining_server_serves_on_and_says_that_it_goes(servers: ServerStarter) -> None:
@@ -54,15 +57,15 @@ def test_a_draining_server_serves_on_and_says_that_it_goes(servers: ServerStarte
     assert "Traceback" not in errors
 
 
-def test_nobody_who_is_connected_is_left_without_an_answer(servers: ServerStarter) -> None:
-    end = uvloop.run(life_cycle.end_one(life_cycle.start_draining(servers, workers=1)))
+def test_nobody_who_is_connected_is_left_without_an_answer() -> None:
+    (end,) = life_cycle.end_servers(1)
 
     assert end.answered > 0
     assert (end.cut_off, end.code) == (0, 0)
 
 
 def test_a_reload_under_load_fails_nobody_and_a_damaged_file_changes_nothing(
-    two_workers: RunningServer, versions: Versions
+    two_workers: Server, versions: Versions
 ) -> None:
     reloads = uvloop.run(life_cycle.reload(two_workers, 3, versions))
 
@@ -71,7 +74,7 @@ def test_a_reload_under_load_fails_nobody_and_a_damaged_file_changes_nothing(
     assert (reloads.failed, reloads.wrong) == (0, 0)
 
 
-def test_a_killed_worker_takes_only_its_own_requests_along(two_workers: RunningServer) -> None:
+def test_a_killed_worker_takes_only_its_own_requests_along(two_workers: Server) -> None:
     async def kill() -> Kill:
         async with steady_load(two_workers.address, 8) as seen:
             await asyncio.sleep(0.5)
@@ -81,9 +84,9 @@ def test_a_killed_worker_takes_only_its_own_requests_along(two_workers: RunningS
 
 
 def test_a_replacement_serves_what_is_served_whatever_has_become_of_the_file(
-    two_workers: RunningServer, versions: Versions
+    two_workers: Server, versions: Versions
 ) -> None:
-    # Read for good, beside the server; a worker that starts has nothing else to read.
+    # Nobody reads this file again: a worker that starts reads the copy.
     versions.served.write_bytes(b"no checkpoint")
 
     async def kill() -> tuple[Kill, set[str]]:
@@ -99,7 +102,7 @@ def test_a_replacement_serves_what_is_served_whatever_has_become_of_the_file(
     assert served <= set(versions.names)
 
 
-def test_workers_end_with_ctrl_c_and_leave_nothing_behind(two_workers: RunningServer) -> None:
+def test_workers_end_with_ctrl_c_and_leave_nothing_behind(two_workers: Server) -> None:
     workers = life_cycle.workers_of(two_workers.process.pid)
     two_workers.process.send_signal(signal.SIGINT)
 

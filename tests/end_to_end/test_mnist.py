@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import normalise
+from model.network import normalise
 from training.data import load_images
 
 

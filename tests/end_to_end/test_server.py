@@ -87,7 +87,7 @@ def test_curl_sends_a_file(server: RunningServer) -> None:
 
 
 @needs_curl
-def test_curl_with_t_is_told_what_to_do(server: RunningServer) -> None:
+def test_curl_with_t_is_answered_with_what_to_use_instead(server: RunningServer) -> None:
     status, answer = run(f"curl -T '{SAMPLES}/7.png' '{server.address}/predict'")
 
     assert (status, answer["error"]["code"]) == (405, "method_not_allowed")

@@ -1,8 +1,8 @@
-"""Whether broken images, JSON and forms can break the server: tens of thousands of them.
+"""Whether invalid images, JSON and forms can break the server: it sends tens of thousands.
 
 `python -m tests.load.body_mutations` starts a server and sends mutations of good bodies: image
-files of six formats, then JSON and multipart. It fails on any 5xx, on an answer in another shape,
-and where an answer takes longer than two seconds. The mutations come from a seed.
+files of six formats, then JSON and multipart. The exit code is 1 after a 5xx, after an answer in
+another shape, and after one that takes longer than two seconds. A seed repeats the mutations.
 """
 
 import argparse
@@ -23,14 +23,13 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from tests.conftest import ServerStarter, sample
+from tests.load.servers import sample, serving
 from tests.load.v2_mutations import (
     MutatedRequest,
     attack,
     change_bytes,
     change_document,
     describe,
-    say,
 )
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -42,7 +41,7 @@ _BOUNDARY = "oneboundary"
 
 
 def mutated_images(seed: int) -> Iterator[MutatedRequest]:
-    """Image files with damage, without end; whole ones are among them."""
+    """An endless stream of image files, most of them damaged."""
     draw = random.Random(seed)
     files = _image_files()
     while True:
@@ -50,21 +49,21 @@ def mutated_images(seed: int) -> Iterator[MutatedRequest]:
         damaged = change_bytes(draw, content) if draw.random() < 0.95 else content
         if kind == "PNG" and draw.random() < 0.5:
             damaged = _with_checksums(damaged)
-        # Without a type the bytes decide; with one they may contradict it.
+        # Without a type the bytes decide; a type may contradict them.
         claimed = draw.choice(FORMATS).lower() if draw.random() < 0.2 else kind.lower()
         headers = {} if draw.random() < 0.3 else {"content-type": f"image/{claimed}"}
         yield MutatedRequest(draw.choice(_SINGLE), damaged, headers)
 
 
 def mutated_bodies(seed: int) -> Iterator[MutatedRequest]:
-    """JSON and multipart bodies with damage, without end."""
+    """An endless stream of JSON and multipart bodies, most of them damaged."""
     draw = random.Random(seed)
     while True:
         yield _mutated_json(draw) if draw.random() < 0.5 else _mutated_form(draw)
 
 
 def _image_files() -> list[tuple[str, bytes]]:
-    """A digit in every format: small and grey, larger and coloured, with a palette."""
+    """A digit in every format: small and grey, larger and in colour, with a palette."""
     with Image.open(io.BytesIO(sample("7.png"))) as opened:
         digit = opened.convert("L")
     pictures = [digit, digit.resize((90, 70)).convert("RGB"), digit.resize((64, 64)).convert("P")]
@@ -79,7 +78,7 @@ def _image_files() -> list[tuple[str, bytes]]:
 
 
 def _with_checksums(content: bytes) -> bytes:
-    """A PNG with the checksums that its chunks ask for, so that damage gets past the first look."""
+    """A PNG with correct checksums, so that the damage is found later than by them."""
     mended, place = bytearray(content), 8
     while place + 12 <= len(mended):
         (length,) = struct.unpack_from(">I", mended, place)
@@ -132,7 +131,7 @@ def _mutated_form(draw: random.Random) -> MutatedRequest:
 _FIELDS = (
     ("preprocess", (b"auto", b"none", b"", b"\xff")),
     ("return_input", (b"true", b"false", b"1")),
-    ("timeout_ms", (b"1000", b"0", b"1e9", b"-1")),
+    ("timeout_ms", (b"30000", b"0", b"1e9", b"-1")),
     ("unknown", (b"", b"\x00")),
 )
 
@@ -143,24 +142,21 @@ def main() -> None:
     parser.add_argument("--bodies", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    starter = ServerStarter()
     is_broken = False
-    try:
-        server = starter.start("--log-level", "warning")
+    with serving("--log-level", "warning") as server:
         for requests, count in (
             (mutated_images(arguments.seed), arguments.images),
             (mutated_bodies(arguments.seed), arguments.bodies),
         ):
             began = time.monotonic()
-            seen = asyncio.run(attack(server, islice(requests, count), count, ALLOWED))
+            some = islice(requests, count)
+            seen = asyncio.run(attack(server.address, server.pid, some, count, ALLOWED))
             for line in describe(seen, time.monotonic() - began):
-                say(line)
-            say(f"slowest answer: {seen.slowest:.2f} s; broken: {seen.broken() or 'none'}")
+                print(line)
+            print(f"slowest answer: {seen.slowest:.2f} s; broken: {seen.broken() or 'none'}")
             is_broken |= bool(seen.broken()) or seen.slowest > SLOWEST_SECONDS
         is_ready = httpx.get(f"{server.address}/health/ready", trust_env=False).is_success
-    finally:
-        starter.end_all()
-    say(f"ready afterwards: {'yes' if is_ready else 'no'}")
+    print(f"ready afterwards: {'yes' if is_ready else 'no'}")
     if is_broken or not is_ready:
         sys.exit(1)
 

@@ -1,7 +1,7 @@
-"""What preparing an image costs: time on one thread, and memory for the largest ones.
+"""The time and memory of preparing an image, on one thread.
 
 `python -m tests.load.decoding` prints a table. Each picture is a photo of a digit on lit paper, and
-each row its own process, whose memory is counted from when everything is imported and one small
+each row runs in its own process. Memory is counted from when everything is imported and one small
 image has been prepared.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from app.cli.machine import describe_machine
-from app.inference.decoding import decode_scaled
+from app.inference.decoding import decode
 from model.digits.preprocessing import find_digits, preprocess_image
 from tests.samples.draw import draw_digit
 
@@ -66,8 +66,8 @@ def make_picture(name: str) -> bytes:
 
 
 def prepare(data: bytes) -> None:
-    """As the server does it."""
-    grey, factor = decode_scaled(data, max_pixels=MAX_PIXELS)
+    """Prepares an image as the server does."""
+    grey, factor = decode(data, max_pixels=MAX_PIXELS)
     find_digits(grey).magnified(factor)
 
 
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{describe_machine()}, one thread\n")
     print(f"{'picture':24} {'MB':>8} {'ms':>9} (quartiles) {'MiB above idle':>16}", flush=True)
     for name in PICTURES:
-        # Made here, so that making it does not count.
+        # The picture is made here, so that making it does not count.
         subprocess.run(
             [sys.executable, "-m", __spec__.name, "--row", name],
             input=make_picture(name),

@@ -1,15 +1,15 @@
-"""What hostile connections cost a polite client, and whether the server's memory comes back.
+"""What hostile connections cost a polite client, and whether memory is freed after them.
 
 `python -m tests.load.hostile_connections` starts a server on one core. On the other a polite client
-asks for a prediction now and then, first alone and then while another process keeps 500 idle and
-dribbling connections, and sends 1,000 uploads that are too large, heads of 10,000 lines, and
-pipelined requests with garbage behind them. The figures are for people: on a shared machine they
-vary, so the tests assert only what the answers are.
+sends one request after the other, first alone and then while another process holds 500 idle and
+dribbling connections, and sends 1,000 uploads that are too large, headers of 10,000 lines, and
+pipelined requests with garbage behind them. The tests assert only the answers: on a shared machine
+the latencies vary. The exit code is 1 after an unexpected answer, or if the polite client's p99
+grows to more than three times.
 """
 
 import argparse
 import asyncio
-import base64
 import multiprocessing
 import os
 import sys
@@ -22,29 +22,29 @@ from http.client import HTTPConnection
 from multiprocessing.connection import Connection
 from random import Random
 
+import numpy as np
 import uvloop
 
-from app.api.examples import example_png_base64
-from app.cli.machine import describe_machine, usable_cores
-from app.load_client import percentile
-from tests.conftest import RunningServer, ServerStarter
-from tests.load.overload import on_core, resident_mib, say
+from app.api.examples import example_pngs
+from app.cli.machine import describe_machine
+from tests.load.processes import assign_cores, on_core, resident_mib
+from tests.load.servers import serving
 
-MOST_TIMES = 3.0
+LARGEST_RATIO = 3.0
 _PAUSE_SECONDS = 0.003
-_PATIENCE_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0
 _DRIBBLE_SECONDS = 0.5
 _MIB = 2**20
-# The hostile side must not take the core that the polite client waits on.
+# The hostile process shares a core with the polite client, which must not wait for it.
 _NICENESS = 10
 
 _IDLE = "idle or dribbling"
 _UPLOAD, _LINES, _GARBAGE = "upload", "10,000 lines", "garbage"
-# Statuses. A connection may also end without one: this side was too slow to send, or to listen.
+# Statuses. A connection may also end without one, where this side was too slow to send or to read.
 EXPECTED = {
     _UPLOAD: {"413"},
     _LINES: {"431"},
-    # The requests before it have their answers.
+    # The requests before the garbage have their answers.
     _GARBAGE: {"200"},
     _IDLE: {"408"},
 }
@@ -52,7 +52,7 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Attack:
-    """How much of everything, spread evenly over so many seconds."""
+    """The number of connections of each kind, spread evenly over the duration."""
 
     seconds: float = 40.0
     connections: int = 500
@@ -63,13 +63,13 @@ class Attack:
 
 @dataclass
 class Figures:
-    """What was found; times in seconds, memory in MiB.
+    """The result of a run; times in seconds, memory in MiB.
 
     Attributes:
         quiet: the polite client's latencies without the attack.
-        attacked: the same under it.
-        refused: of the polite client's requests, those without a 200.
-        outcomes: of each kind of hostility, how often which status came back, or none.
+        attacked: the same during the attack.
+        refused: statuses of the polite client's requests other than 200.
+        outcomes: statuses of each kind of hostile connection, or how it ended without one.
         memory: resident before the attack, at most during it, and after it.
     """
 
@@ -80,50 +80,63 @@ class Figures:
     memory: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def unexpected(self) -> dict[str, set[str]]:
-        """Statuses that no such hostility should have."""
+        """Statuses that a hostile connection of the kind should not have."""
         found = {
             kind: {outcome for outcome in seen if outcome.isdecimal()} - EXPECTED[kind]
             for kind, seen in self.outcomes.items()
         }
         return {kind: statuses for kind, statuses in found.items() if statuses}
 
+    def ratio(self) -> float:
+        """The polite client's p99 during the attack, over that without it."""
+        attacked, quiet = (np.percentile(each, 99) for each in (self.attacked, self.quiet))
+        return float(attacked / quiet)
 
-def measure(server: RunningServer, quiet_seconds: float, attack: Attack) -> Figures:
-    """Asks politely, alone and beside the attack."""
+
+def measure(address: str, pid: int, quiet_seconds: float, attack: Attack) -> Figures:
+    """Runs the polite client alone, during the attack, and alone again.
+
+    Args:
+        address: of the server.
+        pid: its process.
+        quiet_seconds: duration of each run without the attack.
+        attack: what happens in between.
+    """
     figures = Figures()
-    pid = server.process.pid
-    _ask_politely(
-        server, lambda began: time.monotonic() < began + quiet_seconds, figures.quiet, figures
-    )
+
+    def is_quiet(began: float) -> bool:
+        return time.monotonic() < began + quiet_seconds
+
+    _send_politely(address, is_quiet, figures.quiet, figures)
     before = peak = resident_mib(pid)
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    hostile = context.Process(target=_run_attack, args=(server.address, attack, theirs))
+    hostile = context.Process(target=_run_attack, args=(address, attack, theirs))
     hostile.start()
-    ours.recv()  # it has begun
+    ours.recv()  # the attack has begun
 
     def is_attacked(_: float) -> bool:
         nonlocal peak
         peak = max(peak, resident_mib(pid))
         return not ours.poll()
 
-    _ask_politely(server, is_attacked, figures.attacked, figures)
+    _send_politely(address, is_attacked, figures.attacked, figures)
     figures.outcomes = ours.recv()
     hostile.join()
-    _ask_politely(server, lambda began: time.monotonic() < began + quiet_seconds, [], figures)
+    _send_politely(address, is_quiet, [], figures)
     figures.memory = (before, peak, resident_mib(pid))
     return figures
 
 
-def _ask_politely(
-    server: RunningServer,
+def _send_politely(
+    address: str,
     goes_on: Callable[[float], bool],
     latencies: list[float],
     figures: Figures,
 ) -> None:
     """One request after the other over a kept connection, with pauses."""
-    connection = HTTPConnection(server.address.removeprefix("http://"), timeout=_PATIENCE_SECONDS)
-    body, began = base64.b64decode(example_png_base64()), time.monotonic()
+    connection = HTTPConnection(address.removeprefix("http://"), timeout=_TIMEOUT_SECONDS)
+    body, began = example_pngs()[7], time.monotonic()
     while goes_on(began):
         started = time.perf_counter()
         connection.request("POST", "/predict", body, {"content-type": "image/png"})
@@ -148,10 +161,10 @@ async def _attack(address: str, attack: Attack, pipe: Connection) -> None:
 
     async def once(kind: str, act: Callable[..., Awaitable[None]], *arguments: object) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_connection(host, int(port))
                 try:
-                    # Whoever is refused early cannot send the rest, and has an answer all the same.
+                    # A connection that is refused early cannot send the rest, but has an answer.
                     with suppress(ConnectionError):
                         await act(writer, *arguments)
                     head = await reader.read(16)
@@ -193,13 +206,13 @@ async def _say_nothing(writer: asyncio.StreamWriter, until: float) -> None:
 
 async def _dribble(writer: asyncio.StreamWriter, until: float) -> None:
     writer.write(b"POST /predict HTTP/1.1\r\nX-A: ")
-    while not writer.transport.is_closing() and time.monotonic() < until + _PATIENCE_SECONDS / 2:
+    while not writer.transport.is_closing() and time.monotonic() < until + _TIMEOUT_SECONDS / 2:
         await asyncio.sleep(_DRIBBLE_SECONDS)
         writer.write(b"a")
 
 
 async def _upload(writer: asyncio.StreamWriter, number: int) -> None:
-    """More than the server takes, with its length declared or in chunks."""
+    """Sends more than the server accepts, with its length declared or in chunks."""
     piece = bytes(256 * 1024)
     if number % 2:
         writer.write(b"POST /predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (12 * _MIB))
@@ -224,18 +237,16 @@ async def _send_garbage(writer: asyncio.StreamWriter, number: int) -> None:
 
 
 def describe(figures: Figures) -> list[str]:
-    """Lines that say what was found."""
     lines = [f"{kind}: {dict(seen)}" for kind, seen in figures.outcomes.items()]
     for name, latencies in (("quiet", figures.quiet), ("attacked", figures.attacked)):
-        ordered = sorted(latencies)
-        p50, p99, most = (percentile(ordered, percent) * 1e3 for percent in (50, 99, 100))
+        p50, p99, most = np.percentile(latencies, (50, 99, 100)) * 1e3
         lines.append(
-            f"polite client, {name}: {len(ordered)} answers, p50 {p50:.2f} ms, p99 {p99:.2f} ms, "
+            f"polite client, {name}: {len(latencies)} answers, p50 {p50:.2f} ms, p99 {p99:.2f} ms, "
             f"at most {most:.1f} ms"
         )
     before, peak, after = figures.memory
     lines += [
-        f"its p99: {ratio(figures):.2f} times the quiet one (wanted: {MOST_TIMES:g}); "
+        f"its p99: {figures.ratio():.2f} times the quiet one (wanted: {LARGEST_RATIO:g}); "
         f"refused: {dict(figures.refused) or 'none'}",
         f"memory: {before:.1f} MiB before, at most {peak - before:+.1f} during, "
         f"{after - before:+.1f} after",
@@ -244,36 +255,24 @@ def describe(figures: Figures) -> list[str]:
     return lines
 
 
-def ratio(figures: Figures) -> float:
-    """The polite client's p99 under attack, in quiet ones."""
-    quiet, attacked = sorted(figures.quiet), sorted(figures.attacked)
-    return percentile(attacked, 99) / percentile(quiet, 99)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quiet-seconds", type=float, default=15.0)
     parser.add_argument("--seconds", type=float, default=Attack.seconds, help="of the attack")
     parser.add_argument("--rounds", type=int, default=3, help="in which memory must not grow")
-    arguments = parser.parse_args()
-    cores = usable_cores()
-    say(describe_machine())
-    starter = ServerStarter()
+    options = parser.parse_args()
+    server_core, own_core = assign_cores()
+    print(describe_machine())
     is_bad = False
-    try:
-        with on_core(cores[0]):
-            server = starter.start("--log-level", "error")
-        with on_core(cores[-1]):
-            for number in range(arguments.rounds):
-                say(f"round {number + 1}")
-                attack = Attack(seconds=arguments.seconds)
-                figures = measure(server, arguments.quiet_seconds, attack)
-                for line in describe(figures):
-                    say(f"  {line}")
-                is_bad |= bool(figures.unexpected() or figures.refused)
-                is_bad |= ratio(figures) > MOST_TIMES
-    finally:
-        starter.end_all()
+    with serving("--log-level", "error", core=server_core) as server, on_core(own_core):
+        for number in range(options.rounds):
+            print(f"round {number + 1}")
+            attack = Attack(seconds=options.seconds)
+            figures = measure(server.address, server.pid, options.quiet_seconds, attack)
+            for line in describe(figures):
+                print(f"  {line}", flush=True)
+            is_bad |= bool(figures.unexpected() or figures.refused)
+            is_bad |= figures.ratio() > LARGEST_RATIO
     sys.exit(1 if is_bad else 0)
 
 

@@ -1,4 +1,4 @@
-"""The end, a killed worker and a new checkpoint, all under load: who is left without an answer?
+"""Requests that stay unanswered when a server ends, loses a worker, or reloads its checkpoint.
 
 `python -m tests.load.life_cycle` ends servers under 32 connections, kills one of two workers, and
 reloads the checkpoint, every third time from a damaged file.
@@ -9,9 +9,7 @@ import asyncio
 import os
 import re
 import signal
-import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,20 +18,30 @@ import uvloop
 
 from app.cli.machine import describe_machine
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
-from tests.conftest import RunningServer, ServerStarter
+from tests.load.processes import children_of
+from tests.load.servers import Server, serving
 from tests.load.steady_load import Answer, Seen, steady_load
 
 CONNECTIONS = 32
+# The log is read for what is said about reloads; a line for each request would only make it long.
+QUIET = {"DROPSERVE_ACCESS_LOG": "off"}
 DRAIN_SECONDS = 1.0
 _LOADED_SECONDS = 0.5
-_LOOKING_SECONDS = 0.02
-# Nothing that is waited for takes longer, however busy the machine.
-_PATIENCE_SECONDS = 60.0
+_POLL_SECONDS = 0.02
+# Longer than anything that is waited for, however busy the machine.
+_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class End:
-    """What SIGTERM did: answers, connections without one, the exit code, seconds to the exit."""
+    """The effect of SIGTERM.
+
+    Attributes:
+        answered: requests with a complete answer.
+        cut_off: connections that were left without one, and answers other than 200.
+        code: exit code.
+        seconds: from the signal to the exit.
+    """
 
     answered: int
     cut_off: int
@@ -41,25 +49,25 @@ class End:
     seconds: float
 
 
-async def end_one(server: RunningServer) -> End:
+async def end_one(server: Server) -> End:
     """Ends a server under load."""
     async with steady_load(server.address, CONNECTIONS) as seen:
         await asyncio.sleep(_LOADED_SECONDS)
         server.process.terminate()
         began = time.monotonic()
-        await asyncio.to_thread(server.process.communicate, None, _PATIENCE_SECONDS)
+        await asyncio.to_thread(server.process.wait, _TIMEOUT_SECONDS)
         seconds = time.monotonic() - began
     return End(len(seen.answers), seen.unexpected(), server.process.returncode, seconds)
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What kill -9 did.
+    """The effect of SIGKILL on a worker.
 
     Attributes:
         own: failures on connections that the killed worker held.
         foreign: other failures, and answers other than 200.
-        seconds: until another worker in its place answered.
+        seconds: until a new worker answered.
     """
 
     own: int
@@ -67,19 +75,19 @@ class Kill:
     seconds: float
 
 
-async def kill_one(server: RunningServer, seen: Seen) -> Kill:
-    """Kills one of two workers of a server that is under load."""
+async def kill_one(server: Server, seen: Seen) -> Kill:
+    """Kills one of two workers under load."""
     known = set(workers_of(server.process.pid))
     victim = min(known)
     failed_before, answered_before = len(seen.failures), len(seen.answers)
-    # Stopped first, so that what it holds cannot change before it is killed.
+    # Stopped first, so that its connections cannot change before it is killed.
     os.kill(victim, signal.SIGSTOP)
     held = ports_of(victim)
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
     while not await _has_answered(server, known):
-        assert time.monotonic() < began + _PATIENCE_SECONDS, "no other worker came"
-        await asyncio.sleep(_LOOKING_SECONDS)
+        assert time.monotonic() < began + _TIMEOUT_SECONDS, "no new worker"
+        await asyncio.sleep(_POLL_SECONDS)
     seconds = time.monotonic() - began
     await asyncio.sleep(_LOADED_SECONDS)
     failures = [port for port, _ in seen.failures[failed_before:]]
@@ -88,8 +96,8 @@ async def kill_one(server: RunningServer, seen: Seen) -> Kill:
     return Kill(own, len(failures) - own + refused, seconds)
 
 
-async def _has_answered(server: RunningServer, known: set[int]) -> bool:
-    """Whether a worker that is not known answers when it is asked."""
+async def _has_answered(server: Server, known: set[int]) -> bool:
+    """Whether a worker that is not known answers a request."""
     host, port = server.address.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -99,25 +107,18 @@ async def _has_answered(server: RunningServer, known: set[int]) -> bool:
         fresh = set(workers_of(server.process.pid)) - known
         return b" 200 " in head and any(own_port in ports_of(worker) for worker in fresh)
     except OSError:
-        return False  # accepted by the one that was killed
+        return False  # the killed worker had accepted the connection
     finally:
         writer.close()
 
 
 def workers_of(supervisor: int) -> list[int]:
-    """Processes of the workers: the children of the process that forks them."""
-    return [worker for child in _children(supervisor) for worker in _children(child)]
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(pid) for pid in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    """The workers: children of the process that forks them, which is the supervisor's child."""
+    return [worker for child in children_of(supervisor) for worker in children_of(child)]
 
 
 def ports_of(pid: int) -> set[int]:
-    """The other ends' ports of a process's TCP connections."""
+    """The peers' ports of a process's TCP connections."""
     inodes = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -130,7 +131,7 @@ def ports_of(pid: int) -> set[int]:
 
 @dataclass(frozen=True)
 class Reloads:
-    """What reloads did; `wrong` counts answers of a version that was not live."""
+    """The effect of SIGHUP; `wrong` counts answers of a version that was not live."""
 
     answered: int
     failed: int
@@ -139,28 +140,9 @@ class Reloads:
     wrong: int
 
 
-class _Log:
-    """Lines that a server prints, as they come."""
-
-    def __init__(self, server: RunningServer) -> None:
-        self.lines: list[str] = []
-        self._server = server
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._server.process.stderr is not None
-        self.lines.extend(iter(self._server.process.stderr.readline, ""))
-
-    async def has(self, pattern: str, times: int, since: int) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while sum(bool(re.search(pattern, line)) for line in self.lines[since:]) < times:
-            assert time.monotonic() < deadline, f"not said: {pattern}"
-            await asyncio.sleep(_LOOKING_SECONDS)
-
-
 @dataclass(frozen=True)
 class Versions:
-    """Two checkpoints, and the file that is served: whichever of them is written to it."""
+    """Two checkpoints, and the file that is served, to which either of them is written."""
 
     names: list[str]
     contents: list[bytes]
@@ -168,7 +150,7 @@ class Versions:
 
 
 def two_versions(folder: Path) -> Versions:
-    """The default checkpoint, which is served first, and another."""
+    """The default checkpoint, which is served first, and a copy with another version."""
     first = load_checkpoint(DEFAULT_CHECKPOINT)
     other = replace(first, metrics={**first.metrics, "reload": 1})
     paths = [folder / "first", folder / "other"]
@@ -179,9 +161,8 @@ def two_versions(folder: Path) -> Versions:
     return Versions(names, contents, served)
 
 
-async def reload(server: RunningServer, times: int, versions: Versions) -> Reloads:
+async def reload(server: Server, times: int, versions: Versions) -> Reloads:
     """Reloads two workers under load, every third time from a damaged file."""
-    log = _Log(server)
     live, spans = 0, [(versions.names[0], 0.0)]
     taken = refused = 0
     ends: dict[int, float] = {}
@@ -191,14 +172,14 @@ async def reload(server: RunningServer, times: int, versions: Versions) -> Reloa
             is_damaged = number % 3 == 0
             content = versions.contents[1 - live]
             write_whole(versions.served, content[: len(content) // 2] if is_damaged else content)
-            said, began = len(log.lines), time.monotonic()
+            logged, began = len(server.log.read_text()), time.monotonic()
             server.process.send_signal(signal.SIGHUP)
             if is_damaged:
-                await log.has("is not reloaded.*", 1, said)
+                await _wait_for_log(server, logged, "is not reloaded.*", 1)
                 refused += 1
             else:
                 live = 1 - live
-                await log.has(f"reloaded: .* {versions.names[live]}", 2, said)
+                await _wait_for_log(server, logged, f"reloaded: .* {versions.names[live]}", 2)
                 ends[len(spans) - 1] = time.monotonic()
                 spans.append((versions.names[live], began))
                 taken += 1
@@ -211,8 +192,16 @@ async def reload(server: RunningServer, times: int, versions: Versions) -> Reloa
     return Reloads(len(seen.answers), seen.unexpected(), taken, refused, wrong)
 
 
+async def _wait_for_log(server: Server, start: int, pattern: str, times: int) -> None:
+    """Waits until the log from a position on matches a pattern a number of times."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while len(re.findall(pattern, server.log.read_text()[start:])) < times:
+        assert time.monotonic() < deadline, f"not in the log: {pattern}"
+        await asyncio.sleep(_POLL_SECONDS)
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Readers see the old content or the new."""
+    """Replaces a file at once: readers see either the old content or the new."""
     path.with_name("next").write_bytes(content)
     path.with_name("next").replace(path)
 
@@ -232,10 +221,14 @@ def describe_reloads(reloads: Reloads) -> str:
     )
 
 
-def start_draining(starter: ServerStarter, workers: int) -> RunningServer:
-    """A server that serves on for `DRAIN_SECONDS`."""
-    environ = {"DROPSERVE_DRAIN_SECONDS": str(DRAIN_SECONDS)}
-    return starter.start("--workers", str(workers), environ=environ)
+def end_servers(times: int) -> list[End]:
+    """Ends servers with one and two workers in turn, which drain for `DRAIN_SECONDS`."""
+    ends = []
+    for number in range(times):
+        environ = QUIET | {"DROPSERVE_DRAIN_SECONDS": str(DRAIN_SECONDS)}
+        with serving("--workers", str(1 + number % 2), environ=environ) as server:
+            ends.append(uvloop.run(end_one(server)))
+    return ends
 
 
 def describe_ends(ends: list[End]) -> str:
@@ -255,9 +248,8 @@ def describe_kills(kills: list[Kill], answered: int) -> str:
     )
 
 
-async def measure_kills(server: RunningServer, times: int) -> tuple[list[Kill], int]:
-    """Kills workers of one server, one after the other; also how much it answered."""
-    _Log(server)  # so that it never waits for a reader
+async def kill_workers(server: Server, times: int) -> tuple[list[Kill], int]:
+    """Kills workers of one server, one after the other; also returns the number of answers."""
     async with steady_load(server.address, CONNECTIONS) as seen:
         await asyncio.sleep(_LOADED_SECONDS)
         return [await kill_one(server, seen) for _ in range(times)], len(seen.answers)
@@ -268,30 +260,16 @@ def main() -> None:
     parser.add_argument("--ends", type=int, default=20)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--reloads", type=int, default=30)
-    arguments = parser.parse_args()
-    say(describe_machine())
-    starter = ServerStarter()
-    try:
-        ends = [
-            uvloop.run(end_one(start_draining(starter, workers=1 + number % 2)))
-            for number in range(arguments.ends)
-        ]
-        say(describe_ends(ends))
-        two = starter.start("--workers", "2")
-        say(describe_kills(*uvloop.run(measure_kills(two, arguments.kills))))
-        with tempfile.TemporaryDirectory() as folder:
-            versions = two_versions(Path(folder))
-            two = starter.start("--workers", "2", "--checkpoint", str(versions.served))
-            say(describe_reloads(uvloop.run(reload(two, arguments.reloads, versions))))
-            two.process.terminate()
-            two.process.wait(_PATIENCE_SECONDS)
-    finally:
-        starter.end_all()
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    options = parser.parse_args()
+    print(describe_machine())
+    print(describe_ends(end_servers(options.ends)), flush=True)
+    with serving("--workers", "2", environ=QUIET) as server:
+        print(describe_kills(*uvloop.run(kill_workers(server, options.kills))), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        versions = two_versions(Path(folder))
+        checkpoint = ("--checkpoint", str(versions.served))
+        with serving("--workers", "2", *checkpoint, environ=QUIET) as server:
+            print(describe_reloads(uvloop.run(reload(server, options.reloads, versions))))
 
 
 if __name__ == "__main__":

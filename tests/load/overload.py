@@ -1,94 +1,159 @@
-"""What overload costs those who are served, those who are refused, and the server's memory.
+"""What overload costs the clients that are served, those that are refused, and the server's memory.
 
-`python -m tests.load.overload` starts a server, finds how many requests of 1000 passes it answers,
-and sends ten times as many; then it looks how fast it is again. The figures are for people: on a
-shared machine they vary, so the tests assert only what the answers are.
+`python -m tests.load.overload` starts a server, measures how many requests of 1000 passes it
+answers per second, and loads it with 0.8 times and with ten times as many; then it measures again
+how fast the server is. wrk makes most of the load. A client sends the rest at a constant rate, and
+records the outcome of each request and its latency from when it was due. The tests assert only the
+outcomes: on a shared machine the latencies vary.
 """
 
 import argparse
 import asyncio
+import json
 import os
-import re
-import sys
 import time
-from array import array
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from statistics import median
 
-import uvloop
+import httpx
+import numpy as np
 
 from app.api.examples import example_pngs
-from app.cli.machine import describe_machine, usable_cores
-from app.load_client import (
-    Measurement,
-    Target,
-    percentile,
-    post,
-    run_closed_loop,
-    run_open_loop,
-)
-from tests.conftest import ServerStarter
+from app.cli.machine import describe_machine
+from tests.load.processes import assign_cores, on_core, resident_mib
+from tests.load.servers import Server, serving
+from tests.load.wrk import PNG, Wrk, require_wrk
 
 PASSES = 1000
 OVERLOAD, COMFORTABLE = 10, 0.8
+# Of the capacity, the rate of the client whose requests are recorded.
+_RECORDED = 0.3
 # So few connections are never refused, and keep the server busy.
-_CONNECTIONS = 3
+_BUSY_CONNECTIONS = 3
+# wrk's: without bursts, and more than the server's queue holds, so that waiting slows wrk little.
+_COMFORTABLE_CONNECTIONS, _OVERLOAD_CONNECTIONS = 2, 64
 _SAMPLING_SECONDS = 0.25
-# After the overload the rate is taken in windows of this length, for so long.
-_WINDOW_SECONDS, _RECOVERY_SECONDS = 0.25, 3.0
+# After the overload the rate is measured once a second.
+_RECOVERY_SECONDS = 3
 
 ALLOWED_OUTCOMES = frozenset({"200", "429 overloaded", "504 deadline_exceeded"})
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What one run found; times in seconds, memory in MiB.
+class Outcomes:
+    """What the client and wrk found under one load.
 
     Attributes:
-        capacity: requests answered a second, in a closed loop.
-        comfortable: the open loop at `COMFORTABLE` times the capacity.
-        overloaded: the open loop at `OVERLOAD` times the capacity.
+        latencies: of the client, seconds, by outcome: "200", or status and error code.
+        answered: 2xx answers per second, the client's and wrk's.
+        sent: requests per second, the client's and wrk's.
+        unanswered: requests of wrk without an answer.
+        memory: resident memory of the server, MiB, sampled.
+    """
+
+    latencies: dict[str, list[float]]
+    answered: float
+    sent: float
+    unanswered: int
+    memory: list[float]
+
+    def percentile_ms(self, outcome: str, percent: int) -> float:
+        return float(np.percentile(self.latencies[outcome], percent)) * 1e3
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One run; rates are requests per second, memory is in MiB.
+
+    Attributes:
+        capacity: the rate of a closed loop that is never refused.
+        comfortable: at `COMFORTABLE` times the capacity.
+        overloaded: at `OVERLOAD` times the capacity.
         memory_before: resident memory of the server before the overload.
-        memory_during: the same, sampled during the overload.
-        recovery: requests a second in each window after the overload.
+        recovery: the closed loop's rate after the overload, second by second.
     """
 
     capacity: float
-    comfortable: Measurement
-    overloaded: Measurement
+    comfortable: Outcomes
+    overloaded: Outcomes
     memory_before: float
-    memory_during: list[float]
-    recovery: list[float]
+    recovery: list[float] = field(default_factory=list)
+
+    def ratio(self) -> float:
+        """p99 of the accepted requests under overload, over that at the comfortable load."""
+        return self.overloaded.percentile_ms("200", 99) / self.comfortable.percentile_ms("200", 99)
 
 
-async def measure(url: str, pid: int, seconds: float, *, has_own_core: bool) -> Figures:
-    """Loads a server.
+def measure(server: Server, seconds: int) -> Figures:
+    """Loads a server; each of the two loads lasts `seconds`."""
+    url = f"{server.address}/predict/mc?passes={PASSES}&seed=1"
 
-    Args:
-        url: its address.
-        pid: its process.
-        seconds: how long each of the two open loops lasts.
-        has_own_core: whether the load generator may keep its core busy.
-    """
-    target = post(f"{url}/predict/mc?passes={PASSES}&seed=1", example_pngs(), "image/png")
-    await run_closed_loop(target, _CONNECTIONS, 1.0)
-    trial_seconds = max(1.0, seconds / 5)
-    capacity = (await run_closed_loop(target, _CONNECTIONS, trial_seconds)).in_time / trial_seconds
-    comfortable = await run_open_loop(
-        target, COMFORTABLE * capacity, seconds, has_own_core=has_own_core
-    )
-    before = resident_mib(pid)
-    during: list[float] = []
-    sampling = asyncio.create_task(_sample_memory(pid, during))
-    overloaded = await run_open_loop(
-        target, OVERLOAD * capacity, seconds, has_own_core=has_own_core
-    )
+    def closed_loop_rate(seconds: int) -> float:
+        return Wrk(url, _BUSY_CONNECTIONS, seconds).result().rate
+
+    closed_loop_rate(1)  # uncounted: caches fill up
+    capacity = closed_loop_rate(max(1, seconds // 5))
+    recorded = _RECORDED * capacity
+
+    def load(times: float, connections: int) -> Outcomes:
+        pause_ms = round(connections / (times * capacity - recorded) * 1e3)
+        wrk = Wrk(url, connections, seconds, pause_ms=pause_ms)
+        return asyncio.run(_watch(url, server.pid, recorded, seconds, wrk))
+
+    comfortable = load(COMFORTABLE, _COMFORTABLE_CONNECTIONS)
+    memory_before = resident_mib(server.pid)
+    overloaded = load(OVERLOAD, _OVERLOAD_CONNECTIONS)
+    recovery = [closed_loop_rate(1) for _ in range(_RECOVERY_SECONDS)]
+    return Figures(capacity, comfortable, overloaded, memory_before, recovery)
+
+
+async def _watch(url: str, pid: int, rate: float, seconds: int, wrk: Wrk) -> Outcomes:
+    """Sends at a constant rate and samples the server's memory, while wrk runs."""
+    memory: list[float] = []
+    sampling = asyncio.create_task(_sample_memory(pid, memory))
+    latencies = await send_at_rate(url, rate, seconds)
     sampling.cancel()
-    recovery = await _watch_recovery(target)
-    return Figures(capacity, comfortable, overloaded, before, during, recovery)
+    found = await asyncio.to_thread(wrk.result)
+    return Outcomes(
+        latencies,
+        answered=found.rate + len(latencies.get("200", ())) / seconds,
+        sent=(found.answered + found.non_2xx) / found.seconds + rate,
+        unanswered=found.unanswered,
+        memory=memory,
+    )
+
+
+async def send_at_rate(url: str, rate: float, seconds: float) -> dict[str, list[float]]:
+    """Latencies by outcome of an open loop: a slow server does not slow it down.
+
+    A latency counts from when the request was due. A client that waits for one answer before it
+    sends the next request would leave out those that suffer most ("coordinated omission").
+    """
+    latencies: defaultdict[str, list[float]] = defaultdict(list)
+    bodies = example_pngs()
+    start = time.perf_counter()
+
+    async def send(number: int) -> None:
+        due = start + number / rate
+        await asyncio.sleep(due - time.perf_counter())
+        try:
+            response = await client.post(url, content=bodies[number % len(bodies)], headers=PNG)
+            outcome = _outcome(response)
+        except httpx.TransportError as error:
+            outcome = type(error).__name__
+        latencies[outcome].append(time.perf_counter() - due)
+
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        await asyncio.gather(*(send(number) for number in range(max(1, round(rate * seconds)))))
+    return dict(latencies)
+
+
+def _outcome(response: httpx.Response) -> str:
+    if response.is_success:
+        return str(response.status_code)
+    return f"{response.status_code} {json.loads(response.content)['error']['code']}"
 
 
 async def _sample_memory(pid: int, samples: list[float]) -> None:
@@ -97,112 +162,52 @@ async def _sample_memory(pid: int, samples: list[float]) -> None:
         await asyncio.sleep(_SAMPLING_SECONDS)
 
 
-async def _watch_recovery(target: Target) -> list[float]:
-    rates = []
-    for _ in range(round(_RECOVERY_SECONDS / _WINDOW_SECONDS)):
-        window = await run_closed_loop(target, _CONNECTIONS, _WINDOW_SECONDS)
-        rates.append(window.in_time / _WINDOW_SECONDS)
-    return rates
-
-
-def resident_mib(pid: int) -> float:
-    """Resident memory of a process; 0 where the system does not tell."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) / 1024 if found else 0.0
-
-
 def describe(figures: Figures) -> Iterator[str]:
-    """Lines that say how the figures stand to what is wanted."""
-    comfortable, overloaded = figures.comfortable, figures.overloaded
+    """The figures, with what is wanted of them."""
+    overloaded = figures.overloaded
     yield f"capacity: {figures.capacity:.0f} requests/s of {PASSES} passes"
-    for name, measurement in (
-        (f"{COMFORTABLE:.0%} of it", comfortable),
-        (f"{OVERLOAD} times it", overloaded),
-    ):
+    for found in (figures.comfortable, overloaded):
         outcomes = ", ".join(
-            f"{outcome} x {len(latencies)} (p50 {_ms(latencies, 50)}, p99 {_ms(latencies, 99)})"
-            for outcome, latencies in sorted(measurement.latencies.items())
+            f"{outcome} x {len(latencies)} (p50 {found.percentile_ms(outcome, 50):.1f} ms, "
+            f"p99 {found.percentile_ms(outcome, 99):.1f} ms)"
+            for outcome, latencies in sorted(found.latencies.items())
         )
-        failures = ", ".join(f"{name} x {n}" for name, n in measurement.failures.items())
-        late = percentile(sorted(measurement.lateness), 99) * 1e3
-        yield f"{name}: {outcomes}; failures: {failures or 'none'}; sent {late:.1f} ms late (p99)"
-    ratio = _p99(overloaded.latencies["200"]) / _p99(comfortable.latencies["200"])
-    yield f"accepted requests' p99: {ratio:.2f} times that at {COMFORTABLE:.0%} (wanted: 3)"
-    served = overloaded.in_time / overloaded.seconds
+        yield (
+            f"{found.sent / figures.capacity:.1f} times the capacity: {outcomes}; "
+            f"unanswered: {found.unanswered or 'none'}"
+        )
+    yield f"accepted requests' p99: {figures.ratio():.2f} times the comfortable one (wanted: 3)"
+    served = overloaded.answered
     yield f"served under overload: {served:.0f} requests/s, {served / figures.capacity:.0%}"
-    growth = max(figures.memory_during) - figures.memory_before
-    middle = len(figures.memory_during) // 2
-    second_half = max(figures.memory_during) - max(figures.memory_during[: middle + 1])
+    growth = max(overloaded.memory) - figures.memory_before
+    middle = len(overloaded.memory) // 2
+    second_half = max(overloaded.memory) - max(overloaded.memory[: middle + 1])
     yield (
         f"memory: {figures.memory_before:.1f} MiB before, at most {growth:+.1f} during, "
         f"{second_half:+.1f} of it in the second half"
     )
-    rates = " ".join(f"{rate:.0f}" for rate in figures.recovery)
-    yield f"requests/s after it, each {_WINDOW_SECONDS:g} s: {rates}"
-
-
-def _p99(latencies: "array[float]") -> float:
-    return percentile(sorted(latencies), 99)
-
-
-def _ms(latencies: "array[float]", percent: int) -> str:
-    return f"{percentile(sorted(latencies), percent) * 1e3:.1f} ms"
-
-
-@contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Keeps this process, and what it starts in the block, to one core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    yield f"requests/s afterwards, each second: {' '.join(f'{r:.0f}' for r in figures.recovery)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each open loop")
+    parser.add_argument("--seconds", type=int, default=30, help="of each load")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("serve", nargs="*", help="options of serve, after --")
-    arguments = parser.parse_args()
-    cores = usable_cores()
-    say(describe_machine())
-    starter = ServerStarter()
+    options = parser.parse_args()
+    require_wrk()
+    server_core, own_core = assign_cores()
+    print(describe_machine())
     ratios = []
-    try:
-        with on_core(cores[0]):
-            server = starter.start(*arguments.serve)
-        with on_core(cores[-1]):
-            for number in range(arguments.rounds):
-                load = os.getloadavg()[0]
-                say(f"round {number + 1}, {time.strftime('%H:%M:%S')}, load {load:.1f}")
-                figures = uvloop.run(
-                    measure(
-                        server.address,
-                        server.process.pid,
-                        arguments.seconds,
-                        has_own_core=len(cores) > 1,
-                    )
-                )
-                for line in describe(figures):
-                    say(f"  {line}")
-                ratios.append(
-                    _p99(figures.overloaded.latencies["200"])
-                    / _p99(figures.comfortable.latencies["200"])
-                )
-    finally:
-        starter.end_all()
-    say(f"median ratio of the accepted requests' p99: {median(ratios):.2f}")
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    with serving(*options.serve, core=server_core) as server, on_core(own_core):
+        for number in range(options.rounds):
+            load = os.getloadavg()[0]
+            print(f"round {number + 1}, {time.strftime('%H:%M:%S')}, load average {load:.1f}")
+            figures = measure(server, options.seconds)
+            for line in describe(figures):
+                print(f"  {line}", flush=True)
+            ratios.append(figures.ratio())
+    print(f"median ratio of the accepted requests' p99: {median(ratios):.2f}")
 
 
 if __name__ == "__main__":

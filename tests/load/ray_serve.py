@@ -1,9 +1,9 @@
-"""Ray Serve with two replicas beside two plain workers: the same bytes, a killed replica, the rate.
+"""Ray Serve with two replicas, compared with two plain workers: bytes, rates, a killed replica.
 
-`python -m tests.load.ray_serve` needs the extra `.[ray]`, and runs in a network of its own, where
-nothing but the loopback is. It serves `deploy/ray/serve.yaml`, compares what native and V2 routes
-answer to seeds with what one plain server answers, kills a replica under load, and takes the rates;
-`--haproxy` with HAProxy instead of Ray's own proxy. It takes about two minutes.
+`python -m tests.load.ray_serve` needs the extra `.[ray]`, and runs in a network namespace with only
+the loopback interface. It serves `deploy/ray/serve.yaml`, compares the seeded answers of native and
+V2 routes with those of one plain server, measures the rates, and kills a replica under load;
+`--haproxy` uses HAProxy instead of Ray's own proxy. It takes about two minutes.
 """
 
 import argparse
@@ -18,37 +18,35 @@ import time
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import uvloop
 import yaml
 
 from app.api.examples import example_png_base64
 from app.cli.machine import describe_machine
-from app.load_client import Measurement, post, run_closed_loop
-from tests.conftest import ROOT, ServerStarter, sample
 from tests.isolation import ISOLATED
-from tests.load.overload import say
-from tests.load.ports import free_port
+from tests.load.processes import descendants_of
+from tests.load.servers import ROOT, free_port, sample, serving
+from tests.load.wrk import PNG, Wrk, require_wrk
 
 REPLICAS = 2
 SEEDS = range(1, 9)
 PICTURES = ("7.png", "doubtful.png")
 _ROUTES = ("/predict", "/predict/mc?seed=1")
-# What a picture takes is mostly its decoding and the search for its ink; pixels take a network.
+# Most of a picture's time is decoding and finding the ink; a 28x28 PNG needs neither.
 _CONTENTS = {"28x28 PNG": b64decode(example_png_base64()), "picture 7.png": sample("7.png")}
 _IN_NAMESPACE = "--isolated"
 _STARTING_SECONDS, _ENDING_SECONDS = 120.0, 60.0
-_LOOKING_SECONDS = 0.1
-# Of the load during which a replica is killed, at least; of its windows; until all must be well.
-_KILL_SECONDS, _WINDOW_SECONDS, _RECOVERING_SECONDS = 15.0, 5.0, 90.0
+_POLL_SECONDS = 0.1
+# The load goes on for some time before and after the kill; another replica must come in time.
+_BEFORE_SECONDS, _AFTER_SECONDS, _RECOVERY_SECONDS = 2.5, 10.0, 90.0
 
 
 class Served(NamedTuple):
-    """What one server did."""
+    """Seeded answers by request, and requests/s by route and content."""
 
     answers: Mapping[str, bytes]
     rates: Mapping[str, float]
@@ -66,8 +64,8 @@ def answers_of(address: str) -> dict[str, bytes]:
                 found[f"/predict/mc {picture} {seed}"] = _body(response)
         for model in ("mnist", "mnist-mc"):
             for seed in SEEDS:
-                asked = _v2_request(model, seed)
-                response = client.post(f"/v2/models/{model}/infer", json=asked)
+                document = _v2_request(model, seed)
+                response = client.post(f"/v2/models/{model}/infer", json=document)
                 found[f"/v2 {model} {seed}"] = _body(response)
     return found
 
@@ -75,10 +73,10 @@ def answers_of(address: str) -> dict[str, bytes]:
 def _v2_request(model: str, seed: int) -> dict[str, Any]:
     ink = [255 if 300 < pixel < 320 + seed else 0 for pixel in range(784)]
     tensor = {"name": "pixels", "shape": [1, 784], "datatype": "UINT8", "data": ink}
-    asked: dict[str, Any] = {"id": "same", "inputs": [tensor]}
+    document: dict[str, Any] = {"id": "same", "inputs": [tensor]}
     if model == "mnist-mc":
-        asked["parameters"] = {"seed": seed}
-    return asked
+        document["parameters"] = {"seed": seed}
+    return document
 
 
 def _body(response: httpx.Response) -> bytes:
@@ -86,29 +84,24 @@ def _body(response: httpx.Response) -> bytes:
     return response.content
 
 
-async def rates_of(address: str, connections: int, seconds: float) -> dict[str, float]:
-    """Requests a second, by what is asked."""
+def rates_of(address: str, connections: int, seconds: int) -> dict[str, float]:
+    """Requests/s by route and content."""
     found = {}
     for route, (name, content) in itertools.product(_ROUTES, _CONTENTS.items()):
-        target = post(f"{address}{route}", [content], "image/png")
-        await run_closed_loop(target, connections, 1.0)
-        measurement = await run_closed_loop(target, connections, seconds)
-        _require_successes(measurement)
-        found[f"{route}, {name}"] = measurement.in_time / seconds
+        url = f"{address}{route}"
+        Wrk(url, connections, 1, bodies=[content]).result()  # uncounted: connections, caches
+        result = Wrk(url, connections, seconds, bodies=[content]).result()
+        assert not result.failed, result
+        found[f"{route}, {name}"] = result.rate
     return found
 
 
-def _require_successes(measurement: Measurement) -> None:
-    assert set(measurement.latencies) == {"200"}, sorted(measurement.latencies)
-    assert not measurement.failures, measurement.failures
-
-
 class Kill(NamedTuple):
-    """What a kill -9 under load did.
+    """The effect of SIGKILL on a replica under load.
 
     Attributes:
-        outcomes: how many requests ended how.
-        load_seconds: how long they were sent.
+        outcomes: number of requests by status, or by the error of the connection.
+        load_seconds: duration of the load.
         seconds: from the kill until there were as many replicas as before.
     """
 
@@ -118,51 +111,61 @@ class Kill(NamedTuple):
 
 
 async def kill_one(address: str, pid: int, connections: int) -> Kill:
-    """Kills a replica, and goes on asking until some time after another has its place."""
-    target = post(f"{address}/predict/mc?seed=1", [_CONTENTS["28x28 PNG"]], "image/png")
-    before = replicas_under(pid)
-    killed = recovered = 0.0
+    """Kills a replica, and keeps sending until some time after another has replaced it."""
     outcomes: Counter[str] = Counter()
-    began = time.monotonic()
-    while recovered == 0 or time.monotonic() < began + _KILL_SECONDS:
-        load = asyncio.create_task(run_closed_loop(target, connections, _WINDOW_SECONDS))
-        await asyncio.sleep(_WINDOW_SECONDS / 2)
-        if killed == 0:
-            os.kill(min(before), signal.SIGKILL)
-            killed = time.monotonic()
-        while not load.done():
-            alive = replicas_under(pid)
-            if recovered == 0 and len(alive) == REPLICAS and alive - before:
-                recovered = time.monotonic()
-            await asyncio.sleep(_LOOKING_SECONDS)
-        measurement = await load
-        outcomes.update({outcome: len(each) for outcome, each in measurement.latencies.items()})
-        outcomes.update(measurement.failures)
-        assert time.monotonic() < killed + _RECOVERING_SECONDS, "no other replica"
-    _require_successes(await run_closed_loop(target, connections, _WINDOW_SECONDS))
-    return Kill(outcomes, time.monotonic() - began, recovered - killed)
+
+    async def keep_sending() -> None:
+        while True:
+            await asyncio.sleep(0)  # even if the connection is refused at once
+            outcomes[await _outcome(client, f"{address}/predict/mc?seed=1")] += 1
+
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        began = time.monotonic()
+        tasks = [asyncio.create_task(keep_sending()) for _ in range(connections)]
+        await asyncio.sleep(_BEFORE_SECONDS)
+        before = replicas_under(pid)
+        os.kill(min(before), signal.SIGKILL)
+        killed = time.monotonic()
+        while len(after := replicas_under(pid)) < REPLICAS or not after - before:
+            assert time.monotonic() < killed + _RECOVERY_SECONDS, "no other replica"
+            await asyncio.sleep(_POLL_SECONDS)
+        recovered = time.monotonic()
+        await asyncio.sleep(_AFTER_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = time.monotonic()
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        url = f"{address}/predict/mc?seed=1"
+        afterwards = await asyncio.gather(*(_outcome(client, url) for _ in range(connections)))
+    assert set(afterwards) == {"200"}, afterwards
+    return Kill(outcomes, ended - began, recovered - killed)
+
+
+async def _outcome(client: httpx.AsyncClient, url: str) -> str:
+    try:
+        response = await client.post(url, content=_CONTENTS["28x28 PNG"], headers=PNG)
+    except httpx.TransportError as error:
+        return type(error).__name__
+    return str(response.status_code)
 
 
 def replicas_under(pid: int) -> set[int]:
-    """The processes below one that serve."""
+    """The processes that serve, among those that a process has started."""
     found = set()
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for child in map(int, children):
+    for child in descendants_of(pid):
+        with suppress(OSError):  # it has ended
             if b"ServeReplica:" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.add(child)
-            found |= replicas_under(child)
-    except OSError:  # it has ended
-        return found
     return found
 
 
 @contextmanager
 def ray_serve(port: int, *, haproxy: bool) -> Iterator["subprocess.Popen[bytes]"]:
-    """The project's own config with two replicas, on a port."""
+    """Runs the project's own configuration with two replicas on a port."""
     config = yaml.safe_load(Path(ROOT, "deploy/ray/serve.yaml").read_text())
     config["http_options"]["port"] = port
-    config["logging_config"] = {"enable_access_log": False}  # the plain workers have none, either
+    config["logging_config"] = {"enable_access_log": False}  # as of the plain workers
     (application,) = config["applications"]
     (deployment,) = application["deployments"]
     deployment["autoscaling_config"] |= {"min_replicas": REPLICAS, "max_replicas": REPLICAS}
@@ -186,7 +189,7 @@ def ray_serve(port: int, *, haproxy: bool) -> Iterator["subprocess.Popen[bytes]"
         try:
             yield process
         except BaseException:
-            say(log.read_text()[-4000:])
+            print(log.read_text()[-4000:])
             raise
         finally:
             if process.poll() is None:
@@ -198,70 +201,68 @@ def ray_serve(port: int, *, haproxy: bool) -> Iterator["subprocess.Popen[bytes]"
 
 
 def wait_until_ready(address: str, process: "subprocess.Popen[bytes]") -> float:
-    """Seconds until all replicas are there."""
+    """Waits until all replicas are ready, and returns the seconds."""
     began = time.monotonic()
     while time.monotonic() < began + _STARTING_SECONDS and process.poll() is None:
         try:
-            is_ready = httpx.get(f"{address}/health/ready").status_code == 200
+            is_ready = httpx.get(f"{address}/health/ready").is_success
         except httpx.HTTPError:
             is_ready = False
         if is_ready and len(replicas_under(process.pid)) == REPLICAS:
             return time.monotonic() - began
-        time.sleep(_LOOKING_SECONDS)
+        time.sleep(_POLL_SECONDS)
     raise AssertionError("Ray Serve did not start")
 
 
-def measure_plain(connections: int, seconds: float) -> Served:
+def measure_plain(connections: int, seconds: int) -> Served:
     """Answers of one plain server, rates of two workers."""
-    starter = ServerStarter()
-    try:
-        single = starter.start()
-        answers = answers_of(single.address)
-        single.stop(signal.SIGTERM, within_seconds=30)
-        workers = starter.start("--workers", str(REPLICAS))
-        return Served(answers, uvloop.run(rates_of(workers.address, connections, seconds)))
-    finally:
-        starter.end_all()
+    no_log = {"DROPSERVE_ACCESS_LOG": "off"}
+    with serving(environ=no_log) as server:
+        answers = answers_of(server.address)
+    with serving("--workers", str(REPLICAS), environ=no_log) as server:
+        return Served(answers, rates_of(server.address, connections, seconds))
 
 
-def run(connections: int, seconds: float, *, haproxy: bool) -> bool:
-    """Prints what was found; whether all answers were as they must be."""
-    say(f"{describe_machine()}; {connections} connections, {REPLICAS} replicas or workers")
+def run(connections: int, seconds: int, *, haproxy: bool) -> bool:
+    """Measures, prints, and returns whether all seeded answers had the same bytes."""
+    print(f"{describe_machine()}; {connections} connections, {REPLICAS} replicas or workers")
     plain = measure_plain(connections, seconds)
     address = f"http://127.0.0.1:{(port := free_port())}"
     with ray_serve(port, haproxy=haproxy) as process:
         proxy = "HAProxy" if haproxy else "Ray's own proxy"
-        say(f"Ray Serve, {proxy}: ready after {wait_until_ready(address, process):.0f} s")
+        print(f"Ray Serve, {proxy}: ready after {wait_until_ready(address, process):.0f} s")
         answers = answers_of(address)
         same = sum(answers[name] == body for name, body in plain.answers.items())
-        say(f"bodies of the single server, byte for byte: {same} of {len(plain.answers)}")
-        rates = uvloop.run(rates_of(address, connections, seconds))
-        for asked, rate in rates.items():
-            beside = plain.rates[asked]
-            say(
-                f"{asked}: {rate:,.0f} requests/s; plain workers {beside:,.0f} "
-                f"(Ray {rate / beside:.2f} of them)"
+        print(f"bodies of the single server, byte for byte: {same} of {len(plain.answers)}")
+        rates = rates_of(address, connections, seconds)
+        for name, rate in rates.items():
+            print(
+                f"{name}: {rate:,.0f} requests/s; plain workers {plain.rates[name]:,.0f} "
+                f"(ratio {rate / plain.rates[name]:.2f})"
             )
-        kill = uvloop.run(kill_one(address, process.pid, connections))
-        say(
+        kill = asyncio.run(kill_one(address, process.pid, connections))
+        print(
             f"one replica killed: another after {kill.seconds:.1f} s; requests in "
             f"{kill.load_seconds:.0f} s by outcome {dict(kill.outcomes)}; all answered afterwards"
         )
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.wait(_ENDING_SECONDS)
-        say(f"ended {time.monotonic() - began:.1f} s after SIGINT, exit code {process.returncode}")
+        print(
+            f"ended {time.monotonic() - began:.1f} s after SIGINT, exit code {process.returncode}"
+        )
     return same == len(plain.answers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
     parser.add_argument("--haproxy", action="store_true")
     parser.add_argument(_IN_NAMESPACE, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.isolated:
+        require_wrk()
         again = [sys.executable, "-m", "tests.load.ray_serve", *sys.argv[1:], _IN_NAMESPACE]
         os.execvp(ISOLATED[0], [*ISOLATED, *again])
     is_right = run(arguments.connections, arguments.seconds, haproxy=arguments.haproxy)

@@ -1,6 +1,6 @@
-"""What schemathesis sends where the description says an image: files of every format, and base64.
+"""Image files of every format, and base64, for schemathesis to send where the schema has an image.
 
-Loaded by schemathesis itself, through `schema_fuzz.toml`.
+Schemathesis loads this module itself, through `schema_fuzz.toml`.
 """
 
 import base64
@@ -13,7 +13,7 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.conftest import sample
+from tests.load.servers import sample
 
 FORMATS = {
     "image/png": "PNG",
@@ -23,19 +23,19 @@ FORMATS = {
     "image/gif": "GIF",
     "image/tiff": "TIFF",
 }
-_COLOURS = {"JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA")}
+_MODES = {"JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA")}
 
 
 @st.composite
 def image_files(draw: Callable[..., object], kind: str) -> bytes:
-    """A digit in some size and colours."""
+    """A digit in a random size and color mode."""
     digit = draw(st.integers(0, 9))
     side = draw(st.sampled_from((28, 28, 29, 64, 65, 200)))
-    colours = draw(st.sampled_from(_COLOURS.get(kind, ("L", "RGB", "P"))))
+    mode = draw(st.sampled_from(_MODES.get(kind, ("L", "RGB", "P"))))
     assert isinstance(side, int)
-    assert isinstance(colours, str)
+    assert isinstance(mode, str)
     with Image.open(io.BytesIO(sample(f"{digit}.png"))) as opened:
-        picture = opened.convert("L").resize((side, side)).convert(colours)
+        picture = opened.convert("L").resize((side, side)).convert(mode)
     buffer = io.BytesIO()
     picture.save(buffer, kind)
     return buffer.getvalue()
@@ -51,7 +51,7 @@ schemathesis.openapi.format("byte", ANY_IMAGE.map(lambda file: base64.b64encode(
 
 @schemathesis.hook
 def filter_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
-    """Leaves out what is said to break a rule for a field that it does not have: it is valid."""
+    """Leaves out cases that should break a rule for a field that they lack: they are valid."""
     where = getattr(case.meta.phase.data, "location", None) if case.meta is not None else None
     named = re.fullmatch(r"/patternProperties/\^(\w+)\$", where or "")
     return named is None or not isinstance(case.body, dict) or named[1] in case.body
@@ -59,23 +59,23 @@ def filter_case(context: schemathesis.HookContext, case: schemathesis.Case[Any])
 
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any], _: object) -> None:
-    """Mends in valid requests what the description cannot say, so that they must be answered."""
+    """Adapts valid requests to rules that the schema cannot express, so that they must succeed."""
     if case.meta is None or case.meta.generation.mode.is_negative:
         return
     query = case.query if isinstance(case.query, dict) else {}
     body = case.body if isinstance(case.body, dict) else {}
-    # A parameter has one value, wherever it stands.
+    # A parameter may be given once, in the query or in the body.
     for name in query.keys() & body.keys():
         del query[name]
-    # The two are alternatives.
+    # The parameters exclude each other.
     if "balanced" in (query.get("estimator"), body.get("estimator")):
         for given in (query, body):
             given.pop("max_standard_error", None)
     for given in (query, body):
-        # A level of the committed checkpoint: the description leaves them to GET /model.
+        # A level of the committed checkpoint; the schema refers to GET /model for them.
         if given.get("coverage") is not None:
             given["coverage"] = 0.99
-        # It takes 28x28 only, as pixels are.
+        # "none" accepts only 28x28 pixels.
         if given.get("preprocess") == "none" and "pixels" not in body:
             given["preprocess"] = "auto"
     inputs: Any = body.get("inputs", [])
@@ -83,12 +83,12 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any],
         if "pixels" in item:
             item["pixels"] = _with_ink(item["pixels"])
     body.update(_with_whole_numbers(body))
-    # What was valid is: schemathesis would look again, and take no bytes for a string.
+    # Otherwise schemathesis checks again whether the case is valid, and rejects bytes for a string.
     case._record_starting_state()
 
 
 def _with_ink(pixels: list[list[float]]) -> list[list[float]]:
-    """The image with a one drawn over it: one without ink, be it noise, is refused."""
+    """The image with a 1 drawn over it, since images without ink are refused."""
     return [
         [255 if 6 <= y < 22 and 13 <= x < 16 else value // 16 for x, value in enumerate(row)]
         for y, row in enumerate(pixels)
@@ -96,7 +96,7 @@ def _with_ink(pixels: list[list[float]]) -> list[list[float]]:
 
 
 def _with_whole_numbers(value: Any) -> Any:
-    """An integer of JSON Schema may be 7.0; here it is written as 7."""
+    """Writes 7.0, which is an integer in JSON Schema, as 7."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):

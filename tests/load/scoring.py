@@ -1,9 +1,9 @@
-"""`dropserve score` against the engine's own rate on the same cores, and its memory over time.
+"""The rate of `dropserve score`, compared with the engine alone, and its memory over time.
 
 `python -m tests.load.scoring` scores MNIST's 60,000 training images (in DROPSERVE_DATA_DIR) with 50
-passes. Between any two runs the engine alone does the same passes in as many processes, one thread
-each, from pixels in memory: no statistics, no files. "Going" counts from when every process has
-scored its first chunk, so without the start of Python and torch.
+passes. Between any two runs the engine alone computes the same passes in as many processes, with
+one thread each, from pixels in memory: without statistics and files. The steady rate counts from
+when every process has scored its first chunk, so it leaves out the start of Python and torch.
 """
 
 import argparse
@@ -24,18 +24,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.cli.machine import describe_machine, usable_cores
+from app.cli.machine import describe_machine
 from app.scoring.arrays import IdxReader
 from app.scoring.limits import CHUNK_ROWS
+from app.scoring.on_cores import usable_cores
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.engines.relu_mlp import PassRange, build_engine
+from model.engines import build_engine
+from model.engines.protocol import PassRange
 from model.sampling.masks import Passes
-from tests.conftest import OURS, find_mnist
-from tests.load.overload import say
-from training.data import DATA_DIR_VARIABLE
+from tests.load.processes import descendants_of, resident_mib
+from tests.load.servers import OURS, ROOT
+from training.data import DATA_DIR_VARIABLE, find_folder
 
 _IMAGES_AT_A_TIME = 64
-_SECONDS_BETWEEN_LOOKS = 0.5
+_POLL_SECONDS = 0.5
 _SUMMARY = re.compile(
     r"([\d,]+) of them in this run in ([\d.,]+) s \(([\d.,]+) s until the first\)"
 )
@@ -48,14 +50,14 @@ class Scoring:
     Attributes:
         images: how many.
         command_seconds: from its start to its end.
-        going_rate: images a second, without the start.
-        memory: resident bytes of all its processes together, as time went by.
+        steady_rate: images per second, without the start.
+        memory: resident MiB of all its processes together, sampled.
     """
 
     images: int
     command_seconds: float
-    going_rate: float
-    memory: Sequence[int]
+    steady_rate: float
+    memory: Sequence[float]
 
 
 def measure_score(source: Path, passes: int, workers: int) -> Scoring:
@@ -67,8 +69,9 @@ def measure_score(source: Path, passes: int, workers: int) -> Scoring:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         memory = []
         while process.poll() is None:
-            memory.append(resident_bytes(process.pid))
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            pids = [process.pid, *descendants_of(process.pid)]
+            memory.append(sum(map(resident_mib, pids)))
+            time.sleep(_POLL_SECONDS)
         seconds = time.perf_counter() - started
         assert process.stderr is not None
         said = process.stderr.read()
@@ -76,12 +79,12 @@ def measure_score(source: Path, passes: int, workers: int) -> Scoring:
         assert process.returncode == 0, said
         assert found is not None, said
     images, own_seconds, start_seconds = (float(each.replace(",", "")) for each in found.groups())
-    going = (images - workers * CHUNK_ROWS) / (own_seconds - start_seconds)
-    return Scoring(int(images), seconds, going, memory)
+    steady = (images - workers * CHUNK_ROWS) / (own_seconds - start_seconds)
+    return Scoring(int(images), seconds, steady, memory)
 
 
 def measure_engine(pixels: NDArray[np.uint8], passes: int, workers: int) -> float:
-    """Images a second of the engine alone."""
+    """Images per second of the engine alone."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the processes, as in the command
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(workers), context.SimpleQueue()
@@ -114,34 +117,21 @@ def _compute(
     results.put((begin, time.monotonic()))
 
 
-def resident_bytes(pid: int) -> int:
-    """Of a process and all that it has started."""
-    total = 0
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        total = int(found.group(1)) * 1024 if found else 0
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # it has ended
-        return total
-    return total + sum(resident_bytes(int(child)) for child in children)
-
-
 def describe(rounds: Sequence[tuple[float, Scoring]]) -> Iterator[str]:
     """Rates, their ratios, and the memory of the last run."""
     for number, (engine, scoring) in enumerate(rounds, 1):
         whole = scoring.images / scoring.command_seconds
         yield (
-            f"round {number}: engine {engine:,.0f} images/s; score {scoring.going_rate:,.0f} once "
-            f"going ({scoring.going_rate / engine:.2f}), {whole:,.0f} for the whole command "
+            f"round {number}: engine {engine:,.0f} images/s; score {scoring.steady_rate:,.0f} "
+            f"steadily ({scoring.steady_rate / engine:.2f}), {whole:,.0f} for the whole command "
             f"({whole / engine:.2f}, {scoring.command_seconds:.1f} s)"
         )
-    going = median(scoring.going_rate / engine for engine, scoring in rounds)
-    yield f"score, once going, over the engine: median {going:.2f} (wanted: at least 0.80)"
+    steady = median(scoring.steady_rate / engine for engine, scoring in rounds)
+    yield f"steady rate of score over the engine: median {steady:.2f} (wanted: at least 0.80)"
     memory = rounds[-1][1].memory
     shown = [memory[int((len(memory) - 1) * share / 10)] for share in range(1, 10)]
-    listed = " ".join(f"{each / 2**20:.0f}" for each in shown)
-    yield f"resident memory after each tenth of the time, MB: {listed}"
+    listed = " ".join(f"{each:.0f}" for each in shown)
+    yield f"resident MiB after each tenth of the time: {listed}"
 
 
 def main() -> None:
@@ -150,12 +140,14 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=50)
     parser.add_argument("--workers", type=int, default=len(usable_cores()) or 1)
     arguments = parser.parse_args()
-    source = next(find_mnist().glob("train-images-idx3-ubyte*"), None)
+    data = os.environ.get(DATA_DIR_VARIABLE) or ROOT.parent / "shared" / "data"
+    folder = find_folder(Path(data))
+    source = next(folder.glob("train-images-idx3-ubyte*"), None)
     if source is None:
-        sys.exit(f"no MNIST in {find_mnist()}; name a folder that has it in {DATA_DIR_VARIABLE}")
+        sys.exit(f"no MNIST in {folder}; set {DATA_DIR_VARIABLE} to a folder that has it")
     reader = IdxReader(str(source))
     pixels = np.stack([np.asarray(item.image) for item in reader.read(0, reader.count)])
-    say(
+    print(
         f"{describe_machine()}; {len(pixels):,} images, {arguments.passes} passes, "
         f"{arguments.workers} processes"
     )
@@ -167,7 +159,7 @@ def main() -> None:
         for _ in range(arguments.rounds)
     ]
     for line in describe(rounds):
-        say(line)
+        print(line)
 
 
 if __name__ == "__main__":

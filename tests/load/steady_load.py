@@ -1,4 +1,4 @@
-"""Connections that ask without a pause, and note each answer, each failure and when it was."""
+"""Connections that send without a pause, and record each answer, each failure and its time."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.conftest import sample
+from tests.load.servers import sample
 
 _PAUSE_SECONDS = 0.2
 
@@ -24,7 +24,7 @@ class Answer:
 
 @dataclass
 class Seen:
-    """What the connections met.
+    """What the connections recorded.
 
     Attributes:
         answers: the complete ones.
@@ -43,7 +43,7 @@ class Seen:
 
 @asynccontextmanager
 async def steady_load(address: str, connections: int) -> AsyncIterator[Seen]:
-    """Asks for 50 passes on every connection until the block ends."""
+    """Requests 50 passes on every connection, again and again, until the block ends."""
     host, port = address.removeprefix("http://").split(":")
     seen, body = Seen(), sample("7.png")
     head = (
@@ -52,7 +52,7 @@ async def steady_load(address: str, connections: int) -> AsyncIterator[Seen]:
     )
     over = asyncio.Event()
     tasks = [
-        asyncio.create_task(_ask(host, int(port), head.encode() + body, seen, over))
+        asyncio.create_task(_keep_sending(host, int(port), head.encode() + body, seen, over))
         for _ in range(connections)
     ]
     try:
@@ -62,7 +62,9 @@ async def steady_load(address: str, connections: int) -> AsyncIterator[Seen]:
         await asyncio.gather(*tasks)
 
 
-async def _ask(host: str, port: int, request: bytes, seen: Seen, over: asyncio.Event) -> None:
+async def _keep_sending(
+    host: str, port: int, request: bytes, seen: Seen, over: asyncio.Event
+) -> None:
     while not over.is_set():
         try:
             reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 0.5)

@@ -1,18 +1,16 @@
-"""Whether broken V2 requests can break the server: mutations of good bodies, thousands of them.
+"""Whether invalid V2 requests can break the server: it sends thousands of mutated good bodies.
 
-`python -m tests.load.v2_mutations` starts a server and sends 20,000 of them over several
-connections. It counts the answers, fails on any 5xx and on any request without an answer in time,
-and tells the server's memory on the way. The mutations come from a seed.
+`python -m tests.load.v2_mutations` starts a server and sends 20,000 mutations over several
+connections. It counts the answers and prints the server's memory on the way; the exit code is 1
+after a 5xx and after a request without an answer in time. A seed repeats the mutations.
 """
 
 import argparse
 import asyncio
 import gzip
 import json
-import os
 import random
 import sys
-import threading
 import time
 import zlib
 from collections import Counter
@@ -32,14 +30,14 @@ from tests.app.open_inference.inference_requests import (
     files_body,
     json_body,
 )
-from tests.conftest import RunningServer, ServerStarter, sample
-from tests.load.overload import resident_mib
+from tests.load.processes import resident_mib
+from tests.load.servers import sample, serving
 
 _CONNECTIONS = 8
 _SECONDS_PER_REQUEST = 20.0
-# Requests before memory is looked at for the first time: pools and caches fill up.
+# Requests before memory is read for the first time: pools and caches fill up.
 _WARM_UP = 2_000
-# Broken answers after which no more is sent: a server that stalls is found out in one timeout.
+# Wrong answers after which nothing more is sent: a server that stalls shows in one timeout.
 _ENOUGH = 8
 _ALLOWED = frozenset({200, 400, 404, 413, 415, 429})
 
@@ -53,7 +51,7 @@ _STRANGE_LENGTHS = ("0", "1", "-1", "", "7", "157", "158", "784", "1e2", "9" * 4
 
 @dataclass(frozen=True)
 class MutatedRequest:
-    """A request that was good once."""
+    """A request that was valid before it was mutated."""
 
     path: str
     content: bytes
@@ -61,7 +59,7 @@ class MutatedRequest:
 
 
 def mutated_requests(count: int, seed: int) -> Iterator[MutatedRequest]:
-    """Requests that were good before some of their parts were changed; the seed repeats them."""
+    """Valid requests of which some parts have been changed; the seed repeats them."""
     draw = random.Random(seed)
     for _ in range(count):
         yield _mutate(draw)
@@ -83,7 +81,7 @@ def _mutate(draw: random.Random) -> MutatedRequest:
 
 
 def change_document(draw: random.Random, document: dict[str, Any]) -> None:
-    """Replaces, removes, doubles or adds something somewhere in the document."""
+    """Replaces, removes, doubles or adds a value at a random place in the document."""
     places = list(_places(document))
     if not places:
         return
@@ -101,7 +99,7 @@ def change_document(draw: random.Random, document: dict[str, Any]) -> None:
 
 
 def _places(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container with each of its keys; of long lists a few."""
+    """Every container with each of its keys; with three of them if it is a long list."""
     if isinstance(node, dict):
         keys: list[Any] = list(node)
     elif isinstance(node, list):
@@ -172,12 +170,12 @@ _GOOD: tuple[Callable[[], InferBody], ...] = (
 
 @dataclass
 class Attack:
-    """What the mutations met.
+    """The answers to mutations.
 
     Attributes:
-        outcomes: the statuses; or, beside one, what is wrong with the answer.
+        outcomes: the statuses; of wrong answers, with what is wrong.
         memory: of the server, MiB, sampled after the warm-up.
-        slowest: seconds that the slowest answer took.
+        slowest: seconds of the slowest answer.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -185,20 +183,20 @@ class Attack:
     slowest: float = 0.0
 
     def broken(self) -> dict[str, int]:
-        """Outcomes that no request may have."""
+        """Outcomes other than an allowed status."""
         return {name: count for name, count in self.outcomes.items() if not name.isdecimal()}
 
 
 async def attack(
-    server: RunningServer,
+    address: str,
+    pid: int,
     requests: Iterator[MutatedRequest],
     count: int,
     allowed: frozenset[int] = _ALLOWED,
 ) -> Attack:
-    """Sends `count` requests, counts their outcomes, and samples the server's memory."""
+    """Sends requests, counts their outcomes, and samples the memory of the server's process."""
     seen = Attack()
     sent = 0
-    _discard_errors(server)
     every = max(1, (count - _WARM_UP) // 20)
 
     async def send_some(client: httpx.AsyncClient) -> None:
@@ -211,24 +209,11 @@ async def attack(
             seen.slowest = max(seen.slowest, time.monotonic() - began)
             sent += 1
             if sent >= _WARM_UP and (sent - _WARM_UP) % every == 0:
-                seen.memory.append(resident_mib(server.process.pid))
+                seen.memory.append(resident_mib(pid))
 
-    async with _connect(server.address) as client:
+    async with _connect(address) as client:
         await asyncio.gather(*(send_some(client) for _ in range(_CONNECTIONS)))
     return seen
-
-
-def _discard_errors(server: RunningServer) -> None:
-    """Reads what the server writes about the mutations: a full pipe would hold it up."""
-    assert server.process.stderr is not None
-    pipe = os.dup(server.process.stderr.fileno())
-
-    def discard() -> None:
-        while os.read(pipe, 2**16):
-            pass
-        os.close(pipe)
-
-    threading.Thread(target=discard, daemon=True).start()
 
 
 def _connect(address: str) -> httpx.AsyncClient:
@@ -242,13 +227,13 @@ async def _send(client: httpx.AsyncClient, request: MutatedRequest) -> httpx.Res
 async def _outcome(
     client: httpx.AsyncClient, request: MutatedRequest, allowed: frozenset[int]
 ) -> str:
-    """The status; or, beside it, what is wrong with the answer."""
+    """The status; of a wrong answer, with what is wrong."""
     try:
         try:
             response = await _send(client, request)
         except (httpx.ReadError, httpx.RemoteProtocolError):
-            # The server ends idle connections, perhaps as a request sets out: on a new one the same
-            # request must be answered.
+            # The server may close an idle connection at the moment when a request is sent: on a new
+            # connection the same request must be answered.
             async with _connect(str(client.base_url)) as fresh:
                 response = await _send(fresh, request)
     except httpx.HTTPError as error:
@@ -269,20 +254,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    starter = ServerStarter()
-    try:
-        server = starter.start("--log-level", "warning")
+    with serving("--log-level", "warning") as server:
         started = time.monotonic()
         requests = mutated_requests(arguments.count, arguments.seed)
-        seen = asyncio.run(attack(server, requests, arguments.count))
+        seen = asyncio.run(attack(server.address, server.pid, requests, arguments.count))
         seconds = time.monotonic() - started
-        healthy = httpx.get(f"{server.address}/v2/health/ready", trust_env=False).is_success
-    finally:
-        starter.end_all()
+        is_ready = httpx.get(f"{server.address}/v2/health/ready", trust_env=False).is_success
     for line in describe(seen, seconds):
-        say(line)
-    say(f"ready afterwards: {'yes' if healthy else 'no'}; broken: {seen.broken() or 'none'}")
-    if seen.broken() or not healthy:
+        print(line)
+    print(f"ready afterwards: {'yes' if is_ready else 'no'}; broken: {seen.broken() or 'none'}")
+    if seen.broken() or not is_ready:
         sys.exit(1)
 
 
@@ -292,11 +273,6 @@ def describe(seen: Attack, seconds: float) -> Iterator[str]:
     if seen.memory:
         samples = " ".join(f"{sample:.0f}" for sample in seen.memory)
         yield f"memory of the server after {_WARM_UP:,} requests and on to the end, MiB: {samples}"
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from model.digits.preprocessing import preprocess_image
 from model.errors import ShapeError
-from model.network import MLP, MLPConfig, round_rate
+from model.network import MLP, MLPConfig, normalise, round_rate
 from model.sampling.masks import draw_masks
+from tests.model.digits.pictures import draw
 
 RATE = 77 / 256
 SMALL = MLPConfig(
@@ -212,3 +215,50 @@ def test_an_unknown_activation_is_refused() -> None:
 def test_a_std_that_is_not_above_0_is_refused(std: float) -> None:
     with pytest.raises(ShapeError, match="std must be above 0"):
         MLPConfig(std=std)
+
+
+# The network's input
+
+
+def test_normalising_scales_to_0_1_then_takes_mean_and_standard_deviation() -> None:
+    config = MLPConfig(mean=0.25, std=0.5)
+    pixels = np.zeros((28, 28), dtype=np.uint8)
+    pixels[0, :3] = (255, 51, 102)
+    x = normalise(pixels, config)
+    assert (x.shape, x.dtype) == ((1, 784), torch.float32)
+    # (1 - 0.25) / 0.5, (0.2 - 0.25) / 0.5, (0.4 - 0.25) / 0.5, (0 - 0.25) / 0.5
+    assert x[0, :4].tolist() == pytest.approx([1.5, -0.1, 0.3, -0.5], abs=1e-6)
+    assert set(x[0, 3:].tolist()) == {-0.5}
+
+
+def test_a_mean_of_0_and_a_deviation_of_1_only_scale() -> None:
+    pixels = np.arange(784, dtype=np.uint16).reshape(28, 28).astype(np.uint8)
+    x = normalise(pixels, MLPConfig(mean=0.0, std=1.0))
+    assert x[0].numpy() == pytest.approx(pixels.reshape(-1) / 255, abs=1e-7)
+
+
+def test_several_images_are_rows_in_their_order() -> None:
+    images = np.stack([preprocess_image(draw(digit)) for digit in range(10)])
+    config = MLPConfig()
+    x = normalise(images, config)
+    assert x.shape == (10, 784)
+    for digit in range(10):
+        assert torch.equal(x[digit], normalise(images[digit], config)[0])
+    assert x.reshape(10, 28, 28)[4].numpy() == pytest.approx(
+        (images[4] / 255 - 0.1307) / 0.3081, abs=1e-5
+    )
+
+
+def test_views_of_images_are_normalised_as_the_images_are() -> None:
+    image = np.array(Image.fromarray(preprocess_image(draw(2))).rotate(90))
+    config = MLPConfig()
+    view = np.asfortranarray(image)[:, ::-1]
+    assert torch.equal(normalise(view, config), normalise(view.copy(), config))
+
+
+@pytest.mark.parametrize("side", [8, 20])
+def test_networks_of_other_image_sizes_have_as_many_inputs(side: int) -> None:
+    config = MLPConfig(
+        layer_sizes=(side * side, 5, 10), dropout_rates=(0.5,), input_shape=(side, side)
+    )
+    assert normalise(np.zeros((3, side, side), np.uint8), config).shape == (3, side * side)

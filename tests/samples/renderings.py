@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from model.digits.preprocessing import Pixels
+from model.arrays import Pixels
 
 Generator = np.random.Generator
 Shares = NDArray[np.float64]  # 0 to 1, (H, W)

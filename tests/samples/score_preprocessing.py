@@ -16,12 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from app.errors import ApiError
-from app.inference.decoding import decode_image
-from app.inference.jobs import McWork, Worker
+from app.inference.answers import AnswerBuilder
+from app.inference.decoding import decode
+from app.inference.jobs import Job
 from app.schemas import McParameters
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.digits.preprocessing import find_digits
-from model.engines.relu_mlp import build_engine
+from model.engines import build_engine
+from model.engines.protocol import PassRange
 from model.errors import NoInkError
 from tests.conftest import ROOT
 from tests.samples import no_digits
@@ -42,12 +44,12 @@ class Reader:
         loaded = load_checkpoint(checkpoint)
         self.name = f"{loaded.name} {loaded.version}"
         self._engine = build_engine(loaded.network, "cpu", "float32")
-        self._worker = Worker(loaded, self._engine)
+        self._answers = AnswerBuilder(loaded)
 
     def read(self, file: bytes) -> int | str:
         """The digit of the deterministic answer, or why there is none."""
         try:
-            found = find_digits(decode_image(file, max_pixels=_MAX_PIXELS))
+            found = find_digits(decode(file, max_pixels=_MAX_PIXELS)[0])
         except (NoInkError, ApiError):
             return "no ink"
         if found.boxes:
@@ -57,25 +59,18 @@ class Reader:
     def judge(self, file: bytes) -> tuple[str, float]:
         """What becomes of a picture with dropout, and the predictive entropy: nan without one."""
         try:
-            found = find_digits(decode_image(file, max_pixels=_MAX_PIXELS))
+            found = find_digits(decode(file, max_pixels=_MAX_PIXELS)[0])
         except (NoInkError, ApiError):
             return "422", float("nan")
-        work = McWork(
-            found.pixels,
-            McParameters(passes=_PASSES, seed=0),
-            is_streamed=False,
-            boxes=found.boxes,
-        )
-        (outcome,) = self._worker.step([(work, _PASSES)])
-        assert not isinstance(outcome, Exception)
-        assert outcome.found is not None
-        (answer,) = self._worker.answer([(work, outcome.found)])
-        assert not isinstance(answer, Exception)
-        entropy = float(answer["predictive_entropy"])
+        job = Job(found, McParameters(passes=_PASSES, seed=0))
+        (image,) = self._engine.prepare([job.pixels], [job.passes])
+        job.advance(self._engine.sample([PassRange(image, 0, _PASSES)])[0])
+        (answer,) = self._answers.sampled([job])
+        entropy = float(answer.predictive_entropy)
         if found.boxes:
             return "several", entropy
-        decision = answer["decision"]
-        return "undecided" if decision is None else decision["outcome"], entropy
+        decision = answer.decision
+        return "undecided" if decision is None else decision.outcome, entropy
 
 
 def score(reader: Reader, name: str, pictures: Iterable[tuple[bytes, int]]) -> tuple[int, int]:
@@ -162,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.split == "test":
         generator = np.random.default_rng(0)
         same = sum(
-            find_digits(decode_image(as_it_is(image, generator), max_pixels=784)).pixels.tobytes()
+            find_digits(decode(as_it_is(image, generator), max_pixels=784)[0]).pixels.tobytes()
             == image.tobytes()
             for image in tqdm(images.pixels, desc="as they are", leave=False)
         )

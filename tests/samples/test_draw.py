@@ -4,8 +4,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.digits.preprocessing import normalise, preprocess_image
-from model.network import MLP
+from model.digits.preprocessing import preprocess_image
+from model.network import MLP, normalise
 from tests.samples.draw import FOLDER, committed_samples, draw_digit
 
 

@@ -1,6 +1,6 @@
 """Kills a training run with SIGKILL at random moments and resumes it, again and again.
 
-`python -m tests.training.kill_and_resume` prints how it went. The end must have the bytes of a run
+`python -m tests.training.kill_and_resume` prints the result. The end must have the bytes of a run
 that nobody disturbed, and the checkpoint on disk must load at every moment.
 """
 
@@ -19,36 +19,25 @@ from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 _LONGEST_RUN_SECONDS = 300
+# Between two looks at the checkpoint; without a pause they would slow the training down.
+_PAUSE_SECONDS = 0.02
 
-# The recipe on made-up patterns: an epoch takes a fraction of a second.
+# A run on made-up patterns: an epoch takes a fraction of a second.
 _RUN = """
 import sys
 from pathlib import Path
-import numpy as np
 import torch
-from training.config import TrainConfig
-from training.data import Images
-from training.train import train
+from tests.training.patterns import run
 
 torch.set_num_threads(1)
-generator = np.random.default_rng(0)
-patterns = generator.integers(0, 2, (10, 4, 4)).repeat(7, axis=1).repeat(7, axis=2) * 200
-labels = generator.integers(0, 10, 2100)
-pixels = (patterns[labels] + generator.integers(0, 56, (2100, 28, 28))).astype(np.uint8)
 print("started", flush=True)
-train(
-    TrainConfig(epochs=12, batch_size=50, averaging=0.9, validation_images=100),
-    Images(pixels, labels.astype(np.int64)),
-    Path(sys.argv[1]),
-    device=torch.device("cpu"),
-    resume=sys.argv[2] == "resume",
-)
+run(Path(sys.argv[1]), resume=sys.argv[2] == "resume")
 """
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went.
+    """The result of a run that was killed again and again.
 
     Attributes:
         kills: runs that were killed before their end.
@@ -86,11 +75,12 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> Outcome:
     while True:
         with _start(output) as process:
             _wait_until_started(process)
-            delay = moments.uniform(0, duration * 1.5 / kills)
+            delay = moments.uniform(0, duration / kills)
             deadline = time.monotonic() + (delay if killed < kills else _LONGEST_RUN_SECONDS)
             while process.poll() is None and time.monotonic() < deadline:
                 load_checkpoint(output)
                 loads += 1
+                time.sleep(_PAUSE_SECONDS)
             process.kill()
         load_checkpoint(output)
         if process.returncode == 0:

@@ -1,21 +1,48 @@
-"""Distortions measured on shapes whose moments are known."""
+"""Distortions measured on shapes whose moments are known, and the order of an epoch's images."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from training.augmentation import Distortion, _elastic_field, distort
+from tests.training.patterns import (
+    CPU,
+    IMAGES,
+    TINY,
+)
+from training.augmentation import (
+    Distortion,
+    Epoch,
+    FreshImages,
+    _elastic_field,
+    augmentation_strength,
+    distort,
+    make_epochs,
+)
+from training.config import TrainConfig
+from training.data import Images
 
 NONE = Distortion(rotation=0, scale=0, shear=0, shift=0, elastic=0)
+
+
 ALL = Distortion(rotation=12, scale=0.15, shear=0.15, shift=1.5, elastic=1.2)
+
+
 SIDE = 28
+
+
 COUNT = 500
+
 
 # The standard deviation of a uniform value within +-1 is 1 / sqrt(3). That of a sample of 500 is
 # off by 2 % (kurtosis 1.8: sqrt(0.8 / (4 * 500))), so 10 % are 5 standard errors.
 UNIFORM = 1 / math.sqrt(3)
+
+
 TOLERANCE = 0.1
 
 
@@ -199,7 +226,7 @@ def test_the_elastic_displacements_of_the_axes_and_of_the_images_are_independent
 def test_an_elastic_distortion_moves_ink_by_its_displacement() -> None:
     """Each output pixel shows the input at its place plus the field, in grid_sample's units."""
     distortion = Distortion(0, 0, 0, 0, 1.2)
-    # A ramp has a value that tells the place: the brightness is the column, or the row.
+    # In a ramp the brightness is the place: the column, or the row.
     places = torch.arange(SIDE, dtype=torch.float32)
     ramps = torch.stack([places.expand(SIDE, SIDE), places[:, None].expand(SIDE, SIDE)])
     for axis, ramp in enumerate(ramps):
@@ -210,3 +237,82 @@ def test_an_elastic_distortion_moves_ink_by_its_displacement() -> None:
         field = _elastic_field(50, SIDE, 1.2, generator)[..., axis] * (SIDE / 2)
         inside = (slice(None), slice(8, 20), slice(8, 20))  # no place there leaves the image
         torch.testing.assert_close(distorted[inside], (ramp + field)[inside], rtol=0, atol=1e-3)
+
+
+# The epochs
+
+
+def epochs_of(config: TrainConfig, images: Images = IMAGES, first: int = 0) -> Iterator[Epoch]:
+    return make_epochs(FreshImages(config, images), first, config.epochs, CPU)
+
+
+def test_every_epoch_shows_each_image_once_in_an_order_of_its_own() -> None:
+    count = 250
+    # Uniform images, each of another brightness, undistorted.
+    brightness = np.arange(count, dtype=np.uint8)
+    pixels = np.broadcast_to(brightness[:, None, None], (count, 28, 28)).copy()
+    images = Images(pixels, np.arange(count))
+    plain = replace(TINY, epochs=3, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
+    orders = []
+    for x, labels, *_ in epochs_of(plain, images):
+        assert sorted(labels.tolist()) == list(range(count))
+        torch.testing.assert_close(x[:, 14, 14], labels.float(), rtol=0, atol=0.01)
+        orders.append(tuple(labels.tolist()))
+    assert len({tuple(range(count)), *orders}) == 4
+
+
+def test_another_seed_shows_the_images_in_another_order() -> None:
+    orders = [next(epochs_of(replace(TINY, seed=seed))).labels for seed in (0, 1)]
+    assert not torch.equal(*orders)
+
+
+def test_epochs_that_are_resumed_are_those_that_were_missed() -> None:
+    whole = list(epochs_of(TINY))
+    rest = list(epochs_of(TINY, first=2))
+    assert len(rest) == 2
+    for (x, labels, *_), (rest_x, rest_labels, *_) in zip(whole[2:], rest, strict=True):
+        assert torch.equal(x, rest_x)
+        assert torch.equal(labels, rest_labels)
+
+
+def test_the_augmentation_fades_over_the_last_epochs() -> None:
+    config = replace(TINY, epochs=10, relax=0.4)
+    strengths = [augmentation_strength(config, epoch) for epoch in range(10)]
+    assert strengths[:7] == [1.0] * 7
+    assert strengths[7:] == pytest.approx([0.75, 0.5, 0.25])
+    assert augmentation_strength(replace(config, relax=0.0), 9) == 1
+    above_half = [augmentation_strength(replace(config, relax_to=0.5), epoch) for epoch in (6, 9)]
+    assert above_half == pytest.approx([1, 0.625])
+
+
+# Outliers
+
+
+# Batches of 25 digits and 10 outliers.
+WITH_OUTLIERS = replace(TINY, outliers=0.4)
+
+
+def outliers_of(epoch: Epoch) -> Tensor:
+    assert epoch.outliers is not None
+    return epoch.outliers
+
+
+def test_each_batch_has_outliers_in_proportion_to_its_digits() -> None:
+    steps = len(IMAGES) // WITH_OUTLIERS.batch_size
+    for epoch in epochs_of(WITH_OUTLIERS):
+        assert outliers_of(epoch).shape == (steps * round(0.4 * WITH_OUTLIERS.batch_size), 28, 28)
+    assert all(epoch.outliers is None for epoch in epochs_of(TINY))
+
+
+def test_outliers_leave_the_digits_of_an_epoch_as_they_were() -> None:
+    for plain, other in zip(epochs_of(TINY), epochs_of(WITH_OUTLIERS), strict=True):
+        assert torch.equal(plain.pixels, other.pixels)
+        assert torch.equal(plain.labels, other.labels)
+
+
+def test_every_epoch_has_outliers_of_its_own_and_a_resumed_one_the_same() -> None:
+    whole = [outliers_of(epoch) for epoch in epochs_of(WITH_OUTLIERS)]
+    rest = [outliers_of(epoch) for epoch in epochs_of(WITH_OUTLIERS, first=2)]
+    assert not torch.equal(whole[0], whole[1])
+    for missed, resumed in zip(whole[2:], rest, strict=True):
+        assert torch.equal(missed, resumed)

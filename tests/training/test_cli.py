@@ -14,15 +14,16 @@ import torch
 
 import training.data
 import training.evaluate
+import training.experiments.grid
 import training.train
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.errors import CheckpointError
 from model.network import MLP, MLPConfig
+from tests.conftest import ROOT
 from training.cli import main
-from training.config import TrainConfig
+from training.config import CompareOptions, Experiment, TrainConfig
 from training.data import KMNIST, MNIST
-
-ROOT = Path(__file__).parents[2]
+from training.experiments import compare, regularisers, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -307,3 +308,51 @@ def test_without_the_train_extra_evaluate_says_what_to_install(
     monkeypatch.setattr(training.evaluate, "evaluate", refuse)
     assert run("evaluate") == 1
     assert f"{package} is not installed; pip install 'dropserve[train]'" in capsys.readouterr().err
+
+
+# The experiments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds"),
+    [(["compare", "--preset", "article"], 3), (["regularisers"], 3), (["sweep"], 2)],
+)
+def test_the_options_reach_the_experiment(
+    arguments: list[str], seeds: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    received: list[Any] = []
+    for module, name in ((compare, "compare"), (regularisers, "compare_regularisers")):
+        monkeypatch.setattr(module, name, lambda *given: received.append(given))
+    monkeypatch.setattr(sweep, "sweep", lambda *given: received.append(given))
+    options = ["--runs", str(tmp_path), "--epochs", "4", "--device", "cpu"]
+    for extra in ([], ["--seeds", "7"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, *options, *extra])
+        assert ended.value.code == 0
+    assert received[0][-1] == Experiment(None, tmp_path, Path("runs/figures"), seeds, 4, "cpu")
+    assert received[1][-1].seeds == 7
+    if arguments[0] == "compare":
+        assert received[0][0] == CompareOptions("article")
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(experiment: Experiment) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "sweep", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", "--device", "cpu"])
+    assert ended.value.code == 130
+    assert "interrupted; run it again to continue" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--epochs"])
+def test_no_seeds_and_no_epochs_are_refused(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", option, "0"])
+    assert ended.value.code == 2
+    assert option in capsys.readouterr().err

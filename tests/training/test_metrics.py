@@ -1,13 +1,24 @@
-"""Scores against cases worked by hand."""
+"""Scores, risk against coverage, and tests of differences, against cases worked by hand."""
 
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from training.metrics import Scores, calibration_error, score
+from training.metrics import (
+    Scores,
+    Spread,
+    bootstrap_mean,
+    calibrated_band,
+    calibration_error,
+    mcnemar,
+    oracle,
+    risk_coverage,
+    score,
+)
 
 # Three classes, four images. Answers: 0, 1, 2, 0; the last is wrong.
 PROBS = torch.tensor(
@@ -19,7 +30,11 @@ PROBS = torch.tensor(
     ],
     dtype=torch.float64,
 )
+
+
 LABELS = torch.tensor([0, 1, 2, 1])
+
+
 REAL = ("nll", "brier", "ece", "ece_mass")
 
 
@@ -108,3 +123,113 @@ def test_both_precisions_score_alike(dtype: torch.dtype) -> None:
         return replace(scores, **{name: round(getattr(scores, name), 6) for name in REAL})
 
     assert rounded(PROBS.to(dtype)) == rounded(PROBS)
+
+
+def test_the_brier_score_worked_by_hand() -> None:
+    probs = np.array([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]])
+    # (0.3^2 + 0.2^2 + 0.1^2) = 0.14 and (0.25^2 + 0.5^2 + 0.75^2) = 0.875
+    assert score(probs, np.array([0, 2])).brier == pytest.approx((0.14 + 0.875) / 2)
+
+
+def test_bins_of_equal_mass_hold_equally_many() -> None:
+    # Bins of two: 0.51 and 0.6, both right, gap 0.445 each; 0.9 right and 1.0 wrong: 0.45.
+    confidence = np.array([0.9, 0.51, 1.0, 0.6])
+    probs = np.stack([confidence, 1 - confidence], axis=1)
+    labels = np.array([0, 0, 1, 0])
+    found = calibration_error(probs, labels, bins=2, binning="mass")
+    assert found == pytest.approx((2 * 0.445 + 2 * 0.45) / 4)
+
+
+# Risk against coverage
+
+
+UNCERTAINTY = np.array([0.4, 0.1, 0.3, 0.2])
+
+
+WRONG = np.array([False, False, True, False])
+
+
+def test_the_risk_is_the_share_of_errors_among_the_most_certain() -> None:
+    # In order of uncertainty: right, right, wrong, right.
+    curve = risk_coverage(UNCERTAINTY, WRONG)
+    assert curve.coverage == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert curve.risk == pytest.approx([0, 0, 1 / 3, 1 / 4])
+    assert curve.aurc == pytest.approx((1 / 3 + 1 / 4) / 4)
+
+
+def test_the_oracle_turns_errors_away_first() -> None:
+    assert oracle(WRONG).risk == pytest.approx([0, 0, 0, 1 / 4])
+
+
+def test_the_coverage_at_a_risk_is_the_largest_that_keeps_it() -> None:
+    curve = risk_coverage(UNCERTAINTY, WRONG)
+    assert curve.coverage_at(0) == 0.5
+    assert curve.coverage_at(0.25) == 1  # risk may fall again
+    assert risk_coverage(np.array([0.1, 0.2]), np.array([True, False])).coverage_at(0.4) == 0
+
+
+def test_equal_uncertainty_shares_its_errors() -> None:
+    curve = risk_coverage(np.array([0.5, 0.5, 0.5, 0.1]), np.array([True, False, False, False]))
+    assert curve.risk == pytest.approx([0, 1 / 6, 2 / 9, 1 / 4])
+    order = risk_coverage(np.array([0.1, 0.5, 0.5, 0.5]), np.array([False, False, False, True]))
+    assert order.risk == pytest.approx(curve.risk)
+
+
+# Differences
+
+
+def test_mcnemar_counts_what_only_one_gets_wrong() -> None:
+    first = np.array([True, True, False, False, True])
+    second = np.array([True, False, True, False, False])
+    found = mcnemar(first, second)
+    # Two against one: P(at least 2 of 3, either way) = 1.
+    assert (found.only_first_wrong, found.only_second_wrong, found.p_value) == (2, 1, 1.0)
+
+
+def test_mcnemar_of_ten_against_none() -> None:
+    found = mcnemar(np.ones(10, dtype=bool), np.zeros(10, dtype=bool))
+    assert found.p_value == pytest.approx(2 / 2**10)
+
+
+def test_mcnemar_of_equal_answers_finds_nothing() -> None:
+    assert mcnemar(np.ones(5, dtype=bool), np.ones(5, dtype=bool)).p_value == 1
+
+
+def test_the_bootstrap_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
+    values = np.random.default_rng(1).normal(3, 2, 2000)
+    low, high = bootstrap_mean(values, resamplings=2000)
+    error = values.std(ddof=1) / math.sqrt(2000)
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = np.random.default_rng(1).normal(0, 1, 50)
+    assert bootstrap_mean(values, resamplings=300) == bootstrap_mean(values, resamplings=300)
+    assert bootstrap_mean(values, resamplings=300, seed=1) != bootstrap_mean(
+        values, resamplings=300
+    )
+
+
+def test_certain_answers_that_are_always_right_have_no_band() -> None:
+    assert calibrated_band(np.ones(100), "width", draws=20) == (0, 0)
+
+
+@pytest.mark.parametrize("binning", ["width", "mass"])
+def test_the_band_of_one_bin_is_that_of_a_binomial(binning: str) -> None:
+    # 400 answers of confidence 0.8: the gap is |k / 400 - 0.8|, whose 95th percentile is
+    # 1.96 standard errors of sqrt(0.8 * 0.2 / 400) = 0.02 each, and the 5th 0.063 of them.
+    low, high = calibrated_band(np.full(400, 0.8), binning, draws=4000, bins=1)  # type: ignore[arg-type]
+    assert high == pytest.approx(1.96 * 0.02, rel=0.08)
+    assert low < 0.2 * 0.02
+
+
+# Spread
+
+
+def test_a_spread_is_mean_lowest_and_highest() -> None:
+    spread = Spread.of([0.25, 0.5, 0.15])
+    assert spread.mean == pytest.approx(0.3)
+    assert (spread.lowest, spread.highest) == (0.15, 0.5)
+    assert f"{spread:.3f}" == "0.300 (0.150-0.500)"
+    assert f"{spread:.1%}" == "30.0% (15.0-50.0)"

@@ -1,9 +1,5 @@
-"""The recipe on ten made-up patterns: it learns, repeats its bytes, and survives interruptions."""
+"""The recipe on ten made-up patterns: it learns, repeats its bytes, and minds every setting."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,84 +11,16 @@ from torch import Tensor
 
 import training.train
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.network import MLPConfig
+from model.network import MLPConfig, normalise
 from model.sampling.masks import draw_masks
-from tests.training.kill_and_resume import kill_and_resume
-from tests.training.patterns import CPU, IMAGES, TINY, read_history, run
-from training.config import TrainConfig
+from tests.training.patterns import CPU, IMAGES, TINY, read_history, refusal, run, without_seconds
+from training.augmentation import Epoch
 from training.data import Images
-from training.epochs import Epoch, FreshImages, augmentation_strength, make_epochs
 from training.errors import TrainingError
-from training.train import (
-    TEACHER_SETTINGS,
-    Run,
-    RunFiles,
-    _train_epoch,
-    evaluate_network,
-    train,
-)
+from training.outliers import SHOWN, make_unfamiliar
+from training.train import TEACHER_SETTINGS, Run, evaluate_network, start, train, train_epoch
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As the command line sets it: the number of threads changes the low bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    """The checkpoint of a run from beginning to end; nobody writes to it."""
-    output = tmp_path_factory.mktemp("undisturbed") / "net.safetensors"
-    run(output)
-    return output
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "net.safetensors"
-
-
-class Interrupt:
-    """Calls a function, and at one of its calls interrupts the program, as Ctrl-C does."""
-
-    def __init__(self, function: Callable[..., Any], at_call: int, *, after: bool = False) -> None:
-        self.function = function
-        self.calls_left = at_call
-        self.after = after
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.calls_left -= 1
-        if self.calls_left == 0 and not self.after:
-            raise KeyboardInterrupt
-        result = self.function(*arguments)
-        if self.calls_left == 0:
-            raise KeyboardInterrupt
-        return result
-
-
-def interrupt(
-    output: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    function: str,
-    at_call: int,
-    *,
-    after: bool = False,
-    resume: bool = False,
-) -> None:
-    with monkeypatch.context() as patched:
-        original = getattr(training.train, function)
-        patched.setattr(training.train, function, Interrupt(original, at_call, after=after))
-        with pytest.raises(KeyboardInterrupt):
-            run(output, resume=resume)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Learning
@@ -148,7 +76,7 @@ def test_the_checkpoint_records_recipe_seed_data_and_rates(undisturbed: Path) ->
             "averaging": 0.9,
             "validation_images": 100,
         },
-        "dropout_rates": [0.2, 0.2, 0.2],  # as asked
+        "dropout_rates": [0.2, 0.2, 0.2],  # as given
         "seed": 0,
         "data_md5": {
             "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -159,7 +87,7 @@ def test_the_checkpoint_records_recipe_seed_data_and_rates(undisturbed: Path) ->
 
 
 def test_options_are_recorded_where_they_are_on(output: Path) -> None:
-    """Off they leave the recipe, and so the bytes, of checkpoints made before they existed."""
+    """Off, they leave the recipes and bytes of checkpoints made before they existed."""
     config = replace(TINY, epochs=1, max_norm=2.0)
     recipe = run(output, config).training["recipe"]
     plain = run(output.with_name("plain"), replace(config, max_norm=0.0)).training["recipe"]
@@ -168,7 +96,7 @@ def test_options_are_recorded_where_they_are_on(output: Path) -> None:
     assert "other settings (max_norm)" in message
 
 
-def test_the_network_served_at_other_rates_was_trained_at_those_asked_for(output: Path) -> None:
+def test_the_network_served_at_other_rates_was_trained_at_those_given(output: Path) -> None:
     config = replace(TINY, epochs=1, dropout=(0.3, 0.0, 0.1))
     checkpoint = run(output, config)
     assert checkpoint.network.config.dropout_rates == (77 / 256, 0.0, 26 / 256)
@@ -213,7 +141,7 @@ def test_progress_names_losses_and_accuracies(
 
 
 def test_the_same_seed_gives_the_same_file(output: Path, undisturbed: Path) -> None:
-    torch.manual_seed(1234)  # where the global generators stand is no part of a run
+    torch.manual_seed(1234)  # the state of the global generators does not matter
     np.random.seed(1234)
     run(output)
     assert output.read_bytes() == undisturbed.read_bytes()
@@ -275,58 +203,15 @@ def test_every_setting_changes_the_weights(
 
 def test_the_settings_above_are_all_there_are() -> None:
     (mark,) = test_every_setting_changes_the_weights.pytestmark
-    # The others change nothing by themselves; see test_optimisation.py, test_regularisers.py and
-    # test_teacher.py; relax_to shows only where the augmentation fades, see the test of that, and
-    # outlier_weight only where there are outliers, see test_outliers.py.
+    # The others change nothing by themselves; see test_optimisation.py and test_distil.py;
+    # relax_to shows only where the augmentation fades, see test_augmentation.py, and
+    # outlier_weight only where there are outliers, see below.
     above = {setting for setting, _ in mark.args[1]}
     above |= {"momentum", "patience", "relax_to", "outlier_weight"}
     assert above == asdict(TINY).keys() - TEACHER_SETTINGS
 
 
-# The order of the images
-
-
-def epochs_of(config: TrainConfig, images: Images = IMAGES, first: int = 0) -> Iterator[Epoch]:
-    return make_epochs(FreshImages(config, images), first, config.epochs, CPU)
-
-
-def test_every_epoch_shows_each_image_once_in_an_order_of_its_own() -> None:
-    count = 250
-    # Uniform images whose brightness tells which they are, undistorted.
-    brightness = np.arange(count, dtype=np.uint8)
-    pixels = np.broadcast_to(brightness[:, None, None], (count, 28, 28)).copy()
-    images = Images(pixels, np.arange(count))
-    plain = replace(TINY, epochs=3, rotation=0.0, scale=0.0, shear=0.0, shift=0.0, elastic=0.0)
-    orders = []
-    for x, labels, *_ in epochs_of(plain, images):
-        assert sorted(labels.tolist()) == list(range(count))
-        torch.testing.assert_close(x[:, 14, 14], labels.float(), rtol=0, atol=0.01)
-        orders.append(tuple(labels.tolist()))
-    assert len({tuple(range(count)), *orders}) == 4
-
-
-def test_another_seed_shows_the_images_in_another_order() -> None:
-    orders = [next(epochs_of(replace(TINY, seed=seed))).labels for seed in (0, 1)]
-    assert not torch.equal(*orders)
-
-
-def test_epochs_that_are_resumed_are_those_that_were_missed() -> None:
-    whole = list(epochs_of(TINY))
-    rest = list(epochs_of(TINY, first=2))
-    assert len(rest) == 2
-    for (x, labels, *_), (rest_x, rest_labels, *_) in zip(whole[2:], rest, strict=True):
-        assert torch.equal(x, rest_x)
-        assert torch.equal(labels, rest_labels)
-
-
-def test_the_augmentation_fades_over_the_last_epochs() -> None:
-    config = replace(TINY, epochs=10, relax=0.4)
-    strengths = [augmentation_strength(config, epoch) for epoch in range(10)]
-    assert strengths[:7] == [1.0] * 7
-    assert strengths[7:] == pytest.approx([0.75, 0.5, 0.25])
-    assert augmentation_strength(replace(config, relax=0.0), 9) == 1
-    above_half = [augmentation_strength(replace(config, relax_to=0.5), epoch) for epoch in (6, 9)]
-    assert above_half == pytest.approx([1, 0.625])
+# Dropout and the learning rate
 
 
 def test_every_image_of_a_run_has_dropout_masks_of_its_own(
@@ -357,11 +242,11 @@ def test_the_learning_rate_rises_to_its_maximum_and_falls_to_almost_0(
 
     def train_and_record(run: Run, *arguments: Any) -> tuple[float, float]:
         rates.append(run.optimizer.param_groups[0]["lr"])
-        scores = _train_epoch(run, *arguments)
+        scores = train_epoch(run, *arguments)
         rates.append(run.optimizer.param_groups[0]["lr"])
         return scores
 
-    monkeypatch.setattr(training.train, "_train_epoch", train_and_record)
+    monkeypatch.setattr(training.train, "train_epoch", train_and_record)
     run(output)
     # A 25th at first; the maximum a fifth of the way on, in the first of the four epochs.
     first, *after_each_epoch = rates[0], *rates[1::2]
@@ -371,207 +256,84 @@ def test_the_learning_rate_rises_to_its_maximum_and_falls_to_almost_0(
     assert 0 < after_each_epoch[-1] < 0.01 * TINY.learning_rate
 
 
-# Interruption
+# Outliers
 
 
-@pytest.mark.parametrize(
-    ("function", "at_call", "after", "epochs_saved"),
-    [
-        pytest.param("evaluate_network", 1, False, 0, id="in the first epoch"),
-        pytest.param("evaluate_network", 3, False, 2, id="in the third epoch"),
-        pytest.param("write_atomically", 3, False, 2, id="between history and state"),
-        pytest.param("write_atomically", 3, True, 3, id="after an epoch"),
-        pytest.param("save_checkpoint", 1, False, 4, id="before the checkpoint"),
-        pytest.param("save_checkpoint", 1, True, 4, id="after the checkpoint"),
-    ],
-)
-def test_an_interrupted_and_resumed_run_ends_as_an_undisturbed_one(
-    output: Path,
-    undisturbed: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    function: str,
-    at_call: int,
-    after: bool,
-    epochs_saved: int,
-) -> None:
-    interrupt(output, monkeypatch, function, at_call, after=after)
-    assert RunFiles(output).state.exists() == (epochs_saved > 0)
-    torch.manual_seed(99)
-    evaluated = Interrupt(evaluate_network, at_call=-1)
-    with monkeypatch.context() as patched:
-        patched.setattr(training.train, "evaluate_network", evaluated)
-        run(output, resume=True)
-    # Each epoch that was left, and the final score: finished ones are not trained again.
-    assert -1 - evaluated.calls_left == 4 - epochs_saved + 1
-    assert_as_undisturbed(output, undisturbed)
+# Batches of 25 digits and 10 outliers.
+WITH_OUTLIERS = replace(TINY, outliers=0.4)
 
 
-def assert_as_undisturbed(output: Path, undisturbed: Path) -> None:
-    assert output.read_bytes() == undisturbed.read_bytes()
-    assert without_seconds(read_history(output)) == without_seconds(read_history(undisturbed))
-    assert {path.name for path in output.parent.iterdir()} == {
-        "net.safetensors",
-        "net.safetensors.history.jsonl",
-    }
+def mean_entropy(checkpoint: Checkpoint) -> float:
+    """Of the answers to outliers, nats."""
+    pixels = make_unfamiliar(IMAGES, 50, 7, SHOWN)
+    with torch.inference_mode():
+        network = checkpoint.network
+        probs = network(normalise(pixels, network.config)).softmax(dim=1)
+        return float(-(probs * probs.log()).sum(dim=1).mean())
 
 
-def test_a_run_interrupted_twice_ends_as_an_undisturbed_one(
-    output: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupt(output, monkeypatch, "evaluate_network", 2)
-    interrupt(output, monkeypatch, "write_atomically", 2, resume=True)
-    run(output, resume=True)
-    assert_as_undisturbed(output, undisturbed)
+def test_without_dropout_a_step_follows_the_gradient_of_both_losses() -> None:
+    config = replace(
+        WITH_OUTLIERS, dropout=(0.0, 0.0, 0.0), optimiser="sgd", schedule="constant",
+        learning_rate=0.1, weight_decay=0.0, outlier_weight=0.7, averaging=0.0,
+    )  # fmt: skip
+    B, M = 25, 10
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(B, 28, 28, generator=generator) * 255
+    outliers = torch.rand(M, 28, 28, generator=generator) * 255
+    labels = torch.arange(B) % 10
+    images = Images(pixels.round().to(torch.uint8).numpy(), labels.numpy())
+    run = start(config, images, CPU)
+
+    network = run.network
+    network.zero_grad()
+    mean, std = network.config.mean, network.config.std
+    digits, others = (
+        network((x.flatten(1) / 255 - mean) / std).softmax(dim=1) for x in (pixels, outliers)
+    )
+    loss = -digits[torch.arange(B), labels].log().mean() - 0.7 * others.log().sum() / (M * 10)
+    loss.backward()
+    expected = []
+    for parameter in network.parameters():
+        assert parameter.grad is not None
+        expected.append(parameter.detach() - 0.1 * parameter.grad)
+
+    train_epoch(run, config, Epoch(pixels, labels, outliers=outliers))
+    for parameter, wanted in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), wanted)
 
 
-# Stops before the third epoch is saved, says so, and waits for its end.
-_WAITING_RUN = """
-import json, sys
-from pathlib import Path
-import numpy as np
-import torch
-import training.train
-from training.config import TrainConfig
-from training.data import Images
-
-output, arrays, settings = sys.argv[1:]
-torch.set_num_threads(1)
-evaluate, calls = training.train.evaluate_network, []
-
-def evaluate_or_wait(*arguments):
-    calls.append(arguments)
-    if len(calls) == 3:
-        print("waiting", flush=True)
-        sys.stdin.read()
-    return evaluate(*arguments)
-
-training.train.evaluate_network = evaluate_or_wait
-config = json.loads(settings)
-config["dropout"] = tuple(config["dropout"])
-loaded = np.load(arrays)
-images = Images(loaded["pixels"], loaded["labels"])
-training.train.train(
-    TrainConfig(**config), images, Path(output), device=torch.device("cpu"), resume=False
-)
-"""
+def test_a_network_that_was_shown_outliers_is_uncertain_about_them(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain.safetensors", replace(TINY, epochs=8))
+    shown = run(tmp_path / "shown.safetensors", replace(WITH_OUTLIERS, epochs=8))
+    assert mean_entropy(shown) > mean_entropy(plain) + 0.3
+    assert mean_entropy(shown) > 0.6 * np.log(10)
+    assert shown.metrics["validation"]["error"] < 0.2
 
 
-@pytest.mark.slow
-def test_a_killed_and_resumed_run_ends_as_an_undisturbed_one(
-    output: Path, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    arrays = tmp_path_factory.mktemp("images") / "images.npz"
-    np.savez(arrays, pixels=IMAGES.pixels, labels=IMAGES.labels)
-    command = [sys.executable, "-c", _WAITING_RUN, str(output), str(arrays)]
-    with subprocess.Popen(
-        [*command, json.dumps(asdict(TINY))],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert any(line == "waiting\n" for line in process.stdout)
-        finally:
-            process.kill()
-    assert process.returncode == -9
-    assert not output.exists()
-    assert len(read_history(output)) == 2
-    run(output, resume=True)
-    assert_as_undisturbed(output, undisturbed)
+# Images
 
 
-@pytest.mark.slow
-def test_kills_at_random_moments_leave_a_whole_checkpoint_and_the_same_end(tmp_path: Path) -> None:
-    outcome = kill_and_resume(tmp_path, kills=2, seed=0)
-    assert outcome.kills == 2
-    assert outcome.loads > 0
-    assert outcome.is_same
-    assert outcome.files == {"net.safetensors", "net.safetensors.history.jsonl"}
+def test_training_images_are_the_first_ones(output: Path) -> None:
+    """Of 600 images with 100 held out, the first 50: the images between are not used."""
+    config = replace(TINY, epochs=1, training_images=50)
+    run(output, config)
+    blank = Images(IMAGES.pixels.copy(), IMAGES.labels)
+    blank.pixels[50:500] = 0
+    other = output.with_name("other")
+    train(config, blank, other, device=CPU)
+    assert output.read_bytes() == other.read_bytes()
 
 
-def test_a_half_written_state_of_a_killed_run_is_cleared_away(output: Path) -> None:
-    abandoned = output.with_name(f".{RunFiles(output).state.name}.abc123")
-    somebody_elses = output.with_name(".other.safetensors.state.abc123")
-    for path in (abandoned, somebody_elses):
-        path.write_bytes(b"half")
-    run(output)
-    assert not abandoned.exists()
-    assert somebody_elses.exists()
+def test_fewer_training_images_than_a_batch_are_refused(output: Path) -> None:
+    with pytest.raises(TrainingError, match="lower --batch-size"):
+        run(output, replace(TINY, training_images=24))
 
 
-def test_resume_begins_where_there_is_no_run(output: Path, undisturbed: Path) -> None:
-    run(output, resume=True)
-    assert_as_undisturbed(output, undisturbed)
-
-
-def test_resuming_a_finished_run_returns_it_untrained(output: Path, undisturbed: Path) -> None:
-    output.write_bytes(undisturbed.read_bytes())
-    # Nothing could be trained on no images.
-    checkpoint = train(TINY, IMAGES[:0], output, device=CPU, resume=True)
-    assert checkpoint.version == load_checkpoint(undisturbed).version
-    assert output.read_bytes() == undisturbed.read_bytes()
-
-
-def refusal(output: Path, config: TrainConfig = TINY, *, resume: bool) -> str:
-    """The message of the refusal: one line that names the run, which stays as it was."""
-    before = {path: path.read_bytes() for path in output.parent.iterdir()}
-    with pytest.raises(TrainingError) as caught:
-        run(output, config, resume=resume)
-    assert {path: path.read_bytes() for path in output.parent.iterdir()} == before
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert str(output) in message
-    return message
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"learning_rate": 0.5}, "learning_rate"),
-        ({"seed": 1}, "seed"),
-        ({"dropout": (0.2, 0.2, 0.3)}, "dropout"),
-        ({"epochs": 5, "batch_size": 50}, "batch_size, epochs"),
-    ],
-)
-@pytest.mark.parametrize("finished", [False, True])
-def test_resuming_with_other_settings_is_refused_and_names_them(
-    output: Path,
-    undisturbed: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    finished: bool,
-    changes: dict[str, Any],
-    named: str,
-) -> None:
-    if finished:
-        output.write_bytes(undisturbed.read_bytes())
-    else:
-        interrupt(output, monkeypatch, "evaluate_network", 2)
-    message = refusal(output, replace(TINY, **changes), resume=True)
-    assert f"has other settings ({named}): repeat them" in message
-
-
-def test_an_unfinished_run_is_not_overwritten_without_resume(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupt(output, monkeypatch, "evaluate_network", 2)
-    message = refusal(output, resume=False)
-    assert f"add --resume to continue it, or delete {RunFiles(output).state}" in message
-
-
-def test_a_finished_run_is_trained_anew_without_resume(output: Path, undisturbed: Path) -> None:
-    output.write_bytes(undisturbed.read_bytes())
-    RunFiles(output).history.write_bytes(RunFiles(undisturbed).history.read_bytes())
-    run(output, replace(TINY, epochs=1))
-    assert output.read_bytes() != undisturbed.read_bytes()
-    assert len(read_history(output)) == 1
-
-
-def test_resuming_what_is_no_checkpoint_is_refused(output: Path) -> None:
-    output.write_bytes(b"something else")
-    assert "is no finished run" in refusal(output, resume=True)
+def test_too_few_images_are_refused(output: Path) -> None:
+    with pytest.raises(TrainingError, match="lower --validation-images"):
+        run(output, replace(TINY, validation_images=580))
+    assert list(output.parent.iterdir()) == []
 
 
 def test_a_run_that_diverges_says_what_to_lower(output: Path) -> None:
@@ -579,12 +341,6 @@ def test_a_run_that_diverges_says_what_to_lower(output: Path) -> None:
     with pytest.raises(TrainingError, match=r"infinite in epoch \d: lower --learning-rate"):
         run(output, diverging)
     assert not output.exists()
-
-
-def test_too_few_images_are_refused(output: Path) -> None:
-    with pytest.raises(TrainingError, match="lower --validation-images"):
-        run(output, replace(TINY, validation_images=580))
-    assert list(output.parent.iterdir()) == []
 
 
 def test_missing_folders_of_the_output_are_made(tmp_path: Path) -> None:

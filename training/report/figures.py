@@ -1,7 +1,7 @@
 """The report's figures, each made from its measurement; SVG and PNG.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; line styles and markers tell the
-same story in black and white.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish; line styles and markers
+serve readers in black and white.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,16 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.report.subject import ABSTAINING_SCORE
+from training.answers import ABSTAINING_SCORE
 
-_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _GREY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#666666",
-)
+_BLUE, _ORANGE, _GREEN, _PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+_SKY, _GREY = "#56B4E9", "#666666"
 _STYLES = [
     {"color": _BLUE, "linestyle": "-", "marker": "o"},
     {"color": _ORANGE, "linestyle": "--", "marker": "s"},
@@ -45,19 +39,14 @@ _SETTINGS: dict[Any, Any] = {
 _WIDTH = 7.0  # inches
 
 
-def save_figures(report: Mapping[str, Any], folder: Path) -> list[str]:
-    """Draws what the report has measured; returns the names of the figures, without endings."""
+def save_figures(report: Mapping[str, Any], folder: Path) -> None:
+    """Draws every measurement of the report."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = []
     with mpl.rc_context(_SETTINGS):
         for name, (section, draw) in _FIGURES.items():
-            if section not in report:
-                continue
             figure = draw(report[section])
             for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
                 figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
-            names.append(name)
-    return names
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -66,7 +55,7 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> t
 
 
 def draw_reliability(scores: Mapping[str, Any]) -> Figure:
-    """Accuracy against confidence, and below how many answers have that confidence."""
+    """Accuracy against confidence, with a histogram of the confidences below."""
     figure, axes = _figure(4.6, 2, 2, sharex=True, height_ratios=[3, 1])
     for column, (title, bins) in enumerate(scores["reliability"].items()):
         images = np.array(bins["images"])
@@ -77,14 +66,8 @@ def draw_reliability(scores: Mapping[str, Any]) -> Figure:
         spread = 2 * np.sqrt(confidence * (1 - confidence) / images[filled])
         above, below = axes[0, column], axes[1, column]
         above.plot([0, 1], [0, 1], color=_GREY, linestyle="--", label="calibrated")
-        above.fill_between(
-            confidence,
-            np.clip(confidence - spread, 0, 1),
-            np.clip(confidence + spread, 0, 1),
-            color=_GREY,
-            alpha=0.2,
-            label="± 2 standard errors",
-        )
+        band = np.clip([confidence - spread, confidence + spread], 0, 1)
+        above.fill_between(confidence, *band, color=_GREY, alpha=0.2, label="± 2 standard errors")
         above.plot(confidence, accuracy, color=_BLUE, marker="o", label="observed")
         row = scores["rows"][f"{title}, calibrated"]
         above.set_title(f"{title}, calibrated: ECE {row['ece']:.4f}")
@@ -101,37 +84,18 @@ def draw_reliability(scores: Mapping[str, Any]) -> Figure:
 
 
 def draw_risk_coverage(abstaining: Mapping[str, Any]) -> Figure:
-    """Error among the accepted against how many are accepted."""
+    """Error among accepted answers against the share that is accepted."""
     figure, axes = _figure(3.8)
-    names = [
-        "1 - confidence, deterministic",
-        ABSTAINING_SCORE,
-        "mutual information, MC",
-        "oracle",
-    ]
+    names = ["1 - confidence, deterministic", ABSTAINING_SCORE, "mutual information, MC", "oracle"]
     for name, style in zip(names, _STYLES, strict=True):
         curve = abstaining["curves"][name]
         area = abstaining["aurc_oracle"] if name == "oracle" else abstaining["aurc"][name]
-        label = f"{name} (AURC {1e4 * area:.2f}e-4)"
-        axes.plot(
-            curve["coverage"],
-            100 * np.array(curve["risk"]),
-            label=label,
-            markevery=6,
-            markersize=4,
-            **style,
-        )
-    decided = abstaining["decisions"]["mc"]
-    if decided:
-        axes.plot(
-            decided["coverage"],
-            100 * decided["error"],
-            marker="*",
-            markersize=14,
-            linestyle="",
-            color="black",
-            label="the stored threshold",
-        )
+        shown = style | {"label": f"{name} (AURC {1e4 * area:.2f}e-4)", "markersize": 4}
+        axes.plot(curve["coverage"], 100 * np.array(curve["risk"]), markevery=6, **shown)
+    if decided := abstaining["decisions"]["mc"]:
+        star = {"marker": "*", "markersize": 14, "linestyle": "", "color": "black"}
+        x, y = decided["coverage"], 100 * decided["error"]
+        axes.plot(x, y, label="the stored threshold", **star)
     axes.set_xlabel("coverage: share of answers accepted")
     axes.set_ylabel("error among them, %")
     axes.set_xlim(0.85, 1.003)
@@ -150,25 +114,12 @@ def draw_rotated_digit(rotated: Mapping[str, Any]) -> Figure:
         for column in range(len(probs)):
             values = probs[column, :, digit]
             place = column + (order - 1.5) * 0.18
-            axes.plot(
-                np.full(len(values), place),
-                values,
-                marker="_",
-                markersize=7,
-                linestyle="",
-                color=style["color"],
-                alpha=0.25,
-                rasterized=True,
-            )
-            axes.plot(
-                place,
-                values.mean(),
-                marker=style["marker"],
-                markersize=5,
-                linestyle="",
-                color=style["color"],
-                label=str(digit) if column == 0 else None,
-            )
+            points: dict[str, Any] = {"linestyle": "", "color": style["color"]}
+            dashes = {**points, "marker": "_", "markersize": 7, "alpha": 0.25, "rasterized": True}
+            axes.plot(np.full(len(values), place), values, **dashes)
+            label = str(digit) if column == 0 else None
+            mean = {**points, "marker": style["marker"], "markersize": 5, "label": label}
+            axes.plot(place, values.mean(), **mean)
     axes.set_xticks(range(len(probs)), [f"{angle}°" for angle in rotated["angles"]])
     axes.set_xlim(-0.6, len(probs) - 0.4)
     axes.set_ylabel("probability: passes, and their mean")
@@ -179,7 +130,7 @@ def draw_rotated_digit(rotated: Mapping[str, Any]) -> Figure:
 
 
 def draw_rotation(rotation: Mapping[str, Any]) -> Figure:
-    """Accuracy, calibration error, doubt and acceptance of all test images as they turn."""
+    """Accuracy, calibration error, entropy and acceptance of all test images as they turn."""
     figure, axes = _figure(4.2, 2, 2, sharex=True)
     words = {
         "accuracy": "accuracy",
@@ -198,22 +149,16 @@ def draw_rotation(rotation: Mapping[str, Any]) -> Figure:
 
 
 def draw_unfamiliar(unfamiliar: Mapping[str, Any]) -> Figure:
-    """How predictive entropy spreads over digits and over what is no digit."""
+    """Histograms of the predictive entropy of digits and of out-of-distribution images."""
     figure, axes = _figure(3.4)
     edges = unfamiliar["edges"]
-    axes.stairs(
-        unfamiliar["digits"], edges, fill=True, color=_GREY, alpha=0.4, label="MNIST's test digits"
-    )
+    grey = {"fill": True, "color": _GREY, "alpha": 0.4}
+    axes.stairs(unfamiliar["digits"], edges, label="MNIST's test digits", **grey)
     others = {name: each for name, each in unfamiliar["sets"].items() if "auroc" in each}
     for (name, other), style in zip(others.items(), _STYLES, strict=False):
-        axes.stairs(
-            other["histogram"],
-            edges,
-            color=style["color"],
-            linestyle=style["linestyle"],
-            linewidth=1.8,
-            label=f"{name}: AUROC {other['auroc'][ABSTAINING_SCORE]:.3f}",
-        )
+        line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.8}
+        label = f"{name}: AUROC {other['auroc'][ABSTAINING_SCORE]:.3f}"
+        axes.stairs(other["histogram"], edges, label=label, **line)
     axes.set_yscale("log")
     axes.set_xlabel("predictive entropy of 50 passes, nats")
     axes.set_ylabel("share of images")
@@ -237,7 +182,7 @@ def draw_convergence(convergence: Mapping[str, Any]) -> Figure:
 
 
 def draw_gallery(gallery: Mapping[str, Any]) -> Figure:
-    """Digits with what they are, what the network says and how much it doubts."""
+    """Digits with their label, the network's answer and its predictive entropy."""
     columns = 10
     shown = gallery["images"]
     rows = max(1, -(-len(shown) // columns))
@@ -263,6 +208,6 @@ _FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], Figure]]] = {
     "rotated_digit": ("rotated_digit", draw_rotated_digit),
     "rotation": ("rotation", draw_rotation),
     "convergence": ("convergence", draw_convergence),
-    "doubtful": ("doubtful", draw_gallery),
+    "uncertain": ("uncertain", draw_gallery),
     "errors": ("errors", draw_gallery),
 }

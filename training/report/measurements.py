@@ -1,22 +1,46 @@
-"""What is measured on the test images: scores, calibration, abstaining, prediction sets."""
+"""What is measured for the report; every measurement is a dictionary that JSON can hold.
 
+Scores, calibration, abstaining and prediction sets on the test images; then other images, rotated
+digits and out-of-distribution sets, and how many passes an answer needs.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
 
-from model.literals import Mode
-from model.uncertainty.calibration import prediction_set
-from model.uncertainty.statistics import Array, entropy
-from training.metrics import ECE_BINS, bin_numbers, losses, score
-from training.report.subject import ABSTAINING_SCORE, Subject, doubt_scores
-from training.selective import RiskCoverage, oracle, risk_coverage
-from training.significance import bootstrap_mean, calibrated_band, mcnemar
+from model.arrays import Array
+from model.literals import Estimator, Mode
+from model.sampling.masks import Passes
+from model.uncertainty.calibration import apply_temperature, prediction_set
+from model.uncertainty.statistics import mean, variance
+from training import metrics
+from training.answers import (
+    ABSTAINING_SCORE,
+    Pixels,
+    Subject,
+    predict_all,
+    uncertainty_scores,
+)
 
 KINDS: tuple[Mode, ...] = get_args(Mode)
 TITLES: dict[Mode, str] = {"predict": "deterministic", "mc": "MC dropout"}
 _CURVE_POINTS = 200
+# Gal and Ghahramani 2016, figure 4: a digit 1 in 12 rotations, 100 passes.
+ANGLES = tuple(range(0, 180, 15))
+_ROTATED_CLASS = 1
+_ROTATED_PASSES = 100
+_HISTOGRAM_BINS = 40
+# Convergence: passes, images, seeds, and passes of the reference.
+PASSES = (2, 4, 8, 16, 32, 64, 128, 256)
+_IMAGES = 40
+_REPETITIONS = 16
+_REFERENCE_PASSES = 10_000
+_MOST_UNCERTAIN = 30
 
 
 def measure_scores(subject: Subject) -> dict[str, Any]:
@@ -26,10 +50,9 @@ def measure_scores(subject: Subject) -> dict[str, Any]:
         rows[TITLES[kind]] = _row(subject.raw(kind), subject)
         rows[f"{TITLES[kind]}, calibrated"] = _row(subject.probabilities(kind), subject)
     labels = subject.images.labels
-    difference = losses(subject.probabilities("mc"), labels) - losses(
-        subject.probabilities("predict"), labels
-    )
-    low, high = bootstrap_mean(difference)
+    mc, predict = (metrics.losses(subject.probabilities(kind), labels) for kind in KINDS[::-1])
+    difference = mc - predict
+    low, high = metrics.bootstrap_mean(difference)
     return {
         "rows": rows,
         "reliability": {
@@ -40,66 +63,58 @@ def measure_scores(subject: Subject) -> dict[str, Any]:
 
 
 def _row(probs: Array, subject: Subject) -> dict[str, Any]:
-    scores = score(probs, subject.images.labels)
+    scores = metrics.score(probs, subject.images.labels)
     confidence = probs.max(axis=1)
     return {
         **asdict(scores),
         "error": scores.error,
-        "ece_band": calibrated_band(confidence, "width"),
-        "ece_mass_band": calibrated_band(confidence, "mass"),
+        "ece_band": metrics.calibrated_band(confidence, "width"),
+        "ece_mass_band": metrics.calibrated_band(confidence, "mass"),
     }
 
 
 def _reliability(probs: Array, labels: NDArray[np.int64]) -> dict[str, list[float]]:
     """Images, mean confidence and accuracy of each bin of equal width; 0 where it is empty."""
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
-    index = bin_numbers(confidence, ECE_BINS, "width")
-    images = np.bincount(index, minlength=ECE_BINS)
+    index = metrics.bin_numbers(confidence, metrics.ECE_BINS, "width")
+    images = np.bincount(index, minlength=metrics.ECE_BINS)
     safe = np.maximum(images, 1)
     return {
         "images": images.tolist(),
-        "confidence": (np.bincount(index, confidence, ECE_BINS) / safe).tolist(),
-        "accuracy": (np.bincount(index, correct, ECE_BINS) / safe).tolist(),
+        "confidence": (np.bincount(index, confidence, metrics.ECE_BINS) / safe).tolist(),
+        "accuracy": (np.bincount(index, correct, metrics.ECE_BINS) / safe).tolist(),
     }
 
 
 def measure_abstaining(subject: Subject) -> dict[str, Any]:
-    """Risk against coverage per score, and the stored thresholds and prediction sets at work."""
+    """Risk against coverage per score, and what the stored thresholds and levels do."""
     wrong = subject.wrong("mc")
     curves = {
-        name: risk_coverage(doubt, wrong)
-        for name, doubt in doubt_scores(subject.predicted, subject.sampled).items()
+        name: metrics.risk_coverage(scores, wrong)
+        for name, scores in uncertainty_scores(subject.predicted, subject.sampled).items()
     }
-    best = curves[ABSTAINING_SCORE]
+    best, oracle = curves[ABSTAINING_SCORE], metrics.oracle(wrong)
     return {
         "aurc": {name: curve.aurc for name, curve in curves.items()},
-        "aurc_oracle": oracle(wrong).aurc,
+        "aurc_oracle": oracle.aurc,
         "coverage_at": {str(risk): best.coverage_at(risk) for risk in (0.001, 0.002)},
-        "curves": {
-            **{name: _points(curve) for name, curve in curves.items()},
-            "oracle": _points(oracle(wrong)),
-        },
+        "curves": {name: _points(each) for name, each in (curves | {"oracle": oracle}).items()},
         "decisions": {kind: _decisions(subject, kind) for kind in KINDS},
         "sets": {kind: _sets(subject, kind) for kind in KINDS},
     }
 
 
-def _points(curve: RiskCoverage) -> dict[str, list[float]]:
+def _points(curve: metrics.RiskCoverage) -> dict[str, list[float]]:
     last = len(curve.coverage) - 1
     rows = np.unique(np.linspace(0, last, _CURVE_POINTS).astype(int))
     return {"coverage": curve.coverage[rows].tolist(), "risk": curve.risk[rows].tolist()}
-
-
-def doubt_of(subject: Subject, kind: Mode) -> Array:
-    """What the stored threshold is compared with, (N,)."""
-    return entropy(subject.predicted) if kind == "predict" else subject.sampled.predictive_entropy
 
 
 def _decisions(subject: Subject, kind: Mode) -> dict[str, Any] | None:
     threshold = subject.calibration(kind).threshold
     if threshold is None:
         return None
-    accepted = doubt_of(subject, kind) <= threshold
+    accepted = subject.uncertainty(kind) <= threshold
     errors = int((subject.wrong(kind) & accepted).sum())
     return {
         "threshold": threshold,
@@ -111,7 +126,7 @@ def _decisions(subject: Subject, kind: Mode) -> dict[str, Any] | None:
 
 def _sets(subject: Subject, kind: Mode) -> dict[str, Any]:
     measured = {}
-    for level, least in subject.calibration(kind).least_probabilities.items():
+    for level, least in subject.calibration(kind).conformal_quantiles.items():
         sets = [prediction_set(each, least) for each in subject.probabilities(kind)]
         covered = [label in each for label, each in zip(subject.images.labels, sets, strict=True)]
         measured[str(level)] = {
@@ -124,14 +139,166 @@ def _sets(subject: Subject, kind: Mode) -> dict[str, Any]:
 
 def measure_against(subject: Subject, other: Subject) -> dict[str, Any]:
     """Whether another checkpoint answers the same images worse or better."""
+    compared: dict[str, Any] = {"version": other.checkpoint.version}
+    for kind in KINDS:
+        ours, theirs = subject.wrong(kind), other.wrong(kind)
+        counts = {"errors": int(ours.sum()), "other_errors": int(theirs.sum())}
+        compared[kind] = {**counts, **asdict(metrics.mcnemar(ours, theirs))}
+    return compared
+
+
+def rotate(pixels: Pixels, degrees: float) -> Pixels:
+    """Images (N, H, W) turned counter-clockwise about their middle; black beyond the edges."""
+    turned = [
+        np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR))
+        for image in pixels
+    ]
+    return np.stack(turned)
+
+
+def measure_rotated_digit(subject: Subject) -> dict[str, Any]:
+    """Every pass's probabilities for one digit in 12 rotations."""
+    number = int(np.flatnonzero(subject.images.labels == _ROTATED_CLASS)[0])
+    digit = subject.images.pixels[number : number + 1]
+    images = [rotate(digit, angle)[0] for angle in ANGLES]
+    passes = Passes(_ROTATED_PASSES, subject.seed)
+    probs = [subject.engine.sample_probs(image, passes) for image in images]
     return {
-        "version": other.checkpoint.version,
-        **{
-            kind: {
-                "errors": int(subject.wrong(kind).sum()),
-                "other_errors": int(other.wrong(kind).sum()),
-                **asdict(mcnemar(subject.wrong(kind), other.wrong(kind))),
-            }
-            for kind in KINDS
+        "image": number,
+        "angles": list(ANGLES),
+        "passes": _ROTATED_PASSES,
+        "pixels": [image.tolist() for image in images],
+        "probabilities": [each.astype(np.float64).round(4).tolist() for each in probs],
+    }
+
+
+def measure_rotation(subject: Subject) -> dict[str, Any]:
+    """Accuracy, calibration and uncertainty of all test images against the angle."""
+    rows: dict[str, list[float]] = {"angles": list(ANGLES)}
+    for angle in tqdm(ANGLES, "rotated test images", unit="angle"):
+        sampled = subject.sampled
+        if angle:
+            sampled = subject.sample(rotate(subject.images.pixels, angle))
+        calibrated = apply_temperature(sampled.mean, subject.calibration("mc").temperature)
+        scores = metrics.score(calibrated, subject.images.labels)
+        threshold = subject.calibration("mc").threshold
+        for name, value in {
+            "accuracy": 1 - scores.error,
+            "ece": scores.ece,
+            "entropy": float(sampled.predictive_entropy.mean()),
+            "accepted": float((sampled.predictive_entropy <= (threshold or np.inf)).mean()),
+        }.items():
+            rows.setdefault(name, []).append(value)
+    return rows
+
+
+def measure_unfamiliar(subject: Subject, others: Mapping[str, Pixels | str]) -> dict[str, Any]:
+    """How well each uncertainty score separates digits from other images.
+
+    `others` holds per data set its images, which are not preprocessed, or why there are none.
+    """
+    digits = uncertainty_scores(subject.predicted, subject.sampled)
+    top = float(np.log(len(subject.checkpoint.network.config.labels)))
+    edges = np.linspace(0, top, _HISTOGRAM_BINS + 1)
+    measured: dict[str, Any] = {
+        "edges": edges.tolist(),
+        "digits": _histogram(subject.sampled.predictive_entropy, edges),
+        "sets": {},
+    }
+    for name, images in others.items():
+        if isinstance(images, str):
+            measured["sets"][name] = {"skipped": images}
+            continue
+        predicted = predict_all(subject.engine, images)
+        sampled = subject.sample(images, progress=name)
+        scores = uncertainty_scores(predicted, sampled)
+        entropies = {"predict": scores["entropy, deterministic"], "mc": sampled.predictive_entropy}
+        measured["sets"][name] = {
+            "images": len(images),
+            "auroc": {each: metrics.auroc(digits[each], scores[each]) for each in digits},
+            "histogram": _histogram(sampled.predictive_entropy, edges),
+            "abstained": {
+                kind: _share_above(entropies[kind], subject.calibration(kind).threshold)
+                for kind in KINDS
+            },
+        }
+    return measured
+
+
+def _histogram(scores: Array, edges: Array) -> list[float]:
+    shares: list[float] = (np.histogram(scores, edges)[0] / len(scores)).tolist()
+    return shares
+
+
+def _share_above(scores: Array, threshold: float | None) -> float | None:
+    return None if threshold is None else float((scores > threshold).mean())
+
+
+def measure_convergence(subject: Subject) -> dict[str, Any]:
+    """Root mean square error of mean and variance against a reference of many passes.
+
+    Over the most uncertain test images, where passes matter, all classes, and several seeds.
+    """
+    uncertain = np.argsort(-subject.sampled.predictive_entropy, kind="stable")[:_IMAGES]
+    statistics = {"mean": mean, "variance": variance}
+    squares: dict[Estimator, dict[str, Array]] = {
+        estimator: {name: np.zeros(len(PASSES)) for name in statistics}
+        for estimator in get_args(Estimator)
+    }
+    for number in tqdm(uncertain, "convergence", unit="image"):
+        pixels = subject.images.pixels[number]
+        reference = _probs(subject, pixels, _REFERENCE_PASSES, 0, "independent")
+        wanted = {name: of(reference) for name, of in statistics.items()}
+        for estimator, errors in squares.items():
+            for column, passes in enumerate(PASSES):
+                for repetition in range(1, _REPETITIONS + 1):
+                    probs = _probs(subject, pixels, passes, repetition, estimator)
+                    for name, of in statistics.items():
+                        errors[name][column] += float(np.square(of(probs) - wanted[name]).mean())
+    samples = _IMAGES * _REPETITIONS
+    return {
+        "images": _IMAGES,
+        "repetitions": _REPETITIONS,
+        "reference_passes": _REFERENCE_PASSES,
+        "passes": list(PASSES),
+        "rmse": {
+            estimator: {name: np.sqrt(sums / samples).tolist() for name, sums in errors.items()}
+            for estimator, errors in squares.items()
         },
     }
+
+
+def _probs(
+    subject: Subject, pixels: Pixels, passes: int, repetition: int, estimator: Estimator
+) -> NDArray[np.float32]:
+    """Passes with a seed per repetition, far above the seeds of the test images."""
+    seed = 2_000_000 + subject.seed + repetition
+    return subject.engine.sample_probs(pixels, Passes(passes, seed, estimator))
+
+
+def measure_uncertain(subject: Subject) -> dict[str, Any]:
+    """The most uncertain digits, by predictive entropy."""
+    order = np.argsort(-subject.sampled.predictive_entropy, kind="stable")[:_MOST_UNCERTAIN]
+    return _gallery("The most uncertain digits - true: answer, entropy", subject, order)
+
+
+def measure_errors(subject: Subject) -> dict[str, Any]:
+    """All digits that MC dropout answers wrongly, the most certain first."""
+    wrong = np.flatnonzero(subject.wrong("mc"))
+    order = wrong[np.argsort(subject.sampled.predictive_entropy[wrong], kind="stable")]
+    return _gallery("All errors, the most certain first - true: answer, entropy", subject, order)
+
+
+def _gallery(title: str, subject: Subject, numbers: Iterable[Any]) -> dict[str, Any]:
+    labels = subject.checkpoint.network.config.labels
+    images = [
+        {
+            "number": int(number),
+            "label": labels[subject.images.labels[number]],
+            "answer": labels[subject.sampled.mean[number].argmax()],
+            "entropy": float(subject.sampled.predictive_entropy[number]),
+            "pixels": subject.images.pixels[number].tolist(),
+        }
+        for number in numbers
+    ]
+    return {"title": title, "images": images}

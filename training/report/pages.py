@@ -1,15 +1,38 @@
-"""The report as Markdown, and the tables that it shares with the terminal and the model card."""
+"""The report and the model card as Markdown, with the tables that they share."""
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from training.report.subject import ABSTAINING_SCORE
+from training.answers import ABSTAINING_SCORE
 
 Report = Mapping[str, Any]
 
+CARD_FIGURES = ("reliability", "unfamiliar")
+_INTENDED_USE = """\
+Reads one handwritten digit, 0 to 9, from a 28x28 image in MNIST's convention, to which the server
+brings any picture of a digit, and says how sure it is. Meant for learning about uncertainty, for
+demonstrations, and as a first reader whose uncertain cases go to a person. Not meant for decisions
+about people without such a person, nor for cheques, medical records or votes."""
+
+_LIMITS = """\
+- It knows ten digits and nothing else. Most other pictures raise its uncertainty, and some do not:
+  the table above says how many are accepted.
+- MNIST was written by American census workers and students around 1990. Other hands, pens and
+  cultures (a 1 with a long upstroke, a 7 with a bar) are read less well, and calibration,
+  thresholds and prediction sets hold for images like MNIST's only.
+- In training it was shown some kinds of images that are not digits, made from digits (`outliers`
+  in the recipe). Each pass finds no digit likely in them: the uncertainty is in the expected
+  entropy, and mutual information, variance and votes say little about them.
+- One digit at a time: of two digits in one picture it reads neither.
+- Turned by more than about 30 degrees a digit is another sign, and often another digit, to it.
+- MC dropout is an approximation of Bayesian inference. Its uncertainty is useful, not exact; it
+  was calibrated for 50 passes with independent masks. Fewer passes understate it a little.
+- An adversary can make it sure of anything."""
+
 
 def headline(report: Report) -> str:
-    """The most important figures, for the terminal."""
+    """The most important numbers, for the terminal."""
     subject = report["checkpoint"]
     lines = [
         f"{subject['name']} {subject['version']}, {report['images']:,} test images, "
@@ -39,76 +62,132 @@ def headline(report: Report) -> str:
     return "\n".join(lines)
 
 
-def report_page(report: Report, figures: Sequence[str]) -> str:
-    """The whole report; its figures lie beside it."""
-    subject = report["checkpoint"]
+def report_page(report: Report) -> str:
+    """The whole report; its figures lie in the folder `figures` next to it."""
+    subject, abstaining = report["checkpoint"], report["abstaining"]
+    difference = report["scores"]["nll_difference"]
+    areas = {**abstaining["aurc"], "oracle": abstaining["aurc_oracle"]}
     parts = [
         f"# {subject['name']} {subject['version']}",
         f"{report['images']:,} test images, {report['passes']} passes with independent masks, "
         f"seeds from {report['seed']} on. Dropout in serving: "
-        f"{_list(subject['serving_rates'], '.3f')}; in training: "
-        f"{_list(subject['training_rates'], '.3f')}. Everything was fitted on validation images.",
+        f"{_rates(subject['serving_rates'], ', ')}; in training: "
+        f"{_rates(subject['training_rates'], ', ')}. Everything was fitted on validation images.",
         "## Scores",
         scores_table(report),
-        _nll_difference(report),
-        _image("reliability", figures),
+        f"NLL of the calibrated MC answers minus that of the calibrated deterministic ones: "
+        f"{difference['mean']:+.5f}, 95 % interval of a paired bootstrap "
+        f"{difference['low']:+.5f} to {difference['high']:+.5f}.",
+        _image("reliability"),
         *_against(report),
         "## Abstaining",
         abstaining_text(report),
         _table(
-            ["score of doubt", "AURC, 1e-4"],
-            [
-                *(
-                    [name, f"{1e4 * area:.3f}"]
-                    for name, area in report["abstaining"]["aurc"].items()
-                ),
-                ["oracle", f"{1e4 * report['abstaining']['aurc_oracle']:.3f}"],
-            ],
+            ["uncertainty score", "AURC, 1e-4"],
+            [[name, f"{1e4 * area:.3f}"] for name, area in areas.items()],
         ),
-        _image("risk_coverage", figures),
+        _image("risk_coverage"),
         "## Prediction sets",
         sets_table(report),
+        "## Images that are not digits",
+        "All of the images as they are (`preprocess=none`).",
+        unfamiliar_table(report),
+        _image("unfamiliar"),
+        "## Rotated digits",
+        "One digit 1, every pass, after Gal and Ghahramani 2016, figure 4; then all test images.",
+        _image("rotated_digit"),
+        _rotation_table(report["rotation"]),
+        _image("rotation"),
+        "## Convergence",
+        _convergence_text(report["convergence"]),
+        _image("convergence"),
+        "## Gallery",
+        _image("uncertain"),
+        _image("errors"),
     ]
-    if "unfamiliar" in report:
-        parts += [
-            "## What is no digit",
-            "All of the images as they are (`preprocess=none`).",
-            unfamiliar_table(report),
-            _image("unfamiliar", figures),
-        ]
-    if "rotation" in report:
-        parts += [
-            "## Rotated digits",
-            "One digit 1, every pass, after Gal and Ghahramani 2016, figure 4; then all test "
-            "images.",
-            _image("rotated_digit", figures),
-            _rotation_table(report["rotation"]),
-            _image("rotation", figures),
-        ]
-    if "convergence" in report:
-        parts += [
-            "## Convergence",
-            _convergence_text(report["convergence"]),
-            _image("convergence", figures),
-        ]
-    parts += ["## Gallery", _image("doubtful", figures), _image("errors", figures)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def model_card(report: Report) -> str:
+    """The card; the figures `CARD_FIGURES` lie in the folder `figures` next to it."""
+    subject = report["checkpoint"]
+    training = subject["training"]
+    parts = [
+        f"# Model card: {subject['name']} {subject['version']}",
+        "Written by `dropserve-train evaluate --card`; every number is measured.",
+        "## Intended use",
+        _INTENDED_USE,
+        "## Network and data",
+        f"A multi-layer perceptron of {subject['parameters']:,} parameters, "
+        f"{'-'.join(map(str, subject['layer_sizes']))}, with ReLU and dropout after each hidden "
+        f"layer: {_rates(subject['training_rates'], '/')} in training, "
+        f"{_rates(subject['serving_rates'], '/')} in serving. Data set: `{subject['name']}`, "
+        f"60,000 training images less {training['recipe'].get('validation_images', 0):,} for "
+        "validation, and 10,000 test images, used only for this card.",
+        f"Recipe: {_recipe(training['recipe'])}; seed {training['seed']}. Serving rates, "
+        "temperatures, thresholds and prediction sets were chosen on the validation images and on "
+        "outliers made from them (`dropserve-train calibrate`).",
+        "## How good it is",
+        scores_table(report),
+        *_seeds(report),
+        _image("reliability"),
+        "## When it abstains",
+        abstaining_text(report),
+        sets_table(report),
+        unfamiliar_table(report),
+        _image("unfamiliar"),
+        "## Limits",
+        _LIMITS,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    """Every setting and, of a teacher, its members without their own recipes."""
+    parts = [f"{name} {value}" for name, value in sorted(recipe.items()) if name != "teacher"]
+    parts += [
+        f"taught by the {member['kind']} {member['version']}, validation error "
+        f"{member['validation_error']:.2%}"
+        for member in recipe.get("teacher", [])
+    ]
+    return ", ".join(parts)
+
+
+def _seeds(report: Mapping[str, Any]) -> list[str]:
+    """Errors of checkpoints from other seeds, and how far they spread."""
+    seeds = report.get("seeds", [])
+    if len(seeds) < 2:
+        return []
+    header = ["seed", "version", "validation error", "test error, deterministic", "test error, MC"]
+    errors = ("validation_error", "error", "mc_error")
+    rows = [
+        [str(each["seed"]), each["version"], *(f"{each[name]:.2%}" for name in errors)]
+        for each in seeds
+    ]
+    spreads = []
+    for name, words in (("error", "deterministic"), ("mc_error", "MC")):
+        values = [each[name] for each in seeds]
+        spreads.append(
+            f"Test error of {len(seeds)} seeds, {words}: mean {statistics.mean(values):.3%}, "
+            f"standard deviation {statistics.stdev(values):.3%}."
+        )
+    return [_table(header, rows), *spreads]
+
+
+def _rates(rates: Sequence[float], separator: str) -> str:
+    return separator.join(f"{rate:.3f}" for rate in rates)
 
 
 def scores_table(report: Report) -> str:
     """Deterministic and MC, uncalibrated and calibrated, side by side."""
-    rows = []
-    for name, row in report["scores"]["rows"].items():
-        rows.append(
-            [
-                name,
-                f"{row['error']:.2%}",
-                f"{row['nll']:.4f}",
-                f"{row['brier']:.4f}",
-                f"{row['ece']:.4f} ({_band(row['ece_band'])})",
-                f"{row['ece_mass']:.4f} ({_band(row['ece_mass_band'])})",
-            ]
-        )
+    rows = [
+        [name, f"{row['error']:.2%}", f"{row['nll']:.4f}", f"{row['brier']:.4f}"]
+        + [
+            "{:.4f} ({:.4f}-{:.4f})".format(row[ece], *row[f"{ece}_band"])
+            for ece in ("ece", "ece_mass")
+        ]
+        for name, row in report["scores"]["rows"].items()
+    ]
     header = ["", "error", "NLL", "Brier", "ECE, equal width", "ECE, equal mass"]
     return (
         _table(header, rows)
@@ -118,7 +197,7 @@ def scores_table(report: Report) -> str:
 
 
 def abstaining_text(report: Report) -> str:
-    """What the stored thresholds do, and what a threshold chosen afterwards could do."""
+    """The effect of the stored thresholds, and of thresholds chosen with the labels."""
     abstaining = report["abstaining"]
     lines = []
     for kind, name in (("mc", "MC answers"), ("predict", "deterministic answers")):
@@ -139,30 +218,22 @@ def abstaining_text(report: Report) -> str:
 
 def sets_table(report: Report) -> str:
     """Coverage and size of the prediction sets."""
+    shown = (("coverage", ".2%"), ("mean_size", ".3f"), ("single", ".2%"))
     rows = [
-        [
-            level,
-            name,
-            f"{each['coverage']:.2%}",
-            f"{each['mean_size']:.3f}",
-            f"{each['single']:.2%}",
-        ]
+        [level, name, *(f"{each[share]:{form}}" for share, form in shown)]
         for kind, name in (("mc", "MC dropout"), ("predict", "deterministic"))
         for level, each in report["abstaining"]["sets"][kind].items()
     ]
-    if not rows:
-        return "The checkpoint has no prediction sets."
-    return _table(["level", "answers", "coverage", "mean size", "of one digit"], rows)
+    header = ["level", "answers", "coverage", "mean size", "of one digit"]
+    return _table(header, rows) if rows else "The checkpoint has no prediction sets."
 
 
 def unfamiliar_table(report: Report) -> str:
-    """AUROC of every score against every data set, and what the threshold turns away."""
+    """AUROC of every score against every data set, and the share that is rejected."""
     sets = report["unfamiliar"]["sets"]
     measured = {name: each for name, each in sets.items() if "auroc" in each}
     skipped = [
-        f"{name} was skipped: {each['skipped']}."
-        for name, each in sets.items()
-        if "skipped" in each
+        f"{name} was skipped: {sets[name]['skipped']}." for name in sets if name not in measured
     ]
     rows = [
         [score, *(f"{each['auroc'][score]:.4f}" for each in measured.values())]
@@ -174,15 +245,6 @@ def unfamiliar_table(report: Report) -> str:
     ]
     header = ["AUROC of", *(f"{name} ({each['images']:,})" for name, each in measured.items())]
     return "\n\n".join([*([_table(header, rows)] if measured else []), *skipped])
-
-
-def _nll_difference(report: Report) -> str:
-    difference = report["scores"]["nll_difference"]
-    return (
-        f"NLL of the calibrated MC answers minus that of the calibrated deterministic ones: "
-        f"{difference['mean']:+.5f}, 95 % interval of a paired bootstrap "
-        f"{difference['low']:+.5f} to {difference['high']:+.5f}."
-    )
 
 
 def _against(report: Report) -> list[str]:
@@ -201,15 +263,10 @@ def _against(report: Report) -> list[str]:
 
 
 def _rotation_table(rotation: Mapping[str, Any]) -> str:
+    columns = (rotation[name] for name in ("angles", "accuracy", "ece", "entropy", "accepted"))
     rows = [
-        [
-            f"{angle}°",
-            f"{rotation['accuracy'][place]:.2%}",
-            f"{rotation['ece'][place]:.4f}",
-            f"{rotation['entropy'][place]:.3f}",
-            f"{rotation['accepted'][place]:.2%}",
-        ]
-        for place, angle in enumerate(rotation["angles"])
+        [f"{angle}°", f"{accuracy:.2%}", f"{ece:.4f}", f"{entropy:.3f}", f"{accepted:.2%}"]
+        for angle, accuracy, ece, entropy, accepted in zip(*columns, strict=True)
     ]
     return _table(["angle", "accuracy", "ECE", "mean entropy", "accepted"], rows)
 
@@ -222,14 +279,14 @@ def _convergence_text(convergence: Mapping[str, Any]) -> str:
         for name in ("mean", "variance")
     ]
     return (
-        f"Root mean square error over the {convergence['images']} most doubtful digits and "
+        f"Root mean square error over the {convergence['images']} most uncertain digits and "
         f"{convergence['repetitions']} seeds, against {convergence['reference_passes']:,} passes.\n"
         "\n" + _table(["masks", "of the", *map(str, passes)], rows)
     )
 
 
-def _image(name: str, figures: Sequence[str]) -> str:
-    return f"![{name.replace('_', ' ')}](figures/{name}.svg)" if name in figures else ""
+def _image(name: str) -> str:
+    return f"![{name.replace('_', ' ')}](figures/{name}.svg)"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -237,13 +294,5 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _band(band: Sequence[float]) -> str:
-    return f"{band[0]:.4f}-{band[1]:.4f}"
-
-
 def _share(value: float | None) -> str:
     return "no threshold" if value is None else f"{value:.2%}"
-
-
-def _list(values: Iterable[float], form: str) -> str:
-    return ", ".join(format(value, form) for value in values)

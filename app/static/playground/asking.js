@@ -1,6 +1,6 @@
 // Questions to the server: one in flight, the stale one aborted, failures asked again in time.
 
-import { ServerError, UnreachableError, streamAnswer } from "./server.js";
+import { ServerError, UnreachableError, streamAnswer } from "./api.js";
 
 const LIVE_INTERVAL_MS = 125; // at most eight questions a second while the pen moves
 const UNREACHABLE_RETRY_SECONDS = 4;

@@ -8,7 +8,7 @@ import { Passes } from "./passes.js";
 import { pictureOfFile, pictureOfInput } from "./pictures.js";
 import { Playback, isMotionReduced } from "./playback.js";
 import { Rows, shape } from "./rows.js";
-import { fetchModel, fetchPasses } from "./server.js";
+import { fetchModel, fetchPasses } from "./api.js";
 import { Settings } from "./settings.js";
 import { curlCommand, inputPng, linkHash, plainAnswer, readHash } from "./sharing.js";
 import { watchTheme } from "./theme.js";

@@ -27,7 +27,7 @@ export class Passes {
     play.addEventListener("click", () => (this.timer === null ? this.#play() : this.stop()));
   }
 
-  /** Draws one square for each hidden neuron, layer beside layer. */
+  /** Draws one square for each hidden neuron, layer next to layer. */
   build(hiddenSizes) {
     let left = 0;
     this.squares = hiddenSizes.flatMap((size) => {

@@ -28,7 +28,7 @@ export class Rows {
     this.clear(50);
   }
 
-  /** Empties the rows for an answer of so many passes. */
+  /** Empties the rows for an answer of this number of passes. */
   clear(passes) {
     this.passesPerDot = Math.ceil(passes / MOST_DOTS);
     this.slots = Math.ceil(passes / this.passesPerDot);

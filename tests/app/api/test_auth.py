@@ -1,4 +1,4 @@
-"""Who may ask: API keys, foreign pages, and what every answer tells a browser."""
+"""API keys: what needs one, where one is taken, and the file of their digests."""
 
 import json
 import logging
@@ -17,9 +17,9 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from app.api.api_keys import ApiKeys, key_line, make_key
 from app.api.application import create_app
-from app.api.auth import OPEN_PATHS
+from app.api.auth import ApiKeys, key_line, make_key
+from app.api.routes import OPEN_ROUTES
 from app.client import AsyncDropserveClient, RequestError
 from app.settings import Settings, SettingsError
 from model.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ async def guarded(
     one_thread: None, default_checkpoint: Checkpoint, keys_file: Path
 ) -> AsyncIterator[FastAPI]:
     """The application with keys."""
-    settings = Settings(api_keys_file=keys_file, cors_origins=("https://page.example",))
+    settings = Settings(api_keys_file=keys_file)
     application = create_app(settings, default_checkpoint)
     async with application.router.lifespan_context(application):
         yield application
@@ -133,7 +133,7 @@ async def test_the_protocols_routes_refuse_in_its_own_shape(
     assert accepted.status_code == 200
 
 
-@pytest.mark.parametrize("path", [*sorted(OPEN_PATHS), "/static/docs.js"])
+@pytest.mark.parametrize("path", [*sorted(OPEN_ROUTES - {"/static"}), "/static/docs.js"])
 async def test_health_and_the_pages_need_none(asking: httpx.AsyncClient, path: str) -> None:
     assert (await asking.get(path)).status_code == 200
 
@@ -148,7 +148,7 @@ async def test_what_is_open_is_open_wherever_the_application_is_mounted(guarded:
 
 
 async def test_no_detour_leads_from_the_open_to_the_guarded(asking: httpx.AsyncClient) -> None:
-    for path in ("/static/../model", "/static/%2e%2e/model", "/static//../../app/factory.py"):
+    for path in ("/static/../model", "/static/%2e%2e/model", "/static//../../app/settings.py"):
         response = await asking.get(path)
         assert response.status_code in (401, 404), path
 
@@ -161,6 +161,9 @@ async def test_metrics_are_open_by_choice(
     async with connect(create_app(settings, default_checkpoint)) as asking:
         assert (await asking.get("/metrics")).status_code == without_keys.status_code
         assert (await asking.get("/model")).status_code == 401
+        described = (await asking.get("/openapi.json")).json()["paths"]
+    assert "security" not in described["/metrics"]["get"]
+    assert described["/model"]["get"]["security"]
 
 
 async def test_without_a_file_no_key_is_asked_for(client: httpx.AsyncClient) -> None:
@@ -179,7 +182,7 @@ async def test_the_description_says_what_needs_a_key(asking: httpx.AsyncClient) 
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            is_guarded = path not in OPEN_PATHS
+            is_guarded = path not in OPEN_ROUTES
             assert operation.get("security") == ([{"key": []}] if is_guarded else None), path
             assert ("401" in operation["responses"]) == is_guarded, path
 
@@ -253,7 +256,7 @@ def later(path: Path, content: str, keys: ApiKeys, monkeypatch: pytest.MonkeyPat
     path.write_text(content)
     now = time.monotonic()
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    monkeypatch.setattr("app.api.api_keys.time.monotonic", lambda: now + 10)
+    monkeypatch.setattr("app.api.auth.time.monotonic", lambda: now + 10)
 
 
 def test_a_changed_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +308,7 @@ def test_a_file_without_keys_is_refused_at_start(
         path.write_bytes(content)
 
     with pytest.raises(SettingsError, match=reason) as caught:
-        ApiKeys(path)
+        create_app(Settings(api_keys_file=path))
 
     assert ALICE not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -339,101 +342,3 @@ def test_what_no_header_can_hold_is_no_key(key: str) -> None:
     with pytest.raises(ValueError, match="no header can hold") as caught:
         AsyncDropserveClient(api_key=key)
     assert key not in str(caught.value)
-
-
-# Foreign pages
-
-
-def preflight(origin: str) -> dict[str, str]:
-    return {
-        "origin": origin,
-        "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization,content-type",
-    }
-
-
-async def test_a_page_that_is_named_may_ask(asking: httpx.AsyncClient) -> None:
-    origin = "https://page.example"
-
-    allowed = await asking.options("/predict", headers=preflight(origin))
-    answer = await asking.post(
-        "/predict", content=PICTURE, headers={"origin": origin, **bearer(ALICE)}
-    )
-    refusal = await asking.post("/predict", content=PICTURE, headers={"origin": origin})
-
-    assert allowed.status_code == 200
-    assert "authorization" in allowed.headers["access-control-allow-headers"]
-    assert (answer.status_code, refusal.status_code) == (200, 401)
-    for response in (allowed, answer, refusal):
-        assert response.headers["access-control-allow-origin"] == origin
-        assert "access-control-allow-credentials" not in response.headers
-    assert "x-request-id" in answer.headers["access-control-expose-headers"]
-
-
-@pytest.mark.parametrize("origin", ["https://other.example", "http://page.example", "null"])
-async def test_other_pages_may_not(asking: httpx.AsyncClient, origin: str) -> None:
-    refused = await asking.options("/predict", headers=preflight(origin))
-    answer = await asking.post(
-        "/predict", content=PICTURE, headers={"origin": origin, **bearer(ALICE)}
-    )
-
-    assert_error(refused, 400, "page_refused")
-    for response in (refused, answer):
-        assert "access-control-allow-origin" not in response.headers
-
-
-async def test_no_page_may_ask_unless_it_is_named(client: httpx.AsyncClient) -> None:
-    for response in (
-        await client.options("/predict", headers=preflight("https://page.example")),
-        await client.post("/predict", content=PICTURE, headers={"origin": "https://page.example"}),
-    ):
-        assert not [name for name in response.headers if name.startswith("access-control")]
-
-
-# What every answer tells a browser
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/"),
-        ("GET", "/docs"),
-        ("GET", "/openapi.json"),
-        ("GET", "/static/docs.js"),
-        ("GET", "/model"),
-        ("GET", "/nowhere"),
-        ("GET", "/health/live"),
-        ("GET", "/v2"),
-        ("POST", "/predict"),
-        ("POST", "/predict/mc/stream"),
-        ("PUT", "/predict"),
-    ],
-)
-async def test_every_answer_has_the_headers_once(
-    client: httpx.AsyncClient, asking: httpx.AsyncClient, method: str, path: str
-) -> None:
-    for one in (client, asking):
-        response = await one.request(method, path, content=PICTURE)
-
-        names = [name for name, _ in response.headers.multi_items()]
-        for name, value in (
-            ("x-content-type-options", "nosniff"),
-            ("referrer-policy", "no-referrer"),
-        ):
-            assert (names.count(name), response.headers[name]) == (1, value)
-        assert names.count("content-security-policy") == 1
-        assert "default-src 'none'" in response.headers["content-security-policy"]
-        is_page = path in ("/", "/docs")
-        assert ("script-src 'self'" in response.headers["content-security-policy"]) == is_page
-        assert "server" not in names
-
-
-async def test_an_unexpected_failure_has_them_too(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.api.predictions.read_image_request", None)
-
-    response = await client.post("/predict", content=PICTURE)
-
-    assert_error(response, 500, "internal")
-    assert response.headers["x-content-type-options"] == "nosniff"

@@ -20,12 +20,14 @@ from PIL import Image
 from starlette.types import Message
 
 from app.api.application import create_app
-from app.inference.pipeline import Inference
+from app.inference.pipeline import Predictor
 from app.settings import Settings
+from model.arrays import Floats
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import normalise, preprocess_image
+from model.digits.preprocessing import preprocess_image
+from model.engines.protocol import PassRange
 from model.engines.reference import sample_probs
-from model.engines.relu_mlp import PassRange, Probs
+from model.network import normalise
 from model.uncertainty.statistics import Summaries, standard_error, summarise_together
 from tests.conftest import assert_error, connect, sample
 
@@ -114,14 +116,14 @@ class Conversation:
         self._arrived = asyncio.Event()
 
     @property
-    def inference(self) -> Inference:
-        inference: Inference = self.app.state.inference
-        return inference
+    def predictor(self) -> Predictor:
+        predictor: Predictor = self.app.state.models.predictor
+        return predictor
 
     @property
     def passes(self) -> int:
         """Passes computed since the beginning."""
-        return self.inference.engine.passes_computed - self._before
+        return self.predictor.engine.passes_computed - self._before
 
     async def __aenter__(self) -> Self:
         path, _, query = self.path.partition("?")
@@ -139,7 +141,7 @@ class Conversation:
             "client": ("127.0.0.1", 1),
             "server": ("dropserve", 80),
         }
-        self._before = self.inference.engine.passes_computed
+        self._before = self.predictor.engine.passes_computed
         self._incoming.put_nowait({"type": "http.request", "body": self.body, "more_body": False})
         self.task = asyncio.create_task(self.app(scope, self._incoming.get, self._send))
         return self
@@ -189,7 +191,7 @@ class Conversation:
         for _ in range(20):
             await asyncio.sleep(0)
         assert self.passes == computed
-        assert self.inference.batcher.queued == 0
+        assert self.predictor.scheduler.queued == 0
         return computed
 
     @property
@@ -500,7 +502,7 @@ async def test_what_fails_before_the_first_event_is_a_plain_error(
     response = await client.post(f"/predict/mc/stream{query}", content=body)
 
     assert_error(response, status, code)
-    assert app.state.inference.batcher.queued == 0
+    assert app.state.models.predictor.scheduler.queued == 0
 
 
 # Work that ends before its end
@@ -553,7 +555,7 @@ async def test_a_reader_that_goes_away_stops_the_stream(
         ) as stream,
     ):
         await stream.first_piece()
-        assert stream.inference.batcher.queued > MANY_PASSES
+        assert stream.predictor.scheduler.queued > MANY_PASSES
         stream.leave()
 
         assert await stream.settled_passes() < MANY_PASSES / 2
@@ -565,7 +567,7 @@ async def test_an_answer_that_is_late_is_a_504_and_its_passes_are_not_computed(
     default_checkpoint: Checkpoint, path: str
 ) -> None:
     async with serving(default_checkpoint, **PATIENT) as app, connect(app) as client:
-        engine = app.state.inference.engine
+        engine = app.state.models.predictor.engine
         before = engine.passes_computed
         request: dict[str, Any] = {"content": small("7.png")}
         if path.endswith("batch"):
@@ -579,7 +581,7 @@ async def test_an_answer_that_is_late_is_a_504_and_its_passes_are_not_computed(
         for _ in range(20):
             await asyncio.sleep(0)
         assert engine.passes_computed == computed
-        assert app.state.inference.batcher.queued == 0
+        assert app.state.models.predictor.scheduler.queued == 0
 
 
 async def test_a_deadline_ends_a_stream_with_an_error_event(
@@ -590,7 +592,7 @@ async def test_a_deadline_ends_a_stream_with_an_error_event(
         Conversation(app, f"/predict/mc/stream?passes={MANY_PASSES}", small("7.png")) as stream,
     ):
         await stream.first_piece()
-        monkeypatch.setattr(stream.inference.batcher, "_clock", lambda: float("inf"))
+        monkeypatch.setattr(stream.predictor.scheduler, "_clock", lambda: float("inf"))
         await stream.ended()
 
         assert stream.passes < MANY_PASSES
@@ -629,11 +631,11 @@ async def test_the_servers_own_deadline_holds_where_none_is_given(
 class Failing:
     """In the engine's place: computes so many steps, and fails in the next."""
 
-    def __init__(self, inference: Inference, steps: int) -> None:
-        self._sample = inference.engine.sample
+    def __init__(self, predictor: Predictor, steps: int) -> None:
+        self._sample = predictor.engine.sample
         self._left = steps
 
-    def __call__(self, ranges: Sequence[PassRange]) -> list[Probs]:
+    def __call__(self, ranges: Sequence[PassRange]) -> list[Floats]:
         self._left -= 1
         if self._left < 0:
             raise RuntimeError("SECRET of the engine")
@@ -643,9 +645,9 @@ class Failing:
 async def test_an_engine_that_fails_midway_ends_the_stream_with_an_error_event(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    inference: Inference = app.state.inference
+    predictor: Predictor = app.state.models.predictor
     with monkeypatch.context() as patched:
-        patched.setattr(inference.engine, "sample", Failing(inference, steps=3))
+        patched.setattr(predictor.engine, "sample", Failing(predictor, steps=3))
         async with Conversation(
             app, "/predict/mc/stream?passes=1000", small("doubtful.png")
         ) as stream:
@@ -659,28 +661,28 @@ async def test_an_engine_that_fails_midway_ends_the_stream_with_an_error_event(
     assert (error["code"], error["request_id"]) == ("internal", stream.headers["x-request-id"])
     assert b"SECRET" not in data
     assert "SECRET" in caplog.text
-    assert inference.batcher.queued == 0
+    assert predictor.scheduler.queued == 0
 
 
 async def test_an_engine_that_fails_is_an_internal_error_and_the_next_request_is_answered(
     app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inference: Inference = app.state.inference
+    predictor: Predictor = app.state.models.predictor
     expected = await client.post("/predict/mc?seed=1", content=sample("7.png"))
     with monkeypatch.context() as patched:
-        patched.setattr(inference.engine, "sample", Failing(inference, steps=0))
+        patched.setattr(predictor.engine, "sample", Failing(predictor, steps=0))
         for path in ("/predict/mc", "/predict/mc/stream"):
             assert_error(await client.post(path, content=sample("7.png")), 500, "internal")
 
     again = await client.post("/predict/mc?seed=1", content=sample("7.png"))
     assert again.content == expected.content
-    assert inference.batcher.queued == 0
+    assert predictor.scheduler.queued == 0
 
 
 async def test_an_answer_that_cannot_be_made_is_one_callers_failure(
     app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail_on_ninety(probs: Sequence[Probs]) -> Summaries:
+    def fail_on_ninety(probs: Sequence[Floats]) -> Summaries:
         if len(probs[0]) == 90:
             raise MemoryError
         return summarise_together(probs)
@@ -688,7 +690,7 @@ async def test_an_answer_that_cannot_be_made_is_one_callers_failure(
     paths = [f"/predict/mc?seed=1&passes={passes}" for passes in (50, 90, 60)]
     expected = [(await client.post(path, content=small("7.png"))).content for path in paths]
     with monkeypatch.context() as patched:
-        patched.setattr("app.inference.jobs.summarise_together", fail_on_ninety)
+        patched.setattr("app.inference.answers.summarise_together", fail_on_ninety)
         answers = await asyncio.gather(
             *(client.post(path, content=small("7.png")) for path in paths)
         )
@@ -719,19 +721,19 @@ async def test_what_is_too_much_is_refused_at_once_and_costs_no_pass(
         serving(default_checkpoint, max_queued_passes=1000) as app,
         connect(app) as client,
     ):
-        inference: Inference = app.state.inference
-        computed = inference.engine.passes_computed
-        with inference.batcher.admit(1000):
+        predictor: Predictor = app.state.models.predictor
+        computed = predictor.engine.passes_computed
+        with predictor.scheduler.admit(1000):
             response = await client.post(path, **ROUTES[path])
 
             error = assert_error(response, 429, "overloaded")
             assert "Retry-After" in error["message"]
             assert int(response.headers["retry-after"]) >= 1
-            assert inference.batcher.queued == 1000
-            assert inference.engine.passes_computed == computed
+            assert predictor.scheduler.queued == 1000
+            assert predictor.engine.passes_computed == computed
 
         assert (await client.post(path, **ROUTES[path])).status_code == 200
-        assert inference.batcher.queued == 0
+        assert predictor.scheduler.queued == 0
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -749,7 +751,7 @@ async def test_a_full_server_refuses_before_it_reads_the_body(
         serving(default_checkpoint, max_queued_passes=1000) as app,
         connect(app) as client,
     ):
-        with app.state.inference.batcher.admit(1000):
+        with app.state.models.predictor.scheduler.admit(1000):
             refused = await client.post(path, content=body())
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
         assert pieces_read == 0
@@ -763,8 +765,8 @@ async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint
         serving(default_checkpoint, max_queued_passes=10_000) as app,
         connect(app) as client,
     ):
-        inference: Inference = app.state.inference
-        with inference.batcher.admit(6000):
+        predictor: Predictor = app.state.models.predictor
+        with predictor.scheduler.admit(6000):
             # Each needs room for twenty of its kind, and 4000 are left.
             paths = {
                 "/predict/mc?passes=168": {"content": small("7.png")},
@@ -796,7 +798,7 @@ async def test_of_many_at_once_the_server_takes_what_it_promised(
             *(client.post("/predict/mc?passes=1000", content=small("7.png")) for _ in range(20))
         )
 
-        assert app.state.inference.batcher.queued == 0
+        assert app.state.models.predictor.scheduler.queued == 0
     accepted = [response for response in responses if response.status_code == 200]
     assert 3 <= len(accepted) < 20
     for response in responses:
@@ -919,15 +921,15 @@ async def test_one_photo_leaves_half_of_the_queue_to_others(
         serving(default_checkpoint, max_queued_passes=4000) as app,
         connect(app) as client,
     ):
-        batcher = app.state.inference.batcher
+        scheduler = app.state.models.predictor.scheduler
         photo = asyncio.create_task(client.post("/predict", content=large_photo()))
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while batcher.queued == 0:  # noqa: ASYNC110 - it is counted within the request
+            while scheduler.queued == 0:  # noqa: ASYNC110 - it is counted within the request
                 await asyncio.sleep(0)
-        assert 1600 < batcher.queued < 2400
+        assert 1600 < scheduler.queued < 2400
         assert (await client.post("/predict/mc", content=small("7.png"))).status_code == 200
         await photo
-        assert batcher.queued == 0
+        assert scheduler.queued == 0
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/mc"])

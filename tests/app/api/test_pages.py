@@ -1,16 +1,28 @@
-"""How the page, its style and its script are sent."""
+"""How the pages and their files are sent."""
 
 import re
-from pathlib import Path
+from pathlib import PurePosixPath
+from urllib.parse import urljoin
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
-from app.api.health import STATIC_DIR
-from app.api.pages import join_modules
+from app.api.pages import STATIC_DIR
+from tests.conftest import assert_error, connect
 
-FOLDER = STATIC_DIR / "playground"
-FILES = {"/": "text/html", "/playground.css": "text/css", "/playground.js": "text/javascript"}
+PLAYGROUND = STATIC_DIR / "playground"
+FILES = {
+    "/": "text/html; charset=utf-8",
+    "/docs": "text/html; charset=utf-8",
+    "/static/playground/playground.css": "text/css; charset=utf-8",
+    "/static/playground/page.js": "text/javascript; charset=utf-8",
+    "/static/swagger-ui/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "/static/swagger-ui/LICENSE": "text/plain; charset=utf-8",
+    "/static/digits.png": "image/png",
+}
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -21,11 +33,13 @@ async def test_a_file_comes_compressed_to_those_who_take_that(
     plain = await client.get(path, headers={"accept-encoding": "identity"})
 
     assert (zipped.status_code, plain.status_code) == (200, 200)
-    assert zipped.headers["content-type"] == f"{FILES[path]}; charset=utf-8"
+    assert zipped.headers["content-type"] == plain.headers["content-type"] == FILES[path]
     assert zipped.headers["content-encoding"] == "gzip"
     assert "content-encoding" not in plain.headers
-    assert zipped.text == plain.text
-    assert int(zipped.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+    assert zipped.content == plain.content
+    assert int(plain.headers["content-length"]) == len(plain.content)
+    if len(plain.content) > 1000 and FILES[path] != "image/png":
+        assert int(zipped.headers["content-length"]) < len(plain.content) / 2
     assert zipped.headers["vary"] == plain.headers["vary"] == "accept-encoding"
 
 
@@ -34,43 +48,57 @@ async def test_what_a_browser_has_is_not_sent_again(client: httpx.AsyncClient, p
     first = await client.get(path)
     again = await client.get(path, headers={"if-none-match": first.headers["etag"]})
     other = await client.get(path, headers={"if-none-match": 'W/"0123456789abcdef"'})
+    headed = await client.head(path)
 
     assert first.headers["cache-control"] == "no-cache"
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["etag"] == first.headers["etag"]
     assert other.status_code == 200
+    assert (headed.status_code, headed.content) == (200, b"")
+    assert headed.headers["etag"] == first.headers["etag"]
 
 
-async def test_the_page_names_only_files_that_there_are(client: httpx.AsyncClient) -> None:
-    html = (await client.get("/")).text
-    names = re.findall(r'(?:src|href)="([^"#:]+)"', html)
+async def test_every_file_of_the_folder_is_sent_as_it_is(client: httpx.AsyncClient) -> None:
+    files = [path for path in STATIC_DIR.rglob("*") if path.is_file()]
 
-    assert {"playground.css", "playground.js", "docs", "model"} <= set(names)
-    for name in names:
-        assert (await client.get(f"/{name}")).status_code == 200, name
-
-
-async def test_the_script_is_all_modules_joined(client: httpx.AsyncClient) -> None:
-    script = (await client.get("/playground.js")).text
-
-    assert not re.search(r"^(import|export)\b", script, re.MULTILINE)
-    for module in FOLDER.glob("*.js"):
-        last = module.read_text().rstrip().splitlines()[-1]
-        assert last in script
-    names = re.findall(r"^(?:async )?(?:function\*?|const|let|class) (\w+)", script, re.MULTILINE)
-    assert len(names) > 50
-    assert len(set(names)) == len(names)
+    assert len(files) > 20
+    for path in files:
+        response = await client.get(f"/static/{path.relative_to(STATIC_DIR).as_posix()}")
+        assert response.content == path.read_bytes()
 
 
-def test_modules_are_joined_in_the_order_in_which_they_need_each_other(tmp_path: Path) -> None:
-    (tmp_path / "a.js").write_text(
-        'import { b } from "./b.js";\nimport {\n  c,\n} from "./c.js";\nb(c);\n'
-    )
-    (tmp_path / "b.js").write_text('import { c } from "./c.js";\nexport function b() {}\n')
-    (tmp_path / "c.js").write_text("export const c = 1;\n")
+@pytest.mark.parametrize(
+    "name", ["", "nothing.js", "playground", "/docs.html", "./docs.html", "playground/../docs.html"]
+)
+async def test_no_other_name_is_a_file(client: httpx.AsyncClient, name: str) -> None:
+    # The client itself would resolve the dots.
+    path = f"/static/{name}".replace(".", "%2e") if "./" in name else f"/static/{name}"
 
-    assert join_modules(tmp_path, "a.js").split("\n\n") == [
-        "const c = 1;",
-        "function b() {}",
-        "b(c);\n",
-    ]
+    assert_error(await client.get(path), 404, "not_found")
+
+
+async def test_a_page_names_only_files_that_there_are(app: FastAPI) -> None:
+    for mounted_at in ("", "/digits"):
+        outer = Starlette(routes=[Mount(mounted_at, app)]) if mounted_at else app
+        async with connect(outer) as client:
+            for page in ("/", "/docs"):
+                html = (await client.get(mounted_at + page)).text
+                names = re.findall(r'(?:src|href)="([^"#:]+)"', html)
+                assert len(names) >= 4
+                for name in names:
+                    address = urljoin(mounted_at + page, name)
+                    assert (await client.get(address)).status_code == 200, address
+
+
+async def test_the_page_announces_every_module_and_the_modules_find_each_other() -> None:
+    html = (PLAYGROUND / "index.html").read_text()
+    announced = re.findall(r'<link rel="modulepreload" href="([^"]+)">', html)
+    (entry,) = re.findall(r'<script type="module" src="([^"]+)"', html)
+    modules = {path.name: path.read_text() for path in PLAYGROUND.glob("*.js")}
+
+    # Else the browser would find a module only after it has read another one.
+    assert sorted(PurePosixPath(path).name for path in [*announced, entry]) == sorted(modules)
+    for source in modules.values():
+        imported = re.findall(r'^import [^;]*? from "(.*)";$', source, re.MULTILINE)
+        assert len(imported) == source.count("import {")
+        assert {path.removeprefix("./") for path in imported} <= modules.keys()

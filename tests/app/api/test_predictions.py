@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
+import dataclasses
 import json
 import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from io import BytesIO
 from typing import Any
 
@@ -17,14 +18,14 @@ import torch
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel
 
 from app.api.application import create_app
 from app.schemas import McPrediction, Prediction
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import normalise, preprocess_image
+from model.digits.preprocessing import preprocess_image
 from model.engines.reference import sample_probs
+from model.network import normalise
 from model.sampling.masks import draw_masks
 from tests.conftest import assert_error, connect, sample
 from tests.samples.draw import draw_digit
@@ -51,9 +52,9 @@ def entropy(probs: NDArray[np.float64]) -> float:
     return -sum(float(p) * math.log(p) for p in probs if p > 0)
 
 
-def always(answer: type[BaseModel]) -> set[str]:
+def always(answer: type[Prediction]) -> set[str]:
     """Names of the fields that an answer has whatever was asked for."""
-    return {name for name, field in answer.model_fields.items() if field.is_required()}
+    return {each.name for each in dataclasses.fields(answer) if each.default is MISSING}
 
 
 async def ask(client: httpx.AsyncClient, path: str, content: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.errors import ApiError
-from app.inference.decoding import decode_if_small, decode_image
+from app.inference.decoding import decode, decode_inline
 from app.inference.plain_png import decode_plain_png
 
 Grey = NDArray[np.uint8]
@@ -97,7 +97,7 @@ def test_what_is_not_plain_is_left_to_pillow(name: str) -> None:
 def test_too_few_or_too_many_rows_are_what_they_are_for_pillow(rows: int) -> None:
     data = png(zlib.compress(bytes(rows * 29)))
 
-    assert outcome(decode_if_small, data) == outcome(decode_image, data)
+    assert outcome(decode_inline, data) == outcome(decoded_whole, data)
 
 
 def test_a_damaged_file_is_answered_as_pillow_answers_it() -> None:
@@ -110,12 +110,16 @@ def test_a_damaged_file_is_answered_as_pillow_answers_it() -> None:
     damaged += [png(WHOLE[:-left_out]) for left_out in range(1, 12)]
     damaged += [whole[:length] for length in range(0, len(whole), 37)]
     for data in damaged:
-        assert outcome(decode_if_small, data) == outcome(decode_image, data)
+        assert outcome(decode_inline, data) == outcome(decoded_whole, data)
 
 
-def outcome(decode: Callable[..., Grey | None], data: bytes) -> object:
+def decoded_whole(data: bytes, *, max_pixels: int) -> Grey:
+    return decode(data, max_pixels=max_pixels)[0]
+
+
+def outcome(decoder: Callable[..., Grey | None], data: bytes) -> object:
     try:
-        pixels = decode(data, max_pixels=LIMIT)
+        pixels = decoder(data, max_pixels=LIMIT)
     except ApiError as error:
-        return type(error)
+        return error.kind
     return None if pixels is None else pixels.tobytes()

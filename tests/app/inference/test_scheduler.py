@@ -1,7 +1,7 @@
-"""The batcher alone: a step whose answers depend on what it was given, and a clock moved by hand.
+"""The scheduler alone: a step whose answers depend on what it was given, and a clock moved by hand.
 
-Each fault that other servers' batchers had is a test: lost callers, exchanged rows, a batcher that
-died and was still asked, waiting for company.
+Each fault that other servers' schedulers had is a test: lost callers, exchanged rows, a scheduler
+that died and was still asked, waiting for company.
 """
 
 import asyncio
@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import ApiError, ErrorCode
-from app.inference.scheduler import Batcher, Outcome
-from app.telemetry.request_record import Timings
+from app.inference.scheduler import Scheduler
 from tests.api_errors import is_error, raises_error
 
 NEVER = math.inf
@@ -39,7 +38,6 @@ class Sum:
     passes: int
     largest_step: int = 1_000_000
     is_streamed: bool = False
-    fault: Exception | None = None  # what the step returns in place of an answer
     is_poisonous: bool = False  # makes the whole step fail
     is_unspeakable: bool = False  # makes all answers fail that are made with its own
     done: int = 0
@@ -48,6 +46,14 @@ class Sum:
     @property
     def remaining(self) -> int:
         return self.passes - self.done
+
+    @property
+    def is_finished(self) -> bool:
+        return self.remaining == 0
+
+    @property
+    def has_partial_result(self) -> bool:
+        return self.is_streamed
 
     @property
     def right(self) -> Answer:
@@ -74,7 +80,6 @@ class Adder:
     Attributes:
         rounds: what was asked for in each call: number of the work, and passes.
         before: called with the number of each call, from 0, before anything is computed.
-        alter: what becomes of the right outcomes.
         answered: whose answers were made in each call.
         alter_answers: what becomes of the right answers.
     """
@@ -82,36 +87,28 @@ class Adder:
     clock: Clock = field(default_factory=Clock)
     seconds_per_pass: float = 0.001
     before: Callable[[int], object] = lambda number: None
-    alter: Callable[[list[Any]], Any] = lambda outcomes: outcomes
     rounds: list[list[tuple[int, int]]] = field(default_factory=list)
     alter_answers: Callable[[list[Any]], Any] = lambda answers: answers
     answered: list[list[int]] = field(default_factory=list)
 
-    def __call__(self, batch: Sequence[tuple[Sum, int]]) -> Any:
+    def __call__(self, batch: Sequence[tuple[Sum, int]]) -> None:
         number = len(self.rounds)
         self.rounds.append([(work.number, passes) for work, passes in batch])
         self.before(number)
         if any(work.is_poisonous for work, _ in batch):
             raise ValueError("this batch cannot be computed")
-        return self.alter([self._advance(work, passes) for work, passes in batch])
+        for work, passes in batch:
+            assert 0 < passes <= min(work.remaining, work.largest_step)
+            self.clock.now += passes * self.seconds_per_pass
+            for index in range(work.done, work.done + passes):
+                work.total += _value(work.number, index)
+            work.done += passes
 
-    def _advance(self, work: Sum, passes: int) -> Outcome[Answer] | Exception:
-        if work.fault is not None:
-            return work.fault
-        assert 0 < passes <= min(work.remaining, work.largest_step)
-        self.clock.now += passes * self.seconds_per_pass
-        for index in range(work.done, work.done + passes):
-            work.total += _value(work.number, index)
-        work.done += passes
-        so_far = (work.number, work.total)
-        is_finished = work.remaining == 0
-        return Outcome(is_finished, so_far if is_finished or work.is_streamed else None)
-
-    def make_answers(self, results: Sequence[tuple[Sum, Answer]]) -> Any:
-        self.answered.append([work.number for work, _ in results])
-        if any(work.is_unspeakable for work, _ in results):
+    def make_answers(self, jobs: Sequence[Sum]) -> Any:
+        self.answered.append([work.number for work in jobs])
+        if any(work.is_unspeakable for work in jobs):
             raise ValueError("these answers cannot be made")
-        return self.alter_answers([found for _, found in results])
+        return self.alter_answers([(work.number, work.total) for work in jobs])
 
     @property
     def passes(self) -> int:
@@ -121,29 +118,35 @@ class Adder:
 @asynccontextmanager
 async def serving(
     step: Adder, *, max_queued: int = MOST_QUEUED
-) -> AsyncGenerator[Batcher[Sum, Answer, Answer], None]:
-    batcher: Batcher[Sum, Answer, Answer] = Batcher(
+) -> AsyncGenerator[Scheduler[Sum, Answer], None]:
+    scheduler: Scheduler[Sum, Answer] = Scheduler(
         step,
         step.make_answers,
         round_passes=ROUND,
         share_passes=SHARE,
-        work_overhead=OVERHEAD,
+        job_overhead=OVERHEAD,
         max_queued=max_queued,
         clock=step.clock,
     )
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            yield batcher
+            yield scheduler
     finally:
-        await batcher.close(0)
+        await scheduler.close(0)
+
+
+async def answers_of(
+    scheduler: Scheduler[Sum, Answer], works: Sequence[Sum], deadline: float = NEVER
+) -> list[Answer | Exception]:
+    return (await scheduler.run(works, deadline))[0]
 
 
 Running = asyncio.Task[list[Answer | Exception]]
 
 
-def ask(batcher: Batcher[Sum, Answer, Answer], *works: Sum, deadline: float = NEVER) -> Running:
+def ask(scheduler: Scheduler[Sum, Answer], *works: Sum, deadline: float = NEVER) -> Running:
     """A request of its own, queued by the next turn of the event loop."""
-    return asyncio.create_task(batcher.run(works, deadline, Timings()))
+    return asyncio.create_task(answers_of(scheduler, works, deadline))
 
 
 async def turns(count: int) -> None:
@@ -156,8 +159,8 @@ async def turns(count: int) -> None:
 
 async def test_one_work_is_computed_at_once_and_waits_for_no_company() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        request = ask(batcher, Sum(1, 50))
+    async with serving(step) as scheduler:
+        request = ask(scheduler, Sum(1, 50))
         # No timer ends within so few turns of the event loop.
         await turns(3)
 
@@ -167,9 +170,9 @@ async def test_one_work_is_computed_at_once_and_waits_for_no_company() -> None:
 
 async def test_what_is_queued_together_shares_a_round() -> None:
     step = Adder()
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         works = [Sum(1, 1), Sum(2, 30), Sum(3, 7), Sum(4, 12)]
-        requests = [ask(batcher, work) for work in works]
+        requests = [ask(scheduler, work) for work in works]
 
         assert await asyncio.gather(*requests) == [[work.right] for work in works]
         assert step.rounds == [[(1, 1), (2, 30), (3, 7), (4, 12)]]
@@ -180,11 +183,11 @@ async def test_what_comes_during_a_round_is_in_the_next() -> None:
 
     def arrive(number: int) -> None:
         if number == 0:
-            late.append(ask(batcher, Sum(2, 10)))
+            late.append(ask(scheduler, Sum(2, 10)))
 
     step = Adder(before=arrive)
-    async with serving(step) as batcher:
-        await ask(batcher, Sum(1, 150))
+    async with serving(step) as scheduler:
+        await ask(scheduler, Sum(1, 150))
         assert await late[0] == [Sum(2, 10).right]
 
     assert step.rounds[1] == [(1, 50), (2, 10)]
@@ -192,9 +195,9 @@ async def test_what_comes_during_a_round_is_in_the_next() -> None:
 
 async def test_a_round_counts_passes_and_an_overhead_for_each_work() -> None:
     step = Adder()
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         works = [Sum(number, 15) for number in range(12)]
-        await asyncio.gather(*(ask(batcher, work) for work in works))
+        await asyncio.gather(*(ask(scheduler, work) for work in works))
 
     # 15 and an overhead of 10 fill a quarter of a round.
     assert [len(batch) for batch in step.rounds] == [4, 4, 4]
@@ -202,9 +205,9 @@ async def test_a_round_counts_passes_and_an_overhead_for_each_work() -> None:
 
 async def test_what_fits_a_round_is_not_split_over_two() -> None:
     step = Adder()
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         works = [Sum(1, 60), Sum(2, 60), Sum(3, 20)]
-        await asyncio.gather(*(ask(batcher, work) for work in works))
+        await asyncio.gather(*(ask(scheduler, work) for work in works))
 
     # 30 passes were left in the first round; the second work needs 60, all at once.
     assert step.rounds == [[(1, 60)], [(2, 60), (3, 20)]]
@@ -212,18 +215,18 @@ async def test_what_fits_a_round_is_not_split_over_two() -> None:
 
 async def test_what_fits_no_round_fills_what_is_left_of_one() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        await asyncio.gather(ask(batcher, Sum(1, 60)), ask(batcher, Sum(2, 110)))
+    async with serving(step) as scheduler:
+        await asyncio.gather(ask(scheduler, Sum(1, 60)), ask(scheduler, Sum(2, 110)))
 
     assert step.rounds == [[(1, 60), (2, 30)], [(2, 80)]]
 
 
 async def test_a_step_takes_no_more_than_the_work_wants() -> None:
     step = Adder()
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         work = Sum(1, 70, largest_step=32)
 
-        assert await ask(batcher, work) == [Sum(1, 70).right]
+        assert await ask(scheduler, work) == [Sum(1, 70).right]
 
     assert step.rounds == [[(1, 32)], [(1, 32)], [(1, 6)]]
 
@@ -235,8 +238,8 @@ async def test_the_oldest_request_is_answered_first() -> None:
         await request
         answered.append(number)
 
-    async with serving(Adder()) as batcher:
-        requests = [ask(batcher, Sum(number, 120)) for number in range(5)]
+    async with serving(Adder()) as scheduler:
+        requests = [ask(scheduler, Sum(number, 120)) for number in range(5)]
         await asyncio.gather(*(note(each, number) for number, each in enumerate(requests)))
 
     assert answered == [0, 1, 2, 3, 4]
@@ -251,9 +254,9 @@ LARGE_REQUESTS = {
 @pytest.mark.parametrize("name", LARGE_REQUESTS)
 async def test_a_large_request_lets_others_go_first_once_it_had_its_share(name: str) -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        large = ask(batcher, *LARGE_REQUESTS[name]())
-        small = ask(batcher, Sum(2, 60))
+    async with serving(step) as scheduler:
+        large = ask(scheduler, *LARGE_REQUESTS[name]())
+        small = ask(scheduler, Sum(2, 60))
 
         assert await small == [Sum(2, 60).right]
 
@@ -267,8 +270,8 @@ async def test_a_large_request_lets_others_go_first_once_it_had_its_share(name: 
 
 async def test_two_large_requests_take_turns() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        await asyncio.gather(ask(batcher, Sum(1, 4 * SHARE)), ask(batcher, Sum(2, 4 * SHARE)))
+    async with serving(step) as scheduler:
+        await asyncio.gather(ask(scheduler, Sum(1, 4 * SHARE)), ask(scheduler, Sum(2, 4 * SHARE)))
 
     order = [number for number, _ in itertools.chain.from_iterable(step.rounds)]
     assert [number for number, _ in itertools.groupby(order)] == [1, 2] * 4
@@ -283,17 +286,17 @@ async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
             await asyncio.sleep(0)
 
     step = Adder()
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         looking = asyncio.create_task(look())
-        await ask(batcher, Sum(1, 20 * ROUND))
+        await ask(scheduler, Sum(1, 20 * ROUND))
         looking.cancel()
 
     assert set(range(1, 20)) <= set(seen)
 
 
 async def test_a_request_without_works_has_no_answers() -> None:
-    async with serving(Adder()) as batcher:
-        assert await batcher.run([], NEVER, Timings()) == []
+    async with serving(Adder()) as scheduler:
+        assert await scheduler.run([], NEVER) == ([], 0.0)
 
 
 # Everybody gets their own
@@ -305,12 +308,11 @@ def requests_of_works(draw: st.DrawFn) -> list[list[Sum]]:
 
     def draw_work() -> Sum:
         number = next(numbers)
-        kind = draw(st.sampled_from(["right", "right", "right", "fault", "poison", "mute"]))
+        kind = draw(st.sampled_from(["right", "right", "right", "poison", "mute"]))
         return Sum(
             number,
             passes=draw(st.integers(1, 3 * ROUND)),
             largest_step=draw(st.sampled_from([1_000_000, 32, 5])),
-            fault=KeyError(number) if kind == "fault" else None,
             is_poisonous=kind == "poison",
             is_unspeakable=kind == "mute",
         )
@@ -322,32 +324,30 @@ def requests_of_works(draw: st.DrawFn) -> list[list[Sum]]:
 @given(requests_of_works())
 @settings(deadline=None)  # the machine may be busy
 async def test_every_caller_gets_its_own_answers_in_its_order(requests: list[list[Sum]]) -> None:
-    async with serving(Adder()) as batcher:
-        answers = await asyncio.gather(*(ask(batcher, *works) for works in requests))
+    async with serving(Adder()) as scheduler:
+        answers = await asyncio.gather(*(ask(scheduler, *works) for works in requests))
 
     for works, own in zip(requests, answers, strict=True):
         assert len(own) == len(works)
         for work, answer in zip(works, own, strict=True):
-            if work.is_poisonous or (work.is_unspeakable and work.fault is None):
+            if work.is_poisonous or work.is_unspeakable:
                 assert is_error(answer, ErrorCode.INTERNAL)
-            elif work.fault is not None:
-                assert answer is work.fault
             else:
                 assert answer == work.right
 
 
 async def test_the_answers_of_a_round_are_made_together() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        await asyncio.gather(*(ask(batcher, Sum(number, 20)) for number in (1, 2, 3)))
+    async with serving(step) as scheduler:
+        await asyncio.gather(*(ask(scheduler, Sum(number, 20)) for number in (1, 2, 3)))
 
     assert step.answered == [[1, 2, 3]]
 
 
 async def test_the_answers_of_a_large_request_are_made_many_at_a_time_but_not_all() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        answers = await ask(batcher, *(Sum(number, 80) for number in range(70)))
+    async with serving(step) as scheduler:
+        answers = await ask(scheduler, *(Sum(number, 80) for number in range(70)))
 
     assert answers == [Sum(number, 80).right for number in range(70)]
     assert [number for made in step.answered for number in made] == list(range(70))
@@ -359,8 +359,8 @@ async def test_the_answers_of_a_large_request_are_made_many_at_a_time_but_not_al
 
 async def test_a_request_cancelled_before_its_turn_is_never_computed() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        first, second, third = (ask(batcher, Sum(number, 150)) for number in (1, 2, 3))
+    async with serving(step) as scheduler:
+        first, second, third = (ask(scheduler, Sum(number, 150)) for number in (1, 2, 3))
         await turns(1)
         second.cancel()
 
@@ -374,9 +374,9 @@ async def test_a_request_cancelled_before_its_turn_is_never_computed() -> None:
 
 async def test_a_request_cancelled_between_rounds_is_computed_no_further() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        leaving = ask(batcher, Sum(1, 50 * ROUND))
-        staying = ask(batcher, Sum(2, 4 * ROUND))
+    async with serving(step) as scheduler:
+        leaving = ask(scheduler, Sum(1, 50 * ROUND))
+        staying = ask(scheduler, Sum(2, 4 * ROUND))
         await turns(6)
         assert len(step.rounds) >= 2
         leaving.cancel()
@@ -389,8 +389,8 @@ async def test_a_request_cancelled_between_rounds_is_computed_no_further() -> No
 @pytest.mark.parametrize("who", [0, 1, 2])
 async def test_a_request_cancelled_during_its_round_harms_nobody(who: int) -> None:
     step = Adder(before=lambda _: requests[who].cancel())
-    async with serving(step) as batcher:
-        requests = [ask(batcher, Sum(number, 20)) for number in range(3)]
+    async with serving(step) as scheduler:
+        requests = [ask(scheduler, Sum(number, 20)) for number in range(3)]
         answers = await asyncio.gather(*requests, return_exceptions=True)
 
         for number, answer in enumerate(answers):
@@ -399,31 +399,19 @@ async def test_a_request_cancelled_during_its_round_harms_nobody(who: int) -> No
             else:
                 assert answer == [Sum(number, 20).right]
         step.before = lambda _: None
-        assert await ask(batcher, Sum(9, 20)) == [Sum(9, 20).right]
+        assert await ask(scheduler, Sum(9, 20)) == [Sum(9, 20).right]
 
 
 # Failures
-
-
-async def test_a_work_that_fails_fails_alone() -> None:
-    fault = KeyError("this one")
-    step = Adder()
-    async with serving(step) as batcher:
-        good, mixed = ask(batcher, Sum(1, 20)), ask(batcher, Sum(2, 20, fault=fault), Sum(3, 20))
-
-        assert await good == [Sum(1, 20).right]
-        assert await mixed == [fault, Sum(3, 20).right]
-
-    assert len(step.rounds) == 1
 
 
 async def test_a_batch_that_fails_is_computed_one_by_one_and_the_next_one_works(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     step = Adder()
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         works = [Sum(1, 20), Sum(2, 20, is_poisonous=True), Sum(3, 20)]
-        answers = await asyncio.gather(*(ask(batcher, work) for work in works))
+        answers = await asyncio.gather(*(ask(scheduler, work) for work in works))
 
         assert answers[0] == [Sum(1, 20).right]
         assert answers[2] == [Sum(3, 20).right]
@@ -434,7 +422,7 @@ async def test_a_batch_that_fails_is_computed_one_by_one_and_the_next_one_works(
         assert step.rounds == [[(1, 20), (2, 20), (3, 20)], [(1, 20)], [(2, 20)], [(3, 20)]]
         assert "this batch cannot be computed" in caplog.text
 
-        again = await asyncio.gather(*(ask(batcher, Sum(number, 20)) for number in range(3)))
+        again = await asyncio.gather(*(ask(scheduler, Sum(number, 20)) for number in range(3)))
         assert again == [[Sum(number, 20).right] for number in range(3)]
 
 
@@ -442,8 +430,8 @@ async def test_a_batch_that_fails_is_computed_one_by_one_and_the_next_one_works(
 async def test_a_result_of_the_wrong_length_is_given_to_nobody_and_nobody_waits(
     change: Callable[[list[Any]], list[Any]],
 ) -> None:
-    async with serving(Adder(alter=change)) as batcher:
-        answers = await asyncio.gather(*(ask(batcher, Sum(number, 20)) for number in range(3)))
+    async with serving(Adder(alter_answers=change)) as scheduler:
+        answers = await asyncio.gather(*(ask(scheduler, Sum(number, 20)) for number in range(3)))
 
         assert all(is_error(answer, ErrorCode.INTERNAL) for (answer,) in answers)
 
@@ -453,13 +441,7 @@ def cancel(_: object) -> Any:
 
 
 DEFECTS: dict[str, Callable[[Adder], object]] = {
-    "outcomes that are none": lambda step: setattr(
-        step, "alter", lambda found: [None] * len(found)
-    ),
-    "works that end with nothing found": lambda step: setattr(
-        step, "alter", lambda found: [Outcome(True, None) for _ in found]
-    ),
-    "no outcomes at all": lambda step: setattr(step, "alter", lambda found: None),
+    "no answers at all": lambda step: setattr(step, "alter_answers", lambda made: None),
     "the clock": lambda step: setattr(step.clock, "now", "midnight"),
     "a step that is cancelled": lambda step: setattr(step, "before", cancel),
 }
@@ -470,36 +452,36 @@ async def test_whatever_breaks_everybody_is_told_and_the_next_request_is_served(
     defect: str,
 ) -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        assert await ask(batcher, Sum(0, 20)) == [Sum(0, 20).right]
+    async with serving(step) as scheduler:
+        assert await ask(scheduler, Sum(0, 20)) == [Sum(0, 20).right]
         DEFECTS[defect](step)
 
-        requests = [ask(batcher, Sum(number, 20)) for number in range(3)]
+        requests = [ask(scheduler, Sum(number, 20)) for number in range(3)]
         for own in await asyncio.gather(*requests):
             (answer,) = own
             assert is_error(answer, ErrorCode.INTERNAL, ErrorCode.NOT_READY)
 
-        step.alter, step.before, step.clock.now = lambda found: found, lambda _: None, 0.0
-        assert await ask(batcher, Sum(4, 20)) == [Sum(4, 20).right]
+        step.alter_answers, step.before, step.clock.now = lambda made: made, lambda _: None, 0.0
+        assert await ask(scheduler, Sum(4, 20)) == [Sum(4, 20).right]
 
 
-async def test_callers_do_not_wait_for_a_batcher_that_was_killed() -> None:
-    async with serving(Adder()) as batcher:
+async def test_callers_do_not_wait_for_a_scheduler_that_was_killed() -> None:
+    async with serving(Adder()) as scheduler:
         others = asyncio.all_tasks()
-        request = ask(batcher, Sum(1, 100 * ROUND))
+        request = ask(scheduler, Sum(1, 100 * ROUND))
         await turns(5)
         (task,) = asyncio.all_tasks() - others - {request}
         task.cancel()
 
         (answer,) = await request
         assert is_error(answer, ErrorCode.NOT_READY)
-        assert await ask(batcher, Sum(2, 20)) == [Sum(2, 20).right]
+        assert await ask(scheduler, Sum(2, 20)) == [Sum(2, 20).right]
 
 
 async def test_an_answer_that_cannot_be_made_is_that_works_alone() -> None:
-    async with serving(Adder()) as batcher:
+    async with serving(Adder()) as scheduler:
         works = [Sum(1, 20), Sum(2, 20, is_unspeakable=True), Sum(3, 20)]
-        answers = await asyncio.gather(*(ask(batcher, work) for work in works))
+        answers = await asyncio.gather(*(ask(scheduler, work) for work in works))
 
     assert answers[0] == [Sum(1, 20).right]
     assert answers[2] == [Sum(3, 20).right]
@@ -508,12 +490,12 @@ async def test_an_answer_that_cannot_be_made_is_that_works_alone() -> None:
 
 async def test_a_stream_ends_where_an_estimate_cannot_be_made() -> None:
     step = Adder()
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         work = Sum(1, 200, largest_step=20, is_streamed=True, is_unspeakable=True)
         with raises_error(ErrorCode.INTERNAL):
-            await anext(batcher.stream(work, NEVER, Timings()))
+            await anext(scheduler.stream(work, NEVER))
 
-        assert await ask(batcher, Sum(2, 20)) == [Sum(2, 20).right]
+        assert await ask(scheduler, Sum(2, 20)) == [Sum(2, 20).right]
     assert step.passes < 200
 
 
@@ -522,9 +504,9 @@ async def test_a_stream_ends_where_an_estimate_cannot_be_made() -> None:
 
 async def test_what_is_not_ready_by_its_deadline_is_computed_no_further() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        late = ask(batcher, Sum(1, 50 * ROUND), deadline=step.clock() + 0.25)
-        patient = ask(batcher, Sum(2, 8 * ROUND))
+    async with serving(step) as scheduler:
+        late = ask(scheduler, Sum(1, 50 * ROUND), deadline=step.clock() + 0.25)
+        patient = ask(scheduler, Sum(2, 8 * ROUND))
 
         (answer,) = await late
         assert is_error(answer, ErrorCode.DEADLINE_EXCEEDED)
@@ -536,8 +518,8 @@ async def test_what_is_not_ready_by_its_deadline_is_computed_no_further() -> Non
 
 async def test_a_deadline_that_has_passed_costs_no_pass() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        (answer,) = await ask(batcher, Sum(1, 10), deadline=step.clock())
+    async with serving(step) as scheduler:
+        (answer,) = await ask(scheduler, Sum(1, 10), deadline=step.clock())
 
     assert is_error(answer, ErrorCode.DEADLINE_EXCEEDED)
     assert step.rounds == []
@@ -545,9 +527,9 @@ async def test_a_deadline_that_has_passed_costs_no_pass() -> None:
 
 async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
     step = Adder()
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         works = [Sum(number, 80) for number in range(5)]
-        answers = await ask(batcher, *works, deadline=step.clock() + 0.2)
+        answers = await ask(scheduler, *works, deadline=step.clock() + 0.2)
 
     assert answers[:2] == [Sum(0, 80).right, Sum(1, 80).right]
     assert all(is_error(answer, ErrorCode.DEADLINE_EXCEEDED) for answer in answers[-2:])
@@ -557,62 +539,62 @@ async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
 
 
 async def test_admitted_work_is_counted_until_it_is_answered() -> None:
-    batcher: Batcher[Sum, Answer, Answer]
+    scheduler: Scheduler[Sum, Answer]
 
     async def request(cost: int, *works: Sum) -> None:
-        with batcher.admit(cost):
-            for answer in await batcher.run(works, NEVER, Timings()):
+        with scheduler.admit(cost):
+            for answer in await answers_of(scheduler, works):
                 if isinstance(answer, Exception):
                     raise answer
 
-    async with serving(Adder()) as batcher:
-        failing = asyncio.create_task(request(20, Sum(1, 20, fault=KeyError())))
+    async with serving(Adder()) as scheduler:
+        failing = asyncio.create_task(request(20, Sum(1, 20, is_poisonous=True)))
         good = asyncio.create_task(request(300, Sum(2, 300)))
         leaving = asyncio.create_task(request(5000, Sum(3, 5000)))
         await turns(1)
-        assert batcher.queued == 5320
+        assert scheduler.queued == 5320
 
-        with pytest.raises(KeyError):
+        with raises_error(ErrorCode.INTERNAL):
             await failing
-        assert batcher.queued == 5300
+        assert scheduler.queued == 5300
         await good
-        assert batcher.queued == 5000
+        assert scheduler.queued == 5000
         leaving.cancel()
         await asyncio.wait([leaving])
-        assert batcher.queued == 0
+        assert scheduler.queued == 0
 
 
 async def test_a_request_is_admitted_where_twenty_like_it_would_fit() -> None:
-    async with serving(Adder(), max_queued=1000) as batcher:
-        with batcher.admit(800):  # 200 are left
-            with batcher.admit(10), raises_error(ErrorCode.OVERLOADED), batcher.admit(10):
+    async with serving(Adder(), max_queued=1000) as scheduler:
+        with scheduler.admit(800):  # 200 are left
+            with scheduler.admit(10), raises_error(ErrorCode.OVERLOADED), scheduler.admit(10):
                 pass
-            with raises_error(ErrorCode.OVERLOADED), batcher.admit(11):
+            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(11):
                 pass
-            assert batcher.queued == 800
-        assert batcher.queued == 0
+            assert scheduler.queued == 800
+        assert scheduler.queued == 0
 
 
 async def test_beyond_the_limit_nothing_is_admitted() -> None:
-    async with serving(Adder(), max_queued=1000) as batcher:
-        with batcher.admit(1000):
-            with raises_error(ErrorCode.OVERLOADED), batcher.admit(1):
+    async with serving(Adder(), max_queued=1000) as scheduler:
+        with scheduler.admit(1000):
+            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(1):
                 pass
-            assert batcher.queued == 1000
+            assert scheduler.queued == 1000
 
 
 async def test_a_request_of_any_size_is_admitted_while_seven_eighths_are_free() -> None:
-    async with serving(Adder(), max_queued=1000) as batcher:
-        with batcher.admit(126), raises_error(ErrorCode.OVERLOADED), batcher.admit(1001):
+    async with serving(Adder(), max_queued=1000) as scheduler:
+        with scheduler.admit(126), raises_error(ErrorCode.OVERLOADED), scheduler.admit(1001):
             pass
-        with batcher.admit(125), batcher.admit(1001):
-            with raises_error(ErrorCode.OVERLOADED), batcher.admit(1):
+        with scheduler.admit(125), scheduler.admit(1001):
+            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(1):
                 pass
-            assert batcher.queued == 1126
+            assert scheduler.queued == 1126
 
 
 @contextmanager
-def refused(batcher: Batcher[Sum, Answer, Answer]) -> Iterator[list[int]]:
+def refused(scheduler: Scheduler[Sum, Answer]) -> Iterator[list[int]]:
     """Catches `overloaded`; gives its seconds of Retry-After."""
     seconds: list[int] = []
     with raises_error(ErrorCode.OVERLOADED) as caught:
@@ -624,20 +606,20 @@ def refused(batcher: Batcher[Sum, Answer, Answer]) -> Iterator[list[int]]:
 @pytest.mark.parametrize("rate", [2.0, 50.0])
 async def test_retry_after_is_the_time_that_the_queue_takes(rate: float) -> None:
     step = Adder(seconds_per_pass=1 / rate)
-    async with serving(step, max_queued=1000) as batcher:
-        await ask(batcher, Sum(1, 400 * ROUND))  # so that the rate is known
+    async with serving(step, max_queued=1000) as scheduler:
+        await ask(scheduler, Sum(1, 400 * ROUND))  # so that the rate is known
 
-        with batcher.admit(1000), refused(batcher) as seconds, batcher.admit(1):
+        with scheduler.admit(1000), refused(scheduler) as seconds, scheduler.admit(1):
             pass
 
     assert 1000 / rate <= seconds[0] <= 1000 / rate + 2
 
 
 async def test_retry_after_is_never_zero() -> None:
-    async with serving(Adder(seconds_per_pass=1e-9), max_queued=1) as batcher:
-        await ask(batcher, Sum(1, 400 * ROUND))
+    async with serving(Adder(seconds_per_pass=1e-9), max_queued=1) as scheduler:
+        await ask(scheduler, Sum(1, 400 * ROUND))
 
-        with batcher.admit(1), refused(batcher) as seconds, batcher.admit(1):
+        with scheduler.admit(1), refused(scheduler) as seconds, scheduler.admit(1):
             pass
 
     assert seconds == [1]
@@ -646,8 +628,16 @@ async def test_retry_after_is_never_zero() -> None:
 # Streams
 
 
-def stream(batcher: Batcher[Sum, Answer, Answer], work: Sum, deadline: float = NEVER) -> Any:
-    return aclosing(batcher.stream(work, deadline, Timings()))
+def stream(scheduler: Scheduler[Sum, Answer], work: Sum, deadline: float = NEVER) -> Any:
+    return aclosing(_streamed_answers(scheduler, work, deadline))
+
+
+async def _streamed_answers(
+    scheduler: Scheduler[Sum, Answer], work: Sum, deadline: float
+) -> AsyncGenerator[Answer, None]:
+    async with aclosing(scheduler.stream(work, deadline)) as answers:
+        async for answer, _ in answers:
+            yield answer
 
 
 def streamed(number: int, passes: int) -> Sum:
@@ -655,7 +645,7 @@ def streamed(number: int, passes: int) -> Sum:
 
 
 async def test_a_stream_tells_what_is_known_so_far_and_ends_with_the_answer() -> None:
-    async with serving(Adder()) as batcher, stream(batcher, streamed(1, 100)) as answers:
+    async with serving(Adder()) as scheduler, stream(scheduler, streamed(1, 100)) as answers:
         told = [answer async for answer in answers]
 
     sums = [sum(_value(1, index) for index in range(stop)) for stop in (40, 80, 100)]
@@ -664,17 +654,17 @@ async def test_a_stream_tells_what_is_known_so_far_and_ends_with_the_answer() ->
 
 async def test_a_stream_comes_while_the_rest_is_computed_and_others_are_served() -> None:
     step = Adder()
-    async with serving(step) as batcher, stream(batcher, streamed(1, 4000)) as answers:
+    async with serving(step) as scheduler, stream(scheduler, streamed(1, 4000)) as answers:
         await anext(answers)
         assert step.passes < 200
-        assert await ask(batcher, Sum(2, 150)) == [Sum(2, 150).right]
+        assert await ask(scheduler, Sum(2, 150)) == [Sum(2, 150).right]
         assert step.passes < 4000
 
 
 async def test_a_reader_that_goes_away_stops_the_stream() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        async with stream(batcher, streamed(1, 4000)) as answers:
+    async with serving(step) as scheduler:
+        async with stream(scheduler, streamed(1, 4000)) as answers:
             await anext(answers)
         computed = step.passes
         await turns(20)
@@ -688,7 +678,7 @@ async def test_a_stream_that_fails_raises_after_what_it_told() -> None:
             raise ValueError("midway")
 
     step = Adder(before=break_down)
-    async with serving(step) as batcher, stream(batcher, streamed(1, 4000)) as answers:
+    async with serving(step) as scheduler, stream(scheduler, streamed(1, 4000)) as answers:
         told = [await anext(answers), await anext(answers)]
         with raises_error(ErrorCode.INTERNAL):
             await anext(answers)
@@ -699,7 +689,10 @@ async def test_a_stream_that_fails_raises_after_what_it_told() -> None:
 async def test_a_streams_deadline_ends_it() -> None:
     step = Adder()
     deadline = step.clock() + 0.1
-    async with serving(step) as batcher, stream(batcher, streamed(1, 4000), deadline) as answers:
+    async with (
+        serving(step) as scheduler,
+        stream(scheduler, streamed(1, 4000), deadline) as answers,
+    ):
         with raises_error(ErrorCode.DEADLINE_EXCEEDED):
             async for _ in answers:
                 pass
@@ -712,12 +705,12 @@ async def test_a_streams_deadline_ends_it() -> None:
 
 async def test_closing_takes_nothing_more_and_finishes_what_is_queued() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        requests = [ask(batcher, Sum(number, 5 * ROUND)) for number in range(4)]
+    async with serving(step) as scheduler:
+        requests = [ask(scheduler, Sum(number, 5 * ROUND)) for number in range(4)]
         await turns(2)
-        closing = asyncio.create_task(batcher.close(PATIENCE_SECONDS))
+        closing = asyncio.create_task(scheduler.close(PATIENCE_SECONDS))
         await turns(1)
-        with raises_error(ErrorCode.NOT_READY), batcher.admit(1):
+        with raises_error(ErrorCode.NOT_READY), scheduler.admit(1):
             pass
 
         await closing
@@ -730,14 +723,14 @@ async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None
     is_read = asyncio.Event()
 
     async def request() -> list[Answer | Exception]:
-        with batcher.admit(20):
+        with scheduler.admit(20):
             await is_read.wait()
-            return await batcher.run([Sum(1, 20)], NEVER, Timings())
+            return await answers_of(scheduler, [Sum(1, 20)])
 
-    async with serving(Adder()) as batcher:
+    async with serving(Adder()) as scheduler:
         reading = asyncio.create_task(request())
         await turns(1)
-        closing = asyncio.create_task(batcher.close(PATIENCE_SECONDS))
+        closing = asyncio.create_task(scheduler.close(PATIENCE_SECONDS))
         await turns(5)
         assert not closing.done()
         is_read.set()
@@ -748,10 +741,10 @@ async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None
 
 async def test_what_is_not_finished_when_the_time_is_over_is_told_so() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        requests = [ask(batcher, Sum(number, 10**9)) for number in range(3)]
+    async with serving(step) as scheduler:
+        requests = [ask(scheduler, Sum(number, 10**9)) for number in range(3)]
         await turns(5)
-        await batcher.close(0)
+        await scheduler.close(0)
 
         for (answer,) in await asyncio.gather(*requests):
             assert is_error(answer, ErrorCode.NOT_READY)
@@ -761,15 +754,15 @@ async def test_what_is_not_finished_when_the_time_is_over_is_told_so() -> None:
 
         # As would be asked for by a request that was admitted, and read, before.
         with raises_error(ErrorCode.NOT_READY):
-            await batcher.run([Sum(4, 20)], NEVER, Timings())
+            await scheduler.run([Sum(4, 20)], NEVER)
 
 
 @pytest.mark.parametrize("was_used", [False, True])
-async def test_closing_an_idle_batcher_takes_no_time(was_used: bool) -> None:
-    async with serving(Adder()) as batcher:
+async def test_closing_an_idle_scheduler_takes_no_time(was_used: bool) -> None:
+    async with serving(Adder()) as scheduler:
         if was_used:
-            await ask(batcher, Sum(1, 20))
-        await batcher.close(NEVER)
+            await ask(scheduler, Sum(1, 20))
+        await scheduler.close(NEVER)
 
 
 # All at once
@@ -791,7 +784,7 @@ async def test_ten_thousand_requests_with_cancellations_and_failing_batches() ->
 
     async def request(number: int) -> list[Answer | Exception] | None:
         works = [Sum(number, chance.randint(1, 60)) for _ in range(chance.choice([1, 1, 1, 2, 5]))]
-        running = asyncio.create_task(batcher.run(works, NEVER, Timings()))
+        running = asyncio.create_task(answers_of(scheduler, works))
         if chance.random() < 0.2:
             await turns(chance.randint(0, 30))
             running.cancel()
@@ -807,7 +800,7 @@ async def test_ten_thousand_requests_with_cancellations_and_failing_batches() ->
         return answers
 
     answered = 0
-    async with serving(step) as batcher:
+    async with serving(step) as scheduler:
         for start in range(0, 10_000, 100):
             numbers = range(start, start + 100)
             answers = await asyncio.gather(*(request(number) for number in numbers))
@@ -828,31 +821,28 @@ async def _ended(task: "asyncio.Task[Any]") -> bool:
 
 async def test_a_request_is_told_how_long_it_was_computed() -> None:
     step = Adder()
-    async with serving(step) as batcher:
-        first, second = Timings(), Timings()
-        running = [
-            asyncio.create_task(batcher.run(works, NEVER, times))
-            for works, times in (([Sum(1, 60)], first), ([Sum(2, 60), Sum(3, 20)], second))
-        ]
-        await asyncio.gather(*running)
+    async with serving(step) as scheduler:
+        (_, first), (_, second) = await asyncio.gather(
+            scheduler.run([Sum(1, 60)], NEVER), scheduler.run([Sum(2, 60), Sum(3, 20)], NEVER)
+        )
 
     # A thousandth of a second a pass; two images in one round are one round.
     assert step.rounds == [[(1, 60)], [(2, 60), (3, 20)]]
-    assert first.compute == pytest.approx(0.060)
-    assert second.compute == pytest.approx(0.080)
+    assert first == pytest.approx(0.060)
+    assert second == pytest.approx(0.080)
 
 
 async def test_what_is_queued_is_told_as_it_changes() -> None:
     changes: list[int] = []
-    batcher: Batcher[Sum, Answer, Answer] = Batcher(
+    scheduler: Scheduler[Sum, Answer] = Scheduler(
         Adder(),
         Adder().make_answers,
         round_passes=ROUND,
         share_passes=SHARE,
-        work_overhead=OVERHEAD,
+        job_overhead=OVERHEAD,
         max_queued=MOST_QUEUED,
         note_queued=changes.append,
     )
-    with batcher.admit(70), batcher.admit(30):
-        assert batcher.queued == 100
+    with scheduler.admit(70), scheduler.admit(30):
+        assert scheduler.queued == 100
     assert changes == [70, 30, -30, -70]

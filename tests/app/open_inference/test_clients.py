@@ -148,7 +148,7 @@ def test_perf_analyzer_measures(server: RunningServer, model: str, options: str)
 # The page
 
 
-PAGE = (ROOT / "app" / "open_inference" / "README.md").read_text()
+PAGE = (ROOT / "docs" / "protocol.md").read_text()
 ADDRESS = "127.0.0.1:8000"
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?")
 

@@ -8,6 +8,7 @@ import json
 import logging
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ import pytest
 from app.api.application import create_app
 from app.api.examples import example_digits, example_png_base64
 from app.errors import ErrorCode
-from app.inference.pipeline import Inference
+from app.inference.pipeline import Predictor
 from app.open_inference.compression import deflate, inflate
 from app.open_inference.models import served_models
 from app.open_inference.tensors import read_images, read_input_header
@@ -137,7 +138,10 @@ def test_a_checkpoint_with_thresholds_has_a_decision(default_checkpoint: Checkpo
     decision = sampled.outputs["decision"]
     assert "decision" not in plain.outputs
     assert (decision.datatype, decision.item_shape) == ("BYTES", ())
-    answers = [{"decision": {"outcome": "accept"}}, {"decision": {"outcome": "abstain"}}]
+    answers: list[Any] = [
+        SimpleNamespace(decision=SimpleNamespace(outcome=outcome))
+        for outcome in ("accept", "abstain")
+    ]
     assert decision.values(answers) == ["accept", "abstain"]
 
 
@@ -368,10 +372,10 @@ async def test_a_content_type_changes_nothing(client: httpx.AsyncClient) -> None
 async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint) -> None:
     app = create_app(Settings(max_queued_passes=10_000), default_checkpoint)
     async with app.router.lifespan_context(app), connect(app) as client:
-        inference: Inference = app.state.inference
-        with inference.batcher.admit(6000):
+        predictor: Predictor = app.state.models.predictor
+        with predictor.scheduler.admit(6000):
             # Each needs room for twenty of its kind, and 4000 are left.
-            computed = inference.engine.passes_computed
+            computed = predictor.engine.passes_computed
             responses = [
                 await infer(client, model, json_body(DIGITS[:count], parameters))
                 for model, count, parameters in (
@@ -382,8 +386,8 @@ async def test_admission_counts_passes_and_images(default_checkpoint: Checkpoint
                     ("mnist", 10, {}),
                 )
             ]
-            assert inference.engine.passes_computed == computed + 168
-            assert inference.batcher.queued == 6000
+            assert predictor.engine.passes_computed == computed + 168
+            assert predictor.scheduler.queued == 6000
 
     for response in responses[:3]:
         assert_v2_error(response, 429)
@@ -422,25 +426,21 @@ async def test_an_image_without_ink_fails_its_batch_and_is_named(
     assert message.startswith("image 1 of the batch: no ink")
 
 
-class FailingInference:
-    """Stands for an inference with a defect that nobody foresaw."""
-
-    def refuse_if_full(self, parameters_type: type) -> None:
-        pass
-
-    async def predict(self, asked: Any, times: Any) -> dict[str, Any]:
-        raise RuntimeError("/etc/secret line 42")
+async def fail(image: Any, parameters: Any) -> Any:
+    """Stands for a defect of the predictor that nobody foresaw."""
+    raise RuntimeError("/etc/secret line 42")
 
 
 async def test_a_defect_is_answered_in_v2s_shape(
-    default_checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
+    default_checkpoint: Checkpoint,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = create_app(Settings(), default_checkpoint)
     async with app.router.lifespan_context(app), connect(app) as client:
-        inference = app.state.inference
-        app.state.inference = FailingInference()
-        broken = await infer(client, "mnist", json_body(SEVEN))
-        app.state.inference = inference
+        with monkeypatch.context() as patched:
+            patched.setattr(app.state.models.predictor, "predict", fail)
+            broken = await infer(client, "mnist", json_body(SEVEN))
 
     message = assert_v2_error(broken, 500)
     assert "secret" not in message

@@ -507,4 +507,4 @@ async def test_mutations_of_good_requests_break_nothing(
     # Not all of one kind: the mutations reach behind the first check.
     assert outcomes[200] > 20
     assert outcomes[400] > 100
-    assert app.state.inference.batcher.queued == 0
+    assert app.state.models.predictor.scheduler.queued == 0

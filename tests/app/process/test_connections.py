@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,16 +14,15 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from app.api.routes import ROUTE_LABELS
-from app.process.connections import MOST_HEAD_BYTES, MOST_HEADERS, bounded_protocol
+from app.process.connections import MAX_HEAD_BYTES, MAX_HEADERS, bounded_protocol
 from app.process.server import configure
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
+from tests.app.process.waiting import PATIENCE_SECONDS, until
 from tests.app.telemetry.prometheus_text import Scrape
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-# Longer than anything takes here, and shorter than a test may.
-PATIENCE_SECONDS = 10.0
 PATIENT = Settings()
 HASTY = Settings(max_head_seconds=0.05, max_body_seconds=0.05)
 WHOLE = b"POST /whole HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\nbody"
@@ -112,7 +110,7 @@ async def serving(settings: Settings, metrics: Metrics | None = None) -> AsyncIt
     """The protocol, looking often, and a small application behind it."""
     app, state = _App(), ServerState()
     protocol = bounded_protocol(settings, metrics)
-    protocol.looking_seconds = 0.02
+    protocol.check_seconds = 0.02
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
@@ -123,13 +121,6 @@ async def serving(settings: Settings, metrics: Metrics | None = None) -> AsyncIt
         one.close()
         server.close()
         await server.wait_closed()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 async def test_the_protocol_serves_as_any_other() -> None:
@@ -215,7 +206,7 @@ async def test_a_connection_that_was_answered_may_rest_before_its_next_request()
 
 async def test_answered_connections_rest_as_long_as_the_settings_say() -> None:
     settings = Settings(keep_alive_seconds=7)
-    assert configure(None, settings).timeout_keep_alive == 7
+    assert configure(settings).timeout_keep_alive == 7
 
 
 async def test_an_answer_that_takes_its_time_is_waited_for() -> None:
@@ -247,10 +238,10 @@ def many_lines(count: int) -> bytes:
 @pytest.mark.parametrize(
     "head",
     [
-        many_lines(MOST_HEADERS + 1),
+        many_lines(MAX_HEADERS + 1),
         many_lines(10_000),
-        b"GET /" + b"a" * MOST_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX-A: " + b"a" * MOST_HEAD_BYTES + b"\r\n\r\n",
+        b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-A: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
     ],
     ids=["lines", "many lines", "address", "value"],
 )
@@ -274,9 +265,9 @@ async def test_what_is_refused_outside_of_any_request_is_counted() -> None:
             client.send(garbage)
             await client.answer()
 
-    told = Scrape(metrics.text().decode())
+    scrape = Scrape(metrics.text().decode())
     counted = {"invalid_http": 1, "head_too_large": 1}
-    assert told.by("code", "connections_refused_total") == counted
+    assert scrape.by("code", "connections_refused_total") == counted
 
 
 async def test_a_head_without_an_end_is_not_kept() -> None:
@@ -293,7 +284,7 @@ async def test_a_head_without_an_end_is_not_kept() -> None:
 async def test_a_head_within_the_limits_is_served() -> None:
     async with serving(PATIENT) as server:
         client = await server.connect()
-        client.send(many_lines(MOST_HEADERS))
+        client.send(many_lines(MAX_HEADERS))
         assert (await client.answer())[0] == 200
         large = b"POST /whole HTTP/1.1\r\nX-A: %s\r\nContent-Length: 300000\r\n\r\n" % (
             b"a" * 30_000
@@ -334,7 +325,7 @@ async def test_where_all_are_connected_the_longest_idle_give_way() -> None:
             assert (await client.answer())[:2] == (200, "/whole 4")
 
 
-async def test_where_all_are_busy_another_is_told_so() -> None:
+async def test_where_all_are_busy_another_gets_a_429() -> None:
     async with serving(Settings(max_connections=2)) as server:
         server.app.may_answer.clear()
         busy = [await server.connect() for _ in range(2)]

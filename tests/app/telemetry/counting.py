@@ -26,9 +26,7 @@ def here(folder: Path) -> float:
 
     def count() -> None:
         metrics.begin_request()
-        metrics.count_answer(
-            "predict", digit=7, confidence=0.99, predictive_entropy=0.02, reason=None
-        )
+        metrics.count_answer("predict", 7, 0.99, 0.02, None, None)
         metrics.end_request(RECORD)
 
     return _seconds(count)

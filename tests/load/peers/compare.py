@@ -2,15 +2,14 @@
 
 `python -m tests.load.peers.compare` installs LitServe, BentoML, MLServer and plain FastAPI, each in
 a virtual environment of its own, and measures them and Dropserve in one run on one machine. Every
-server has one core and the load generator another. A round starts each server anew for each task
-(deterministic, the textbook loop, all passes as one batch), with its own batching off and tuned,
-and asks over 1, 16 and 64 connections; rounds alternate between all servers.
+server has one core and wrk another. A round starts each server anew for each task (deterministic,
+the textbook loop, all passes as one batch), with its own batching off and tuned, and loads it over
+1, 16 and 64 connections; rounds alternate between all servers.
 
-`--tune` tries what else a peer's batching can be set to, at 16 connections.
+`--tune` tries other settings of a peer's batching, at 16 connections.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import signal
@@ -25,11 +24,9 @@ from itertools import product
 from pathlib import Path
 
 import httpx
-import uvloop
 
-from app.cli.machine import describe_machine, usable_cores
-from app.load_client import Measurement, Target, percentile, post, run_closed_loop
-from tests.load.peers.report import Cell, Key, Started, to_text
+from app.cli.machine import describe_machine
+from tests.load.peers.report import Cell, Key, to_text
 from tests.load.peers.servers import (
     OFF,
     OURS_REQUESTS,
@@ -43,24 +40,22 @@ from tests.load.peers.servers import (
     our_environment,
     peer_environment,
 )
-from tests.load.ports import free_ports
+from tests.load.processes import assign_cores, descendants_of, on_core
+from tests.load.servers import free_port
+from tests.load.wrk import Result, Wrk, require_wrk
 
 OURS_NAME = "Dropserve"
-# Which of the bodies a server must answer rightly before it is measured; number i shows i.
-_ASKED_DIGIT = 7
-_PATIENCE_SECONDS = 120.0
+# The body that a server must answer correctly before it is measured; body i shows the digit i.
+_CHECKED_DIGIT = 7
+_START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
-_WARM_UP_SECONDS = 1.0
+_WARM_UP_SECONDS = 1
 _WARM_UP_CONNECTIONS = 16
-
-
-class PeerError(Exception):
-    """A server cannot be measured; the text is one line."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One server as it is started, and what it is asked."""
+    """One server as it is started, and the requests of each of its tasks."""
 
     name: str
     task: str
@@ -73,9 +68,9 @@ class Configuration:
 def configurations(
     peers: Sequence[Peer], passes: int, folder: Path, *, is_tuning: bool
 ) -> Iterator[Configuration]:
-    """Every server in each of its ways; ours first."""
-    port = free_ports(3)
+    """Every server with each of its settings; ours first."""
     if not is_tuning:
+        port = free_port()
         requests = tuple(
             (task, Request(one.path.format(passes=passes), one.bodies, one.content_type))
             for task, one in OURS_REQUESTS.items()
@@ -88,7 +83,7 @@ def configurations(
         if is_tuning:
             batchings, tasks = [OFF, *peer.candidates], TASKS[1:]
         for batching, task in product(batchings, tasks):
-            port = free_ports(3)
+            port = free_port()
             own = Path(tempfile.mkdtemp(dir=folder))
             yield Configuration(
                 peer.name,
@@ -101,55 +96,57 @@ def configurations(
 
 
 @contextmanager
-def running(configuration: Configuration, port: int, core: int | None) -> Iterator[Started]:
-    """A server until the block ends; it has answered."""
+def running(
+    configuration: Configuration, port: int, core: int | None
+) -> Iterator[tuple[int, float]]:
+    """Runs a server until the block ends; gives its process, and the seconds to its answer."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            configuration.command,
-            env=configuration.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=(lambda: os.sched_setaffinity(0, {core})) if core is not None else None,
-        )
+        with on_core(core):
+            process = subprocess.Popen(
+                configuration.command,
+                env=configuration.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         try:
             _, request = configuration.requests[-1]
             _wait_for_answer(process, f"http://127.0.0.1:{port}{request.path}", request)
-            yield Started(process.pid, time.monotonic() - began)
-        except PeerError as error:
+            yield process.pid, time.monotonic() - began
+        except RuntimeError as error:
             log.seek(0)
-            raise PeerError(f"{error}\n{log.read().decode(errors='replace')[-2000:]}") from error
+            raise RuntimeError(f"{error}\n{log.read().decode(errors='replace')[-2000:]}") from error
         finally:
             _stop(process)
 
 
 def _wait_for_answer(process: subprocess.Popen[bytes], url: str, request: Request) -> None:
     headers = {"content-type": request.content_type}
-    deadline, said = time.monotonic() + _PATIENCE_SECONDS, ""
+    deadline, answered = time.monotonic() + _START_SECONDS, "nothing"
     with httpx.Client(trust_env=False, timeout=10) as client:
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise PeerError(f"{url}: the server ended with {process.returncode}")
+                raise RuntimeError(f"{url}: the server ended with {process.returncode}")
             with suppress(httpx.TransportError):
-                answer = client.post(url, content=request.bodies[_ASKED_DIGIT], headers=headers)
+                answer = client.post(url, content=request.bodies[_CHECKED_DIGIT], headers=headers)
                 if answer.is_success:
                     _check(answer)
                     return
-                said = f"{answer.status_code} {answer.text[:300]}"
+                answered = f"{answer.status_code} {answer.text[:300]}"
             time.sleep(0.02)
-    raise PeerError(f"{url} did not answer: {said}")
+    raise RuntimeError(f"{url} answered {answered}")
 
 
 def _check(answer: httpx.Response) -> None:
-    """It is the digit that was sent, in whatever words."""
-    if str(_ASKED_DIGIT) not in json.dumps(_find(answer.json(), "digit")):
-        raise PeerError(f"a wrong answer: {answer.text[:300]}")
+    """Checks that the digit is the one that was sent, whatever the answer's format."""
+    if str(_CHECKED_DIGIT) not in json.dumps(_find(answer.json(), "digit")):
+        raise RuntimeError(f"a wrong answer: {answer.text[:300]}")
 
 
 def _find(document: object, key: str) -> object:
-    """The first value under a key, or beside a name, anywhere in a document."""
+    """The first value of a key, or the data of a tensor with that name, anywhere in a document."""
     if isinstance(document, dict):
         if key in document:
             return document[key]
@@ -161,110 +158,81 @@ def _find(document: object, key: str) -> object:
     return next((found for each in values if (found := _find(each, key)) is not None), None)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a server with everything that it started."""
-    family = family_of(process.pid)
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a server with every process that it started."""
+    family = descendants_of(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
-    for pid in family_of(process.pid) | {pid for pid in family if _parent(pid) == 1}:
+    for pid in {process.pid, *family, *descendants_of(process.pid)}:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
-def resident_bytes(leader: int) -> int:
-    """Memory of a server's processes, what they share counted once (proportional set size)."""
+def proportional_bytes(pid: int) -> int:
+    """Memory of a server's processes, with what they share counted once (PSS)."""
     total = 0
-    for pid in family_of(leader):
+    for each in (pid, *descendants_of(pid)):
         with suppress(OSError):
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total * 1024
-
-
-def family_of(leader: int) -> set[int]:
-    """A process that lives, and all that descend from it."""
-    parents = {
-        int(folder.name): _parent(int(folder.name))
-        for folder in Path("/proc").iterdir()
-        if folder.name.isdigit()
-    }
-    family = {leader} & parents.keys()
-    while more := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= more
-    return family
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return None  # ended meanwhile
-
-
-async def _load(target: Target, connections: Sequence[int], seconds: float) -> list[Measurement]:
-    await run_closed_loop(target, _WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
-    return [await run_closed_loop(target, count, seconds) for count in connections]
 
 
 def measure(
     configuration: Configuration,
     connections: Sequence[int],
-    seconds: float,
-    core: int | None,
+    seconds: int,
+    server_core: int | None,
+    wrk_core: int | None,
 ) -> Iterator[tuple[Key, Cell]]:
-    """Starts a server and asks it over so many connections, one after the other."""
+    """Starts a server and loads it over each number of connections, one after the other."""
     port = int(configuration.environment.get("PEER_PORT") or configuration.command[-1])
-    with running(configuration, port, core) as started:
+    with running(configuration, port, server_core) as (pid, start_seconds):
         for task, request in configuration.requests:
-            url = f"http://127.0.0.1:{port}{request.path}"
-            target = post(url, request.bodies, request.content_type)
-            found = uvloop.run(_load(target, connections, seconds))
-            memory = resident_bytes(started.pid)
-            for count, one in zip(connections, found, strict=True):
+
+            def load(count: int, seconds: int, request: Request = request) -> Result:
+                url = f"http://127.0.0.1:{port}{request.path}"
+                headers = {"content-type": request.content_type}
+                return Wrk(
+                    url, count, seconds, bodies=request.bodies, headers=headers, core=wrk_core
+                ).result()
+
+            load(_WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
+            found = [load(count, seconds) for count in connections]
+            memory = proportional_bytes(pid)
+            for count, result in zip(connections, found, strict=True):
                 key = Key(configuration.name, str(configuration.batching), task, count)
-                yield key, summarise(one, started.seconds, memory)
-
-
-def summarise(one: Measurement, start_seconds: float, memory: int) -> Cell:
-    """The figures of one load."""
-    good = sorted(one.latencies.get("200", ()))
-    failed = one.failures.total() + sum(
-        len(latencies) for outcome, latencies in one.latencies.items() if outcome != "200"
-    )
-    p50, p99 = (percentile(good, p) * 1000 if good else float("nan") for p in (50, 99))
-    return Cell(one.in_time / one.seconds, p50, p99, memory, start_seconds, failed)
+                yield key, Cell(result, memory, start_seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one measurement")
+    parser.add_argument("--seconds", type=int, default=3, help="of one measurement")
     parser.add_argument("--passes", type=int, default=50)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--peers", nargs="+", default=[peer.name for peer in PEERS])
-    parser.add_argument("--tune", action="store_true", help="try the settings of their batching")
+    parser.add_argument("--tune", action="store_true", help="try other settings of their batching")
     arguments = parser.parse_args()
     peers = [peer for peer in PEERS if peer.name in arguments.peers]
     connections = [16] if arguments.tune else arguments.connections
-    cores = usable_cores()
-    server_core, own_core = (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
-    if own_core is not None:
-        os.sched_setaffinity(0, {own_core})
+    require_wrk()
+    cores = assign_cores()
     cells: dict[Key, list[Cell]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.rounds):
-            ways = configurations(peers, arguments.passes, Path(folder), is_tuning=arguments.tune)
-            for way in ways:
+            every = configurations(peers, arguments.passes, Path(folder), is_tuning=arguments.tune)
+            for one in every:
                 sys.stderr.write(
-                    f"round {number + 1} of {arguments.rounds}: {way.name} {way.task} "
-                    f"(batching {way.batching})\n"
+                    f"round {number + 1} of {arguments.rounds}: {one.name} {one.task} "
+                    f"(batching {one.batching})\n"
                 )
-                for key, cell in measure(way, connections, arguments.seconds, server_core):
+                for key, cell in measure(one, connections, arguments.seconds, *cores):
                     cells.setdefault(key, []).append(cell)
     sys.stdout.write(
-        f"{describe_machine()}; server on core {server_core}, load generator on core {own_core}\n"
+        f"{describe_machine()}; server on core {cores[0]}, wrk on core {cores[1]}\n"
         f"{arguments.passes} passes; median of {arguments.rounds} rounds of "
         f"{arguments.seconds:g} s\n\n"
     )
@@ -272,5 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with suppress(asyncio.CancelledError):
-        main()
+    main()

@@ -1,7 +1,7 @@
-"""What every peer serves: the product's checkpoint as a plain torch module, with plain MC dropout.
+"""The peers' model: the product's checkpoint as a plain torch module, with plain MC dropout.
 
 Nothing of the product is imported. This is the code that a user of the other servers would write,
-with torch's own layers: a network that is trained with `nn.Dropout` and asked with it switched on.
+with torch's own layers: a network that is trained with `nn.Dropout` and evaluated in training mode.
 """
 
 import io
@@ -21,7 +21,7 @@ TASKS = ("predict", "loop", "expanded")
 
 
 def task_from_environment() -> tuple[str, int, int, float]:
-    """What a server is to do: a task, passes, requests in a batch (1: no batching), seconds."""
+    """Task, passes, largest batch (1: no batching), and seconds that a batch waits for requests."""
     return (
         os.environ["PEER_TASK"],
         int(os.environ["PEER_PASSES"]),
@@ -35,9 +35,9 @@ class Digits:
 
     def __init__(self) -> None:
         self.task, self.passes, self.batch, self.wait_seconds = task_from_environment()
-        torch.set_num_threads(1)  # it has one core
+        torch.set_num_threads(1)  # the server has one core
         self.network, self._mean, self._std = load_network(Path(os.environ["PEER_CHECKPOINT"]))
-        self.network.train(self.task != "predict")  # dropout is on, or it is not
+        self.network.train(self.task != "predict")
 
     def answer(self, pixels: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
         """Answers for a batch: shape (B, 784), 0 to 255, ink is 255."""
@@ -77,24 +77,24 @@ def expanded(network: nn.Module, x: Tensor, passes: int) -> Tensor:
 
 
 def describe_probs(probs: Tensor) -> list[dict[str, Any]]:
-    """An answer for each row."""
+    """One answer per row of (B, C)."""
     entropies = entropy(probs).tolist()
     rows = zip(probs.argmax(-1).tolist(), probs.tolist(), entropies, strict=True)
     return [
-        {"digit": digit, "probabilities": row, "predictive_entropy": doubt}
-        for digit, row, doubt in rows
+        {"digit": digit, "probabilities": row, "predictive_entropy": nats}
+        for digit, row, nats in rows
     ]
 
 
 def describe_passes(probs: Tensor) -> list[dict[str, Any]]:
-    """An answer for each image of (T, B, C)."""
+    """One answer per image of (T, B, C)."""
     mean, variance = probs.mean(0), probs.var(0)
     total, expected = entropy(mean), entropy(probs).mean(0)
     answers = describe_probs(mean)
-    for answer, row, doubt in zip(
+    for answer, row, nats in zip(
         answers, variance.tolist(), (total - expected).tolist(), strict=True
     ):
-        answer |= {"variance": row, "mutual_information": doubt}
+        answer |= {"variance": row, "mutual_information": nats}
     return answers
 
 

@@ -1,8 +1,10 @@
-"""The tables and the ratios of the comparison."""
+"""The tables of the comparison."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+
+from tests.load.wrk import Result
 
 _OURS = "Dropserve"
 _WORDS = {
@@ -15,8 +17,6 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Key:
-    """What a measurement is of."""
-
     name: str
     batching: str
     task: str
@@ -25,26 +25,21 @@ class Key:
 
 @dataclass(frozen=True)
 class Cell:
-    """A measurement: milliseconds, bytes, seconds."""
+    """One measurement.
 
-    requests_per_second: float
-    p50_ms: float
-    p99_ms: float
+    Attributes:
+        load: wrk's result.
+        memory: of all processes of the server, bytes.
+        start_seconds: from the server's start to its first answer.
+    """
+
+    load: Result
     memory: int
     start_seconds: float
-    failed: int
-
-
-@dataclass(frozen=True)
-class Started:
-    """A server that runs: the process that leads it, and the seconds to its first answer."""
-
-    pid: int
-    seconds: float
 
 
 def to_text(cells: Mapping[Key, Sequence[Cell]]) -> str:
-    """The table, and how many times as many requests we answer as each peer at its best."""
+    """The table, and the ratios of our requests/s to those of each peer at its best."""
     return "\n".join([*_table(cells), "", *_ratios(cells), ""])
 
 
@@ -57,27 +52,27 @@ def _table(cells: Mapping[Key, Sequence[Cell]]) -> Iterator[str]:
         yield (
             f"{key.name:<10} {key.batching:<11} {_WORDS[key.task]:<18} {key.connections:>11} "
             f"{_rate(found):>10,.1f} "
-            f"{median(one.p50_ms for one in found):>8.2f} "
-            f"{median(one.p99_ms for one in found):>8.2f} "
+            f"{median(one.load.p50_ms for one in found):>8.2f} "
+            f"{median(one.load.p99_ms for one in found):>8.2f} "
             f"{median(one.memory for one in found) / 2**20:>5.0f} "
             f"{median(one.start_seconds for one in found):>7.1f}  "
-            f"{sum(one.failed for one in found) or 'none'}"
+            f"{sum(one.load.failed for one in found) or 'none'}"
         )
 
 
 def _ratios(cells: Mapping[Key, Sequence[Cell]]) -> Iterator[str]:
-    """Of each round's own rates: medians, and the lowest and the highest round."""
+    """Medians of the ratios within a round, and the lowest and the highest ratio."""
     ours = {(key.task, key.connections): found for key, found in cells.items() if key.name == _OURS}
     if not ours:
         return
     yield "requests/s of Dropserve, as a multiple of a peer's with the batching that suits it best"
-    yield "(median of the rounds' own ratios, lowest and highest round)"
+    yield "(median of the rounds, lowest and highest)"
     for key in best_configurations(cells):
         mine = ours["predict" if key.task == "predict" else "mc", key.connections]
         ratios = [
-            our.requests_per_second / their.requests_per_second
+            our.load.rate / their.load.rate
             for our, their in zip(mine, cells[key], strict=True)
-            if their.requests_per_second
+            if their.load.rate
         ]
         if not ratios:
             yield f"{key.name:<10} answered nothing"
@@ -89,16 +84,16 @@ def _ratios(cells: Mapping[Key, Sequence[Cell]]) -> Iterator[str]:
 
 
 def best_configurations(cells: Mapping[Key, Sequence[Cell]]) -> list[Key]:
-    """Of each peer, task and number of connections: the batching that answers most."""
+    """For each peer, task and number of connections: the batching with the highest rate."""
     best: dict[tuple[str, str, int], Key] = {}
     for key, found in cells.items():
         if key.name == _OURS:
             continue
-        what = (key.name, key.task, key.connections)
-        if what not in best or _rate(found) > _rate(cells[best[what]]):
-            best[what] = key
+        point = (key.name, key.task, key.connections)
+        if point not in best or _rate(found) > _rate(cells[best[point]]):
+            best[point] = key
     return list(best.values())
 
 
 def _rate(found: Sequence[Cell]) -> float:
-    return median(one.requests_per_second for one in found)
+    return median(one.load.rate for one in found)

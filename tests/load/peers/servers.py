@@ -1,4 +1,4 @@
-"""The servers of the comparison: what each is installed from, started with and asked with."""
+"""The servers of the comparison: how each is installed, started and sent requests."""
 
 import base64
 import hashlib
@@ -12,23 +12,23 @@ from pathlib import Path
 
 from app.api.examples import example_digits, example_pngs
 from model.checkpoint import DEFAULT_CHECKPOINT
-from tests.conftest import OURS, ROOT
+from tests.load.servers import OURS, ROOT, free_port, without_settings
 
 FOLDER = Path(__file__).parent
 TASKS = ("predict", "loop", "expanded")
-# What every peer's environment has besides the server itself.
+# Installed for every peer, in addition to the server itself.
 _COMMON = (
     *("torch==2.13.0", "numpy>=2.2,<3", "pillow>=13,<14", "safetensors>=0.8,<1"),
     *("uvicorn>=0.54,<1", "uvloop>=0.23,<1", "httptools>=0.9,<1"),
 )
-# Digits of 28x28 pixels: who sends larger ones would measure the decoding of PNG.
+# Digits of 28x28 pixels: with larger ones the decoding of PNG would be measured.
 _PNGS = tuple(example_pngs())
 _PIXELS: list[list[int]] = [digit.ravel().tolist() for digit in example_digits()]
 
 
 @dataclass(frozen=True)
 class Batching:
-    """A peer's own batching: at most so many requests, waiting for at most so long."""
+    """A peer's own batching: the largest batch, and the longest time it waits for requests."""
 
     most: int = 1
     wait_seconds: float = 0.0
@@ -42,7 +42,7 @@ OFF = Batching()
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent to a server: bodies in turn."""
+    """Bodies to send in turn."""
 
     path: str
     bodies: tuple[bytes, ...]
@@ -57,8 +57,8 @@ class Peer:
         name: and version, as in its requirement.
         request: in the form that the server's own examples send.
         command: of a server, from its Python, its port and a folder to write to.
-        tuned: its own batching, as fast as it was found to be; None: it has none.
-        candidates: what is tried for that by `--tune`.
+        tuned: the fastest settings of its own batching; None: it has none.
+        candidates: settings that `--tune` tries.
     """
 
     name: str
@@ -91,12 +91,12 @@ def _start_bentoml(python: Path, port: int, folder: Path) -> list[str]:
 
 
 def _start_mlserver(python: Path, port: int, folder: Path) -> list[str]:
-    # In its own process: of one core, workers of their own only take their share.
+    # In its own process: on one core, parallel workers would only compete with it.
     settings = {
         "host": "127.0.0.1",
         "http_port": port,
-        "grpc_port": port + 1,
-        "metrics_port": port + 2,
+        "grpc_port": free_port(),
+        "metrics_port": free_port(),
         "parallel_workers": 0,
         "debug": False,
         "metrics_dir": str(folder / "metrics"),
@@ -161,7 +161,7 @@ OURS_REQUESTS = {
 
 
 def peer_environment(task: str, passes: int, batching: Batching, port: int) -> dict[str, str]:
-    """What a peer's server reads."""
+    """The environment of a peer's server."""
     return {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "PYTHONPATH": str(ROOT),
@@ -185,21 +185,20 @@ def peer_environment(task: str, passes: int, batching: Batching, port: int) -> d
 
 
 def our_command(port: int) -> list[str]:
-    """Our server, as it is started by everybody."""
+    """Our server with default settings."""
     return [*OURS, "serve", "--port", str(port)]
 
 
 def our_environment() -> dict[str, str]:
-    """Without settings, and with the network and the server of this repository."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DROPSERVE_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "DROPSERVE_DRAIN_SECONDS": "0"}
+    """No settings, and this repository first on the path."""
+    return {**without_settings(), "PYTHONPATH": str(ROOT), "DROPSERVE_DRAIN_SECONDS": "0"}
 
 
 def install(peer: Peer) -> Path:
-    """The Python of a peer's own virtual environment, which is made if there is none.
+    """The Python of a peer's own virtual environment, which is created if it is missing.
 
     Raises:
-        subprocess.CalledProcessError: it cannot be installed.
+        subprocess.CalledProcessError: the installation failed.
     """
     requirements = (peer.requirement, *_COMMON)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -209,11 +208,8 @@ def install(peer: Peer) -> Path:
     done = folder / "installed"
     if not done.exists():
         sys.stderr.write(f"installing {peer.requirement}\n")
-        _run(sys.executable, "-m", "venv", "--clear", str(folder))
-        _run(str(python), "-m", "pip", "install", "--quiet", *requirements)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", *requirements]
+        subprocess.run(command, check=True)
         done.touch()
     return python
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True)

@@ -1,4 +1,4 @@
-"""The peers compute what the product computes, and the report compares like with like.
+"""The peers compute the same as the product, and the report compares like with like.
 
 `PEERS=all` also installs and runs the servers themselves.
 """
@@ -16,10 +16,11 @@ from app.api.examples import example_digits
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.literals import SIDE
 from model.network import MLP
-from tests.conftest import ROOT
 from tests.load.peers.digits import Digits, expanded, load_network, textbook
 from tests.load.peers.report import Cell, Key, best_configurations, to_text
 from tests.load.peers.servers import OFF, PEERS, TASKS, peer_environment
+from tests.load.servers import ROOT
+from tests.load.wrk import Result
 
 PIXELS = np.stack(example_digits()[:4]).reshape(4, SIDE * SIDE)
 
@@ -55,7 +56,7 @@ def test_the_loop_and_the_batch_are_the_same_estimate(one_thread: None) -> None:
     network.train()
     torch.manual_seed(0)
     x = (torch.tensor(PIXELS).float() / 255 - mean) / std
-    # Doubtful inputs, where dropout has something to do.
+    # Uncertain inputs, for which dropout makes a difference.
     x = x.mean(0, keepdim=True).repeat(2, 1)
     passes = 2000
     with torch.inference_mode():
@@ -67,7 +68,7 @@ def test_the_loop_and_the_batch_are_the_same_estimate(one_thread: None) -> None:
 
 
 def cell(rate: float) -> Cell:
-    return Cell(rate, 1.0, 2.0, 2**20, 1.0, 0)
+    return Cell(Result(round(rate), 1.0, 1.0, 1.5, 2.0), 2**20, 1.0)
 
 
 def test_a_peer_is_compared_at_its_best() -> None:
@@ -91,7 +92,7 @@ def test_a_peer_is_compared_at_its_best() -> None:
 @pytest.mark.skipif("PEERS" not in os.environ, reason="installs 5 GB; set PEERS=all to run it")
 @pytest.mark.parametrize("peer", [peer.name for peer in PEERS])
 def test_a_peer_is_measured(peer: str) -> None:
-    options = ["--peers", peer, "--rounds", "1", "--seconds", "0.5", "--connections", "4"]
+    options = ["--peers", peer, "--rounds", "1", "--seconds", "1", "--connections", "4"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.load.peers.compare", *options],
         cwd=Path(ROOT),

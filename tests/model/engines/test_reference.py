@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.arrays import Array
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import normalise, preprocess_image
+from model.digits.preprocessing import preprocess_image
 from model.engines.reference import sample_probs
 from model.errors import ShapeError
 from model.literals import Estimator
-from model.network import MLP, MLPConfig
+from model.network import MLP, MLPConfig, normalise
 from model.sampling.masks import draw_masks
 from model.uncertainty.statistics import mean, variance
 from tests.samples.draw import DIGITS, FOUR_OR_NINE, STAR, draw_strokes
@@ -44,7 +44,7 @@ def draw_x(images: int, inputs: int) -> Tensor:
     return torch.randn(images, inputs, generator=torch.Generator().manual_seed(1))
 
 
-def textbook_probs(network: MLP, x: Tensor, masks: Sequence[Tensor]) -> NDArray[np.float64]:
+def textbook_probs(network: MLP, x: Tensor, masks: Sequence[Tensor]) -> Array:
     """Softmax of W relu(...) + b in float64, one pass and one image after the other, (T, B, C)."""
     layers = [tensor.double().numpy() for tensor in network.state_dict().values()]
     *hidden, (W_out, b_out) = zip(layers[::2], layers[1::2], strict=True)
@@ -166,7 +166,7 @@ def test_the_network_and_the_global_generators_are_left_alone() -> None:
 PASSES = 20_000
 
 
-def closed_form(network: MLP, x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def closed_form(network: MLP, x: Tensor) -> tuple[Array, Array]:
     """h, (units,), and W and b of the output layer side by side, (C, units + 1)."""
     weights = [tensor.double().numpy() for tensor in network.state_dict().values()]
     W_in, b_in, W, b = weights
@@ -174,9 +174,7 @@ def closed_form(network: MLP, x: Tensor) -> tuple[NDArray[np.float64], NDArray[n
     return h, np.column_stack([W, b])
 
 
-def assert_moments(
-    samples: NDArray[np.float64], expected: NDArray[np.float64], spread: NDArray[np.float64]
-) -> None:
+def assert_moments(samples: Array, expected: Array, spread: Array) -> None:
     """Mean and variance of `PASSES` samples, (T, C), are within 5 standard errors."""
     assert (spread > 0.01).all()  # or nothing was tested
     error = np.sqrt(spread / PASSES)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from model.arrays import Floats
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
-from model.engines.relu_mlp import Engine, PassRange, PreparedImage, Probs
+from model.engines import build_engine
+from model.engines.protocol import Engine, PassRange, PreparedImage
 from model.literals import StopReason
-from model.sampling import adaptive
-from model.sampling.adaptive import LEAST_PASSES, sample_until, sufficient_passes
+from model.sampling.adaptive import CHECK_PASSES, LEAST_PASSES, sufficient_passes
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import standard_error
 from tests.samples.draw import DIGITS, FOUR_OR_NINE, Stroke, draw_strokes
@@ -27,7 +28,7 @@ DRAWINGS: tuple[tuple[Stroke, ...], ...] = (
 
 @pytest.fixture(scope="module")
 def engine(one_thread: None, default_checkpoint: Checkpoint) -> Engine:
-    return Engine(default_checkpoint.network)
+    return build_engine(default_checkpoint.network)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,27 @@ def prepare(engine: Engine, count: int) -> list[PreparedImage]:
     return engine.prepare(pixels, [Passes(count, seed) for seed in range(len(pixels))])
 
 
-def largest_error(probs: Probs) -> float:
+def sample_until(
+    engine: Engine, image: PreparedImage, target: float, *, step: int = CHECK_PASSES
+) -> tuple[Floats, StopReason]:
+    """Samples `step` passes at a time until the criterion is met, as the server does."""
+    probs = np.empty((0, engine.config.layer_sizes[-1]), dtype=np.float32)
+    while len(probs) < image.passes.count:
+        checked = len(probs)
+        stop = min(checked + step, image.passes.count)
+        (further,) = engine.sample([PassRange(image, checked, stop)])
+        probs = np.concatenate([probs, further])
+        enough = sufficient_passes(probs, checked, target)
+        if enough is not None:
+            return probs[:enough], "standard_error"
+    return probs, "passes"
+
+
+def largest_error(probs: Floats) -> float:
     return float(standard_error(probs).max())
 
 
-def search(probs: Probs, target: float) -> tuple[Probs, StopReason]:
+def search(probs: Floats, target: float) -> tuple[Floats, StopReason]:
     """The smallest number of passes from 32 on whose largest standard error is small enough."""
     for count in range(32, len(probs) + 1):
         if largest_error(probs[:count]) <= target:
@@ -52,7 +69,7 @@ def search(probs: Probs, target: float) -> tuple[Probs, StopReason]:
     return probs, "passes"
 
 
-def targets_for(probs: Probs) -> list[float]:
+def targets_for(probs: Floats) -> list[float]:
     """Standard errors that are met exactly, just missed, early, late and never."""
     exact = [largest_error(probs[:count]) for count in (32, 33, 63, 64, 65, 100, 199, MOST)]
     missed = [float(np.nextafter(error, 0)) for error in exact]
@@ -110,34 +127,30 @@ def test_32_passes_are_enough_to_stop(engine: Engine, count: int) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 7, 31, 32, 33, 100, 1000])
-def test_how_often_it_looks_changes_nothing(
-    engine: Engine,
-    images: list[PreparedImage],
-    monkeypatch: pytest.MonkeyPatch,
-    step: int,
+def test_how_often_it_checks_changes_nothing(
+    engine: Engine, images: list[PreparedImage], step: int
 ) -> None:
     cases = [(image, target) for image in images[1:] for target in (0.5, 0.05, 0.03, 1e-6)]
     expected = [sample_until(engine, image, target) for image, target in cases]
-    monkeypatch.setattr(adaptive, "LOOK_PASSES", step)
-    actual = [sample_until(engine, image, target) for image, target in cases]
+    actual = [sample_until(engine, image, target, step=step) for image, target in cases]
     for (probs, reason), (expected_probs, expected_reason) in zip(actual, expected, strict=True):
         assert probs.tobytes() == expected_probs.tobytes()
         assert reason == expected_reason
 
 
-def test_no_more_passes_are_computed_than_until_the_next_look(
+def test_no_more_passes_are_computed_than_until_the_next_check(
     engine: Engine, images: list[PreparedImage]
 ) -> None:
     before = engine.passes_computed
     probs, _ = sample_until(engine, images[1], 0.03)
     assert 32 < len(probs) < MOST  # or nothing was tested
-    assert engine.passes_computed - before < len(probs) + adaptive.LOOK_PASSES
+    assert engine.passes_computed - before < len(probs) + CHECK_PASSES
 
 
 # The search in what is already computed
 
 
-def draw_probs(mean: float, spread: float, passes: int) -> Probs:
+def draw_probs(mean: float, spread: float, passes: int) -> Floats:
     """Passes of two classes around a mean."""
     generator = np.random.default_rng(0)
     first = np.clip(mean + spread * generator.standard_normal(passes), 0, 1).astype(np.float32)
@@ -149,7 +162,7 @@ def draw_probs(mean: float, spread: float, passes: int) -> Probs:
 def test_the_search_agrees_with_the_exact_criterion_at_any_scale(
     mean: float, spread: float
 ) -> None:
-    """Running sums of squares lose small variances beside large means."""
+    """Running sums of squares lose small variances next to large means."""
     probs = draw_probs(mean, spread, 1000)
     errors = {count: largest_error(probs[:count]) for count in range(LEAST_PASSES, 1001)}
     for count in (32, 33, 500, 999, 1000):
@@ -159,11 +172,11 @@ def test_the_search_agrees_with_the_exact_criterion_at_any_scale(
                 assert sufficient_passes(probs, 0, target) == expected
 
 
-def test_passes_that_were_looked_at_are_not_looked_at_again() -> None:
+def test_passes_that_were_checked_are_not_checked_again() -> None:
     probs = draw_probs(0.5, 0.1, 200)
     target = largest_error(probs[:50])
     enough = [n for n in range(LEAST_PASSES, 201) if largest_error(probs[:n]) <= target]
-    for looked_at in (0, 31, 32, 49, 50, 51, 150, 199):
-        expected = min((n for n in enough if n > looked_at), default=None)
-        assert sufficient_passes(probs, looked_at, target) == expected
+    for checked in (0, 31, 32, 49, 50, 51, 150, 199):
+        expected = min((n for n in enough if n > checked), default=None)
+        assert sufficient_passes(probs, checked, target) == expected
     assert sufficient_passes(probs, 200, target) is None

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.arrays import Array, Pixels
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import Pixels, preprocess_image
-from model.engines.relu_mlp import Engine, PassRange, PreparedImage
+from model.digits.preprocessing import preprocess_image
+from model.engines import build_engine
+from model.engines.protocol import Engine, PassRange, PreparedImage
 from model.literals import Estimator
 from model.network import MLPConfig
 from model.sampling import masks
@@ -20,8 +22,6 @@ from model.uncertainty.statistics import mean, variance
 from tests.samples.draw import DIGITS, draw_strokes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-Array = NDArray[np.float64]
 
 SEEDS = 2000
 UNITS = 60
@@ -122,7 +122,7 @@ def test_a_single_pass_is_bernoulli_too(rate: float) -> None:
 
 @pytest.mark.parametrize("passes", [1, 2, 50, 333])
 def test_some_units_have_the_masks_that_they_have_among_all(passes: int) -> None:
-    """The engine draws the masks of an image's living units only."""
+    """The engine draws the masks of an image's active units only."""
     config = make_config(*RATES)
     whole = balanced_keep(config, 5, passes)
     assert whole.shape == (passes, UNITS)
@@ -197,7 +197,7 @@ def draw_images() -> list[Pixels]:
 
 @pytest.fixture(scope="module")
 def engine(one_thread: None, default_checkpoint: Checkpoint) -> Engine:
-    return Engine(default_checkpoint.network)
+    return build_engine(default_checkpoint.network)
 
 
 @pytest.fixture(scope="module")

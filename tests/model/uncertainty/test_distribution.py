@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from model.uncertainty import statistics
 from model.uncertainty.calibration import apply_temperature
-from model.uncertainty.distribution import entropy, soften, softmax
+from model.uncertainty.distribution import shannon_entropy, soften, softmax
 
 GENERATOR = np.random.default_rng(0)
 ROWS = [GENERATOR.normal(0, spread, classes) for spread in (0, 1, 9, 300) for classes in (2, 10)]
@@ -26,7 +26,9 @@ def test_softmax_entropy_and_temperature_agree_with_those_of_many(
     probs = softmax(logits.tolist())
 
     assert probs == pytest.approx(reference_softmax(logits), rel=1e-12, abs=0)
-    assert entropy(probs) == pytest.approx(float(statistics.entropy(np.array(probs))), abs=1e-12)
+    assert shannon_entropy(probs) == pytest.approx(
+        float(statistics.entropy(np.array(probs))), abs=1e-12
+    )
     for temperature in (0.25, 0.7, 1.3, 4.0):
         expected = apply_temperature(np.array(probs), temperature)
         assert soften(probs, temperature) == pytest.approx(expected, rel=1e-9, abs=1e-70)
@@ -38,8 +40,8 @@ def test_logits_of_any_size_give_probabilities() -> None:
 
 
 def test_entropy_lies_between_certainty_and_a_pure_guess() -> None:
-    assert entropy([0.0, 1.0, 0.0]) == 0
-    assert entropy([0.1] * 10) == pytest.approx(math.log(10))
+    assert shannon_entropy([0.0, 1.0, 0.0]) == 0
+    assert shannon_entropy([0.1] * 10) == pytest.approx(math.log(10))
 
 
 def test_temperature_1_changes_no_bit_and_a_small_one_leaves_the_likeliest() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.arrays import Floats, Probs
 from model.uncertainty.statistics import (
-    Probs,
     entropy,
     expected_entropy,
     mean,
@@ -20,7 +20,6 @@ from model.uncertainty.statistics import (
     votes,
 )
 
-Single = NDArray[np.float32]
 Statistic = Callable[[Probs], NDArray[np.generic]]
 
 OVER_PASSES: tuple[Statistic, ...] = (
@@ -33,12 +32,12 @@ OVER_PASSES: tuple[Statistic, ...] = (
 )
 
 
-def draw_passes(*shape: int, seed: int = 0) -> Single:
+def draw_passes(*shape: int, seed: int = 0) -> Floats:
     """Class probabilities as a network gives them, from undecided to nearly certain."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 1, shape) * generator.uniform(0.1, 15, (*shape[:-1], 1))
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probs: Single = (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
+    probs: Floats = (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
     return probs
 
 
@@ -211,7 +210,7 @@ def test_a_summary_has_the_bits_of_the_single_functions(passes: int) -> None:
         assert np.asarray(getattr(summary, name)).tobytes() == statistic(probs).tobytes()
 
 
-def layouts(probs: Single) -> dict[str, Probs]:
+def layouts(probs: Floats) -> dict[str, Probs]:
     """The same values, laid out in memory in other ways, and as float64."""
     spread = np.full([3 * size for size in probs.shape], np.nan, dtype=np.float32)
     strided = spread[tuple(slice(1, None, 3) for _ in probs.shape)]

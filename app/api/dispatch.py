@@ -1,0 +1,85 @@
+"""Hands a request to the predictor, and gives it up once the client is gone."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import ApiError
+from app.schemas import McParameters, Prediction, PredictParameters
+
+if TYPE_CHECKING:
+    from app.inference.decoding import Image
+    from app.inference.pipeline import Predictor
+
+T = TypeVar("T")
+
+# A shorter request is answered before its caller can be seen to be gone.
+_WATCHED_PASSES = 256
+
+
+def predictor_of(request: Request, parameters_type: type[PredictParameters]) -> "Predictor":
+    """What answers, before the request's body is read.
+
+    Raises:
+        ApiError: not_ready, the server is starting or stopping;
+            overloaded, no request of this kind would be admitted.
+    """
+    predictor: Predictor = request.app.state.models.predictor
+    predictor.check(parameters_type)
+    return predictor
+
+
+async def answer_one(
+    request: Request, predictor: "Predictor", image: "Image", parameters: PredictParameters
+) -> Prediction:
+    """The answer to one image, with dropout where the parameters are those of MC dropout.
+
+    Raises:
+        ApiError: it is refused or fails.
+        ClientDisconnect: the client is gone; nothing more is computed.
+    """
+    if not isinstance(parameters, McParameters):
+        answer, request.scope["state"]["timings"] = await predictor.predict(image, parameters)
+        return answer
+    computing = predictor.predict_mc(image, parameters)
+    if parameters.passes > _WATCHED_PASSES:
+        computing = while_connected(request, computing)
+    answer, request.scope["state"]["timings"] = await computing
+    return answer
+
+
+async def answer_many(
+    request: Request,
+    predictor: "Predictor",
+    images: "list[Image | ApiError]",
+    parameters: PredictParameters,
+) -> list[Prediction | ApiError]:
+    """An answer for each image, or what is wrong with it; see `answer_one`."""
+    computing = predictor.predict_batch(images, parameters)
+    answers, request.scope["state"]["timings"] = await while_connected(request, computing)
+    return answers
+
+
+async def while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """Awaits the answer, and gives it up once the client is gone.
+
+    Raises:
+        ClientDisconnect: it is gone.
+    """
+    computing = asyncio.ensure_future(answer)
+    listening = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({computing, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not computing.done():
+            raise ClientDisconnect
+        return computing.result()
+    finally:
+        computing.cancel()
+        listening.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,1 @@
+"""`dropserve predict`: answers about some images, here or from a server."""

@@ -1,0 +1,198 @@
+"""Answers on a stream: dots for one image, a table for several, lines of JSON, CSV."""
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self, TextIO
+
+from app.cli.predict.verdict import is_flat, rival_of, word_verdict
+from app.client.errors import DropserveError
+from app.schemas import CSV, Decision, McPrediction, ModelIdentity
+
+Result = McPrediction | DropserveError
+
+_BOLD, _DIM, _BLUE, _ORANGE, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[34m", "\x1b[33m", "\x1b[0m"
+
+
+class Writer(Protocol):
+    """Writes the result of each image, in order."""
+
+    def write(self, name: str, result: Result) -> None:
+        """Writes one result; an error only if the format has a place for it."""
+
+
+class JsonLines:
+    """A line for each image: its file, then the fields of the API's answer, digit for digit."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, name: str, result: Result) -> None:
+        if isinstance(result, DropserveError):
+            detail = {"code": result.code, "message": result.message, "param": result.param}
+            line = json.dumps({"file": name, "error": detail}, ensure_ascii=False)
+        else:
+            line = f'{{"file":{json.dumps(name, ensure_ascii=False)},{result.raw[1:]}'
+        self._stream.write(f"{line}\n")
+
+
+_CSV_FIELDS = [each.name for each in fields(McPrediction) if CSV in each.metadata["places"]]
+_CSV_COLUMNS_OF = {"decision": ("outcome", "reason")}  # other fields have one of their own name
+
+
+class Csv:
+    """A header, then a row for each image; cells without a value are empty."""
+
+    def __init__(self, stream: TextIO) -> None:
+        columns = [column for name in _CSV_FIELDS for column in _CSV_COLUMNS_OF.get(name, (name,))]
+        self._rows = csv.DictWriter(
+            stream, ["file", *columns, "error", "message"], restval="", lineterminator="\n"
+        )
+        self._rows.writeheader()
+
+    def write(self, name: str, result: Result) -> None:
+        row: dict[str, Any] = {"file": name}
+        if isinstance(result, DropserveError):
+            row |= {"error": result.code, "message": result.message}
+        else:
+            for field in _CSV_FIELDS:
+                value = getattr(result, field)
+                if isinstance(value, Decision):
+                    row |= {part: getattr(value, part) for part in _CSV_COLUMNS_OF[field]}
+                elif isinstance(value, ModelIdentity):
+                    row[field] = f"{value.name} {value.version}"
+                elif isinstance(value, tuple):
+                    row[field] = " ".join(map(str, value))
+                elif value is not None:
+                    row[field] = value
+        self._rows.writerow(row)
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Capabilities of an output stream.
+
+    Attributes:
+        columns: characters in a line; None if lines may have any length.
+        has_colour: whether it interprets escape sequences, and the user wants colours.
+        has_unicode: whether its encoding has the characters of the dots.
+    """
+
+    columns: int | None
+    has_colour: bool
+    has_unicode: bool
+
+    @classmethod
+    def of(cls, stream: TextIO) -> Self:
+        is_terminal = stream.isatty()
+        wants_colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        try:
+            "●○·…".encode(stream.encoding or "utf-8")
+        except UnicodeEncodeError:
+            has_unicode = False
+        else:
+            has_unicode = True
+        columns = shutil.get_terminal_size().columns if is_terminal else None
+        return cls(columns, is_terminal and wants_colour, has_unicode)
+
+    def paint(self, text: str, colour: str) -> str:
+        return f"{colour}{text}{_RESET}" if self.has_colour and text else text
+
+
+class Dots:
+    """One image: a row of dots for each class, the entropies, and the verdict."""
+
+    def __init__(self, stream: TextIO, terminal: Terminal, labels: Sequence[str]) -> None:
+        self._stream = stream
+        self._terminal = terminal
+        self._labels = labels
+
+    def write(self, name: str, result: Result) -> None:
+        if isinstance(result, DropserveError):
+            return
+        taken = max(map(len, self._labels)) + len(" |  ") + len(str(result.passes))
+        room = max(10, (self._terminal.columns or 80) - taken)
+        passes_per_dot = math.ceil(max(result.votes) / room)
+        legend = "One dot is one pass, in the row of its best digit."
+        if passes_per_dot > 1:
+            legend = f"One dot is up to {passes_per_dot} passes, in the row of their best digit."
+        lines = [
+            *self._rows(result, passes_per_dot),
+            "",
+            f"{legend} Seed {result.seed}.",
+            f"Predictive entropy {result.predictive_entropy:.3f} nats (0 is certain, "
+            f"{math.log(len(self._labels)):.3f} is pure guessing): "
+            f"{result.expected_entropy:.3f} in the image (expected entropy), "
+            f"{result.mutual_information:.3f} between the passes (mutual information).",
+        ]
+        if result.prediction_set is not None:
+            members = ", ".join(self._labels[index] for index in result.prediction_set)
+            lines.append(f"Prediction set: {members}.")
+        verdict = word_verdict(result, self._labels)
+        lines += ["", self._terminal.paint(verdict.headline, _BOLD), verdict.reason]
+        self._stream.write("\n".join(lines) + "\n")
+
+    def _rows(self, answer: McPrediction, passes_per_dot: int) -> list[str]:
+        leader_dot, rival_dot, other_dot = "●○·" if self._terminal.has_unicode else "#o."
+        styles = {}
+        if not is_flat(answer):
+            styles = {rival_of(answer): (rival_dot, _ORANGE), answer.digit: (leader_dot, _BLUE)}
+        width = max(map(len, self._labels))
+        rows = []
+        for index, (label, votes) in enumerate(zip(self._labels, answer.votes, strict=True)):
+            dot, colour = styles.get(index, (other_dot, _DIM))
+            dots = self._terminal.paint(dot * math.ceil(votes / passes_per_dot), colour)
+            rows.append(f"{label:>{width}} | {dots} {votes}" if votes else f"{label:>{width}} |")
+        return rows
+
+
+# Of "1000 of 1000" with a rival, and the longest decision.
+_PASSES_WIDTH, _ENTROPY_WIDTH, _DECISION_WIDTH = 18, len("entropy"), 24
+
+
+class Table:
+    """Several images: a row for each."""
+
+    def __init__(
+        self, stream: TextIO, terminal: Terminal, labels: Sequence[str], names: Sequence[str]
+    ) -> None:
+        self._stream = stream
+        self._terminal = terminal
+        self._labels = labels
+        longest = max(len("file"), *map(len, names))
+        self._digit_width = max(len("digit"), 1 + max(map(len, labels), default=0))
+        others = (
+            self._digit_width + _PASSES_WIDTH + _ENTROPY_WIDTH + _DECISION_WIDTH + 4 * len("  ")
+        )
+        room = longest if terminal.columns is None else max(12, terminal.columns - others)
+        self._name_width = min(longest, room)
+        self._write_row("file", "digit", "passes", "entropy", "decision")
+
+    def write(self, name: str, result: Result) -> None:
+        if isinstance(result, DropserveError):
+            self._write_row(name, "-", "", "", f"failed: {result.code}")
+            return
+        rival = rival_of(result)
+        passes = f"{result.votes[result.digit]} of {result.passes}"
+        if result.votes[rival]:
+            passes += f", {self._labels[rival]}: {result.votes[rival]}"
+        digit, decision = result.label, "-"
+        if result.decision is not None and result.decision.abstains:
+            digit += "?"
+            decision = f"abstains: {(result.decision.reason or '').replace('_', ' ')}"
+        elif result.decision is not None:
+            decision = "answers"
+        self._write_row(name, digit, passes, f"{result.predictive_entropy:.3f}", decision)
+
+    def _write_row(self, name: str, digit: str, passes: str, entropy: str, decision: str) -> None:
+        width = self._name_width
+        if len(name) > width:
+            name = f"…{name[1 - width :]}" if self._terminal.has_unicode else name[-width:]
+        self._stream.write(
+            f"{name:<{width}}  {digit:<{self._digit_width}}  {passes:<{_PASSES_WIDTH}}  "
+            f"{entropy:>{_ENTROPY_WIDTH}}  {decision}\n"
+        )

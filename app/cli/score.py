@@ -1,0 +1,97 @@
+"""`dropserve score`: its options. The code behind it is imported only when it runs."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli.options import add_parameter_options
+from app.errors import EXIT_FAILED
+from app.schemas import McParameters
+
+if TYPE_CHECKING:
+    from app.cli.options import Commands
+
+_DESCRIPTION = """\
+Score millions of images into one Parquet table: a row for each image, in the order of the input.
+After an interruption at any moment, even a kill, the same command continues where it stopped.
+Images that cannot be scored are listed in a second file, which ends in .errors.jsonl."""
+_PARAMETERS = ("passes", "seed", "estimator", "preprocess")
+# The extra that installs each package that only this command needs.
+_EXTRAS = {"pyarrow": "score", "ray": "ray"}
+_EPILOG = """\
+exit codes: 0 every image was scored, 1 some failed or the disk is full, 2 wrong usage,
+130 Ctrl-C"""
+
+
+def add_score_command(commands: "Commands") -> None:
+    """Adds `score`."""
+    parser = commands.add_parser(
+        "score",
+        help="score millions of images into a table",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=_score)
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders, zip and tar archives of images, IDX files, .npy and .npz arrays, "
+        "Parquet files, patterns such as 'scans/*.zip'",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the table, .parquet"
+    )
+    add_parameter_options(parser, _PARAMETERS)
+    parser.set_defaults(**McParameters().model_dump(include=set(_PARAMETERS)))
+    parser.add_argument(
+        "--column", metavar="NAME", help="of Parquet files (default: the one that holds images)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="the network; without it the committed one [DROPSERVE_CHECKPOINT]",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="processes, one thread each (default: all cores)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="score on a Ray cluster: its address, auto on one of its nodes, or local for a Ray "
+        "of its own; every node needs the input under the same paths",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start again: replace the table, and discard what an unfinished run has scored",
+    )
+
+
+def _score(options: argparse.Namespace) -> int:
+    try:
+        from app.scoring.run import run_score
+
+        return run_score(options, sys.stderr)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        sys.stderr.write(
+            f"dropserve: {missing} is not installed; pip install 'dropserve[{_EXTRAS[missing]}]' "
+            "installs it\n"
+        )
+        return EXIT_FAILED
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

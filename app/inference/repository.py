@@ -1,0 +1,96 @@
+"""The network that is served, and how another one takes its place without downtime."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from app.errors import ErrorCode
+from app.inference.pipeline import Predictor
+from app.inference.served_checkpoint import load_served_checkpoint
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from model.checkpoint import Checkpoint
+from model.errors import ModelError
+
+# For requests that are still computed when their connections are gone.
+_CLOSING_SECONDS = 1.0
+
+logger = logging.getLogger("dropserve")
+
+
+class ModelRepository:
+    """Holds the predictor of the checkpoint that is served.
+
+    Args:
+        settings: name the checkpoint.
+        metrics: count what is served, if not None.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._predictor: Predictor | None = None
+        self._reloading = asyncio.Lock()
+
+    @property
+    def predictor(self) -> Predictor:
+        """What answers now.
+
+        Raises:
+            ApiError: not_ready, nothing is loaded yet, or any more.
+        """
+        if self._predictor is None:
+            raise ErrorCode.NOT_READY()
+        return self._predictor
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a predictor."""
+        return self._predictor is not None
+
+    def load(self, checkpoint: Checkpoint | None = None) -> None:
+        """Serves a checkpoint; the one that the settings name, if none is given.
+
+        Raises:
+            CheckpointError: see `load_served_checkpoint`.
+        """
+        self._serve(self._warm(lambda: checkpoint or load_served_checkpoint(self._settings)))
+
+    async def reload(self) -> None:
+        """Serves the checkpoint as its file is now, once that is checked and warm.
+
+        Requests that have begun keep the network they began with, so none fails. A file that cannot
+        be served changes nothing, and the log says why.
+        """
+        async with self._reloading:  # one after the other: the last one that was asked for stays
+            try:
+                predictor = await asyncio.to_thread(
+                    self._warm, lambda: load_served_checkpoint(self._settings)
+                )
+            except ModelError as error:
+                logger.error("the checkpoint is not reloaded, the old one serves on: %s", error)
+                return
+            old = self.predictor
+            self._serve(predictor)
+            logger.info("reloaded: %s %s", predictor.checkpoint.name, predictor.checkpoint.version)
+        # No request is answered later than this.
+        await asyncio.sleep(self._settings.max_timeout_ms / 1000)
+        await old.close(_CLOSING_SECONDS)
+
+    async def close(self) -> None:
+        """Serves nothing more; finishes what is queued."""
+        predictor, self._predictor = self.predictor, None
+        await predictor.close(_CLOSING_SECONDS)
+
+    def _warm(self, load: Callable[[], Checkpoint]) -> Predictor:
+        predictor = Predictor(load(), self._settings, self._metrics)
+        predictor.warm_up()
+        return predictor
+
+    def _serve(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        if self._metrics is not None:
+            checkpoint = predictor.checkpoint
+            self._metrics.serve_model(
+                checkpoint.name, checkpoint.version, self._settings.max_queued_passes
+            )

@@ -1,0 +1,32 @@
+"""What operators ask for."""
+
+import httpx
+import pytest
+
+from app.api.application import create_app
+from app.settings import Settings
+from model.checkpoint import Checkpoint
+from tests.conftest import assert_error, connect
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/v2/health/live", "/model"])
+async def test_head_is_answered_as_get(client: httpx.AsyncClient, path: str) -> None:
+    got = await client.get(path)
+    headed = await client.head(path)
+
+    assert (headed.status_code, headed.content) == (got.status_code, b"") == (200, b"")
+    assert headed.headers["content-length"] == str(len(got.content))
+
+
+async def test_a_server_that_drains_is_alive_and_not_ready(default_checkpoint: Checkpoint) -> None:
+    app = create_app(Settings(), default_checkpoint)
+    app.state.is_draining = True
+    async with app.router.lifespan_context(app), connect(app) as client:
+        assert (await client.get("/health/live")).json() == {"status": "live"}
+        assert_error(await client.get("/health/ready"), 503, "not_ready")
+
+
+async def test_metrics_that_are_off_are_not_found(default_checkpoint: Checkpoint) -> None:
+    async with connect(create_app(Settings(metrics=False), default_checkpoint)) as client:
+        error = assert_error(await client.get("/metrics"), 404, "not_found")
+    assert "DROPSERVE_METRICS" in error["message"]

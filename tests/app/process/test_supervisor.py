@@ -1,0 +1,231 @@
+"""The supervisor with workers that are no processes: replaced, reloaded, ended."""
+
+import multiprocessing.connection
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from app.process.supervisor import SIGHUP, Supervisor
+from app.settings import Settings
+from app.telemetry.metrics import MetricsRow
+from model.checkpoint import Checkpoint, save_checkpoint
+
+pytestmark = pytest.mark.skipif(SIGHUP is None, reason="there is no SIGHUP")
+
+Step = Callable[[], object]
+
+
+class Process:
+    """Stands for a process."""
+
+    pid, exitcode, sentinel = 1, -9, 0
+
+    def __init__(self) -> None:
+        self.lives = True
+        self.was_killed = False
+
+    def is_alive(self) -> bool:
+        return self.lives
+
+    def kill(self) -> None:
+        self.was_killed |= self.lives
+        self.lives = False
+
+    def join(self) -> None:
+        assert not self.lives
+
+
+class Worker:
+    """Stands for a worker that serves at once, and ends at any signal but SIGHUP."""
+
+    def __init__(self, settings: Settings, row: MetricsRow | None) -> None:
+        assert settings.checkpoint is not None
+        self.checkpoint = settings.checkpoint.read_bytes()
+        self.row = row
+        self.process = Process()
+        self.signals: list[int] = []
+        self.serves = True
+        self.is_stuck = False
+
+    def send(self, sig: int) -> None:
+        self.signals.append(sig)
+        self.process.lives &= sig == SIGHUP or self.is_stuck
+
+    def has_served(self) -> bool:
+        return self.serves
+
+
+class Workers:
+    """Starts workers, and runs the steps of a test, one each time that the supervisor waits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.started: list[Worker] = []
+        self.announced = 0
+        self.can_start = True
+        self.steps: list[Step] = []
+
+    def start(self, settings: Settings, row: MetricsRow | None) -> Worker:
+        worker = Worker(settings, row)
+        worker.serves = worker.process.lives = self.can_start
+        self.started.append(worker)
+        return worker
+
+    def announce(self) -> None:
+        self.announced += 1
+
+    def wait(self, sentinels: list[int], seconds: float) -> None:
+        self.steps.pop(0)()
+
+    def run(self, *steps: Step) -> int:
+        """The supervisor's exit code."""
+        self.steps = list(steps)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            start, announce = self.start, self.announce
+            return Supervisor(start, self.settings, listener, announce).run()  # type: ignore[arg-type]
+
+    def end(self, number: int) -> None:
+        self.started[number].process.lives = False
+
+
+@pytest.fixture
+def served(default_checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    path = tmp_path / "served.safetensors"
+    save_checkpoint(path, default_checkpoint)
+    return path
+
+
+@pytest.fixture
+def workers(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(sig, signal.getsignal(sig)) for sig in handled]
+    workers = Workers(Settings(workers=2, checkpoint=served))
+    # Patched and not passed in: it stands for the time that passes.
+    monkeypatch.setattr(multiprocessing.connection, "wait", workers.wait)
+    yield workers
+    for sig, handler in before:
+        signal.signal(sig, handler)
+
+
+def raising(sig: int) -> Step:
+    return lambda: signal.raise_signal(sig)
+
+
+def nothing() -> None:
+    """A step in which nothing happens."""
+
+
+@pytest.mark.parametrize(
+    ("sig", "code"), [(signal.SIGTERM, EXIT_OK), (signal.SIGINT, EXIT_INTERRUPTED)]
+)
+def test_a_signal_ends_all_workers(workers: Workers, sig: int, code: int) -> None:
+    assert workers.run(nothing, raising(sig)) == code
+
+    assert [worker.signals for worker in workers.started] == [[sig], [sig]]
+    assert workers.announced == 1
+    assert not any(worker.process.was_killed for worker in workers.started)
+
+
+def test_a_second_signal_reaches_the_workers(workers: Workers) -> None:
+    def keep_one() -> None:
+        workers.started[0].is_stuck = True
+        signal.raise_signal(signal.SIGTERM)
+
+    def end_it() -> None:
+        workers.started[0].is_stuck = False
+        signal.raise_signal(signal.SIGINT)
+
+    assert workers.run(keep_one, end_it) == EXIT_OK
+    assert workers.started[0].signals == [signal.SIGTERM, signal.SIGINT]
+
+
+def test_a_worker_that_does_not_end_is_killed(workers: Workers) -> None:
+    def hold_both() -> None:
+        for worker in workers.started:
+            worker.is_stuck = True
+        signal.raise_signal(signal.SIGTERM)
+
+    workers.settings = workers.settings.model_copy(update={"drain_seconds": -10.0})  # is over
+
+    assert workers.run(hold_both) == EXIT_OK
+    assert all(worker.process.was_killed for worker in workers.started)
+
+
+def test_a_dead_worker_is_replaced_and_counted_on(workers: Workers, served: Path) -> None:
+    content = served.read_bytes()
+
+    def damage_and_end() -> None:
+        served.write_bytes(b"no checkpoint")
+        workers.end(1)
+
+    assert workers.run(nothing, damage_and_end, nothing, raising(signal.SIGTERM)) == EXIT_OK
+
+    first, second, replacement = workers.started
+    assert replacement.row is second.row
+    assert first.row is not second.row
+    # Whatever has become of the file, it serves what the others serve.
+    assert replacement.checkpoint == content
+    assert workers.announced == 1
+
+
+def test_workers_that_cannot_start_end_the_server(workers: Workers) -> None:
+    workers.can_start = False
+
+    assert workers.run(nothing) == EXIT_FAILED
+    assert workers.announced == 0
+
+
+def test_a_replacement_that_cannot_start_is_tried_again_only_after_a_pause(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end_for_long() -> None:
+        workers.can_start = False
+        workers.end(0)
+
+    def let_start() -> None:
+        assert len(workers.started) == 3
+        workers.can_start = True
+
+    def look_later() -> None:
+        assert len(workers.started) == 3
+        monkeypatch.setattr("time.monotonic", lambda: float("inf"))
+
+    steps = [nothing, end_for_long, let_start, look_later, raising(signal.SIGTERM)]
+    assert workers.run(*steps) == EXIT_OK
+    assert len(workers.started) == 4
+
+
+def test_a_reload_reaches_all_workers_and_replacements_serve_it(
+    workers: Workers, served: Path, default_checkpoint: Checkpoint
+) -> None:
+    def replace_checkpoint() -> None:
+        save_checkpoint(served, replace(default_checkpoint, metrics={"reload": 1}))
+        signal.raise_signal(signal.SIGHUP)
+
+    end_one = partial(workers.end, 0)
+    assert workers.run(replace_checkpoint, end_one, raising(signal.SIGTERM)) == EXIT_OK
+
+    assert [one.signals[0] for one in workers.started] == [SIGHUP, SIGHUP, signal.SIGTERM]
+    assert workers.started[2].checkpoint == served.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint", None])
+def test_a_file_that_cannot_be_served_changes_nothing(
+    workers: Workers, served: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def spoil() -> None:
+        served.unlink()
+        if content is not None:
+            served.write_bytes(content)
+        signal.raise_signal(signal.SIGHUP)
+
+    assert workers.run(spoil, raising(signal.SIGTERM)) == EXIT_OK
+
+    assert [worker.signals for worker in workers.started] == [[signal.SIGTERM]] * 2
+    assert "the checkpoint is not reloaded, the one before serves on: " in caplog.text

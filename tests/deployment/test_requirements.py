@@ -1,0 +1,79 @@
+"""What the image and the gate install is exact, has hashes, and is what pyproject.toml asks for."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OF_THE_IMAGE = ROOT / "deploy" / "requirements.txt"
+OF_THE_GATE = ROOT / ".ci" / "requirements.txt"
+_PINNED = re.compile(
+    r"(?P<name>[\w.-]+)==(?P<version>\S+)(?: ; [^\\]+?)?(?: +--hash=sha256:[0-9a-f]{64})+"
+)
+
+
+def pinned(requirements: Path) -> dict[str, Version]:
+    """The version of each package, of which there is one, with its hashes."""
+    found: dict[str, Version] = {}
+    for line in requirements.read_text().replace("\\\n", " ").splitlines():
+        if not line.startswith("#"):
+            match = _PINNED.fullmatch(line)
+            assert match, line
+            name = canonicalize_name(match["name"])
+            assert name not in found
+            found[name] = Version(match["version"])
+    return found
+
+
+def wanted(declared: Iterable[str]) -> Iterator[Requirement]:
+    """The requirements, with those of our own extras in their place."""
+    for line in declared:
+        requirement = Requirement(line)
+        if requirement.name == PROJECT["name"]:
+            for extra in requirement.extras:
+                yield from wanted(PROJECT["optional-dependencies"][extra])
+        else:
+            yield requirement
+
+
+@pytest.mark.parametrize(
+    ("requirements", "extras"), [(OF_THE_IMAGE, []), (OF_THE_GATE, ["dev"])], ids=["image", "gate"]
+)
+def test_every_dependency_has_a_version_that_the_project_takes(
+    requirements: Path, extras: list[str]
+) -> None:
+    versions = pinned(requirements)
+    declared = [*PROJECT["dependencies"]]
+    for extra in extras:
+        declared += PROJECT["optional-dependencies"][extra]
+    for requirement in wanted(declared):
+        if requirement.name == "torch":  # as .ci/lock says
+            assert str(requirement.specifier).startswith("==")
+            continue
+        version = versions[canonicalize_name(requirement.name)]
+        assert version in requirement.specifier, f"{requirement}: run .ci/lock"
+
+
+def test_the_gate_tests_the_versions_of_the_image() -> None:
+    assert pinned(OF_THE_IMAGE).items() <= pinned(OF_THE_GATE).items()
+    assert "torch" not in pinned(OF_THE_GATE)
+
+
+@pytest.mark.parametrize("requirements", [OF_THE_IMAGE, OF_THE_GATE], ids=["image", "gate"])
+def test_they_name_no_place(requirements: Path) -> None:
+    assert not re.search(r"://|^ *--?(?!hash=)\w", requirements.read_text(), re.MULTILINE)
+
+
+def test_the_workflow_runs_actions_as_they_were() -> None:
+    actions = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert actions
+    for action in actions:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)

@@ -1,0 +1,258 @@
+"""Every promise of the pages: their commands run and print what they say."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter
+from tests.pages import (
+    ADDRESS,
+    COMMANDS,
+    CURLS,
+    assert_close,
+    assert_same_text,
+    commands_of,
+    read,
+)
+from training.cli import build_parser, config_from
+from training.config import TeacherConfig, TrainConfig
+from training.train import recipe_of
+
+README = read("README.md")
+PREDICTS = [pair for pair in COMMANDS.items() if pair[0].startswith("dropserve predict")]
+PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SET_UPS = [
+    command for command, _ in commands_of("README.md") if command.startswith("python3 -m venv")
+]
+THROUGHPUT = "python -m tests.load.throughput --connections 16 --seconds 4 --rounds 3"
+# What is appended so that a command takes seconds: the last of two options counts.
+SHORTENED = {
+    "dropserve bench engine": "--rounds 2 --images 1 --passes 100",
+    THROUGHPUT: "--seconds 1 --rounds 1",
+    "dropserve-train evaluate": "--quick",
+    "dropserve-train train": "--epochs 1 --output {tmp}/net.safetensors",
+}
+# What made the committed network takes an hour: its settings are compared with the checkpoint's.
+RECIPE = [
+    command
+    for command, _ in commands_of("docs/training.md")
+    if command.startswith("dropserve-train ") and command not in SHORTENED
+]
+# Makes a key, and serves those who have one.
+KEYED = [command for command in COMMANDS if "key" in command]
+# What is tested elsewhere, or cannot be run by a test, and where or why.
+ELSEWHERE = {
+    r"git clone ": "needs the internet",
+    r"python3 -m venv \S+ && \S+ install -e \S+$": "the first half of the README's test command",
+    r"\.venv/bin/pytest": "runs the tests",
+    r"dropserve score ": "needs the reader's files; tests/app/scoring",
+    r"RAY_SERVE_ENABLE_HA_PROXY=1 serve run": "tests/deployment/test_ray.py",
+    r"docker (build|run) ": "tests/deployment/test_image.py",
+    r"docker compose ": "tests/deployment/test_compose.py",
+    r"kubectl apply ": "tests/deployment/test_kubernetes.py",
+    r"curl .*/v2/": "tests/app/open_inference/test_clients.py",
+    r"perf_analyzer ": "tests/load/test_pages.py, tests/app/open_inference/test_clients.py",
+    r"(taskset|wrk|hey|locust) ": "tests/load/test_pages.py",
+    r"dropserve-train (compare|regularisers|sweep) ": "tests/training",
+    r"python -m tests\.load\.(capacity|curves)$": "tests/load/test_pages.py",
+    r"python -m tests\.load\.v2_(mutations|rate)": "minutes; tests/app/open_inference",
+    r"python -m tests\.load\.peers\.compare$": "installs 5 GB; tests/load/peers",
+    r"python -m tests\.deployment\.check_container$": "tests/deployment/test_image.py",
+}
+
+
+def run(command: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=cwd,
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+
+
+def test_no_command_is_left_untested() -> None:
+    printed = {command for command, _ in [*CURLS, *PREDICTS]}
+    tested = {*printed, *SET_UPS, *SHORTENED, *RECIPE, *KEYED}
+    assert tested <= COMMANDS.keys()
+    others = [command for command in COMMANDS if command not in tested]
+    for pattern in ELSEWHERE:
+        assert any(re.match(pattern, command) for command in others), pattern
+    for command in others:
+        assert [pattern for pattern in ELSEWHERE if re.match(pattern, command)], command
+
+
+def test_places_of_other_tests_and_of_single_ones_exist() -> None:
+    for text in [*ELSEWHERE.values(), *COMMANDS]:
+        for path in re.findall(r"(?<![\w/.])tests/[\w/.]+", text):
+            assert (ROOT / path).exists(), path
+
+
+def test_two_commands_do_all_the_set_up() -> None:
+    serve, develop = SET_UPS
+    assert serve.endswith("dropserve serve")
+    assert develop.endswith("pytest")
+    # The gate runs the first command of this section.
+    section = README.partition("\n## Develop\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\$ (.*)$", section, re.MULTILINE) == [develop]
+
+
+def test_urls_stand_in_single_quotes() -> None:
+    for command in COMMANDS:
+        for match in re.finditer(re.escape(ADDRESS), command):
+            assert command[match.start() - 1] == "'", command
+
+
+@pytest.fixture(scope="module")
+def server(servers: ServerStarter) -> RunningServer:
+    return servers.start()
+
+
+def post(server: RunningServer, path: str, image: Path) -> Any:
+    return httpx.post(f"{server.address}{path}", content=image.read_bytes()).json()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "output"), CURLS, ids=[command for command, _ in CURLS])
+def test_a_curl_answers_as_printed(server: RunningServer, command: str, output: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    done = run(command.replace(ADDRESS, server.address), ROOT)
+    assert done.returncode == 0, done.stderr
+    assert_close(json.loads(done.stdout), json.loads(output))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "output"), PREDICTS, ids=[command for command, _ in PREDICTS])
+def test_an_image_is_answered_as_printed(command: str, output: str) -> None:
+    done = run(command, ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_text(done.stdout, output)
+
+
+@pytest.mark.slow
+def test_the_python_example_prints_its_comments(server: RunningServer) -> None:
+    (example,) = PYTHON
+    if find_spec("dropserve") is None:  # a checkout that was never installed
+        example = example.replace("dropserve.client", "app.client")
+    promised = re.findall(r"print\(.*\)  # (.*)", example)
+    done = run(f"{sys.executable} - <<'END'\n{example.replace(ADDRESS, server.address)}END", ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(promised) == 3
+    for found, comment in zip(sorted(done.stdout.splitlines()), sorted(promised), strict=True):
+        assert_same_text(found, comment)
+
+
+@pytest.mark.slow
+def test_the_first_table_says_what_the_server_answers(server: RunningServer) -> None:
+    for name in ("7", "doubtful", "not_a_digit"):
+        row = next(line for line in README.splitlines() if f"tests/samples/{name}.png)" in line)
+        answer = post(server, "/predict/mc?seed=1", SAMPLES / f"{name}.png")
+        assert f"predictive entropy {answer['predictive_entropy']:.3f}: " in row
+        decision = answer["decision"]
+        assert f": {', '.join(filter(None, [decision['outcome'], decision['reason']]))} |" in row
+        if decision["reason"] == "unfamiliar":
+            assert f"even the best gets only {100 * max(answer['mean']):.0f} %" in row
+        else:
+            votes, digit = max((votes, digit) for digit, votes in enumerate(answer["votes"]))
+            assert f"{votes} of 50" in row
+            assert f"say {digit}" in row
+
+
+@pytest.mark.slow
+def test_evaluate_prints_the_figures(mnist_folder: Path) -> None:
+    promised = COMMANDS["dropserve-train evaluate"]
+    command = f"dropserve-train evaluate {SHORTENED['dropserve-train evaluate']}"
+    done = run(command, ROOT, DROPSERVE_DATA_DIR=str(mnist_folder))
+    assert done.returncode == 0, done.stderr
+    # What takes minutes is left out: other images than MNIST's, and the report.
+    promised = re.sub(r"^(AUROC|report).*\n", "", promised, flags=re.MULTILINE)
+    number = re.compile(r"\d+\.\d+")
+    assert number.sub("#", done.stdout.strip()) == number.sub("#", promised.strip())
+    for found, stated in zip(
+        number.findall(done.stdout), number.findall(promised), strict=True
+    ):  # in per cent, or in nats
+        assert float(found) == pytest.approx(float(stated), abs=0.011)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [each for each in SHORTENED if "train" not in each])
+def test_a_benchmark_runs_and_prints_the_same_table(command: str) -> None:
+    promised = COMMANDS[command]
+    if command == THROUGHPUT and shutil.which("wrk") is None:
+        pytest.skip("wrk is not installed")
+    done = run(f"{command} {SHORTENED[command]}", ROOT)
+    assert done.returncode == 0, done.stderr
+    (header,) = [line for line in promised.splitlines() if "passes " in line or "p50" in line]
+    assert header.split() in [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_the_training_command_runs(mnist_folder: Path, tmp_path: Path) -> None:
+    options = SHORTENED["dropserve-train train"].format(tmp=tmp_path)
+    done = run(f"dropserve-train train {options}", ROOT, DROPSERVE_DATA_DIR=str(mnist_folder))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "net.safetensors").exists()
+
+
+def test_a_key_that_was_made_as_printed_is_asked_for(
+    servers: ServerStarter, tmp_path: Path
+) -> None:
+    make, serve = KEYED
+    key = run(make, tmp_path).stderr.split()[-1]
+    server = servers.start(*serve.split()[2:], folder=tmp_path)
+    authorized = {"Authorization": f"Bearer {key}"}
+
+    assert httpx.get(f"{server.address}/v2", trust_env=False).status_code == 401
+    answered = httpx.get(f"{server.address}/v2", headers=authorized, trust_env=False)
+    assert answered.status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CI" not in os.environ, reason="installs torch anew; set CI=true to run it")
+def test_the_first_command_sets_up_and_serves(servers: ServerStarter, tmp_path: Path) -> None:
+    serve, _ = SET_UPS
+    clone = tmp_path / "clone"
+    ignored = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "runs")
+    shutil.copytree(ROOT, clone, ignore=ignored)
+    set_up = serve.removesuffix(" && .venv/bin/dropserve serve")
+    assert set_up != serve
+    done = run(set_up, clone)
+    assert done.returncode == 0, done.stderr
+    program = [str(clone / ".venv" / "bin" / "dropserve")]
+    installed = servers.start(folder=tmp_path, program=program)
+    assert post(installed, "/predict", SAMPLES / "7.png")["digit"] == 7
+
+
+def test_the_recipe_is_the_one_that_the_committed_network_records() -> None:
+    training = load_checkpoint(DEFAULT_CHECKPOINT).training
+    student = training["recipe"]
+    by_kind = {member["kind"]: member["recipe"] for member in student["teacher"]}
+    first, convnet, taught, calibrate = (command.split()[1:] for command in RECIPE)
+    parser = build_parser()
+
+    options = parser.parse_args(first)
+    assert recipe_of(config_from(options, TrainConfig)) == by_kind["mlp"]
+    teachers = [str(options.output)]
+    options = parser.parse_args(convnet)
+    assert asdict(config_from(options, TeacherConfig)) == by_kind["convnet"]
+    teachers.append(str(options.output))
+    options = parser.parse_args(taught)
+    assert {str(path) for path in options.teacher} == set(teachers)
+    recipe = {**config_from(options, TrainConfig).recipe(), "teacher": student["teacher"]}
+    assert recipe == {**student, "seed": training["seed"]}
+    assert options.output == parser.parse_args(calibrate).checkpoint

@@ -1,0 +1,25 @@
+"""Strokes of any pen become as wide as MNIST's."""
+
+import numpy as np
+import pytest
+
+from model.digits.preprocessing import preprocess_image
+from model.digits.strokes import stroke_width
+from tests.model.digits.pictures import distance, draw
+from tests.samples.draw import draw_digit
+
+
+@pytest.mark.parametrize("thickness", [0.01, 0.02, 0.04, 0.25])
+def test_strokes_are_brought_to_mnists_width(thickness: float) -> None:
+    for digit in range(10):
+        picture = np.array(draw_digit(digit, size=1000, thickness=thickness))
+        width = stroke_width((preprocess_image(picture) / 255).astype(np.float32))
+        assert 1.6 < width < 4.5
+
+
+def test_a_pen_of_one_pixel_on_a_large_sheet_keeps_its_shades() -> None:
+    picture = np.array(draw_digit(3, size=3000, height=0.8, thickness=0.0005))
+    image = preprocess_image(picture)
+    assert image.max() == 255
+    assert (image > 200).sum() > 20
+    assert distance(image, preprocess_image(draw(3, size=400))) < 25
