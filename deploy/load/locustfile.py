@@ -38,7 +38,7 @@ class DropserveUser(FastHttpUser):
 
 
 class Application(DropserveUser):
-    """Asks as soon as it has the answer before: mostly without doubt, at times with."""
+    """Asks as soon as it has the answer before: mostly without dropout, at times with."""
 
     weight = 6
     wait_time = constant(0)
@@ -49,7 +49,7 @@ class Application(DropserveUser):
         self.ask("/predict")
 
     @task(3)
-    def predict_with_doubt(self) -> None:
+    def predict_mc(self) -> None:
         """Fifty passes."""
         self.ask("/predict/mc?passes=50")
 

@@ -56,7 +56,7 @@ def test_it_asks_for_a_key_and_keeps_it_for_the_tab(page: Page) -> None:
     expect(dialog).to_be_hidden()
 
 
-def test_whoever_gives_none_is_told_why_there_is_no_answer(page: Page) -> None:
+def test_without_one_the_page_says_why_there_is_no_answer(page: Page) -> None:
     expect(page.locator("#key-dialog")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#key-dialog")).to_be_hidden()

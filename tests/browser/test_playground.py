@@ -53,7 +53,7 @@ def shown_answer(page: Page) -> dict[str, Any]:
 
 
 def counts(page: Page) -> list[int]:
-    """The number beside each row."""
+    """The number at each row."""
     return [int(text or 0) for text in page.locator("#rows .count").all_text_contents()]
 
 

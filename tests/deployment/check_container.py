@@ -48,7 +48,7 @@ _CONNECTIONS = 16
 _LOAD_SECONDS = 5.0
 _PHOTO_SIDES = (8000, 6000)
 _PATIENCE_SECONDS = 30.0
-# Podman without systemd and without a session: what Debian's needs to be told.
+# Podman without systemd and without a session: the options that Debian's needs.
 _CONTAINERS_CONF = """
 [containers]
 default_ulimits = ["nofile=8192:8192", "nproc=8192:8192"]

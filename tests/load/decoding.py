@@ -84,7 +84,7 @@ def measure(data: bytes) -> tuple[list[float], float]:
 
 
 def peak_memory() -> float:
-    """Most resident memory of this process so far, MiB; 0 where the system does not tell."""
+    """Most resident memory of this process so far, MiB; 0 where the system does not say."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))

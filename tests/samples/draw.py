@@ -340,7 +340,7 @@ def example_strip() -> Image.Image:
 
 
 def main() -> None:
-    """Writes the pictures of `committed_samples` beside this file, and the product's examples."""
+    """Writes the pictures of `committed_samples` next to this file, and the product's examples."""
     for name, picture in committed_samples().items():
         picture.save(FOLDER / name, optimize=True)
     example_strip().save(EXAMPLE_STRIP, optimize=True)

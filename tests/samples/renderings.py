@@ -386,7 +386,7 @@ def photo(digit: Pixels, generator: Generator) -> bytes:
 
 
 def several_digits(digits: list[Pixels], generator: Generator) -> bytes:
-    """A number: digits beside each other, of nearly the same size, that do not touch."""
+    """A number: digits next to each other, of nearly the same size, that do not touch."""
     height = int(generator.integers(40, 160))
     heights = [round(height * generator.uniform(0.85, 1)) for _ in digits]
     drawn = []

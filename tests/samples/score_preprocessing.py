@@ -1,7 +1,7 @@
 """How often `preprocess=auto` brings the network to the right digit, by kind of picture.
 
 `python -m tests.samples.score_preprocessing` prints the tables for MNIST's test images and for the
-scans of optdigits; with `--split validation` for images to choose and tune by. MNIST, and beside it
+scans of optdigits; with `--split validation` for images to choose and tune by. MNIST, and next to it
 the folder `optdigits`, are found through DROPSERVE_DATA_DIR or in ../shared/data.
 """
 
@@ -120,13 +120,13 @@ def score_no_digits(reader: Reader, split: str, count: int) -> None:
         judged = [reader.judge(draw(generator)) for _ in share]
         outcomes = Counter(outcome for outcome, _ in judged)
         entropies = sorted(entropy for outcome, entropy in judged if outcome != "422")
-        doubt = f"{median(entropies):.2f} ({entropies[0]:.2f} at least)" if entropies else "-"
+        entropy = f"{median(entropies):.2f} ({entropies[0]:.2f} at least)" if entropies else "-"
         accepted += outcomes["accept"]
         undecided += outcomes["undecided"]
         taken = outcomes["accept"] + outcomes["undecided"]
         print(
             f"{name:20} {outcomes['422']:5d} {outcomes['several']:8d} {outcomes['abstain']:8d} "
-            f"{taken:7d}  {doubt}",
+            f"{taken:7d}  {entropy}",
             flush=True,
         )
     print(f"accepted: {accepted} of {count}", end="")

@@ -31,7 +31,7 @@ def test_the_committed_pictures_are_what_the_code_draws(name: str) -> None:
 
 
 @pytest.mark.parametrize("digit", range(10))
-def test_a_clear_digit_is_recognised_without_doubt(network: MLP, digit: int) -> None:
+def test_a_clear_digit_is_recognised_and_accepted(network: MLP, digit: int) -> None:
     probs = probabilities(network, committed_samples()[f"{digit}.png"])
 
     assert np.argmax(probs) == digit

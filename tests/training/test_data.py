@@ -126,7 +126,7 @@ def test_a_slice_of_the_images_keeps_pixels_and_labels_together(tmp_path: Path) 
     assert rest.pixels[0].tolist() == [[248, 249], [250, 251]]
 
 
-def test_an_empty_subfolder_does_not_hide_the_files_beside_it(tmp_path: Path) -> None:
+def test_an_empty_subfolder_does_not_hide_the_files_next_to_it(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "mnist").mkdir()
     assert find_folder(tmp_path) == tmp_path

@@ -75,7 +75,7 @@ def test_the_two_networks_differ_in_dropout_alone() -> None:
         assert torch.equal(one, other)
 
 
-def test_the_table_has_the_last_epochs_mean_beside_the_published() -> None:
+def test_the_table_has_the_last_epochs_mean_next_to_the_published() -> None:
     quantities = dict.fromkeys(compare._QUANTITIES, (0.0, 0.0))
     runs = [outcome(**(quantities | {"train_loss": (0.9, loss)})) for loss in (0.25, 0.5)]
     table = compare.tabulate({WITH: runs}, {WITH: {"train_loss": 0.4491}})

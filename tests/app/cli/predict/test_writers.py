@@ -113,7 +113,7 @@ def test_many_images_are_a_table(folder: Path, capsys: pytest.CaptureFixture[str
     assert len(starts) == 1
 
 
-def test_the_table_tells_each_decision_and_fits_the_terminal() -> None:
+def test_the_table_shows_each_decision_and_fits_the_terminal() -> None:
     stream = io.StringIO()
     name = "a/very/long/path/" * 5 + "the_end.png"
     table = Table(stream, Terminal(80, False, True), DIGITS, [name])
