@@ -21,6 +21,10 @@ from app.telemetry.request_record import RequestRecord
 
 LogFormat = Literal["json", "console"]
 
+_CONSOLE_FORMATTER = logging.Formatter(
+    "%(asctime)s.%(msecs)03d %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
+)
+
 
 def configure_logs(settings: Settings) -> "AccessLog | None":
     """Sends messages to standard error; returns the access log unless the settings turn it off."""
@@ -42,12 +46,12 @@ def chosen_format(settings: Settings) -> LogFormat:
 
 
 class LogHandler(logging.Handler):
-    """Passes the messages of `logging` to a writer, one line each in JSON."""
+    """Passes the messages of `logging` to a writer; in JSON each is one line."""
 
     def __init__(self, writer: LogWriter, log_format: LogFormat) -> None:
         super().__init__()
         self._writer = writer
-        self.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
+        self.setFormatter(JsonFormatter() if log_format == "json" else _CONSOLE_FORMATTER)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -72,14 +76,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line).decode()
-
-
-class ConsoleFormatter(logging.Formatter):
-    """Formats a message as time, level and text; a traceback follows on lines of its own."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = f"{_console_time(record.created)} {record.levelname:<7} {record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 class AccessLog:

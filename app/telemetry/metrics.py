@@ -210,9 +210,9 @@ class Metrics:
             mode: dropout off or on.
             digit: the class index; above 9 for other data sets than digits.
             confidence: the probability of this class.
-            predictive_entropy: in nats.
-            reason: why the decision is to abstain, if it is.
-            mutual_information: in nats; None with dropout off.
+            predictive_entropy: nats.
+            reason: why the decision is to abstain; None: accept, or no decision.
+            mutual_information: nats; None with dropout off.
         """
         row, families = self._row, self._families
         label = _DIGITS[digit] if digit < len(_DIGITS) else _OTHER
@@ -234,14 +234,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """Where one of several workers counts; can be sent to another process.
-
-    Attributes:
-        routes: the labels of its requests.
-        path: the file that all workers share.
-        rows: one for each worker.
-        index: the row of this worker.
-    """
+    """The row of one of several workers in their shared file; can be sent to another process."""
 
     routes: RouteLabels
     path: Path

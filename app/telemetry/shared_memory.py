@@ -47,7 +47,8 @@ class SharedCounts:
 
     def total(self) -> NDArray[np.float64]:
         """The sums over the rows, (columns,)."""
-        return np.sum([np.frombuffer(row) for row in self._rows], axis=0)
+        total: NDArray[np.float64] = np.array(self._rows, np.float64).sum(axis=0)
+        return total
 
     def write_text(self, index: int, text: str) -> None:
         """Replaces the text of a row, cut to 256 bytes."""

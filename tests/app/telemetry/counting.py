@@ -7,10 +7,12 @@ prometheus_client's multiprocess mode, and prints the microseconds of each.
 import os
 import tempfile
 import timeit
+from collections.abc import Callable
 from pathlib import Path
 
 from app.api.routes import ROUTE_LABELS
-from app.telemetry.metric_families import Histogram
+from app.telemetry.metric_families import Family
+from app.telemetry.metric_families import Histogram as OurHistogram
 from app.telemetry.metrics import Families, MetricsRow
 from app.telemetry.request_record import RequestRecord, Timings
 
@@ -33,30 +35,23 @@ def here(folder: Path) -> float:
 
 
 def there(folder: Path) -> float:
-    """Seconds a request with prometheus_client, which writes a file for each process."""
+    """Seconds a request with prometheus_client, which writes files for each process."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # read on import
-    import prometheus_client as theirs
+    from prometheus_client import Counter, Gauge, Histogram
 
     families = Families(ROUTE_LABELS)
-    made = {
-        family.name: theirs.Histogram(
-            family.name, family.help_text, tuple(family.labels), buckets=family.bounds
-        )
-        if isinstance(family, Histogram)
-        else theirs.Counter(family.name, family.help_text, tuple(family.labels))
-        for family in families.every
-        if family.kind != "gauge"
-    }
-    requests = made[families.requests.name]
-    predictions = made[families.predictions.name]
-    in_flight = theirs.Gauge("in_flight", "As here.", multiprocess_mode="livesum")
-    duration, stages, entropy, confidence = (
-        made[family.name]
-        for family in (
-            *(families.duration, families.stages),
-            *(families.predictive_entropy, families.confidence),
-        )
-    )
+
+    def counter(ours: Family) -> Counter:
+        return Counter(ours.name, ours.help_text, tuple(ours.labels))
+
+    def histogram(ours: OurHistogram) -> Histogram:
+        return Histogram(ours.name, ours.help_text, tuple(ours.labels), buckets=ours.bounds)
+
+    in_flight = Gauge("in_flight", "Requests not answered yet.", multiprocess_mode="livesum")
+    requests, predictions = counter(families.requests), counter(families.predictions)
+    duration, stages = histogram(families.duration), histogram(families.stages)
+    entropy = histogram(families.predictive_entropy)
+    confidence = histogram(families.confidence)
 
     def count() -> None:
         in_flight.inc()
@@ -73,7 +68,7 @@ def there(folder: Path) -> float:
     return _seconds(count)
 
 
-def _seconds(count: "timeit._Stmt") -> float:
+def _seconds(count: Callable[[], None]) -> float:
     return min(timeit.repeat(count, number=REQUESTS, repeat=ROUNDS)) / REQUESTS
 
 

@@ -42,7 +42,7 @@ def warned() -> Iterator[list[str]]:
 
 
 async def read_all(pipe: Pipe, size: int) -> bytes:
-    """Reads until so many bytes have come, while the loop goes on."""
+    """Reads this many bytes, while the loop goes on."""
     taken = b""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(taken) < size:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from app.api.application import create_app
 from app.settings import Settings
-from app.telemetry.logs import AccessLog, ConsoleFormatter, JsonFormatter, configure_logs
+from app.telemetry.logs import AccessLog, JsonFormatter, LogHandler, configure_logs
 from app.telemetry.request_record import RequestRecord, Timings
 from model.checkpoint import Checkpoint
 from tests.app.telemetry.pipes import Pipe
@@ -114,7 +115,7 @@ def record_with_traceback() -> logging.LogRecord:
     return logging.LogRecord("dropserve", logging.ERROR, "", 0, "it %s", ("failed",), info)
 
 
-def test_a_traceback_stays_on_its_line_in_json_and_is_readable_otherwise() -> None:
+def test_a_traceback_stays_on_its_line_in_json_and_is_readable_otherwise(pipe: Pipe) -> None:
     record = record_with_traceback()
 
     line = JsonFormatter().format(record)
@@ -123,8 +124,9 @@ def test_a_traceback_stays_on_its_line_in_json_and_is_readable_otherwise() -> No
     assert "\n" not in line
     assert (message["level"], message["message"]) == ("error", "it failed")
     assert message["exception"].endswith("ValueError: broken\nin two")
-    assert ConsoleFormatter().format(record).splitlines()[0].endswith("ERROR   it failed")
-    assert ConsoleFormatter().format(record).endswith("ValueError: broken\nin two")
+    text = LogHandler(pipe.writer, "console").format(record)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d\d\d ERROR   it failed", text.splitlines()[0])
+    assert text.endswith("ValueError: broken\nin two")
 
 
 def test_times_are_utc_to_the_millisecond() -> None:
