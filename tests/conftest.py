@@ -8,20 +8,19 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 import pytest_asyncio
-import torch
-from fastapi import FastAPI
-from starlette.types import ASGIApp
 
-from app.api.application import create_app
-from app.schemas import McParameters
-from app.settings import Settings
-from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
-from training.data import DATA_DIR_VARIABLE, find_folder
+# What a test needs is imported by what it uses here, and nothing else: PyTorch and FastAPI take
+# seconds, which the tests of files that need neither would pay.
+if TYPE_CHECKING:
+    import httpx
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp
+
+    from model.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = Path(__file__).parent / "samples"
@@ -39,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def one_thread() -> Iterator[None]:
     """As the server sets it; more threads only wait for each other on a busy machine."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,20 +47,25 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def default_checkpoint() -> Checkpoint:
+def default_checkpoint() -> "Checkpoint":
+    from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+
     return load_checkpoint(DEFAULT_CHECKPOINT)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def app(one_thread: None, default_checkpoint: Checkpoint) -> AsyncIterator[FastAPI]:
+async def app(one_thread: None, default_checkpoint: "Checkpoint") -> "AsyncIterator[FastAPI]":
     """The application with default settings, started."""
+    from app.api.application import create_app
+    from app.settings import Settings
+
     application = create_app(Settings(), default_checkpoint)
     async with application.router.lifespan_context(application):
         yield application
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: "FastAPI") -> "AsyncIterator[httpx.AsyncClient]":
     async with connect(app) as connected:
         yield connected
 
@@ -67,6 +73,8 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture(scope="session")
 def mnist_folder() -> Path:
     """Where MNIST's files are."""
+    from training.data import DATA_DIR_VARIABLE
+
     mnist = find_mnist()
     if not any(mnist.glob("t10k-images-idx3-ubyte*")):
         pytest.skip(f"no MNIST in {mnist}; name a folder that has it in {DATA_DIR_VARIABLE}")
@@ -75,6 +83,8 @@ def mnist_folder() -> Path:
 
 def find_mnist() -> Path:
     """The folder of DROPSERVE_DATA_DIR or ../shared/data, or its subfolder for MNIST."""
+    from training.data import DATA_DIR_VARIABLE, find_folder
+
     return find_folder(Path(os.environ.get(DATA_DIR_VARIABLE) or ROOT.parent / "shared" / "data"))
 
 
@@ -115,10 +125,10 @@ class ServerStarter:
         """Starts a server and waits until it can be reached.
 
         Args:
-            options: of `serve`, besides the port.
+            options: of `serve`, except the port.
             program: the command line before `serve`.
             folder: the working directory; ours comes from the repository otherwise.
-            environ: variables besides those of this process, which has no settings for it.
+            environ: variables added to those of this process, without its settings.
         """
         process = self.open(
             "--port", "0", *options, folder=folder, environ=environ, program=program
@@ -182,7 +192,7 @@ class ServerStarter:
 
 
 _TEST_SETTINGS = {
-    "DROPSERVE_DRAIN_SECONDS": "0",  # nobody waits for these servers to be found gone
+    "DROPSERVE_DRAIN_SECONDS": "0",  # no load balancer watches these servers
     "DROPSERVE_LOG_FORMAT": "console",  # their hint on the screen is read
     "DROPSERVE_ACCESS_LOG": "off",  # but not everything that they would write
 }
@@ -197,8 +207,10 @@ def servers() -> Iterator[ServerStarter]:
     starter.end_all()
 
 
-def connect(app: ASGIApp) -> httpx.AsyncClient:
+def connect(app: "ASGIApp") -> "httpx.AsyncClient":
     """A client of a started application, without a network between them."""
+    import httpx
+
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://dropserve")
 
@@ -208,7 +220,7 @@ def sample(name: str) -> bytes:
     return (SAMPLES / name).read_bytes()
 
 
-def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def assert_error(response: "httpx.Response", status: int, code: str) -> dict[str, Any]:
     """Asserts that an answer is the one error shape, and returns the error itself."""
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert response.headers["content-type"] == "application/json"
@@ -223,8 +235,10 @@ def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, 
     return error
 
 
-def _assert_no_echo(response: httpx.Response) -> None:
+def _assert_no_echo(response: "httpx.Response") -> None:
     """Nothing that was sent comes back, but for the names and values that messages explain."""
+    from app.schemas import McParameters
+
     # The server's own id may have any digits in it.
     text = response.text.replace(response.headers["x-request-id"], "")
     for word in (*McParameters.model_fields, *_EXPLAINED):

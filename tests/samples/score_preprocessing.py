@@ -1,8 +1,8 @@
 """How often `preprocess=auto` brings the network to the right digit, by kind of picture.
 
 `python -m tests.samples.score_preprocessing` prints the tables for MNIST's test images and for the
-scans of optdigits; with `--split validation` for images to choose and tune by. MNIST, and next to it
-the folder `optdigits`, are found through DROPSERVE_DATA_DIR or in ../shared/data.
+scans of optdigits; with `--split validation` for images to choose and tune by. MNIST, and next to
+it the folder `optdigits`, are found through DROPSERVE_DATA_DIR or in ../shared/data.
 """
 
 import argparse

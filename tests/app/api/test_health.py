@@ -1,5 +1,7 @@
 """What operators ask for."""
 
+import json
+
 import httpx
 import pytest
 
@@ -30,3 +32,14 @@ async def test_metrics_that_are_off_are_not_found(default_checkpoint: Checkpoint
     async with connect(create_app(Settings(metrics=False), default_checkpoint)) as client:
         error = assert_error(await client.get("/metrics"), 404, "not_found")
     assert "DROPSERVE_METRICS" in error["message"]
+
+
+async def test_the_server_says_what_it_serves(
+    client: httpx.AsyncClient, default_checkpoint: Checkpoint
+) -> None:
+    card = (await client.get("/model")).json()
+
+    identity = {key: card.pop(key) for key in ("name", "version")}
+    assert identity == {"name": "mnist", "version": default_checkpoint.version}
+    assert card == json.loads(json.dumps(default_checkpoint.card()))
+    assert card["config"]["layer_sizes"] == [784, 512, 256, 128, 10]

@@ -153,3 +153,41 @@ async def test_an_api_key_is_no_request_id(client: httpx.AsyncClient) -> None:
 
     assert response.status_code == 200
     assert response.headers["x-request-id"] != KEY
+
+
+# Request ids
+
+ANSWERED = ["/predict", "/predict/mc?seed=1"]
+
+
+@pytest.mark.parametrize("given", ["a", "7d0c.A_b-c", "x" * 128])
+async def test_a_valid_request_id_is_echoed_in_the_header_alone(
+    client: httpx.AsyncClient, given: str
+) -> None:
+    for path in (*ANSWERED, "/health/live", "/docs"):
+        method = "POST" if path in ANSWERED else "GET"
+        content = sample("7.png") if path in ANSWERED else b""
+        headers = {"x-request-id": given}
+        response = await client.request(method, path, content=content, headers=headers)
+
+        assert (response.status_code, response.headers["x-request-id"]) == (200, given)
+        assert "request_id" not in response.text
+        assert len(given) < 8 or given not in response.text
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "two words", "x" * 129, "<script>", "a,b", "tab\tbed", b"\xff", "new\u00e9"]
+)
+async def test_any_other_request_id_is_replaced(
+    client: httpx.AsyncClient, given: str | bytes | None
+) -> None:
+    value = given.encode() if isinstance(given, str) else given
+    headers: dict[bytes, bytes] = {} if value is None else {b"x-request-id": value}
+    ids = set()
+    for path, status in (("/predict", 200), ("/predict", 200), ("/nowhere", 404)):
+        response = await client.post(path, content=sample("7.png"), headers=headers)
+        assert response.status_code == status
+        ids.add(response.headers["x-request-id"])
+
+    assert len(ids) == 3
+    assert all(len(one) == 32 and one.isalnum() for one in ids)

@@ -1,7 +1,8 @@
 """How the pages and their files are sent."""
 
 import re
-from pathlib import PurePosixPath
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin
 
 import httpx
@@ -102,3 +103,107 @@ async def test_the_page_announces_every_module_and_the_modules_find_each_other()
         imported = re.findall(r'^import [^;]*? from "(.*)";$', source, re.MULTILINE)
         assert len(imported) == source.count("import {")
         assert {path.removeprefix("./") for path in imported} <= modules.keys()
+
+
+# The page of the API's description
+
+
+class Page(HTMLParser):
+    """What a page loads, and what of it a Content-Security-Policy would not allow."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.inline: list[str] = []
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        for name, value in attrs:
+            if name == "src" or (name == "href" and tag == "link"):
+                self.loaded.append(value or "")
+            elif name == "style" or name.startswith("on"):
+                self.inline.append(f"{tag} {name}")
+            elif name in ("href", "action"):
+                assert not (value or "").startswith("javascript:")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+
+def test_the_page_reader_sees_what_is_inline() -> None:
+    page = Page('<script src="a.js"></script><script>x()</script><p onclick="y()" style="z">')
+
+    assert page.loaded == ["a.js"]
+    assert page.inline == ["x()", "p onclick", "p style"]
+
+
+TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+
+async def test_the_docs_page_loads_only_what_this_server_has(client: httpx.AsyncClient) -> None:
+    response = await client.get("/docs")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/html")
+    page = Page(response.text)
+
+    assert page.inline == []
+    origin = str(client.base_url)
+    loaded = [urljoin(f"{origin}/docs", one) for one in page.loaded if one != "data:,"]
+    assert len(loaded) >= 3
+    for address in loaded:
+        assert address.startswith(f"{origin}/")
+        asset = await client.get(address)
+        assert asset.status_code == 200, address
+        assert asset.headers["content-type"].startswith(TYPES[Path(address).suffix])
+        assert asset.content
+        # A style sheet could load more.
+        if address.endswith(".css"):
+            found = re.findall(r"url\(\s*[\"']?([a-z]*:?)", asset.text)
+            assert set(found) <= {"data:"}
+            assert "@import" not in asset.text
+
+
+async def test_the_docs_page_describes_this_server(client: httpx.AsyncClient) -> None:
+    script = (await client.get("/static/docs.js")).text
+
+    (address,) = re.findall(r'url: "([^"]+)"', script)
+    description = await client.get(urljoin(f"{client.base_url}/docs", address))
+    assert description.json()["info"]["title"] == "Dropserve"
+    assert "validatorUrl: null" in script  # else a foreign host would learn of it
+    assert "http" not in script
+
+
+async def test_the_docs_page_has_a_policy_that_allows_nothing_foreign(
+    client: httpx.AsyncClient,
+) -> None:
+    header = (await client.get("/docs")).headers["content-security-policy"]
+
+    policy = {}
+    for directive in header.split(";"):
+        name, *sources = directive.split()
+        policy[name] = sources
+    assert policy["default-src"] == ["'none'"]
+    assert policy["script-src"] == ["'self'"]
+    assert policy["connect-src"] == ["'self'"]
+    assert policy["base-uri"] == ["'none'"]
+    assert policy["frame-ancestors"] == ["'none'"]
+    allowed = {source for sources in policy.values() for source in sources}
+    assert allowed <= {"'none'", "'self'", "data:"}
+
+
+def test_swagger_ui_has_its_licence_next_to_it() -> None:
+    folder = STATIC_DIR / "swagger-ui"
+
+    assert (folder / "swagger-ui-bundle.js").is_file()
+    licence = (folder / "LICENSE").read_text()
+    assert "Apache License" in licence
+    assert "Version 2.0, January 2004" in licence
+    assert "SmartBear" in (folder / "NOTICE").read_text()
+    # The bundle's first line refers to it.
+    assert (folder / "swagger-ui-bundle.js.LICENSE.txt").is_file()

@@ -9,10 +9,21 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from app.api.examples import example_digits, example_pixels
+
 HEADER_LENGTH = "inference-header-content-length"
 TYPES = {"UINT8": "u1", "FP32": "<f4", "INT64": "<i8"}
 
 Array = NDArray[Any]
+
+DIGIT = example_pixels()[None]
+DIGITS = np.stack(example_digits())
+SEVEN = DIGITS[7:8]
+MC_OUTPUTS = [
+    *("digit", "probabilities", "predictive_entropy", "mean", "variance", "standard_error"),
+    *("expected_entropy", "mutual_information", "votes", "seed", "decision"),
+]
+OUTPUTS = ["digit", "probabilities", "predictive_entropy", "decision"]
 
 
 @dataclass
@@ -117,3 +128,15 @@ def _elements(raw: bytes) -> list[str]:
         elements.append(raw[4 : 4 + size].decode())
         raw = raw[4 + size :]
     return elements
+
+
+def assert_bits(outputs: dict[str, Array], index: int, native: dict[str, Any]) -> None:
+    """One image's outputs are the native answer's numbers; floats bit for bit."""
+    for name, values in outputs.items():
+        value = values[index]
+        if name == "decision":
+            assert value == native[name]["outcome"]
+            continue
+        expected = np.array(native[name], dtype=value.dtype)
+        assert value.shape == expected.shape, name
+        assert value.tobytes() == expected.tobytes(), name

@@ -1,9 +1,10 @@
-"""Decisions and prediction sets in the answers of every route."""
+"""Answers from class probabilities: calibration, decisions, prediction sets, and their JSON."""
 
 import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import httpx
@@ -11,13 +12,21 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from numpy.typing import NDArray
+from PIL import Image
 
 from app.api.application import create_app
+from app.inference.answers import AnswerBuilder
+from app.inference.encoding import encode_json
+from app.inference.jobs import Job
+from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
 from model.checkpoint import Checkpoint, no_calibration
+from model.digits.preprocessing import Preprocessed
 from tests.conftest import assert_error, connect, sample
+from tests.samples.draw import draw_digit
 
-# A clear digit's entropy is far below, the doubtful picture's above.
+# A clear digit's entropy is far below, that of the ambiguous picture above.
 CALIBRATION: dict[str, Any] = {
     "temperature": 1.0,
     "mc_temperature": 1.0,
@@ -52,6 +61,29 @@ def likely(answer: dict[str, Any], least: float) -> list[int]:
     """The classes with at least this probability, the likeliest first."""
     order = sorted(range(10), key=lambda digit: -answer["probabilities"][digit])
     return [digit for digit in order if answer["probabilities"][digit] >= least]
+
+
+async def test_temperatures_change_probabilities_and_leave_the_raw_statistics(
+    client: httpx.AsyncClient, default_checkpoint: Checkpoint
+) -> None:
+    calibration = {**default_checkpoint.calibration, "temperature": 2.0, "mc_temperature": 0.5}
+    uncalibrated = {**calibration, "temperature": 1.0, "mc_temperature": 1.0}
+    answers = []
+    for one in (calibration, uncalibrated):
+        app = create_app(Settings(), replace(default_checkpoint, calibration=one))
+        async with app.router.lifespan_context(app), connect(app) as other:
+            answers.append([await ask(other, path, "doubtful.png") for path in ROUTES])
+
+    for warm, raw, temperature in zip(*answers, (2.0, 0.5), strict=True):
+        powers = np.power(raw["probabilities"], 1 / temperature)
+        np.testing.assert_allclose(warm["probabilities"], powers / powers.sum(), rtol=1e-4)
+        assert warm["confidence"] == max(warm["probabilities"]) != raw["confidence"]
+        assert warm["predictive_entropy"] == raw["predictive_entropy"]
+        assert warm.get("mean") == raw.get("mean")
+        assert warm.get("variance") == raw.get("variance")
+
+
+# Decisions
 
 
 @pytest.mark.parametrize(("path", "threshold"), ROUTES.items())
@@ -101,6 +133,29 @@ async def test_without_a_threshold_nothing_is_decided(
         response = await client.post(f"{path}{separator}coverage=0.99", content=sample("7.png"))
         error = assert_error(response, 422, "invalid_parameter")
         assert "dropserve-train calibrate" in error["message"]
+
+
+def number(*digits: int) -> bytes:
+    """Digits side by side, as a PNG."""
+    drawn = [np.array(draw_digit(digit)) for digit in digits]
+    file = BytesIO()
+    Image.fromarray(np.concatenate(drawn, axis=1)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/mc?seed=1"])
+async def test_several_digits_are_no_silent_guess(client: httpx.AsyncClient, path: str) -> None:
+    answer = (await client.post(path, content=number(4, 2))).json()
+    decision = answer["decision"]
+    assert (decision["outcome"], decision["reason"]) == ("abstain", "several_digits")
+    first, second = decision["boxes"]
+    # Each digit was drawn on 140 pixels of its own.
+    assert 0 < first[0] < first[2] < 140 < second[0] < second[2] < 280
+    single = (await client.post(path, content=number(4))).json()
+    assert "boxes" not in single["decision"]
+
+
+# Prediction sets
 
 
 @pytest.mark.parametrize(("path", "least"), [("/predict", 0.01), ("/predict/mc?seed=1", 0.05)])
@@ -187,3 +242,77 @@ async def test_another_level_fails_a_batch_as_a_whole(
 async def test_a_level_is_a_number(decided: httpx.AsyncClient, value: str) -> None:
     response = await decided.post(f"/predict?coverage={value}", content=sample("7.png"))
     assert assert_error(response, 422, "invalid_parameter")["param"] == "coverage"
+
+
+# The builder alone
+
+
+def finished_job(probs: NDArray[np.float32], **parameters: Any) -> Job:
+    """A job whose passes are computed, from the picture's own network or not."""
+    image = Preprocessed(np.zeros((28, 28), dtype=np.uint8))
+    job = Job(image, McParameters(passes=len(probs), **{"seed": 3, **parameters}))
+    job.advance(probs)
+    return job
+
+
+def random_probs(passes: int) -> NDArray[np.float32]:
+    generator = np.random.default_rng(passes)
+    return generator.dirichlet(np.ones(10), passes).astype(np.float32)
+
+
+@pytest.fixture
+def builder(default_checkpoint: Checkpoint) -> AnswerBuilder:
+    return AnswerBuilder(replace(default_checkpoint, calibration=CALIBRATION))
+
+
+def test_one_pass_has_neither_variance_nor_standard_error(builder: AnswerBuilder) -> None:
+    (answer,) = builder.sampled([finished_job(random_probs(1))])
+
+    assert (answer.variance, answer.standard_error) == (None, None)
+    assert (answer.passes, answer.mutual_information) == (1, 0)
+    assert answer.expected_entropy == answer.predictive_entropy
+    document = json.loads(encode_json(answer))
+    assert (document["variance"], document["standard_error"]) == (None, None)
+
+
+def test_jobs_of_different_numbers_of_passes_have_their_own_answers_in_order(
+    builder: AnswerBuilder,
+) -> None:
+    jobs = [finished_job(random_probs(passes)) for passes in (7, 1, 50, 7, 3)]
+    together = builder.sampled(jobs)
+
+    assert [answer.passes for answer in together] == [7, 1, 50, 7, 3]
+    for job, answer in zip(jobs, together, strict=True):
+        (alone,) = builder.sampled([job])
+        assert encode_json(answer) == encode_json(alone)
+        assert job.probs is not None
+        mean = job.probs.astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(answer.mean, mean, rtol=1e-6)
+
+
+def test_a_partial_result_has_no_reason_to_stop(builder: AnswerBuilder) -> None:
+    image = Preprocessed(np.zeros((28, 28), dtype=np.uint8))
+    job = Job(image, McParameters(passes=50), is_streamed=True)
+    job.advance(random_probs(5))
+
+    (answer,) = builder.sampled([job])
+
+    assert (answer.passes, answer.stop_reason, answer.is_final) == (5, None, False)
+
+
+def test_a_score_equal_to_the_threshold_is_accepted(default_checkpoint: Checkpoint) -> None:
+    probs = random_probs(1)[0].astype(np.float64).tolist()
+    image, parameters = Preprocessed(np.zeros((28, 28), dtype=np.uint8)), PredictParameters()
+    score = float(
+        AnswerBuilder(default_checkpoint).deterministic(image, parameters, probs).predictive_entropy
+    )
+    for threshold, outcome in ((score, "accept"), (np.nextafter(score, 0), "abstain")):
+        calibration = {**CALIBRATION, "thresholds": {"predict": float(threshold), "mc": None}}
+        builder = AnswerBuilder(replace(default_checkpoint, calibration=calibration))
+        decision = builder.deterministic(image, parameters, probs).decision
+        assert decision is not None
+        assert (decision.outcome, decision.score) == (outcome, score)
+
+
+def test_levels_are_those_that_the_checkpoint_has_sets_for(builder: AnswerBuilder) -> None:
+    assert builder.levels == [0.9, 0.99, 1.0]

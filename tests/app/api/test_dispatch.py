@@ -1,0 +1,70 @@
+"""A request is refused before it is read, and given up once its client is gone."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from model.checkpoint import Checkpoint
+from tests.app.api.conversation import MANY_PASSES, PATIENT, Conversation, serving
+from tests.app.api.request_bodies import FORM, PREDICTIONS, form_bytes, small
+from tests.conftest import connect, sample
+
+LONG_REQUESTS = {
+    "plain": (f"/predict/mc?passes={MANY_PASSES}", small("7.png")),
+    "adaptive": (f"/predict/mc?passes={MANY_PASSES}&max_standard_error=1e-9", small("7.png")),
+    "a picture decoded in a thread": (f"/predict/mc?passes={MANY_PASSES}", sample("7.png")),
+}
+
+
+@pytest.mark.parametrize("name", LONG_REQUESTS)
+async def test_a_client_that_goes_away_stops_the_remaining_passes(
+    default_checkpoint: Checkpoint, name: str
+) -> None:
+    async with serving(default_checkpoint, **PATIENT) as app:
+        async with Conversation(app, *LONG_REQUESTS[name]) as request:
+            await request.under_way()
+            request.leave()
+
+            assert await request.settled_passes() < MANY_PASSES / 2
+            assert request.pieces == []
+
+        async with connect(app) as client:
+            assert (await client.post("/predict/mc", content=sample("7.png"))).json()["digit"] == 7
+
+
+async def test_a_batchs_client_that_goes_away_stops_the_remaining_passes(
+    default_checkpoint: Checkpoint,
+) -> None:
+    body = form_bytes([small("7.png")] * 20)
+    async with (
+        serving(default_checkpoint, **PATIENT) as app,
+        Conversation(app, "/predict/mc/batch?passes=10000", body, FORM) as request,
+    ):
+        await request.under_way()
+        request.leave()
+
+        assert await request.settled_passes() < 20 * 10_000 / 2
+
+
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_a_full_server_refuses_before_it_reads_the_body(
+    default_checkpoint: Checkpoint, path: str
+) -> None:
+    pieces_read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal pieces_read
+        pieces_read += 1
+        yield small("7.png")
+
+    async with (
+        serving(default_checkpoint, max_queued_passes=1000) as app,
+        connect(app) as client,
+    ):
+        with app.state.models.predictor.scheduler.admit(1000):
+            refused = await client.post(path, content=body())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+        assert pieces_read == 0
+
+        await client.post(path, content=body())
+        assert pieces_read == 1

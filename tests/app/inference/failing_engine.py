@@ -1,0 +1,21 @@
+"""An engine that fails on the way."""
+
+from collections.abc import Sequence
+
+from app.inference.pipeline import Predictor
+from model.arrays import Floats
+from model.engines.protocol import PassRange
+
+
+class FailingSample:
+    """In place of `engine.sample`: computes some steps and fails in the next."""
+
+    def __init__(self, predictor: Predictor, steps: int) -> None:
+        self._sample = predictor.engine.sample
+        self._left = steps
+
+    def __call__(self, ranges: Sequence[PassRange]) -> list[Floats]:
+        self._left -= 1
+        if self._left < 0:
+            raise RuntimeError("SECRET of the engine")
+        return self._sample(ranges)

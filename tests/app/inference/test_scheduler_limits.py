@@ -1,0 +1,320 @@
+"""The scheduler's deadlines, admission, streams and end."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import pytest
+
+from app.errors import ErrorCode
+from app.inference.scheduler import Scheduler
+from tests.api_errors import is_error, raises_error
+from tests.app.inference.fake_jobs import (
+    MOST_QUEUED,
+    NEVER,
+    OVERHEAD,
+    PATIENCE_SECONDS,
+    ROUND,
+    SHARE,
+    Adder,
+    Answer,
+    Sum,
+    answers_of,
+    ask,
+    pass_value,
+    serving,
+    turns,
+)
+
+# Deadlines
+
+
+async def test_what_is_not_ready_by_its_deadline_is_computed_no_further() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        late = ask(scheduler, Sum(1, 50 * ROUND), deadline=step.clock() + 0.25)
+        patient = ask(scheduler, Sum(2, 8 * ROUND))
+
+        (answer,) = await late
+        assert is_error(answer, ErrorCode.DEADLINE_EXCEEDED)
+        assert await patient == [Sum(2, 8 * ROUND).right]
+
+    # A pass takes 0.001 s, so the deadline comes in the third round.
+    assert sum(passes for [(number, passes)] in step.rounds if number == 1) == 3 * ROUND
+
+
+async def test_a_deadline_that_has_passed_costs_no_pass() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        (answer,) = await ask(scheduler, Sum(1, 10), deadline=step.clock())
+
+    assert is_error(answer, ErrorCode.DEADLINE_EXCEEDED)
+    assert step.rounds == []
+
+
+async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        jobs = [Sum(number, 80) for number in range(5)]
+        answers = await ask(scheduler, *jobs, deadline=step.clock() + 0.2)
+
+    assert answers[:2] == [Sum(0, 80).right, Sum(1, 80).right]
+    assert all(is_error(answer, ErrorCode.DEADLINE_EXCEEDED) for answer in answers[-2:])
+
+
+# Admission
+
+
+async def test_an_admitted_request_is_counted_until_it_is_answered() -> None:
+    scheduler: Scheduler[Sum, Answer]
+
+    async def request(cost: int, *jobs: Sum) -> None:
+        with scheduler.admit(cost):
+            for answer in await answers_of(scheduler, jobs):
+                if isinstance(answer, Exception):
+                    raise answer
+
+    async with serving(Adder()) as scheduler:
+        failing = asyncio.create_task(request(20, Sum(1, 20, is_failing=True)))
+        good = asyncio.create_task(request(300, Sum(2, 300)))
+        leaving = asyncio.create_task(request(5000, Sum(3, 5000)))
+        await turns(1)
+        assert scheduler.queued == 5320
+
+        with raises_error(ErrorCode.INTERNAL):
+            await failing
+        assert scheduler.queued == 5300
+        await good
+        assert scheduler.queued == 5000
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert scheduler.queued == 0
+
+
+async def test_a_request_is_admitted_where_twenty_like_it_would_fit() -> None:
+    async with serving(Adder(), max_queued=1000) as scheduler:
+        with scheduler.admit(800):  # 200 are left
+            with scheduler.admit(10), raises_error(ErrorCode.OVERLOADED), scheduler.admit(10):
+                pass
+            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(11):
+                pass
+            assert scheduler.queued == 800
+        assert scheduler.queued == 0
+
+
+async def test_beyond_the_limit_nothing_is_admitted() -> None:
+    async with serving(Adder(), max_queued=1000) as scheduler:
+        with scheduler.admit(1000):
+            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(1):
+                pass
+            assert scheduler.queued == 1000
+
+
+async def test_a_request_of_any_size_is_admitted_while_seven_eighths_are_free() -> None:
+    async with serving(Adder(), max_queued=1000) as scheduler:
+        with scheduler.admit(126), raises_error(ErrorCode.OVERLOADED), scheduler.admit(1001):
+            pass
+        with scheduler.admit(125), scheduler.admit(1001):
+            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(1):
+                pass
+            assert scheduler.queued == 1126
+
+
+@contextmanager
+def refused(scheduler: Scheduler[Sum, Answer]) -> Iterator[list[int]]:
+    """Catches `overloaded`; gives its seconds of Retry-After."""
+    seconds: list[int] = []
+    with raises_error(ErrorCode.OVERLOADED) as caught:
+        yield seconds
+    assert caught.value.headers.keys() == {"Retry-After"}
+    seconds.append(int(caught.value.headers["Retry-After"]))
+
+
+@pytest.mark.parametrize("rate", [2.0, 50.0])
+async def test_retry_after_is_the_time_that_the_queue_takes(rate: float) -> None:
+    step = Adder(seconds_per_pass=1 / rate)
+    async with serving(step, max_queued=1000) as scheduler:
+        await ask(scheduler, Sum(1, 400 * ROUND))  # so that the rate is known
+
+        with scheduler.admit(1000), refused(scheduler) as seconds, scheduler.admit(1):
+            pass
+
+    assert 1000 / rate <= seconds[0] <= 1000 / rate + 2
+
+
+async def test_retry_after_is_never_zero() -> None:
+    async with serving(Adder(seconds_per_pass=1e-9), max_queued=1) as scheduler:
+        await ask(scheduler, Sum(1, 400 * ROUND))
+
+        with scheduler.admit(1), refused(scheduler) as seconds, scheduler.admit(1):
+            pass
+
+    assert seconds == [1]
+
+
+async def test_each_change_of_the_queue_is_reported() -> None:
+    changes: list[int] = []
+    scheduler: Scheduler[Sum, Answer] = Scheduler(
+        Adder(),
+        Adder().make_answers,
+        round_passes=ROUND,
+        share_passes=SHARE,
+        job_overhead=OVERHEAD,
+        max_queued=MOST_QUEUED,
+        note_queued=changes.append,
+    )
+    with scheduler.admit(70), scheduler.admit(30):
+        assert scheduler.queued == 100
+    assert changes == [70, 30, -30, -70]
+
+
+# Streams
+
+
+def stream(scheduler: Scheduler[Sum, Answer], job: Sum, deadline: float = NEVER) -> Any:
+    return aclosing(_streamed_answers(scheduler, job, deadline))
+
+
+async def _streamed_answers(
+    scheduler: Scheduler[Sum, Answer], job: Sum, deadline: float
+) -> AsyncGenerator[Answer, None]:
+    async with aclosing(scheduler.stream(job, deadline)) as answers:
+        async for answer, _ in answers:
+            yield answer
+
+
+def streamed(number: int, passes: int) -> Sum:
+    return Sum(number, passes, largest_step=40, is_streamed=True)
+
+
+async def test_a_stream_has_the_partial_results_and_ends_with_the_answer() -> None:
+    async with serving(Adder()) as scheduler, stream(scheduler, streamed(1, 100)) as answers:
+        streamed_answers = [answer async for answer in answers]
+
+    sums = [sum(pass_value(1, index) for index in range(stop)) for stop in (40, 80, 100)]
+    assert streamed_answers == [(1, total) for total in sums]
+
+
+async def test_a_stream_comes_while_the_rest_is_computed_and_others_are_served() -> None:
+    step = Adder()
+    async with serving(step) as scheduler, stream(scheduler, streamed(1, 4000)) as answers:
+        await anext(answers)
+        assert step.passes < 200
+        assert await ask(scheduler, Sum(2, 150)) == [Sum(2, 150).right]
+        assert step.passes < 4000
+
+
+async def test_a_reader_that_goes_away_stops_the_stream() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        async with stream(scheduler, streamed(1, 4000)) as answers:
+            await anext(answers)
+        computed = step.passes
+        await turns(20)
+
+        assert step.passes == computed < 200
+
+
+async def test_a_stream_that_fails_raises_after_its_partial_results() -> None:
+    def break_down(number: int) -> None:
+        if number == 2:
+            raise ValueError("midway")
+
+    step = Adder(before=break_down)
+    async with serving(step) as scheduler, stream(scheduler, streamed(1, 4000)) as answers:
+        streamed_answers = [await anext(answers), await anext(answers)]
+        with raises_error(ErrorCode.INTERNAL):
+            await anext(answers)
+
+    assert [number for number, _ in streamed_answers] == [1, 1]
+
+
+async def test_a_streams_deadline_ends_it() -> None:
+    step = Adder()
+    deadline = step.clock() + 0.1
+    async with (
+        serving(step) as scheduler,
+        stream(scheduler, streamed(1, 4000), deadline) as answers,
+    ):
+        with raises_error(ErrorCode.DEADLINE_EXCEEDED):
+            async for _ in answers:
+                pass
+
+    assert step.passes == 120
+
+
+async def test_a_stream_ends_where_a_partial_result_cannot_be_made() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        job = Sum(1, 200, largest_step=20, is_streamed=True, is_unanswerable=True)
+        with raises_error(ErrorCode.INTERNAL):
+            await anext(scheduler.stream(job, NEVER))
+
+        assert await ask(scheduler, Sum(2, 20)) == [Sum(2, 20).right]
+    assert step.passes < 200
+
+
+# The end
+
+
+async def test_closing_takes_nothing_more_and_finishes_what_is_queued() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        requests = [ask(scheduler, Sum(number, 5 * ROUND)) for number in range(4)]
+        await turns(2)
+        closing = asyncio.create_task(scheduler.close(PATIENCE_SECONDS))
+        await turns(1)
+        with raises_error(ErrorCode.NOT_READY), scheduler.admit(1):
+            pass
+
+        await closing
+        answers = [request.result() for request in requests]
+
+    assert answers == [[Sum(number, 5 * ROUND).right] for number in range(4)]
+
+
+async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None:
+    is_read = asyncio.Event()
+
+    async def request() -> list[Answer | Exception]:
+        with scheduler.admit(20):
+            await is_read.wait()
+            return await answers_of(scheduler, [Sum(1, 20)])
+
+    async with serving(Adder()) as scheduler:
+        reading = asyncio.create_task(request())
+        await turns(1)
+        closing = asyncio.create_task(scheduler.close(PATIENCE_SECONDS))
+        await turns(5)
+        assert not closing.done()
+        is_read.set()
+        await closing
+
+        assert reading.result() == [Sum(1, 20).right]
+
+
+async def test_what_is_not_finished_when_the_time_is_over_ends_with_not_ready() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        requests = [ask(scheduler, Sum(number, 10**9)) for number in range(3)]
+        await turns(5)
+        await scheduler.close(0)
+
+        for (answer,) in await asyncio.gather(*requests):
+            assert is_error(answer, ErrorCode.NOT_READY)
+        computed = step.passes
+        await turns(5)
+        assert step.passes == computed
+
+        # As would be asked for by a request that was admitted, and read, before.
+        with raises_error(ErrorCode.NOT_READY):
+            await scheduler.run([Sum(4, 20)], NEVER)
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+async def test_closing_an_idle_scheduler_takes_no_time(was_used: bool) -> None:
+    async with serving(Adder()) as scheduler:
+        if was_used:
+            await ask(scheduler, Sum(1, 20))
+        await scheduler.close(NEVER)

@@ -1,0 +1,59 @@
+"""Runs of `dropserve score`, in this process or in one of their own, and what they leave behind."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from app.cli.main import main
+from tests.conftest import OURS, ROOT
+
+
+def score(*arguments: object, output: Path) -> int:
+    """The exit code; in this process."""
+    with pytest.raises(SystemExit) as caught:
+        main(["score", *map(str, arguments), "-o", str(output), "--workers", "1"])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    table: list[dict[str, Any]] = pq.read_table(output).to_pylist()
+    return table
+
+
+def failures(output: Path) -> list[dict[str, Any]]:
+    lines = output.with_suffix(".errors.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*OURS, "score", *map(str, arguments)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def until(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + 60
+    while not condition() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def until_gone(session: int) -> None:
+    """Waits until no process of the session is left."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        listed = subprocess.run(["pgrep", "-s", str(session)], capture_output=True, check=False)
+        if not listed.stdout:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process is left")

@@ -1,0 +1,63 @@
+"""Scoring on several processes: they end together, and another run continues."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.app.scoring.inputs import PIXELS, write_idx
+from tests.app.scoring.runs import score, start, until, until_gone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_together_and_another_run_continues(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 480))
+    output = tmp_path / "table.parquet"
+    arguments = (source, "-o", output, "--passes", "50", "--seed", "1", "--workers", "2")
+    process = start(*arguments, start_new_session=True)
+    parts = output.with_name("table.parquet.parts")
+    until(lambda: any(parts.glob("*.parquet")), process)
+    # A terminal sends Ctrl-C to all of them.
+    (os.killpg if how is signal.SIGINT else os.kill)(process.pid, how)
+
+    _, errors = process.communicate(timeout=60)
+
+    assert not output.exists()
+    if how is signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert errors.endswith("\ndropserve: interrupted; run the same command again to continue\n")
+        assert "Traceback" not in errors
+    until_gone(process.pid)
+    assert score(*arguments[:1], *arguments[3:], output=output) == 0
+    table = pq.read_table(output)
+    assert table["row"].to_pylist() == list(range(32 * 480))
+
+
+@pytest.mark.slow
+def test_killed_twice_a_run_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
+    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 240))
+    plain, output = tmp_path / "plain.parquet", tmp_path / "table.parquet"
+    arguments = (source, "--seed", "1", "--passes", "100")
+    parts = output.with_name("table.parquet.parts")
+    for wanted in (1, 3):
+        process = start(*arguments, "-o", output, "--workers", "2", start_new_session=True)
+        until(lambda: len(list(parts.glob("*.parquet"))) >= wanted, process)  # noqa: B023
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        assert not output.exists()
+        until_gone(process.pid)
+
+    assert score(*arguments, output=output) == 0
+
+    assert score(*arguments, output=plain) == 0
+    assert output.read_bytes() == plain.read_bytes()
+    assert pq.read_table(output)["row"].to_pylist() == list(range(32 * 240))

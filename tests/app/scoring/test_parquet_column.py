@@ -1,0 +1,104 @@
+"""A column of images in a Parquet file: which one, and what damage costs."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from app.scoring.items import Failure, UnreadableError
+from app.scoring.parquet_column import ParquetReader
+from tests.app.scoring.inputs import PIXELS, encoded, write_parquet
+from tests.app.scoring.runs import failures, rows, score
+
+
+def test_a_damaged_column_costs_its_row_group(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "a.parquet", encoded(24))
+    begin = pq.read_metadata(source).row_group(1).column(1).data_page_offset
+    content = bytearray(source.read_bytes())
+    content[begin : begin + 16] = b"\xff" * 16
+    source.write_bytes(content)
+    output = tmp_path / "table.parquet"
+
+    assert score(source, "--passes", "2", output=output) == 1
+
+    assert {each["code"] for each in failures(output)} == {"unreadable_column"}
+    assert [each["row"] for each in failures(output)] == list(range(8, 16))
+    assert [row["row"] for row in rows(output)] == [*range(8), *range(16, 24)]
+
+
+def test_a_named_column_is_taken_and_an_unknown_one_explained(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "a.parquet", encoded(3), name="scan")
+    output = tmp_path / "table.parquet"
+    assert score(source, "--column", "scan", "--passes", "2", output=output) == 0
+    assert score(source, "--column", "x", "--overwrite", "--passes", "2", output=output) == 1
+    assert "there is no column x in this file; it has id, scan" in failures(output)[0]["message"]
+
+
+# The reader alone
+
+
+def reader_of(path: Path, column: str | None = None, **columns: pa.Array) -> ParquetReader:
+    pq.write_table(pa.table(columns), path)
+    return ParquetReader(str(path), column)
+
+
+FILES, NUMBERS = encoded(3), pa.array([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "message"),
+    [
+        ({"id": NUMBERS}, None, "this file has id (int64)"),
+        ({"one": FILES, "two": FILES}, None, "any of one, two may be the images"),
+        ({"image": FILES, "id": NUMBERS}, "id", "image (binary), id (int64)"),
+        ({"image": FILES}, "img", "there is no column img in this file; it has image"),
+    ],
+)
+def test_a_column_that_is_not_plain_is_asked_for(
+    tmp_path: Path, columns: dict[str, pa.Array], wanted: str | None, message: str
+) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        reader_of(tmp_path / "a.parquet", wanted, **columns)
+    assert caught.value.failure.code == "unreadable_column"
+    assert message in caught.value.failure.message
+
+
+def test_a_usual_name_is_taken_before_others(tmp_path: Path) -> None:
+    reader = reader_of(
+        tmp_path / "a.parquet", scan=encoded(2).take(pa.array([1, 0])), img=encoded(2)
+    )
+
+    assert [item.image for item in reader.read(0, 2)] == encoded(2).to_pylist()
+    reader.close()
+
+
+def test_a_row_without_an_image_or_with_rows_of_different_length_fails_alone(
+    tmp_path: Path,
+) -> None:
+    ragged = [[255] * 28] * 27 + [[255] * 27]
+    values = [PIXELS[0].tolist(), None, ragged, PIXELS[1].tolist()]
+    reader = reader_of(
+        tmp_path / "a.parquet", pixels=pa.array(values, pa.list_(pa.list_(pa.uint8())))
+    )
+
+    images = [item.image for item in reader.read(0, 4)]
+    reader.close()
+    codes = [image.code if isinstance(image, Failure) else None for image in images]
+    assert codes == [None, "missing_image", "invalid_pixels", None]
+    assert np.array_equal(images[3], PIXELS[1])
+
+
+@pytest.mark.parametrize("start", [0, 3, 8, 13, 23])
+def test_a_file_that_was_left_half_way_is_read_from_any_row_on(tmp_path: Path, start: int) -> None:
+    path = write_parquet(tmp_path / "a.parquet", encoded(24))
+    reader = ParquetReader(str(path), None)
+    left = iter(reader.read(0, 20))
+    for _ in range(10):
+        next(left)
+    left.close()  # type: ignore[attr-defined]
+
+    found = [item.image for item in reader.read(start, 24)]
+    reader.close()
+    assert found == encoded(24).to_pylist()[start:]
