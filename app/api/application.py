@@ -11,7 +11,7 @@ from app.api.auth import ApiKeyMiddleware, ApiKeys
 from app.api.fast_path import DirectApp
 from app.api.middleware import CorsMiddleware
 from app.api.openapi import describe_application
-from app.api.routes import OPEN_ROUTES
+from app.api.routes import OPEN_ROUTES, ROUTE_LABELS
 from app.inference.repository import ModelRepository
 from app.settings import Settings
 from app.telemetry.logs import AccessLog
@@ -47,7 +47,7 @@ def create_app(
         CheckpointError: at start-up, if the checkpoint cannot be served.
     """
     if metrics is None and settings.metrics:
-        metrics = Metrics()
+        metrics = Metrics(ROUTE_LABELS)
 
     models = ModelRepository(settings, metrics)
 

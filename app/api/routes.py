@@ -6,6 +6,8 @@ from typing import NamedTuple
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
+from app.telemetry.metrics import RouteLabels
+
 OTHER = "other"
 
 
@@ -55,6 +57,7 @@ TABLE = (
 )
 ROUTES = (*(route.label for route in TABLE), OTHER)
 PREDICTION_ROUTES = tuple(route.label for route in TABLE if route.is_prediction)
+ROUTE_LABELS = RouteLabels(ROUTES, PREDICTION_ROUTES)
 OPEN_ROUTES = frozenset(route.label for route in TABLE if route.is_open)
 
 _EXACT = frozenset(ROUTES)

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from app.api.routes import ROUTE_LABELS
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from app.inference.served_checkpoint import load_served_checkpoint
 from app.settings import Settings
@@ -98,7 +99,7 @@ class Supervisor:
             self._served = Path(folder, "served.safetensors")
             self._copy_checkpoint()
             if self._settings.metrics:
-                self._rows = MetricsRow.create(Path(folder, "metrics"), len(self._rows))
+                self._rows = MetricsRow.create(ROUTE_LABELS, Path(folder, "rows"), len(self._rows))
             try:
                 while self._keep_workers():
                     multiprocessing.connection.wait(self._alive(), _POLL_SECONDS)

@@ -1,119 +1,92 @@
 """Counters, gauges and histograms over a row of numbers, and their text for Prometheus.
 
-Every label has a closed set of values, so each series has its place before anything is counted:
-counting is one addition in memory. (prometheus_client's multiprocess mode takes a lock, looks the
-series up and writes to a file that stays for every process that ever was: about ten times as long,
-for a dozen numbers a request.)
+Every label has a closed set of values, so each series has its place in the row before anything is
+counted, and counting is one addition in memory. prometheus_client's multiprocess mode takes a lock,
+looks the series up and writes to a file, which stays for every process that ever ran. For what one
+request counts it takes ten times as long, 35 microseconds in place of 3.5 (`python -m
+tests.app.telemetry.counting`).
 """
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, product
-from typing import Literal
+from typing import ClassVar
 
-Kind = Literal["counter", "gauge", "histogram"]
-Values = tuple[str, ...]  # of the labels, in their order
+# Most combinations with these labels never occur, so their series are left out while they are zero.
+_RARE_LABELS = frozenset({"route", "code"})
 
 
+@dataclass(eq=False)
 class Family:
-    """Series of one name, one for each combination of label values.
-
-    Args:
-        name: in full, with its unit.
-        help_text: one line.
-        labels: the values that each label can have.
-        is_sparse: leaves out what has not happened yet, where most combinations never do.
+    """The series of one metric: one for each combination of label values.
 
     Attributes:
-        places: of each series in the row, once `lay_out` has given it: the first of its numbers.
+        name: the full name, with its unit.
+        help_text: one line.
+        labels: the values of each label.
+        places: where the numbers of each series begin in a row; filled by `lay_out`.
+        width: how many numbers a series has.
     """
 
-    kind: Kind
-    width = 1  # numbers of a series
-
-    def __init__(
-        self,
-        name: str,
-        help_text: str,
-        labels: Mapping[str, Sequence[str]] | None = None,
-        *,
-        is_sparse: bool = False,
-    ) -> None:
-        self.name = name
-        self.help_text = help_text
-        self.label_names = tuple(labels or {})
-        self.combinations = list(product(*(labels or {}).values()))
-        self.is_sparse = is_sparse
-        self.places: dict[Values, int] = {}
-
-    @property
-    def size(self) -> int:
-        """Numbers of all series together."""
-        return self.width * len(self.combinations)
-
-    def put_at(self, start: int) -> None:
-        """Gives the series their places, from `start` on."""
-        for number, values in enumerate(self.combinations):
-            self.places[values] = start + number * self.width
+    name: str
+    help_text: str
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    places: dict[tuple[str, ...], int] = field(init=False, default_factory=dict)
+    width: int = field(init=False, default=1)
+    kind: ClassVar[str]
 
     def place(self, *values: str) -> int:
-        """Of a series in the row."""
+        """Where the numbers of a series begin in a row."""
         return self.places[values]
 
     def lines(self, numbers: Sequence[float]) -> Iterator[str]:
-        """The family in Prometheus' text format, of the numbers of a row."""
+        """The series in Prometheus' text format, with the numbers of a row."""
         yield f"# HELP {self.name} {self.help_text}"
         yield f"# TYPE {self.name} {self.kind}"
+        is_sparse = not _RARE_LABELS.isdisjoint(self.labels)
         for values, place in self.places.items():
             series = numbers[place : place + self.width]
-            if any(series) or not self.is_sparse:
-                yield from self._series_lines(values, series)
+            if any(series) or not is_sparse:
+                yield from self._samples(dict(zip(self.labels, values, strict=True)), series)
 
-    def _series_lines(self, values: Values, series: Sequence[float]) -> Iterator[str]:
-        yield sample_line(self.name, dict(zip(self.label_names, values, strict=True)), series[0])
+    def _samples(self, labels: dict[str, str], series: Sequence[float]) -> Iterator[str]:
+        yield sample_line(self.name, labels, series[0])
 
 
 class Counter(Family):
-    """Counts what only grows; its name ends in `_total`."""
+    """A number that only grows; its name ends in `_total`."""
 
-    kind: Kind = "counter"
+    kind = "counter"
 
 
 class Gauge(Family):
-    """A number of each worker that goes up and down; what is told is their sum."""
+    """A number that rises and falls; `/metrics` reports the sum over all workers."""
 
-    kind: Kind = "gauge"
+    kind = "gauge"
 
 
+@dataclass(eq=False)
 class Histogram(Family):
-    """Counts values by size; a series' numbers are those of its buckets, then the sum of values.
+    """Counts values by size; a series has a number for each bucket, and the sum of its values.
 
-    Args:
-        bounds: upper bounds of the buckets, inclusive, ascending; the last bucket has none.
+    Attributes:
+        bounds: upper bounds of the buckets, inclusive and ascending; the last bucket has none.
     """
 
-    kind: Kind = "histogram"
+    kind = "histogram"
+    bounds: Sequence[float] = ()
 
-    def __init__(
-        self,
-        name: str,
-        help_text: str,
-        bounds: Sequence[float],
-        labels: Mapping[str, Sequence[str]] | None = None,
-        *,
-        is_sparse: bool = False,
-    ) -> None:
-        super().__init__(name, help_text, labels, is_sparse=is_sparse)
-        self.bounds = tuple(bounds)
-        self.width = len(bounds) + 2
+    def __post_init__(self) -> None:
+        self.width = len(self.bounds) + 2
 
     def observe(self, row: "memoryview[float]", place: int, value: float) -> None:
-        """Counts a value in the series at the place."""
-        row[place + bisect_left(self.bounds, value)] += 1
-        row[place + self.width - 1] += value
+        """Counts a value in the series at this place."""
+        bounds = self.bounds
+        row[place + bisect_left(bounds, value)] += 1
+        row[place + len(bounds) + 1] += value
 
-    def _series_lines(self, values: Values, series: Sequence[float]) -> Iterator[str]:
-        labels = dict(zip(self.label_names, values, strict=True))
+    def _samples(self, labels: dict[str, str], series: Sequence[float]) -> Iterator[str]:
         *buckets, total = series
         counts = list(accumulate(buckets))
         for bound, count in zip([*map(_number, self.bounds), "+Inf"], counts, strict=True):
@@ -124,19 +97,18 @@ class Histogram(Family):
 
 def lay_out(families: Sequence[Family]) -> int:
     """Gives every series its place in a row; returns the length of the row."""
-    start = 0
+    end = 0
     for family in families:
-        family.put_at(start)
-        start += family.size
-    return start
+        for values in product(*family.labels.values()):
+            family.places[values] = end
+            end += family.width
+    return end
 
 
 def sample_line(name: str, labels: Mapping[str, str], value: float) -> str:
-    """One sample in the text format."""
-    if not labels:
-        return f"{name} {_number(value)}"
+    """One sample in Prometheus' text format."""
     pairs = ",".join(f'{label}="{_escape(text)}"' for label, text in labels.items())
-    return f"{name}{{{pairs}}} {_number(value)}"
+    return f"{name}{{{pairs}}} {_number(value)}" if pairs else f"{name} {_number(value)}"
 
 
 def _number(value: float) -> str:

@@ -1,18 +1,18 @@
-"""What is known of a request besides its answer: where its time went, and how it ended."""
+"""How a request ended and where its time went, for metrics and the access log."""
 
 from typing import NamedTuple
 
-# Of a client that went away before its answer, as in nginx.
+# The status that nginx logs when the client disconnects before its answer.
 CLIENT_GONE = 499
 
 
 class Timings(NamedTuple):
-    """Where the time of an answered request went, in seconds.
+    """Seconds that a prediction spent in each stage.
 
     Attributes:
-        decode: reading the image file into pixels, the thread's queue included.
+        decode: decoding and preprocessing images, including the wait for the decoding thread.
         queue: waiting for the engine.
-        compute: in the engine's rounds, also where they were shared with other requests.
+        compute: in rounds of the engine, including rounds shared with other requests.
     """
 
     decode: float = 0.0
@@ -21,16 +21,16 @@ class Timings(NamedTuple):
 
 
 class RequestRecord(NamedTuple):
-    """A request that has ended.
+    """A finished request.
 
     Attributes:
-        request_id: as the client received it.
-        method: of HTTP.
-        route: see `app.api.routes`.
-        status: of HTTP; 499 if the client went away before its answer.
-        code: of the error, if there was one.
+        request_id: the value of the header `x-request-id`.
+        method: the HTTP method.
+        route: the route's label, never the address itself.
+        status: the HTTP status, or `CLIENT_GONE`.
+        code: the code of the error answer, if it was one.
         seconds: from the request's headers to the end of its answer.
-        timings: the parts of it.
+        timings: how a prediction spent this time.
     """
 
     request_id: str

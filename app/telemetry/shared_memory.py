@@ -1,79 +1,63 @@
-"""Numbers that several processes count in, each in a row of its own, and that any of them can read.
+"""Numbers that each of several processes counts in a row of its own, and that all of them can read.
 
-One writer to a row needs no lock, and a number in shared memory outlives a worker that is killed:
-its replacement goes on in the same row.
+A row has one writer, so it needs no lock. Its memory outlives a worker that is killed, and the
+replacement continues in the same row.
 """
 
 import mmap
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Of text beside each row's numbers.
 _TEXT_BYTES = 256
 _NUMBER_BYTES = 8
 
 
 class SharedCounts:
-    """Rows of float64 numbers, and a short text beside each row.
+    """Rows of float64 numbers with a short text each.
 
     Args:
         rows: one for each process that counts.
-        columns: numbers in a row.
-        path: file whose memory is shared, made by `create_file`; None: only this process counts.
+        columns: the numbers in a row.
+        path: a file of `create_file` to share; None keeps the counts in this process.
     """
 
     def __init__(self, rows: int, columns: int, path: Path | None = None) -> None:
         size = rows * _row_bytes(columns)
         if path is None:
-            self._memory = mmap.mmap(-1, size)
+            memory = memoryview(mmap.mmap(-1, size))
         else:
             with path.open("r+b") as file:
-                self._memory = mmap.mmap(file.fileno(), size)
-        self._columns = columns
-        self._rows = rows
+                memory = memoryview(mmap.mmap(file.fileno(), size))
+        starts = range(0, size, _row_bytes(columns))
+        self._texts = [memory[start : start + _TEXT_BYTES] for start in starts]
+        self._rows = [
+            memory[start + _TEXT_BYTES : start + _row_bytes(columns)].cast("d") for start in starts
+        ]
 
     @staticmethod
     def create_file(path: Path, rows: int, columns: int) -> None:
-        """Makes the file, all zeros."""
-        with path.open("wb") as file:
-            file.truncate(rows * _row_bytes(columns))
+        """Creates the file with all numbers zero."""
+        path.write_bytes(bytes(rows * _row_bytes(columns)))
 
     def row(self, index: int) -> "memoryview[float]":
-        """A row's numbers, to be written by one process only.
-
-        A number is stored at once, so that no reader sees half of one.
-        """
-        start = self._start(index)
-        numbers = memoryview(self._memory)[start : start + self._columns * _NUMBER_BYTES]
-        return numbers.cast("d")
+        """The numbers of a row, which one process writes; a reader never sees half of a number."""
+        return self._rows[index]
 
     def total(self) -> NDArray[np.float64]:
         """The sums over the rows, (columns,)."""
-        total = np.zeros(self._columns)
-        for index in range(self._rows):
-            total += np.frombuffer(self._memory, np.float64, self._columns, self._start(index))
+        total: NDArray[np.float64] = np.array(self._rows, np.float64).sum(axis=0)
         return total
 
-    def _start(self, index: int) -> int:
-        return index * _row_bytes(self._columns) + _TEXT_BYTES
-
     def write_text(self, index: int, text: str) -> None:
-        """Sets a row's text; what is longer than there is room for is cut off."""
-        start = index * _row_bytes(self._columns)
-        encoded = text.encode()[:_TEXT_BYTES]
-        self._memory[start : start + _TEXT_BYTES] = encoded.ljust(_TEXT_BYTES, b"\0")
+        """Replaces the text of a row, cut to 256 bytes."""
+        self._texts[index][:] = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
 
     def texts(self) -> list[str]:
         """The texts of the rows that have one."""
-        texts = []
-        for index in range(self._rows):
-            start = index * _row_bytes(self._columns)
-            # One that is being written this moment may be cut within a character.
-            with suppress(UnicodeDecodeError):
-                texts.append(self._memory[start : start + _TEXT_BYTES].rstrip(b"\0").decode())
+        # The cut may be within a character.
+        texts = [bytes(text).rstrip(b"\0").decode(errors="ignore") for text in self._texts]
         return [text for text in texts if text]
 
 

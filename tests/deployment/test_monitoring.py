@@ -1,7 +1,7 @@
-"""The dashboard and the alert rules ask for what there is: Prometheus itself answers each query.
+"""The dashboard and the alert rules query metrics that exist: Prometheus itself answers each query.
 
 Debian's package `prometheus` has both programs that this needs; without them, only the names and
-labels in the queries are compared with what a server tells.
+labels in the queries are compared with the metrics of a server.
 """
 
 import json
@@ -66,7 +66,7 @@ def server(servers: ServerStarter) -> RunningServer:
 
 
 def ask_all(http: httpx.Client) -> None:
-    """Something of everything that is counted."""
+    """Causes something of everything that is counted."""
     seven, doubtful, nothing = map(sample, ("7.png", "doubtful.png", "not_a_digit.png"))
     for picture in (seven, doubtful, nothing):
         http.post("/predict", content=picture)
@@ -80,17 +80,17 @@ def ask_all(http: httpx.Client) -> None:
     with socket.create_connection((host, port or 80), PATIENCE_SECONDS) as connection:
         connection.sendall(b"no http\r\n\r\n")
         connection.recv(4096)
-    # More at a time than are admitted.
+    # More requests at a time than are admitted.
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: http.post("/predict/mc?passes=1000", content=seven), range(8)))
 
 
-def test_queries_name_what_is_told(server: RunningServer) -> None:
+def test_queries_name_metrics_that_exist(server: RunningServer) -> None:
     with httpx.Client(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
         ask_all(http)
-        told = Scrape.of(http.get("/metrics"))
+        seen = Scrape.of(http.get("/metrics"))
     labels: dict[str, set[str]] = {}
-    for name, pairs in told.samples:
+    for name, pairs in seen.samples:
         labels.setdefault(name, set()).update(label for label, _ in pairs)
 
     queries = dashboard_queries() | alert_queries()
@@ -125,12 +125,12 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
 
 
 @needs_prometheus
-def test_promtool_finds_nothing_to_say_of_the_metrics(server: RunningServer) -> None:
+def test_promtool_accepts_the_metrics(server: RunningServer) -> None:
     with httpx.Client(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
         ask_all(http)
-        told = http.get("/metrics").text
+        text = http.get("/metrics").text
     command = ["promtool", "check", "metrics"]
-    done = subprocess.run(command, input=told, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -139,7 +139,7 @@ def test_promtool_finds_nothing_to_say_of_the_metrics(server: RunningServer) -> 
 def prometheus(
     server: RunningServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """Prometheus, which has watched the server answer."""
+    """Prometheus, after some scrapes of the server."""
     folder = tmp_path_factory.mktemp("prometheus")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -204,9 +204,9 @@ def _wait_for_scrapes(client: httpx.Client, more: int) -> None:
 
 def answer(prometheus: httpx.Client, query: str) -> list[float]:
     response = prometheus.get("/api/v1/query", params={"query": query})
-    told: dict[str, Any] = response.json()
-    assert told["status"] == "success", (query, told)
-    return [float(series["value"][1]) for series in told["data"]["result"]]
+    body: dict[str, Any] = response.json()
+    assert body["status"] == "success", (query, body)
+    return [float(series["value"][1]) for series in body["data"]["result"]]
 
 
 @needs_prometheus
@@ -222,7 +222,7 @@ def test_each_query_of_the_dashboard_has_an_answer(prometheus: httpx.Client, pan
 
 @needs_prometheus
 @pytest.mark.parametrize("alert", alert_queries())
-def test_each_alert_looks_at_what_is_there(prometheus: httpx.Client, alert: str) -> None:
+def test_each_alert_queries_metrics_that_exist(prometheus: httpx.Client, alert: str) -> None:
     # As it is it has no answer while all is well: with `bool` it says 0.
     query = re.sub(r" (>|==) ([\d.]+)$", r" \1 bool \2", alert_queries()[alert])
     assert "bool" in query

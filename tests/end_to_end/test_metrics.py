@@ -79,7 +79,7 @@ def ask(http: httpx.Client) -> Counted:
     return counted
 
 
-def assert_told(told: Scrape, *runs: Counted) -> None:
+def assert_counted(seen: Scrape, *runs: Counted) -> None:
     """The counters are the sums of the runs."""
 
     def total(name: str) -> Counter[tuple[str, str]]:
@@ -88,7 +88,7 @@ def assert_told(told: Scrape, *runs: Counted) -> None:
     def series(name: str, first: str, second: str) -> dict[tuple[str, str], float]:
         return {
             (dict(labels)[first], dict(labels)[second]): value
-            for (found, labels), value in told.samples.items()
+            for (found, labels), value in seen.samples.items()
             if found == f"dropserve_{name}_total" and value
             if dict(labels).get("route") not in ("/metrics", "/health/ready")
         }
@@ -98,9 +98,9 @@ def assert_told(told: Scrape, *runs: Counted) -> None:
     assert series("predictions", "mode", "digit") == total("predictions")
     assert series("abstentions", "mode", "reason") == total("abstentions")
     passes = {"computed": sum(run.passes for run in runs)}
-    assert told.by("outcome", "passes_total") == passes
+    assert seen.by("outcome", "passes_total") == passes
     sampled = sum(n for (mode, _), n in total("predictions").items() if mode == "mc")
-    assert told("mutual_information_nats_count") == sampled
+    assert seen("mutual_information_nats_count") == sampled
 
 
 def test_counters_agree_with_the_client_also_after_a_worker_was_killed(
@@ -111,26 +111,26 @@ def test_counters_agree_with_the_client_also_after_a_worker_was_killed(
         first = ask(http)
     # Whichever worker answers.
     for _ in range(4):
-        assert_told(_scrape(server.address), first)
+        assert_counted(_scrape(server.address), first)
 
     victim, *others = workers_of(server.process.pid)
     os.kill(victim, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        told = _try_to_scrape(server.address)
-        if told is not None and told("worker_starts_total") == 3 and _workers(told) == 2:
+        seen = _try_to_scrape(server.address)
+        if seen is not None and seen("worker_starts_total") == 3 and _workers(seen) == 2:
             break
         assert time.monotonic() < deadline, "no other worker came"
         time.sleep(0.1)
     assert set(others) < set(workers_of(server.process.pid))
-    assert_told(told, first)
+    assert_counted(seen, first)
 
     with httpx.Client(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
         second = ask(http)
-    told = _scrape(server.address)
-    assert_told(told, first, second)
-    assert told("requests_in_flight") == 1  # the scrape
-    assert told("queued_passes") == 0
+    seen = _scrape(server.address)
+    assert_counted(seen, first, second)
+    assert seen("requests_in_flight") == 1  # the scrape
+    assert seen("queued_passes") == 0
 
 
 def _scrape(address: str) -> Scrape:
@@ -144,5 +144,5 @@ def _try_to_scrape(address: str) -> Scrape | None:
         return None  # it was for the one that was killed
 
 
-def _workers(told: Scrape) -> float:
-    return sum(value for (name, _), value in told.samples.items() if name.endswith("model_workers"))
+def _workers(seen: Scrape) -> float:
+    return sum(value for (name, _), value in seen.samples.items() if name.endswith("model_workers"))

@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from app.api.routes import ROUTE_LABELS
 from app.process.connections import MAX_HEAD_BYTES, MAX_HEADERS, bounded_protocol
 from app.process.server import configure
 from app.settings import Settings
@@ -257,7 +258,7 @@ async def test_a_head_that_is_too_large_is_refused(head: bytes, piece: int) -> N
 
 
 async def test_what_is_refused_outside_of_any_request_is_counted() -> None:
-    metrics = Metrics()
+    metrics = Metrics(ROUTE_LABELS)
     async with serving(PATIENT, metrics) as server:
         for garbage in (b"no http\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"X-A: 1\r\n" * 5000):
             client = await server.connect()

@@ -1,4 +1,4 @@
-"""Prometheus' own reading of what `/metrics` says."""
+"""Reads `/metrics` with Prometheus' own parser."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,7 @@ Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 class Scrape:
-    """The samples of one scrape.
-
-    Args:
-        text: of the answer.
-    """
+    """The samples of one answer of `/metrics`."""
 
     def __init__(self, text: str) -> None:
         self.families = list(text_string_to_metric_families(text))
@@ -32,7 +28,7 @@ class Scrape:
         return cls(response.text)
 
     def __call__(self, name: str, **labels: str) -> float:
-        """The value of a series; 0 if it is not told."""
+        """The value of a series; 0 if it is not there."""
         return self.samples.get((f"dropserve_{name}", frozenset(labels.items())), 0)
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, float]:

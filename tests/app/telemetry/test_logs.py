@@ -1,13 +1,11 @@
-"""The log: one line per request and per message, in either format, and never in the way."""
+"""The log: one line for each request and message, in either format."""
 
 import json
 import logging
 import os
+import re
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,33 +13,11 @@ import pytest
 
 from app.api.application import create_app
 from app.settings import Settings
-from app.telemetry.logs import (
-    AccessLog,
-    ConsoleFormatter,
-    JsonFormatter,
-    LineWriter,
-    configure_logs,
-)
+from app.telemetry.logs import AccessLog, JsonFormatter, LogHandler, configure_logs
 from app.telemetry.request_record import RequestRecord, Timings
 from model.checkpoint import Checkpoint
+from tests.app.telemetry.pipes import Pipe
 from tests.conftest import connect, sample
-
-PATIENCE_SECONDS = 30.0
-
-
-class Pipe:
-    """What is written at one end and read, when it is asked for, at the other."""
-
-    def __init__(self) -> None:
-        self.reading, self.writing = os.pipe()
-        self.writer = LineWriter(self.writing)
-
-    def read(self) -> str:
-        """All that has been written; ends the pipe."""
-        self.writer.flush()
-        os.close(self.writing)
-        with os.fdopen(self.reading) as file:
-            return file.read()
 
 
 @pytest.fixture
@@ -118,8 +94,8 @@ async def test_nothing_that_was_sent_is_in_the_log(
     assert secret not in text
 
 
-def test_a_line_for_people_says_the_same(pipe: Pipe) -> None:
-    timings = Timings(0.0001, 0.0, 0.0005)
+def test_a_console_line_has_the_same_content(pipe: Pipe) -> None:
+    timings = Timings(decode=0.0001, compute=0.0005)
     log = AccessLog(pipe.writer, "console")
     log.write(RequestRecord("id-1", "POST", "/predict", 200, None, 0.0008, timings))
     log.write(RequestRecord("id-2", "GET", "other", 404, "not_found", 0.0001, Timings()))
@@ -139,17 +115,18 @@ def record_with_traceback() -> logging.LogRecord:
     return logging.LogRecord("dropserve", logging.ERROR, "", 0, "it %s", ("failed",), info)
 
 
-def test_a_traceback_stays_on_its_line_in_json_and_is_readable_otherwise() -> None:
+def test_a_traceback_stays_on_its_line_in_json_and_is_readable_otherwise(pipe: Pipe) -> None:
     record = record_with_traceback()
 
     line = JsonFormatter().format(record)
-    told = json.loads(line)
+    message = json.loads(line)
 
     assert "\n" not in line
-    assert (told["level"], told["message"]) == ("error", "it failed")
-    assert told["exception"].endswith("ValueError: broken\nin two")
-    assert ConsoleFormatter().format(record).splitlines()[0].endswith("ERROR   it failed")
-    assert ConsoleFormatter().format(record).endswith("ValueError: broken\nin two")
+    assert (message["level"], message["message"]) == ("error", "it failed")
+    assert message["exception"].endswith("ValueError: broken\nin two")
+    text = LogHandler(pipe.writer, "console").format(record)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d\d\d ERROR   it failed", text.splitlines()[0])
+    assert text.endswith("ValueError: broken\nin two")
 
 
 def test_times_are_utc_to_the_millisecond() -> None:
@@ -164,80 +141,13 @@ def test_the_settings_choose_what_is_logged(
 ) -> None:
     log = configure_logs(Settings(log_format="json"))
     assert log is not None
-    logging.getLogger("dropserve").info("told")
-    logging.getLogger("dropserve").debug("not told")
+    logging.getLogger("dropserve").info("logged")
+    logging.getLogger("dropserve").debug("not logged")
     logging.getLogger("uvicorn.error").warning("uvicorn's")
     logging.getLogger("asyncio").error("others'")
     logging.getLogger().handlers[0].flush()
 
-    told = [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
-    assert told == ["told", "uvicorn's", "others'"]
+    messages = [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()]
+    assert messages == ["logged", "uvicorn's", "others'"]
     assert configure_logs(Settings(access_log=False)) is None
     assert configure_logs(Settings(log_level="warning")) is None
-
-
-def test_a_reader_that_stalls_holds_nobody_up_and_is_told_what_it_missed(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, untouched_loggers: None
-) -> None:
-    monkeypatch.setattr("app.telemetry.logs._MOST_LINES", 1000)
-    monkeypatch.setattr("app.telemetry.logs._FLUSH_SECONDS", 0.01)
-    warned: list[str] = []
-
-    class Warned(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            warned.append(record.getMessage())
-
-    logging.getLogger().handlers = [Warned()]
-    line = b"x" * 99 + b"\n"
-    for _ in range(5000):  # far more than a pipe holds, and nobody reads
-        pipe.writer.write(line)
-    pipe.writer.flush()
-
-    taken = bytearray()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not warned:
-        assert time.monotonic() < deadline
-        taken += os.read(pipe.reading, 65536)
-        pipe.writer.write(line)
-    (message,) = warned
-    assert int(message.split()[0]) >= 5000 - 1000 - 65536 * 2 // 100
-    assert set(bytes(taken).split(b"\n")[:-1]) == {line[:-1]}
-
-
-def test_lines_of_several_workers_stay_whole() -> None:
-    reading, writing = os.pipe()
-    writers = [LineWriter(writing) for _ in range(4)]
-    lines = {f"{name}{'-' * 300}{name}\n".encode() for name in "abcd"}
-
-    def write(writer: LineWriter, line: bytes) -> None:
-        for _ in range(500):
-            writer.write(line)
-        writer.flush()
-
-    threads = [
-        threading.Thread(target=write, args=pair) for pair in zip(writers, lines, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    taken = bytearray()
-    while len(taken) < 4 * 500 * 303:
-        taken += os.read(reading, 65536)
-    for thread in threads:
-        thread.join()
-    os.close(writing)
-    os.close(reading)
-
-    assert {*bytes(taken).splitlines(keepends=True)} == lines
-    assert len(taken.splitlines()) == 2000
-
-
-def test_no_line_is_lost_while_others_have_no_turn(tmp_path: Path) -> None:
-    file = tmp_path / "log"
-    lines = [b"%06d %s\n" % (number, b"x" * 250) for number in range(60_000)]
-    with file.open("wb") as opened:
-        writer = LineWriter(opened.fileno())
-        for line in lines:  # three times as many as are kept, and no pause for the thread
-            writer.write(line)
-        writer.flush()
-
-    assert file.read_bytes() == b"".join(lines)

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what is counted, and that it is counted once, whatever the way to the answer."""
+"""`GET /metrics`: what is counted, and that each route counts it once."""
 
 from bisect import bisect_left
 from collections.abc import AsyncIterator
@@ -9,18 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from hypothesis import given
-from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client import Histogram as TheirHistogram
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from app.api.application import create_app
-from app.api.routes import OTHER
+from app.api.routes import OTHER, ROUTE_LABELS
 from app.settings import Settings
-from app.telemetry.metric_families import Counter, Histogram, lay_out
-from app.telemetry.metrics import FAMILIES, Metrics, MetricsRow
+from app.telemetry.metric_families import Counter, Histogram
+from app.telemetry.metrics import Families, Metrics, MetricsRow
 from model.checkpoint import Checkpoint
 from tests.app.telemetry.prometheus_text import Scrape
 from tests.conftest import assert_error, connect, sample
@@ -40,14 +36,14 @@ async def scrape(client: httpx.AsyncClient) -> Scrape:
     return Scrape.of(await client.get("/metrics"))
 
 
-async def test_nothing_is_counted_before_somebody_asks(default_checkpoint: Checkpoint) -> None:
+async def test_nothing_is_counted_before_the_first_request(default_checkpoint: Checkpoint) -> None:
     async with counting(default_checkpoint) as (_, client):
         seen = await scrape(client)
 
     # The scrape itself is under way.
-    told = {"dropserve_requests_in_flight", "dropserve_queued_passes_limit"}
-    told |= {"dropserve_worker_starts_total", "dropserve_model_workers"}
-    assert {name for (name, _), value in seen.samples.items() if value} == told
+    always = {"dropserve_requests_in_flight", "dropserve_queued_passes_limit"}
+    always |= {"dropserve_worker_starts_total", "dropserve_model_workers"}
+    assert {name for (name, _), value in seen.samples.items() if value} == always
 
 
 def digit_of(answer: httpx.Response) -> int:
@@ -55,7 +51,7 @@ def digit_of(answer: httpx.Response) -> int:
     return digit
 
 
-async def test_each_way_to_an_answer_counts_once(default_checkpoint: Checkpoint) -> None:
+async def test_each_route_to_an_answer_counts_once(default_checkpoint: Checkpoint) -> None:
     files = [("file", sample("7.png")), ("file", sample("doubtful.png")), ("file", b"no image")]
     tensor: dict[str, Any] = {"name": "pixels", "shape": [1, 784], "datatype": "UINT8"}
     tensor["data"] = [0] * 300 + [255] * 60 + [0] * 424
@@ -106,7 +102,7 @@ async def test_each_way_to_an_answer_counts_once(default_checkpoint: Checkpoint)
         assert len(counts) == 7
 
 
-async def test_what_the_network_says_is_summed_up(default_checkpoint: Checkpoint) -> None:
+async def test_what_the_network_answers_is_summed_up(default_checkpoint: Checkpoint) -> None:
     async with counting(default_checkpoint) as (_, client):
         names = ("7.png", "doubtful.png", "not_a_digit.png")
         url = "/predict/mc?seed=1"
@@ -181,16 +177,16 @@ async def test_a_defect_counts_as_internal(default_checkpoint: Checkpoint) -> No
 async def test_passes_that_are_not_needed_are_spared(default_checkpoint: Checkpoint) -> None:
     async with counting(default_checkpoint) as (_, client):
         url = "/predict/mc?passes=1000&max_standard_error=0.05"
-        told = (await client.post(url, content=sample("7.png"))).json()["passes"]
+        answered = (await client.post(url, content=sample("7.png"))).json()["passes"]
         seen = await scrape(client)
 
     passes = seen.by("outcome", "passes_total")
     assert sum(passes.values()) == 1000
     # Looked at 32 passes at a time.
-    assert 0 <= passes["computed"] - told < 32
+    assert 0 <= passes["computed"] - answered < 32
 
 
-async def test_a_caller_who_goes_away_is_counted_as_gone(default_checkpoint: Checkpoint) -> None:
+async def test_a_client_that_disconnects_is_counted_as_499(default_checkpoint: Checkpoint) -> None:
     async with counting(default_checkpoint) as (app, client):
 
         async def receive() -> dict[str, str]:
@@ -213,35 +209,8 @@ async def test_metrics_can_be_turned_off(default_checkpoint: Checkpoint) -> None
         assert_error(await client.get("/metrics"), 404, "not_found")
 
 
-# 0 is below every bound; the bounds themselves belong to the bucket that they end.
-VALUES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 1.0, 2.0]) | st.floats(0, 3), max_size=40)
-
-
-@given(VALUES)
-def test_a_histogram_reads_as_prometheus_own_does(values: list[float]) -> None:
-    ours = Histogram("length", "Of things.", (0.1, 0.25, 1, 2))
-    row = memoryview(bytearray(8 * lay_out([Counter("before", "Shifts it."), ours]))).cast("d")
-    registry = CollectorRegistry()
-    theirs = TheirHistogram("length", "Of things.", buckets=(0.1, 0.25, 1, 2), registry=registry)
-    for value in values:
-        ours.observe(row, ours.place(), value)
-        theirs.observe(value)
-
-    text = generate_latest(registry).decode()
-    expected = {k: v for k, v in Scrape(text).samples.items() if not k[0].endswith("_created")}
-    assert Scrape("\n".join(ours.lines(row.tolist())) + "\n").samples == _floats_of(expected)
-
-
-def _floats_of(samples: Any) -> Any:
-    """With `le` as we write it: whole bounds without `.0`."""
-    return {
-        (name, frozenset((key, text.removesuffix(".0")) for key, text in labels)): value
-        for (name, labels), value in samples.items()
-    }
-
-
 def test_workers_count_together_and_a_replacement_goes_on(tmp_path: Path) -> None:
-    first, second = MetricsRow.create(tmp_path / "counts", 2)
+    first, second = MetricsRow.create(ROUTE_LABELS, tmp_path / "counts", 2)
     one, other = first.open(), second.open()
     for metrics in (one, other):
         metrics.serve_model("mnist", "d9dc6791d91d", 100)
@@ -249,26 +218,26 @@ def test_workers_count_together_and_a_replacement_goes_on(tmp_path: Path) -> Non
         metrics.change_queue(40)
         metrics.count_image_error("no_ink")
 
-    def told() -> Scrape:
+    def scraped() -> Scrape:
         return Scrape(other.text().decode())
 
     model = {"model": "mnist", "version": "d9dc6791d91d"}
-    assert told()("image_errors_total", code="no_ink") == 2
-    assert (told()("queued_passes"), told()("queued_passes_limit")) == (80, 200)
-    assert told()("model_workers", **model) == 2
+    assert scraped()("image_errors_total", code="no_ink") == 2
+    assert (scraped()("queued_passes"), scraped()("queued_passes_limit")) == (80, 200)
+    assert scraped()("model_workers", **model) == 2
 
     first.retire()  # as if it had been killed
-    assert told()("image_errors_total", code="no_ink") == 2
-    assert (told()("queued_passes"), told()("requests_in_flight")) == (40, 1)
-    assert told()("model_workers", **model) == 1
+    assert scraped()("image_errors_total", code="no_ink") == 2
+    assert (scraped()("queued_passes"), scraped()("requests_in_flight")) == (40, 1)
+    assert scraped()("model_workers", **model) == 1
 
     first.open().count_image_error("no_ink")
-    assert told()("image_errors_total", code="no_ink") == 3
-    assert told()("worker_starts_total") == 3
+    assert scraped()("image_errors_total", code="no_ink") == 3
+    assert scraped()("worker_starts_total") == 3
 
 
-def test_while_workers_go_over_both_versions_are_told(tmp_path: Path) -> None:
-    rows = MetricsRow.create(tmp_path / "counts", 2)
+def test_while_workers_reload_both_versions_are_reported(tmp_path: Path) -> None:
+    rows = MetricsRow.create(ROUTE_LABELS, tmp_path / "counts", 2)
     one, other = (row.open() for row in rows)
     one.serve_model('a "name"\\', "1", 100)
     other.serve_model("mnist", "2", 100)
@@ -280,26 +249,27 @@ def test_while_workers_go_over_both_versions_are_told(tmp_path: Path) -> None:
 
 
 def test_names_have_their_units_and_say_what_they_are() -> None:
-    for family in FAMILIES:
+    families = Families(ROUTE_LABELS).every
+    for family in families:
         assert family.name.startswith("dropserve_")
         assert family.name.endswith("_total") == isinstance(family, Counter)
         assert family.help_text.endswith(".")
         if isinstance(family, Histogram):
             assert family.name.endswith(("_seconds", "_nats", "_ratio", "_images"))
             assert sorted(set(family.bounds)) == list(family.bounds)
-    (duration,) = [one for one in FAMILIES if one.name == "dropserve_request_duration_seconds"]
+    (duration,) = [one for one in families if one.name == "dropserve_request_duration_seconds"]
     assert isinstance(duration, Histogram)
     assert bisect_left(duration.bounds, 50e-6) == 0
 
 
-def test_counting_wants_no_more_than_its_row() -> None:
-    alone = Metrics()
+def test_metrics_of_one_process_need_no_file() -> None:
+    alone = Metrics(ROUTE_LABELS)
     alone.begin_request()
     assert Scrape(alone.text().decode())("requests_in_flight") == 1
-    assert Scrape(Metrics().text().decode())("requests_in_flight") == 0
+    assert Scrape(Metrics(ROUTE_LABELS).text().decode())("requests_in_flight") == 0
 
 
-async def test_a_mounted_application_knows_its_own_addresses(
+async def test_a_mounted_application_labels_its_own_paths(
     default_checkpoint: Checkpoint,
 ) -> None:
     async with counting(default_checkpoint) as (app, client):
