@@ -10,8 +10,7 @@ from weakref import WeakKeyDictionary
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Mount, Route
-from starlette.types import Scope
+from starlette.routing import Mount, Route
 
 from app.api.answers import BytesResponse, JsonResponse
 from app.api.bodies import headers_of, read_body
@@ -21,7 +20,7 @@ from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
 from app.open_inference.compression import deflate, inflate
 from app.open_inference.models import EXTENSIONS, SERVER_NAME, ServedModel, served_models
-from app.open_inference.protocol import VERSION, invalid, is_open_inference
+from app.open_inference.protocol import VERSION, invalid
 from app.open_inference.requests import InferenceRequest, parse_request
 from app.open_inference.responses import build_response
 from app.schemas import Prediction
@@ -155,14 +154,6 @@ def _checked(number: int, answer: Prediction | ApiError) -> Prediction:
     return answer
 
 
-class _ProtocolMount(Mount):
-    """The addresses below /v2; every other one is let past without a regular expression."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether the address is one of these."""
-        return super().matches(scope) if is_open_inference(scope["path"]) else (Match.NONE, {})
-
-
 _MODEL_PATHS = ("/models/{model}", "/models/{model}/versions/{version}")
 infer_routes = [
     DirectRoute(f"/v2{path}/infer", infer, methods=["POST"], include_in_schema=False)
@@ -179,7 +170,7 @@ _MODEL_ROUTES = [
         Route(f"{path}/infer", infer, methods=["POST"]),
     )
 ]
-mount = _ProtocolMount(
+mount = Mount(
     "/v2",
     routes=[
         *_MODEL_ROUTES,

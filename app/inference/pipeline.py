@@ -5,7 +5,7 @@ import base64
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from app.inference.answers import AnswerBuilder
 from app.inference.decoding import Image
 from app.inference.jobs import Job
 from app.inference.reading import PictureReader
-from app.inference.scheduler import Admission, Scheduler
+from app.inference.scheduler import Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -205,7 +205,7 @@ class Predictor:
 
     def _admit(
         self, images: Sequence[Image | ApiError], parameters: PredictParameters
-    ) -> Admission:
+    ) -> AbstractContextManager[None]:
         """Counts a request as queued while the block lasts; refuses what cannot be answered.
 
         Raises:

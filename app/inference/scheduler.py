@@ -16,9 +16,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Generic, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
 
@@ -59,10 +59,6 @@ Step = Callable[[Sequence[tuple[J, int]]], None]
 # Makes the answer of each job from the passes computed so far. An exception in place of an answer
 # concerns that job alone.
 MakeAnswers = Callable[[Sequence[J]], Sequence[R | Exception]]
-
-
-class WrongLengthError(RuntimeError):
-    """`make_answers` did not return one answer for each job."""
 
 
 class _Request(Generic[J, R]):
@@ -166,8 +162,9 @@ class Scheduler(Generic[J, R]):
             seconds = max(1, math.ceil(self.queued / self._passes_per_second))
             raise ErrorCode.OVERLOADED(headers={"Retry-After": str(seconds)})
 
-    def admit(self, cost: int, *, extra: int = 0) -> "Admission":
-        """Counts a request's cost as queued while a `with` block lasts.
+    @contextmanager
+    def admit(self, cost: int, *, extra: int = 0) -> Iterator[None]:
+        """Counts a request's cost as queued while the `with` block lasts.
 
         Args:
             cost: of what the scheduler computes, in passes.
@@ -178,10 +175,13 @@ class Scheduler(Generic[J, R]):
             ApiError: see `check`.
         """
         self.check(cost)
-        return Admission(self, cost + extra)
+        self._count(cost + extra)
+        try:
+            yield
+        finally:
+            self._count(-cost - extra)
 
-    def count(self, passes: int) -> None:
-        """Adds to what is queued; negative for what is answered."""
+    def _count(self, passes: int) -> None:
         self.queued += passes
         if self._note_queued is not None:
             self._note_queued(passes)
@@ -377,29 +377,13 @@ class Scheduler(Generic[J, R]):
         try:
             answers = self._make_answers(jobs)
             if len(answers) != len(jobs):
-                raise WrongLengthError(f"{len(jobs)} jobs gave {len(answers)} answers")
+                raise RuntimeError(f"{len(jobs)} jobs gave {len(answers)} answers")
         except Exception as error:
             if len(jobs) == 1:
                 logger.exception("an answer could not be made")
                 return [_as_internal(error)]
             return [answer for each in jobs for answer in self._made([each])]
         return answers
-
-
-class Admission:
-    """A request's cost, counted from entering to leaving the block."""
-
-    __slots__ = ("_cost", "_scheduler")
-
-    def __init__(self, scheduler: Scheduler[Any, Any], cost: int) -> None:
-        self._scheduler = scheduler
-        self._cost = cost
-
-    def __enter__(self) -> None:
-        self._scheduler.count(self._cost)
-
-    def __exit__(self, *_: object) -> None:
-        self._scheduler.count(-self._cost)
 
 
 def _as_internal(error: Exception) -> ApiError:
