@@ -27,7 +27,6 @@ class RunFiles:
 
     @property
     def history(self) -> Path:
-        """One JSON object per epoch."""
         return self.checkpoint.with_name(f"{self.checkpoint.name}.history.jsonl")
 
     @property
@@ -60,12 +59,10 @@ class RunFiles:
             self.history.write_text("")
 
     def append(self, row: Row) -> None:
-        """Adds a row to the history."""
         with self.history.open("a") as history:
             history.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """The history, a row per epoch."""
         return [json.loads(line) for line in self.history.read_text().splitlines()]
 
     def cut_history(self, epochs: int) -> None:
