@@ -1,19 +1,21 @@
 """The description of the image routes: every body form with an example that works as it stands."""
 
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.examples import example_pixels, example_png_base64
 from app.schemas import ErrorBody, PredictParameters
 from app.settings import Settings
 from model.literals import SIDE
 
+_Row = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=SIDE, max_length=SIDE)]
+
 _BINARY = {"type": "string", "format": "binary"}
 _RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff")
-_EITHER = [{"required": ["image"]}, {"required": ["pixels"]}]
 _KEY = {"type": "http", "scheme": "bearer", "description": "An API key."}
 _UNAUTHORIZED = {
     "description": "No API key, or none that is known.",
@@ -100,18 +102,23 @@ def describe_application(app: FastAPI, settings: Settings, open_paths: Container
 
 
 def _describe_limits(operation: dict[str, Any], most: Mapping[str, int], images: int) -> None:
-    for parameter in operation.get("parameters", ()):
-        if parameter["name"] in most:
-            parameter["schema"]["maximum"] = most[parameter["name"]]
+    fields = [(each["name"], each["schema"]) for each in operation.get("parameters", ())]
     for content in operation.get("requestBody", {}).get("content", {}).values():
         schema = content["schema"]
-        fields = {**schema.get("properties", {}), **schema.get("patternProperties", {})}
-        for pattern, field in fields.items():
-            name = pattern.strip("^$")
-            if name in most:
-                field["maximum"] = most[name]
-            elif name in ("inputs", "file") and field["type"] == "array":
-                field["maxItems"] = images
+        fields += schema.get("properties", {}).items()
+        fields += schema.get("patternProperties", {}).items()
+    for pattern, field in fields:
+        name = pattern.strip("^$")
+        if name in most:
+            _number(field)["maximum"] = most[name]
+        elif name in ("inputs", "file") and field["type"] == "array":
+            field["maxItems"] = images
+
+
+def _number(field: dict[str, Any]) -> dict[str, Any]:
+    """Of a number that may be null, the schema of the number."""
+    options: list[dict[str, Any]] = field.get("anyOf", [field])
+    return options[0]
 
 
 def _query(parameters: type[PredictParameters]) -> list[dict[str, Any]]:
@@ -120,22 +127,11 @@ def _query(parameters: type[PredictParameters]) -> list[dict[str, Any]]:
             "name": name,
             "in": "query",
             "required": False,
-            "description": schema.get("description", ""),
+            "description": schema["description"],
             "schema": _plain(schema),
         }
         for name, schema in _properties(parameters).items()
     ]
-
-
-def _fields(parameters: type[PredictParameters]) -> dict[str, Any]:
-    """The parameters as they stand in a JSON body, where null is the default of some."""
-    fields = {}
-    for name, schema in _properties(parameters).items():
-        field = {**_plain(schema), "description": schema.get("description", "")}
-        if "anyOf" in schema:
-            field["type"] = [field["type"], "null"]
-        fields[name] = field
-    return fields
 
 
 def _form(parameters: type[PredictParameters], file: dict[str, Any]) -> dict[str, Any]:
@@ -155,96 +151,75 @@ def _form(parameters: type[PredictParameters], file: dict[str, Any]) -> dict[str
     }
 
 
-def _properties(parameters: type[PredictParameters]) -> dict[str, Any]:
+def _properties(parameters: type[BaseModel]) -> dict[str, Any]:
     properties: dict[str, Any] = parameters.model_json_schema()["properties"]
     return properties
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's schema without its title and description; optional means absent, never null."""
-    plain = {
-        key: value for key, value in schema.items() if key not in ("title", "description", "anyOf")
-    }
-    for option in schema.get("anyOf", ()):
-        if option.get("type") != "null":
-            plain |= option
+    """A parameter's schema alone; in a query or form, optional means absent and never null."""
+    plain = {**schema, **_number(schema)}
+    for key in ("title", "description", "anyOf"):
+        plain.pop(key, None)
     if plain.get("default", 0) is None:
         del plain["default"]
     return plain
 
 
-def _image_properties() -> dict[str, Any]:
-    row = {
-        "type": "array",
-        "minItems": SIDE,
-        "maxItems": SIDE,
-        "items": {"type": "integer", "minimum": 0, "maximum": 255},
-    }
+class _Picture(BaseModel):
+    """Either image or pixels."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["pixels"]}]},
+    )
+
+    image: str = Field(
+        min_length=1,
+        json_schema_extra={"format": "byte"},
+        description="An image file in base64, or a data: URL of one.",
+    )
+    pixels: Annotated[list[_Row], Field(min_length=SIDE, max_length=SIDE)] = Field(
+        description="28 rows of 28 integers, 0 to 255; 255 is ink. 784 in one list work."
+    )
+
+
+def _with_parameters(fields: dict[str, Any], parameters: type[PredictParameters]) -> dict[str, Any]:
+    """A JSON body: fields of its own, and any parameters."""
     return {
-        "image": {
-            "type": "string",
-            "format": "byte",
-            "minLength": 1,
-            "description": "An image file in base64, or a data: URL of one.",
-        },
-        "pixels": {
-            "type": "array",
-            "description": "28 rows of 28 integers, 0 to 255; 255 is ink. 784 in one list work.",
-            "minItems": SIDE,
-            "maxItems": SIDE,
-            "items": row,
-        },
+        "type": "object",
+        "properties": {**fields, **_properties(parameters)},
+        "additionalProperties": False,
     }
 
 
 def _image_body(parameters: type[PredictParameters]) -> dict[str, Any]:
-    json_schema = {
-        "type": "object",
-        "description": "Either image or pixels, and any parameters.",
-        "properties": {**_image_properties(), **_fields(parameters)},
-        "additionalProperties": False,
-        "oneOf": _EITHER,
-    }
-    image = {"image": example_png_base64()}
-    pixels = {"pixels": example_pixels().tolist()}
+    json_schema = _with_parameters(_properties(_Picture), parameters)
+    json_schema["oneOf"] = _Picture.model_json_schema()["oneOf"]
     examples = {
-        "image": {"summary": "An image file in base64", "value": image},
-        "pixels": {"summary": "28 x 28 values", "value": pixels},
+        "image": {
+            "summary": "An image file in base64",
+            "value": {"image": example_png_base64()},
+        },
+        "pixels": {"summary": "28 x 28 values", "value": {"pixels": example_pixels().tolist()}},
     }
+    form = _form(parameters, {**_BINARY, "description": "The image file."})
     content: dict[str, Any] = {kind: {"schema": _BINARY} for kind in _RAW_TYPES}
-    content["application/json"] = {"schema": json_schema, "examples": examples}
-    content["multipart/form-data"] = {
-        "schema": _form(parameters, {**_BINARY, "description": "The image file."})
-    }
-    return {"required": True, "content": content}
+    return _body({"schema": json_schema, "examples": examples}, form, content)
 
 
 def _batch_body(parameters: type[PredictParameters]) -> dict[str, Any]:
-    item = {
-        "type": "object",
-        "description": "Either image or pixels.",
-        "properties": _image_properties(),
-        "additionalProperties": False,
-        "oneOf": _EITHER,
-    }
-    json_schema = {
-        "type": "object",
-        "required": ["inputs"],
-        "properties": {
-            "inputs": {"type": "array", "minItems": 1, "items": item},
-            **_fields(parameters),
-        },
-        "additionalProperties": False,
-    }
+    picture = _Picture.model_json_schema()
+    del picture["required"]
+    inputs = {"type": "array", "minItems": 1, "items": picture}
+    json_schema = _with_parameters({"inputs": inputs}, parameters)
+    json_schema["required"] = ["inputs"]
     image = {"image": example_png_base64()}
-    form_schema = _form(parameters, {"type": "array", "minItems": 1, "items": _BINARY})
-    content = {
-        "application/json": {
-            "schema": json_schema,
-            "examples": {
-                "images": {"summary": "Two image files", "value": {"inputs": [image, image]}}
-            },
-        },
-        "multipart/form-data": {"schema": form_schema},
-    }
+    examples = {"images": {"summary": "Two image files", "value": {"inputs": [image, image]}}}
+    form = _form(parameters, {"type": "array", "minItems": 1, "items": _BINARY})
+    return _body({"schema": json_schema, "examples": examples}, form, {})
+
+
+def _body(json: dict[str, Any], form: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    content |= {"application/json": json, "multipart/form-data": {"schema": form}}
     return {"required": True, "content": content}
