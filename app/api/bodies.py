@@ -37,6 +37,7 @@ _DISCARDING_SECONDS = 2.0
 _MOST_UNREAD_BODIES = 8
 
 _IMAGE_FIELDS = ("image", "pixels")
+_UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 _FILE_FIELDS = ("file", "image", "data")
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 # The digits of the largest float, 309, and some to spare.
@@ -247,22 +248,12 @@ def _scalar(text: str) -> Any:
 
 
 def _require_image_type(content_type: str) -> None:
-    if content_type in ("", "application/octet-stream", "application/x-www-form-urlencoded"):
+    """Refuses what is no image. Of images and untyped bodies, the bytes decide."""
+    if content_type.startswith("image/") or content_type in _UNTYPED:
         return
-    if content_type.startswith("image/") and content_type not in _UNREADABLE_TYPES:
-        return
-    cure = _UNREADABLE_TYPES.get(content_type, "send an image, JSON or multipart/form-data")
-    raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"this content type cannot be read; {cure}")
-
-
-_CONVERT = "convert it to PNG or JPEG"
-_CONVERT_PHOTO = f"{_CONVERT}, or set the phone's camera to the compatible format"
-_UNREADABLE_TYPES = {
-    "image/svg+xml": f"SVG is a drawing program, not an image: {_CONVERT}",
-    "image/heic": f"HEIC needs a licensed decoder: {_CONVERT_PHOTO}",
-    "image/heif": f"HEIF needs a licensed decoder: {_CONVERT_PHOTO}",
-    "image/avif": f"AVIF is not read: {_CONVERT}",
-}
+    raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
+        "this content type cannot be read; send an image, JSON or multipart/form-data"
+    )
 
 
 def _content_type(headers: Headers) -> str:
