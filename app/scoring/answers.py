@@ -64,32 +64,32 @@ def answer_columns(
         calibration: of MC answers.
         labels: the network's name for each class.
     """
-    found: dict[str, Any] = {
-        name: None if values[0] is None else np.concatenate(values)
-        for name, values in zip(Summaries._fields, zip(*summaries, strict=True), strict=True)
-    }
-    centre, spread, scores = found["mean"], found["variance"], found["predictive_entropy"]
-    images, classes = centre.shape
-    probabilities = apply_temperature(centre, calibration.temperature)
+    joined: list[Any] = [
+        None if values[0] is None else np.concatenate(values)
+        for values in zip(*summaries, strict=True)
+    ]
+    found = Summaries(*joined)
+    images, classes = found.mean.shape
+    probabilities = apply_temperature(found.mean, calibration.temperature)
     digits = probabilities.argmax(axis=-1)
-    scores = scores.astype(np.float32)
+    scores = found.predictive_entropy.astype(np.float32)
     decisions = [
-        decide(each, score, calibration.threshold, several_digits=several)
-        for each, score, several in zip(centre, scores.tolist(), several_digits, strict=True)
+        decide(mean, score, calibration.threshold, several_digits=several)
+        for mean, score, several in zip(found.mean, scores.tolist(), several_digits, strict=True)
     ]
     return {
         "digit": pa.array(digits.astype(np.int32)),
         "label": _words([labels[digit] for digit in digits.tolist()]),
         "confidence": pa.array(probabilities.max(axis=-1).astype(np.float32)),
         "probabilities": _per_class(probabilities, np.float32),
-        "mean": _per_class(centre, np.float32),
+        "mean": _per_class(found.mean, np.float32),
         "variance": pa.nulls(images, pa.list_(pa.float32(), classes))
-        if spread is None
-        else _per_class(spread, np.float32),
+        if found.variance is None
+        else _per_class(found.variance, np.float32),
         "predictive_entropy": pa.array(scores),
-        "expected_entropy": pa.array(found["expected_entropy"].astype(np.float32)),
-        "mutual_information": pa.array(found["mutual_information"].astype(np.float32)),
-        "votes": _per_class(found["votes"], np.int32),
+        "expected_entropy": pa.array(found.expected_entropy.astype(np.float32)),
+        "mutual_information": pa.array(found.mutual_information.astype(np.float32)),
+        "votes": _per_class(found.votes, np.int32),
         "decision": _words([decision and decision.outcome for decision in decisions]),
         "reason": _words([decision and decision.reason for decision in decisions]),
     }

@@ -1,16 +1,16 @@
 """What is scored: images with a name each, or why there is none."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from contextlib import contextmanager
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from model.arrays import Pixels
 
 # Under it a part of the table lists its failures in its metadata, as JSON.
 FAILURES_KEY = b"failures"
-
-# An image file's bytes, or brightness 0 to 255, (H, W).
-Image = bytes | NDArray[np.uint8]
+# More than 50 million pixels in four channels need.
+LARGEST_FILE_BYTES = 256 * 2**20
 
 
 class Failure(NamedTuple):
@@ -20,28 +20,60 @@ class Failure(NamedTuple):
     message: str  # for people: what to do
 
 
+TOO_LARGE = Failure(
+    "too_large", f"the file has more than {LARGEST_FILE_BYTES >> 20} MB; scale it down"
+)
+
+# An image file's bytes, brightness 0 to 255, (H, W), or why there is no image.
+Content = bytes | Pixels | Failure
+
+
 class Item(NamedTuple):
     """One image of the input."""
 
     source: str  # a path, `archive:member`, or `file[index]`
-    image: Image | Failure
+    image: Content
 
 
 class UnreadableError(Exception):
     """A file, or what follows in it, cannot be read."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)  # both, so that it comes whole out of another process
+        super().__init__(code, message)
         self.failure = Failure(code, message)
 
 
-class Reader(Protocol):
-    """The images of one file, read from the front to the back in bounded memory."""
+def failure_of(error: UnreadableError | OSError) -> Failure:
+    """Why the images of a file have no answers."""
+    if isinstance(error, UnreadableError):
+        return error.failure
+    return Failure("unreadable_file", f"it cannot be read: {error.strerror or error}")
 
-    @property
-    def count(self) -> int:
-        """How many images there are, those that cannot be read included."""
 
+@contextmanager
+def unreadable_on(
+    errors: tuple[type[BaseException], ...], code: str, message: str
+) -> Iterator[None]:
+    """Raises UnreadableError in place of what a library raises on damaged bytes."""
+    try:
+        yield
+    except errors as error:
+        raise UnreadableError(code, message) from error
+
+
+class Reader(ABC):
+    """The images of one file, read from the front to the back in bounded memory.
+
+    Attributes:
+        count: how many images there are, those that cannot be read included.
+    """
+
+    count: int
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @abstractmethod
     def read(self, start: int, stop: int) -> Iterator[Item]:
         """The images from number `start` up to, without it, `stop`.
 
@@ -50,7 +82,8 @@ class Reader(Protocol):
         """
 
     def name(self, index: int) -> str:
-        """The source of an image that cannot be read."""
+        """The source of an image, as far as it is known without reading the image."""
+        return f"{self._path}[{index}]"
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  nothing stays open by default
         """Closes the file."""

@@ -1,20 +1,24 @@
 """Scores chunks on the cores of this machine: one process a core, one thread a process."""
 
 import atexit
+import functools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing
 from multiprocessing.synchronize import Event
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from app.scoring.options import ScoreOptions
 from app.scoring.parts import Parts
-from app.scoring.question import Question
 from app.scoring.sources import Chunk
+
+if TYPE_CHECKING:
+    from app.scoring.scorer import Scorer
 
 # Chunks a process has before it: one that it scores, one that it can begin at once.
 _CHUNKS_AHEAD = 2
@@ -32,12 +36,12 @@ class WorkerDiedError(Exception):
 
 
 def score_on_cores(
-    question: Question, chunks: Iterable[Chunk], parts: Parts, workers: int
+    options: ScoreOptions, chunks: Iterable[Chunk], parts: Parts, workers: int
 ) -> Generator[Scored, None, None]:
     """Scores chunks and writes their parts, in any order.
 
     Args:
-        question: what is asked.
+        options: what is asked.
         chunks: drawn from as processes get free.
         parts: where the parts go.
         workers: processes; 1 is this one.
@@ -48,18 +52,28 @@ def score_on_cores(
         WorkerDiedError: a process was killed.
     """
     if workers == 1:
-        worker = _Worker(question, parts)
-        try:
+        with closing(load_scorer(options)) as scorer:
             for chunk in chunks:
-                yield worker.score(chunk)
-        finally:
-            worker.close()
+                yield _write_part(scorer, parts, chunk, lambda: False)
         return
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(workers, context, _start, (question, parts, stop))
+    pool = ProcessPoolExecutor(workers, context, _start, (options, parts, stop))
+    running: set[Future[Scored]] = set()
     try:
-        yield from _distribute(pool, chunks, workers * _CHUNKS_AHEAD)
+        for chunk in chunks:
+            # Ctrl-C reaches every process of the command, and only this one is to act on it: a
+            # process that starts inherits the handler.
+            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                running.add(pool.submit(_score, chunk))
+            finally:
+                signal.signal(signal.SIGINT, previous)
+            if len(running) == workers * _CHUNKS_AHEAD:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (each.result() for each in done)
+        for each in as_completed(running):
+            yield each.result()
     except BrokenProcessPool as error:
         raise WorkerDiedError(
             "a scoring process was killed, perhaps for want of memory; run the same command "
@@ -70,72 +84,16 @@ def score_on_cores(
         pool.shutdown(cancel_futures=True)
 
 
-def _distribute(
-    pool: ProcessPoolExecutor, chunks: Iterable[Chunk], most: int
-) -> Generator[Scored, None, None]:
-    running: set[Future[Scored]] = set()
-    for chunk in chunks:
-        with _shielded_from_interrupts():  # a process that starts inherits it
-            running.add(pool.submit(_score, chunk))
-        if len(running) >= most:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (each.result() for each in done)
-    while running:
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        yield from (each.result() for each in done)
+# What a process was started with.
+_started: tuple[ScoreOptions, Parts, Event]
 
 
-@contextmanager
-def _shielded_from_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches every process of the command, and only the first one is to act on it."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-class _Worker:
-    """Scores chunks and writes their parts; loads the network with the first."""
-
-    def __init__(self, question: Question, parts: Parts, stop: Event | None = None) -> None:
-        # Torch is imported only where it computes.
-        from app.scoring.scorer import Scorer
-
-        self._scorer = Scorer(question)
-        self._parts = parts
-        self._stop = stop
-
-    def score(self, chunk: Chunk) -> Scored:
-        """Scores and writes one chunk."""
-        part = self._scorer.score(chunk, self._stop.is_set if self._stop else lambda: False)
-        self._parts.write(chunk.number, part.content)
-        return Scored(chunk.rows, part.failures)
-
-    def close(self) -> None:
-        """Closes the file that is open."""
-        self._scorer.close()
-
-
-# What a process was started with, and its worker once it has had a chunk: an error on the way
-# there is then an answer like any other.
-_started: tuple[Question, Parts, Event]
-_worker: _Worker | None = None
-
-
-def _start(question: Question, parts: Parts, stop: Event) -> None:
+def _start(options: ScoreOptions, parts: Parts, stop: Event) -> None:
     global _started
-    _started = question, parts, stop
+    _started = options, parts, stop
     # Unloading torch takes a second, for which the table would wait.
     atexit.register(os._exit, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _score(chunk: Chunk) -> Scored:
-    global _worker
-    if _worker is None:
-        _worker = _Worker(*_started)
-    return _worker.score(chunk)
 
 
 def _end_with_parent() -> None:
@@ -144,6 +102,36 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def _score(chunk: Chunk) -> Scored:
+    _, parts, stop = _started
+    return _write_part(_started_scorer(), parts, chunk, stop.is_set)
+
+
+@functools.cache
+def _started_scorer() -> "Scorer":
+    """Made with the first chunk, so that an error on the way there is an answer like any other."""
+    return load_scorer(_started[0])
+
+
+def load_scorer(options: ScoreOptions) -> "Scorer":
+    """Imports torch, which the process of the command can do without, and loads the network.
+
+    Raises:
+        ModelError: the network cannot be used.
+    """
+    from app.scoring.scorer import Scorer
+
+    return Scorer(options)
+
+
+def _write_part(
+    scorer: "Scorer", parts: Parts, chunk: Chunk, should_stop: Callable[[], bool]
+) -> Scored:
+    part = scorer.score(chunk, should_stop)
+    parts.write(chunk.number, part.content)
+    return Scored(chunk.rows, part.failures)
 
 
 def usable_cores() -> list[int]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.cli.main import main
-from app.scoring import limits, parts, sources
+from app.scoring import parts, sources
 from model.files import write_atomically
 from tests.app.scoring.inputs import (
     PIXELS,
@@ -419,7 +419,7 @@ def test_a_full_disk_is_explained_and_room_lets_it_go_on(tmp_path: Path) -> None
     output = tmp_path / "table.parquet"
     arguments = (source, "-o", output, "--passes", "2", "--seed", "1", "--workers", "1")
     # A limit on the size of files stands for the end of the disk: it comes from the same calls.
-    assert limits.CHUNK_ROWS * 200 > 2**16
+    assert sources.CHUNK_ROWS * 200 > 2**16
     process = start(*arguments, preexec_fn=lambda: limit_file_size(2**16))
 
     _, errors = process.communicate(timeout=60)
