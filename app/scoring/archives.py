@@ -12,13 +12,12 @@ from typing import IO, Any
 
 from app.scoring.folders import is_image_name
 from app.scoring.items import (
-    LARGEST_FILE_BYTES,
-    TOO_LARGE,
     Content,
     Failure,
     Item,
     Reader,
     UnreadableError,
+    read_image,
     unreadable_on,
 )
 
@@ -147,9 +146,8 @@ def _read_member(
         file = open_member(member)
         assert file is not None  # it is a regular file
         with file:
-            content = file.read(LARGEST_FILE_BYTES + 1)
+            content = read_image(file)
     except _DAMAGE:
         return _DAMAGED_MEMBER
-    if len(content) > LARGEST_FILE_BYTES:
-        return TOO_LARGE
-    return content if len(content) >= size else _DAMAGED_MEMBER
+    is_cut = isinstance(content, bytes) and len(content) < size
+    return _DAMAGED_MEMBER if is_cut else content

@@ -4,7 +4,6 @@ import gzip
 import math
 import zipfile
 import zlib
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from app.scoring.items import Content, Failure, Item, Reader, UnreadableError, u
 from model.literals import SIDE
 
 LARGEST_IMAGE_PIXELS = 50_000_000
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _MOST_GZIP_RATIO = 1032  # what deflate can reach
 IDX_UINT8 = b"\0\0\x08"
 _READ_BYTES = 2**20
@@ -51,38 +50,40 @@ def image_of(pixels: NDArray[Any]) -> Content:
     return pixels if pixels.max() > 1 else _LOOKS_SCALED
 
 
-class _Rows:
+class _ArrayReader(Reader):
     """The images of one array, which lies row after row in a stream.
 
     Args:
+        source: what its images are called, without their index.
         open_stream: opens it.
-        begin: where the first row begins.
+        begin: where the first row begins, in bytes.
         shape: of the array, (N, H, W) or (N, 784).
+        dtype: of integers.
         failure: why the whole array cannot be used; it then counts as one image.
     """
 
     def __init__(
         self,
+        source: str,
         open_stream: Callable[[], IO[bytes]],
         begin: int,
         shape: Sequence[int],
         dtype: np.dtype[Any],
         failure: Failure | None = None,
     ) -> None:
-        self.count = 1 if failure else shape[0]
-        self._open_stream = open_stream
-        self._stream: IO[bytes] | None = None
-        self._begin = begin
-        self._shape = tuple(shape[1:])
-        self._dtype = dtype
+        super().__init__(source)
+        self.count, *self._shape = (1,) if failure else shape
         self._failure = failure
+        self._open_stream = open_stream
+        self._begin = begin
+        self._dtype = dtype
+        self._stream: IO[bytes] | None = None
 
-    def read(self, start: int, stop: int) -> Iterator[Content]:
+    def read(self, start: int, stop: int) -> Iterator[Item]:
         if self._failure is not None:
-            yield self._failure
+            yield from (Item(self.name(index), self._failure) for index in range(start, stop))
             return
-        pixels = math.prod(self._shape)
-        row_bytes = pixels * self._dtype.itemsize
+        row_bytes = math.prod(self._shape) * self._dtype.itemsize
         at_a_time = max(1, _READ_BYTES // row_bytes)
         for first in range(start, stop, at_a_time):
             wanted = min(at_a_time, stop - first)
@@ -92,8 +93,9 @@ class _Rows:
                 self._stream.seek(self._begin + first * row_bytes)
                 content = self._stream.read(wanted * row_bytes)
             whole = len(content) // row_bytes
-            rows = np.frombuffer(content, self._dtype, whole * pixels)
-            yield from map(image_of, rows.reshape(whole, *self._shape))
+            rows = np.frombuffer(content[: whole * row_bytes], self._dtype)
+            for index, row in enumerate(rows.reshape(whole, *self._shape), first):
+                yield Item(self.name(index), image_of(row))
             if whole < wanted:
                 raise UnreadableError(*_ENDS_EARLY)
 
@@ -103,51 +105,13 @@ class _Rows:
             self._stream = None
 
 
-class _ArrayReader(Reader):
-    """The images of a file's arrays, one array after the other."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._arrays = list(self._survey())
-        if not self._arrays:
-            raise UnreadableError("invalid_pixels", "there is no array of images in this file")
-        self.count = sum(rows.count for _, rows in self._arrays)
-
-    @abstractmethod
-    def _survey(self) -> Iterator[tuple[str, _Rows]]:
-        """The arrays and how each is named after the path."""
-
-    def read(self, start: int, stop: int) -> Iterator[Item]:
-        first = 0
-        for key, rows in self._arrays:
-            begin, end = max(start - first, 0), min(stop - first, rows.count)
-            if begin < end:
-                for index, image in enumerate(rows.read(begin, end), begin):
-                    yield Item(f"{self._path}{key}[{index}]", image)
-            if end == rows.count:
-                rows.close()
-            first += rows.count
-
-    def name(self, index: int) -> str:
-        for key, rows in self._arrays:
-            if index < rows.count:
-                return f"{self._path}{key}[{index}]"
-            index -= rows.count
-        return self._path
-
-    def close(self) -> None:
-        for _, rows in self._arrays:
-            rows.close()
-
-
 class IdxReader(_ArrayReader):
     """The images of an IDX file of unsigned bytes, as MNIST's; gzipped or not."""
 
-    def _survey(self) -> Iterator[tuple[str, _Rows]]:
-        path = Path(self._path)
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            is_gzipped = file.read(2) == _GZIP
+    def __init__(self, path: str) -> None:
+        size = Path(path).stat().st_size
+        with Path(path).open("rb") as file:
+            is_gzipped = file.read(2) == GZIP
         size *= _MOST_GZIP_RATIO if is_gzipped else 1
         open_stream = cast(
             "Callable[[], IO[bytes]]", partial(gzip.open if is_gzipped else open, path, "rb")
@@ -162,50 +126,70 @@ class IdxReader(_ArrayReader):
             sizes = file.read(4 * magic[3])
         if len(sizes) < 4 * magic[3]:
             raise UnreadableError("corrupt_file", "this IDX file ends within its header")
-        shape = tuple(np.frombuffer(sizes, dtype=">u4").tolist())
-        if failure := _shape_failure(shape):
+        shape = np.frombuffer(sizes, dtype=">u4").tolist()
+        if failure := _shape_failure(tuple(shape)):
             raise UnreadableError(*failure)
         # A damaged header could promise any number.
-        count = min(shape[0], size // math.prod(shape[1:]) + 1)
-        yield "", _Rows(open_stream, 4 + len(sizes), (count, *shape[1:]), np.dtype(np.uint8))
+        shape[0] = min(shape[0], size // math.prod(shape[1:]) + 1)
+        super().__init__(path, open_stream, 4 + len(sizes), shape, np.dtype(np.uint8))
 
 
-class NumpyReader(_ArrayReader):
+class NumpyReader(Reader):
     """The images of a .npy file, or of all arrays of images in a .npz file.
 
     Of an .npz, arrays of one dimension, such as labels, are passed over.
     """
 
-    def _survey(self) -> Iterator[tuple[str, _Rows]]:
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
         self._archive: zipfile.ZipFile | None = None
-        streams = [("", cast("Callable[[], IO[bytes]]", partial(open, self._path, "rb")))]
+        streams = [(path, cast("Callable[[], IO[bytes]]", partial(open, path, "rb")))]
+        self._arrays: list[_ArrayReader] = []
         with unreadable_on(
             (*_DAMAGE, ValueError),
             "corrupt_file",
             "this is no NumPy file that can be read: it is damaged or holds Python objects",
         ):
-            if zipfile.is_zipfile(self._path):
-                self._archive = zipfile.ZipFile(self._path)
+            if zipfile.is_zipfile(path):
+                self._archive = zipfile.ZipFile(path)
                 streams = [
-                    (f":{member.removesuffix('.npy')}", partial(self._archive.open, member))
+                    (f"{path}:{member.removesuffix('.npy')}", partial(self._archive.open, member))
                     for member in self._archive.namelist()
                 ]
-            for key, open_stream in streams:
+            for source, open_stream in streams:
                 with open_stream() as file:
                     major, _ = npy.read_magic(file)
-                    read_header = (
-                        npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
-                    )
-                    shape, is_fortran, dtype = read_header(file)
+                    read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
+                    shape, is_fortran, dtype = read(file)
                     begin = file.tell()
-                if self._archive is None or len(shape) > 1:
-                    failure = _array_failure(shape, is_fortran, dtype)
-                    yield key, _Rows(open_stream, begin, shape, dtype, failure)
+                if self._archive is not None and len(shape) < 2:
+                    continue
+                failure = _array_failure(shape, is_fortran, dtype)
+                array = _ArrayReader(source, open_stream, begin, shape, dtype, failure)
+                self._arrays.append(array)
+        if not self._arrays:
+            raise UnreadableError("invalid_pixels", "there is no array of images in this file")
+        self.count = sum(array.count for array in self._arrays)
+
+    def read(self, start: int, stop: int) -> Iterator[Item]:
+        first = 0
+        for array in self._arrays:
+            yield from array.read(max(start - first, 0), min(stop - first, array.count))
+            if stop - first >= array.count:
+                array.close()
+            first += array.count
+
+    def name(self, index: int) -> str:
+        for array in self._arrays:
+            if index < array.count:
+                return array.name(index)
+            index -= array.count
+        return self._path
 
     def close(self) -> None:
-        super().close()
-        if self._archive is not None:
-            self._archive.close()
+        for opened in (*self._arrays, self._archive):
+            if opened is not None:
+                opened.close()
 
 
 def _array_failure(

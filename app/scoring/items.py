@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from model.arrays import Pixels
 
@@ -20,10 +20,6 @@ class Failure(NamedTuple):
     message: str  # for people: what to do
 
 
-TOO_LARGE = Failure(
-    "too_large", f"the file has more than {LARGEST_FILE_BYTES >> 20} MB; scale it down"
-)
-
 # An image file's bytes, brightness 0 to 255, (H, W), or why there is no image.
 Content = bytes | Pixels | Failure
 
@@ -39,7 +35,6 @@ class UnreadableError(Exception):
     """A file, or what follows in it, cannot be read."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
         self.failure = Failure(code, message)
 
 
@@ -48,6 +43,15 @@ def failure_of(error: UnreadableError | OSError) -> Failure:
     if isinstance(error, UnreadableError):
         return error.failure
     return Failure("unreadable_file", f"it cannot be read: {error.strerror or error}")
+
+
+def read_image(file: IO[bytes]) -> bytes | Failure:
+    """The content of an image file, unless that is beyond the limit."""
+    content = file.read(LARGEST_FILE_BYTES + 1)
+    if len(content) > LARGEST_FILE_BYTES:
+        size = f"{LARGEST_FILE_BYTES >> 20} MB"
+        return Failure("too_large", f"the file has more than {size}; scale it down")
+    return content
 
 
 @contextmanager

@@ -1,16 +1,16 @@
 """Scores chunks on a Ray cluster, through Ray Data: an actor a core, one thread an actor.
 
 Ray Data takes chunks to actors as these get free, keeps what is under way within the memory of its
-object store, and does a lost node's chunks again elsewhere. The parts come back here and are
-written here, so that a run goes on where it stopped as one on cores does. Every node needs the
-same input under the same paths, and Dropserve with the same network.
+object store, and does a lost node's chunks again elsewhere. Every node needs the same input under
+the same paths, and Dropserve with the same network.
 """
 
 import logging
 import os
+import pickle
 import signal
 import socket
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,9 +27,9 @@ from ray.exceptions import RayError  # noqa: E402
 signal.signal(signal.SIGTERM, _previous)  # importing Ray sets its own
 
 from app.errors import UsageError  # noqa: E402
-from app.scoring.on_cores import Scored, WorkerDiedError, load_scorer  # noqa: E402
+from app.scoring.on_cores import WorkerDiedError, load_scorer  # noqa: E402
 from app.scoring.options import ScoreOptions  # noqa: E402
-from app.scoring.parts import Parts  # noqa: E402
+from app.scoring.parts import Part  # noqa: E402
 from app.scoring.sources import Chunk  # noqa: E402
 from model.errors import ModelError  # noqa: E402
 
@@ -39,19 +39,13 @@ _CONNECTING_SECONDS = 10.0
 
 
 def score_on_ray(
-    options: ScoreOptions,
-    chunks: Iterable[Chunk],
-    parts: Parts,
-    actors: int | None,
-    address: str,
-    build: str,
-) -> Generator[Scored, None, None]:
-    """Scores chunks on a cluster and writes their parts here, in any order.
+    options: ScoreOptions, chunks: Iterable[Chunk], actors: int | None, address: str, build: str
+) -> Generator[Part, None, None]:
+    """Scores chunks on a cluster, in any order.
 
     Args:
         options: what is asked.
         chunks: gone through before the first is scored; a few bytes for each file that they name.
-        parts: where the parts go, on this machine.
         actors: how many; None: one for each core, as the cluster has and gets them.
         address: as `ray.init` takes it, or `LOCAL`.
         build: versions of Dropserve and of the network, which every node must have.
@@ -59,7 +53,6 @@ def score_on_ray(
     Raises:
         UsageError: there is no cluster at the address.
         ModelError: the network cannot be used, or a node has another build.
-        OSError: a part cannot be written.
         WorkerDiedError: Ray gave up.
     """
     items = [{"chunk": chunk} for chunk in chunks]
@@ -67,11 +60,22 @@ def score_on_ray(
         return
     _connect(address)
     try:
-        for row in _scored_rows(items, options, actors, build):
-            if row["refused"]:
-                raise ModelError(row["refused"])
-            parts.write(row["number"], row["content"])
-            yield Scored(row["rows"], list(row["failures"]))
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False  # ours is shown
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        most = min(int(ray.cluster_resources().get("CPU", 1)), len(items))
+        pool = {"size": actors} if actors else {"min_size": 1, "initial_size": most}
+        scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            _Actor,
+            fn_constructor_args=(options, build),
+            compute=ray.data.ActorPoolStrategy(**pool),
+            num_cpus=1,
+        )
+        for row in scored.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, ModelError):
+                raise result
+            yield result
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise WorkerDiedError(
@@ -101,25 +105,6 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _scored_rows(
-    items: list[dict[str, Chunk]], options: ScoreOptions, actors: int | None, build: str
-) -> Iterator[dict[str, Any]]:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # ours is shown
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    pool = (
-        ray.data.ActorPoolStrategy(size=actors)
-        if actors
-        else ray.data.ActorPoolStrategy(min_size=1, initial_size=min(cores, len(items)))
-    )
-    scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _Actor, fn_constructor_args=(options, build), compute=pool, num_cpus=1
-    )
-    rows: Iterator[dict[str, Any]] = scored.iter_rows()
-    return rows
-
-
 class _Actor:
     """Scores chunks; loads the network with the first, so that an error then is an answer."""
 
@@ -128,26 +113,23 @@ class _Actor:
         self._build = build
         self._scorer: Any = None
 
-    def __call__(self, row: dict[str, Chunk]) -> dict[str, Any]:
-        """The part of the chunk, or why this node cannot make it."""
-        chunk = row["chunk"]
+    def __call__(self, row: dict[str, Chunk]) -> dict[str, bytes]:
+        """The part of the chunk, or why this node cannot make it, pickled."""
+        result: Part | ModelError
         try:
-            if self._scorer is None:
-                self._scorer = load_scorer(self._options)
-            here = f"Dropserve {version('dropserve')} with the network {self._scorer.version}"
+            result = self._load().score(row["chunk"])
+        except ModelError as error:
+            result = error
+        return {"result": pickle.dumps(result)}
+
+    def _load(self) -> Any:
+        if self._scorer is None:
+            scorer = load_scorer(self._options)
+            here = f"Dropserve {version('dropserve')} with the network {scorer.version}"
             if here != self._build:
                 raise ModelError(
                     f"a node of the cluster has {here}, and here is {self._build}; give every "
                     "node the same Dropserve and checkpoint"
                 )
-            content, failures = self._scorer.score(chunk)
-            refused = ""
-        except ModelError as error:
-            content, failures, refused = b"", [], str(error)
-        return {
-            "number": chunk.number,
-            "rows": chunk.rows,
-            "content": content,
-            "failures": failures,
-            "refused": refused,
-        }
+            self._scorer = scorer
+        return self._scorer

@@ -1,6 +1,7 @@
 """A column of images in a Parquet file: encoded files, or pixels as lists of integers."""
 
 from collections.abc import Callable, Generator, Iterator
+from io import BytesIO
 from itertools import accumulate, pairwise, repeat
 from typing import Any
 
@@ -10,13 +11,12 @@ import pyarrow.parquet as pq
 
 from app.scoring.arrays import image_of
 from app.scoring.items import (
-    LARGEST_FILE_BYTES,
-    TOO_LARGE,
     Content,
     Failure,
     Item,
     Reader,
     UnreadableError,
+    read_image,
     unreadable_on,
 )
 
@@ -26,6 +26,8 @@ _USUAL_NAMES = ("image", "img", "pixels", "bytes", "content")
 # wherever reading started.
 _BATCH_ROWS = 256
 _BUFFER_BYTES = 2**20
+_FILES = (pa.binary(), pa.large_binary())
+_LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 _DAMAGE = (pa.ArrowException, OSError)
 _MISSING = Failure("missing_image", "the column has no image in this row")
 _UNREADABLE = Failure(
@@ -117,40 +119,29 @@ def _choose_column(schema: Any, wanted: str | None) -> tuple[str, Callable[[Any]
 
 def _usage(field: Any) -> tuple[str, Callable[[Any], Content]] | None:
     kind = field.type
-    if _is_binary(kind):
+    if kind in _FILES:
         return field.name, _file_of
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         # As the field is written by Hugging Face's data sets.
-        if _is_binary(kind.field("bytes").type):
+        if kind.field("bytes").type in _FILES:
             return f"{field.name}.bytes", lambda value: _file_of(value["bytes"])
         return None
-    while _is_list(kind):
+    while isinstance(kind, _LISTS):
         kind = kind.value_type
         if pa.types.is_integer(kind):
             return field.name, _pixels_of
     return None
 
 
-def _is_binary(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_list(kind: Any) -> bool:
-    types = pa.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
-
-
 def _file_of(value: Any) -> Content:
     content: bytes | None = value.as_py()
-    if content is None:
-        return _MISSING
-    return content if len(content) <= LARGEST_FILE_BYTES else TOO_LARGE
+    return _MISSING if content is None else read_image(BytesIO(content))
 
 
 def _pixels_of(value: Any) -> Content:
     """Of a flat list, or of a list of rows."""
     values = value.values
-    if not _is_list(values.type):
+    if not isinstance(values.type, _LISTS):
         return image_of(values.to_numpy(zero_copy_only=False))
     widths = set(pc.list_value_length(values).to_pylist())
     if len(widths) != 1 or None in widths:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +29,22 @@ except ImportError:  # Windows
 GROUP_ROWS = 65_536
 _METADATA_KEY = b"dropserve"
 Manifest = Mapping[str, Any]
+
+
+class Part(NamedTuple):
+    """The part of the table that a chunk of images makes.
+
+    Attributes:
+        number: of the chunk.
+        rows: how many images it has, those without an answer included.
+        content: a Parquet file: a row for each answer, and in its metadata the failures.
+        failures: `row`, `source`, `code` and `message` of each image without an answer.
+    """
+
+    number: int
+    rows: int
+    content: bytes
+    failures: list[dict[str, Any]]
 
 
 class OutputExistsError(UsageError):
@@ -91,29 +107,25 @@ class Parts:
             if start_anew:
                 for old in (self._manifest_path, self._output, failures_path(self._output)):
                     old.unlink(missing_ok=True)
-            if self._manifest_path.exists():
-                self._compare(json.loads(self._manifest_path.read_text()))
-            else:
+            if not self._manifest_path.exists():
                 # What a run without a manifest left belongs to nothing.
                 for old in self.folder.glob("*.parquet"):
                     old.unlink()
                 content = json.dumps(self._manifest, indent=2).encode()
                 write_atomically(self._manifest_path, content)
+            earlier = json.loads(self._manifest_path.read_text())
+            if earlier != self._manifest:
+                changes = [
+                    f"{key} was {earlier.get(key)} and is {value}"
+                    for key, value in self._manifest.items()
+                    if earlier.get(key) != value and key != "digest"
+                ]
+                what = "; ".join(changes) or "files of the input have changed"
+                raise UsageError(
+                    f"an unfinished run for {self._output} asked for something else ({what}); "
+                    "finish that, name another file, or start anew with --overwrite"
+                )
             yield
-
-    def _compare(self, earlier: Manifest) -> None:
-        if earlier == self._manifest:
-            return
-        changes = [
-            f"{key} was {earlier.get(key)} and is {value}"
-            for key, value in self._manifest.items()
-            if earlier.get(key) != value and key != "digest"
-        ]
-        what = "; ".join(changes) or "files of the input have changed"
-        raise UsageError(
-            f"an unfinished run for {self._output} asked for something else ({what}); finish that, "
-            "name another file, or start anew with --overwrite"
-        )
 
     def write(self, number: int, content: bytes) -> None:
         """Keeps a part."""

@@ -79,16 +79,17 @@ def _run(given: argparse.Namespace, stderr: TextIO) -> int:
 
         if given.ray is None:
             workers = given.workers or len(usable_cores()) or os.cpu_count() or 1
-            scored = score_on_cores(options, left(), parts, workers)
+            scored = score_on_cores(options, left(), workers)
         else:
             # Ray is imported only where it is asked for.
             from app.scoring.on_ray import score_on_ray
 
             build = f"Dropserve {manifest['dropserve']} with the network {manifest['model']}"
-            scored = score_on_ray(options, left(), parts, given.workers, given.ray, build)
+            scored = score_on_ray(options, left(), given.workers, given.ray, build)
         with closing(scored):
-            for each in scored:
-                progress.advance(each.rows, each.failures)
+            for part in scored:
+                parts.write(part.number, part.content)
+                progress.advance(part.rows, part.failures)
         tally = {"images": images, "failed": progress.failed}
         parts.join(numbers, tally)
     stderr.write(

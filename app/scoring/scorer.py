@@ -1,8 +1,8 @@
 """A chunk of images -> a part of the table: what one process or Ray actor does, on one thread."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from app.scoring.items import (
     failure_of,
 )
 from app.scoring.options import ScoreOptions
+from app.scoring.parts import Part
 from app.scoring.sources import Chunk, Piece, open_reader
 from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
@@ -34,23 +35,6 @@ from model.uncertainty.statistics import Summaries, summarise_together
 
 # Passes that are in memory together: those of as many images as fit, but of one at least.
 _PASSES_AT_A_TIME = 3200
-_ROWS_BETWEEN_LOOKS = 16
-
-
-class Part(NamedTuple):
-    """A part of the table.
-
-    Attributes:
-        content: a Parquet file: a row for each answer, and in its metadata the failures.
-        failures: `row`, `source`, `code` and `message` of each image without an answer.
-    """
-
-    content: bytes
-    failures: list[dict[str, Any]]
-
-
-class Stopped(Exception):  # noqa: N818  asked for, and no error
-    """The chunk was given up half way."""
 
 
 class Scorer:
@@ -70,23 +54,13 @@ class Scorer:
         self._reader: Reader | None = None
         self._file = ("", "")  # its path and kind
 
-    def score(self, chunk: Chunk, should_stop: Callable[[], bool] = lambda: False) -> Part:
-        """Answers the images of a chunk.
-
-        Args:
-            chunk: where they are.
-            should_stop: asked from time to time.
-
-        Raises:
-            Stopped: it said yes.
-        """
+    def score(self, chunk: Chunk) -> Part:
+        """Answers the images of a chunk."""
         rows: list[int] = []
         sources: list[str] = []
         found: list[Preprocessed] = []
         failures: list[dict[str, Any]] = []
         for row, (source, content) in enumerate(self._items(chunk), chunk.first_row):
-            if row % _ROWS_BETWEEN_LOOKS == 0 and should_stop():
-                raise Stopped
             image = self._preprocess(content)
             if isinstance(image, Failure):
                 failures.append({"row": row, "source": printable(source), **image._asdict()})
@@ -98,7 +72,7 @@ class Scorer:
         seeds = [draw_seed() if seed is None else seed for _ in found]
         table = self._schema.empty_table()
         if found:
-            summaries = list(self._summarise(found, seeds, should_stop))
+            summaries = list(self._summarise(found, seeds))
             # A whole chunk's columns at once: Arrow's calls cost more than its work.
             columns = answer_columns(
                 summaries, [bool(image.boxes) for image in found], self._calibration, self._labels
@@ -112,17 +86,15 @@ class Scorer:
             use_dictionary=False,
             compression="none",
         )
-        return Part(sink.getvalue().to_pybytes(), failures)
+        return Part(chunk.number, chunk.rows, sink.getvalue().to_pybytes(), failures)
 
     def _summarise(
-        self, images: Sequence[Preprocessed], seeds: Sequence[int], should_stop: Callable[[], bool]
+        self, images: Sequence[Preprocessed], seeds: Sequence[int]
     ) -> Iterator[Summaries]:
         """Of some images at a time; their passes are forgotten."""
         asked = self._options.parameters
         at_a_time = max(1, _PASSES_AT_A_TIME // asked.passes)
         for first in range(0, len(images), at_a_time):
-            if should_stop():
-                raise Stopped
             some = slice(first, first + at_a_time)
             prepared = self._engine.prepare(
                 [image.pixels for image in images[some]],

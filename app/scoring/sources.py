@@ -10,43 +10,31 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from app.scoring.archives import TarReader, ZipReader
-from app.scoring.arrays import IDX_UINT8, IdxReader, NumpyReader
+from app.scoring.arrays import GZIP, IDX_UINT8, IdxReader, NumpyReader
 from app.scoring.folders import IMAGE_ENDINGS, walk_files
-from app.scoring.items import (
-    LARGEST_FILE_BYTES,
-    TOO_LARGE,
-    Failure,
-    Item,
-    Reader,
-    UnreadableError,
-    failure_of,
-)
+from app.scoring.items import Failure, Item, Reader, UnreadableError, failure_of, read_image
 from app.scoring.parquet_column import ParquetReader
 
 # A chunk is computed and written as a whole, and done anew if the run is killed before.
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 16 * 2**20
-# What a folder is searched for besides images, and how a named file is read.
-_KINDS = {
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".tar.bz2": "tar",
-    ".tar.xz": "tar",
-    ".npz": "numpy",
-    ".npy": "numpy",
-    ".parquet": "parquet",
-    "idx3-ubyte": "idx",
-    "idx3-ubyte.gz": "idx",
-}
 _PICTURE = "picture"
+# What a folder is searched for, and how a file is read, by the end of its name.
+_KINDS = {
+    _PICTURE: IMAGE_ENDINGS,
+    "zip": (".zip",),
+    "tar": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"),
+    "numpy": (".npz", ".npy"),
+    "parquet": (".parquet",),
+    "idx": ("idx3-ubyte", "idx3-ubyte.gz"),
+}
+_SIGNATURES = {b"PK\3\4": "zip", b"PAR1": "parquet", b"\x93NUM": "numpy"}
 
 
 class Piece(NamedTuple):
@@ -169,9 +157,7 @@ class PictureReader(Reader):
     def read(self, start: int, stop: int) -> Iterator[Item]:
         for _ in range(start, stop):
             with Path(self._path).open("rb") as file:
-                content = file.read(LARGEST_FILE_BYTES + 1)
-            is_small = len(content) <= LARGEST_FILE_BYTES
-            yield Item(self._path, content if is_small else TOO_LARGE)
+                yield Item(self._path, read_image(file))
 
     def name(self, index: int) -> str:
         return self._path
@@ -221,20 +207,15 @@ def _cut(pieces: Iterable[Piece]) -> Iterator[Chunk]:
 
 def _kind_by_name(name: str) -> str | None:
     lower = name.lower()
-    if lower.endswith(IMAGE_ENDINGS):
-        return _PICTURE
-    return next((kind for ending, kind in _KINDS.items() if lower.endswith(ending)), None)
+    return next((kind for kind, endings in _KINDS.items() if lower.endswith(endings)), None)
 
 
 def _kind_by_content(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(4)
-    if head[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(path) as unpacked:
-                head = unpacked.read(4)
-        except (OSError, EOFError, zlib.error):
-            return "tar"
-        return "idx" if head[:3] == IDX_UINT8 else "tar"
-    signatures = {b"PK\3\4": "zip", b"PAR1": "parquet", b"\x93NUM": "numpy"}
-    return "idx" if head[:3] == IDX_UINT8 else signatures.get(head, _PICTURE)
+    kind = _SIGNATURES.get(head, _PICTURE)
+    if head[:2] == GZIP:
+        kind = "tar"
+        with suppress(OSError, EOFError, zlib.error), gzip.open(path) as unpacked:
+            head = unpacked.read(3)
+    return "idx" if head[:3] == IDX_UINT8 else kind
