@@ -57,7 +57,7 @@ def add_score_command(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=int,
         metavar="N",
         help="processes, one thread each (default: all cores)",
     )
@@ -88,10 +88,3 @@ def _score(options: argparse.Namespace) -> int:
             "installs it\n"
         )
         return EXIT_FAILED
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

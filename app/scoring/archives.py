@@ -11,15 +11,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from app.scoring.folders import is_image_name
-from app.scoring.items import (
-    Content,
-    Failure,
-    Item,
-    Reader,
-    UnreadableError,
-    read_image,
-    unreadable_on,
-)
+from app.scoring.items import Content, Failure, Item, Reader, UnreadableError, read_image
 
 # What the decompressors raise on damaged bytes, each its own.
 _DAMAGE = (
@@ -48,7 +40,7 @@ class ZipReader(Reader):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        with unreadable_on(
+        with UnreadableError.instead_of(
             _DAMAGE, "corrupt_archive", "this zip archive is damaged; pack it again"
         ):
             self._archive = zipfile.ZipFile(path)
@@ -106,7 +98,7 @@ class TarReader(Reader):
 
     def _walk(self) -> Generator[tuple[tarfile.TarFile, tarfile.TarInfo], None, None]:
         with (
-            unreadable_on(_DAMAGE, "corrupt_archive", _DAMAGED_REST),
+            UnreadableError.instead_of(_DAMAGE, "corrupt_archive", _DAMAGED_REST),
             tarfile.open(self._path) as archive,
         ):
             while (member := archive.next()) is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from app.scoring.items import Content, Failure, Item, Reader, UnreadableError, unreadable_on
+from app.scoring.items import Content, Failure, Item, Reader, UnreadableError
 from model.literals import SIDE
 
 LARGEST_IMAGE_PIXELS = 50_000_000
@@ -87,7 +87,7 @@ class _ArrayReader(Reader):
         at_a_time = max(1, _READ_BYTES // row_bytes)
         for first in range(start, stop, at_a_time):
             wanted = min(at_a_time, stop - first)
-            with unreadable_on(_DAMAGE, *_ENDS_EARLY):
+            with UnreadableError.instead_of(_DAMAGE, *_ENDS_EARLY):
                 self._stream = self._stream or self._open_stream()
                 # Compressed streams can do that too; only going back begins anew.
                 self._stream.seek(self._begin + first * row_bytes)
@@ -117,7 +117,7 @@ class IdxReader(_ArrayReader):
             "Callable[[], IO[bytes]]", partial(gzip.open if is_gzipped else open, path, "rb")
         )
         with (
-            unreadable_on(_DAMAGE, "corrupt_file", "this IDX file is damaged"),
+            UnreadableError.instead_of(_DAMAGE, "corrupt_file", "this IDX file is damaged"),
             open_stream() as file,
         ):
             magic = file.read(4)
@@ -145,7 +145,7 @@ class NumpyReader(Reader):
         self._archive: zipfile.ZipFile | None = None
         streams = [(path, cast("Callable[[], IO[bytes]]", partial(open, path, "rb")))]
         self._arrays: list[_ArrayReader] = []
-        with unreadable_on(
+        with UnreadableError.instead_of(
             (*_DAMAGE, ValueError),
             "corrupt_file",
             "this is no NumPy file that can be read: it is damaged or holds Python objects",

@@ -7,8 +7,6 @@ from typing import IO, NamedTuple
 
 from model.arrays import Pixels
 
-# Under it a part of the table lists its failures in its metadata, as JSON.
-FAILURES_KEY = b"failures"
 # More than 50 million pixels in four channels need.
 LARGEST_FILE_BYTES = 256 * 2**20
 
@@ -37,6 +35,15 @@ class UnreadableError(Exception):
     def __init__(self, code: str, message: str) -> None:
         self.failure = Failure(code, message)
 
+    @classmethod
+    @contextmanager
+    def instead_of(cls, errors: tuple[type[Exception], ...], *failure: str) -> Iterator[None]:
+        """Raised in place of what a library raises on damaged bytes."""
+        try:
+            yield
+        except errors as error:
+            raise cls(*failure) from error
+
 
 def failure_of(error: UnreadableError | OSError) -> Failure:
     """Why the images of a file have no answers."""
@@ -52,17 +59,6 @@ def read_image(file: IO[bytes]) -> bytes | Failure:
         size = f"{LARGEST_FILE_BYTES >> 20} MB"
         return Failure("too_large", f"the file has more than {size}; scale it down")
     return content
-
-
-@contextmanager
-def unreadable_on(
-    errors: tuple[type[BaseException], ...], code: str, message: str
-) -> Iterator[None]:
-    """Raises UnreadableError in place of what a library raises on damaged bytes."""
-    try:
-        yield
-    except errors as error:
-        raise UnreadableError(code, message) from error
 
 
 class Reader(ABC):

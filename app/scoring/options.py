@@ -34,9 +34,11 @@ class ScoreOptions:
         """From the command line and the environment.
 
         Raises:
-            UsageError: a server would refuse a value.
+            UsageError: a value is out of range.
             SettingsError: a variable is unknown, or its value impossible.
         """
+        if given.workers is not None and given.workers < 1:
+            raise UsageError("--workers must be a whole number from 1 on")
         settings = load_settings(os.environ, {"checkpoint": given.checkpoint})
         pairs = [(name, getattr(given, name)) for name in PARAMETERS]
         try:

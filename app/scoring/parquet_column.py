@@ -10,15 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from app.scoring.arrays import image_of
-from app.scoring.items import (
-    Content,
-    Failure,
-    Item,
-    Reader,
-    UnreadableError,
-    read_image,
-    unreadable_on,
-)
+from app.scoring.items import Content, Failure, Item, Reader, UnreadableError, read_image
 
 # Looked for in this order; else the only column that can hold images.
 _USUAL_NAMES = ("image", "img", "pixels", "bytes", "content")
@@ -41,7 +33,7 @@ class ParquetReader(Reader):
 
     def __init__(self, path: str, column: str | None) -> None:
         super().__init__(path)
-        with unreadable_on(
+        with UnreadableError.instead_of(
             _DAMAGE, "corrupt_file", "this is no Parquet file that can be read; write it again"
         ):
             # Streams: a row group can be larger than memory.

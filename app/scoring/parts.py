@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.errors import UsageError
-from app.scoring.items import FAILURES_KEY
 from model.files import write_atomically
 
 try:
@@ -27,8 +26,9 @@ except ImportError:  # Windows
 
 # Rows of the finished table that are in memory together.
 GROUP_ROWS = 65_536
-_METADATA_KEY = b"dropserve"
-Manifest = Mapping[str, Any]
+# Keys in the metadata of a part, for its failures, and of the table, for what it is; both JSON.
+FAILURES_KEY = b"failures"
+_RUN_KEY = b"dropserve"
 
 
 class Part(NamedTuple):
@@ -64,7 +64,7 @@ class Parts:
         manifest: what the run is about: only a run with an equal one is continued.
     """
 
-    def __init__(self, output: Path, manifest: Manifest) -> None:
+    def __init__(self, output: Path, manifest: Mapping[str, Any]) -> None:
         self._output = output
         self._manifest = manifest
         self.folder = output.with_name(f"{output.name}.parts")
@@ -80,7 +80,7 @@ class Parts:
             return None
         try:
             metadata = pq.read_schema(self._output).metadata or {}
-            written = json.loads(metadata.get(_METADATA_KEY, b"{}"))
+            written = json.loads(metadata.get(_RUN_KEY, b"{}"))
         except (pa.ArrowException, OSError, ValueError):
             written = {}
         if written.get("run") != self._manifest:
@@ -167,7 +167,7 @@ class Parts:
         with pq.ParquetFile(self._path(0)) as first:
             schema = first.schema_arrow
         document = json.dumps({"run": self._manifest, "tally": tally})
-        schema = schema.with_metadata({_METADATA_KEY: document.encode()})
+        schema = schema.with_metadata({_RUN_KEY: document.encode()})
         words = [each.name for each in schema if pa.types.is_dictionary(each.type)]
         waiting: list[pa.Table] = []
         rows = 0

@@ -14,17 +14,9 @@ from app.inference.reading import read_picture
 from app.inference.repository import load_served_checkpoint
 from app.scoring.answers import answer_columns, table_schema
 from app.scoring.folders import printable
-from app.scoring.items import (
-    FAILURES_KEY,
-    Content,
-    Failure,
-    Item,
-    Reader,
-    UnreadableError,
-    failure_of,
-)
+from app.scoring.items import Content, Failure, Item, Reader, UnreadableError, failure_of
 from app.scoring.options import ScoreOptions
-from app.scoring.parts import Part
+from app.scoring.parts import FAILURES_KEY, Part
 from app.scoring.sources import Chunk, Piece, open_reader
 from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
