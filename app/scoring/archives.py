@@ -3,28 +3,14 @@
 import itertools
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
-from lzma import LZMAError
 from pathlib import PurePosixPath
 from typing import IO, Any
 
 from app.scoring.folders import is_image_name
-from app.scoring.items import Content, Failure, Item, Reader, UnreadableError, read_image
+from app.scoring.items import DAMAGE, Content, Failure, Item, Reader, UnreadableError, read_image
 
-# What the decompressors raise on damaged bytes, each its own.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    LZMAError,
-    EOFError,
-    OSError,
-    NotImplementedError,  # a compression method that Python does not have
-    RuntimeError,  # an encrypted member
-    ValueError,
-)
 _DAMAGED_MEMBER = Failure(
     "corrupt_member", "this member of the archive is damaged; pack the archive again"
 )
@@ -40,8 +26,8 @@ class ZipReader(Reader):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        with UnreadableError.instead_of(
-            _DAMAGE, "corrupt_archive", "this zip archive is damaged; pack it again"
+        with UnreadableError.on_damage(
+            "corrupt_archive", "this zip archive is damaged; pack it again"
         ):
             self._archive = zipfile.ZipFile(path)
         self._members = [each for each in self._archive.infolist() if _is_wanted(each.filename)]
@@ -50,11 +36,10 @@ class ZipReader(Reader):
     def read(self, start: int, stop: int) -> Iterator[Item]:
         for index in range(start, stop):
             member = self._members[index]
-            is_encrypted = member.flag_bits & _ENCRYPTED
-            yield Item(
-                self.name(index),
-                _ENCRYPTED_MEMBER if is_encrypted else _read_member(self._archive.open, member),
-            )
+            content: Content = _ENCRYPTED_MEMBER
+            if not member.flag_bits & _ENCRYPTED:
+                content = _read_member(self._archive.open, member)
+            yield Item(self.name(index), content)
 
     def name(self, index: int) -> str:
         return f"{self._path}:{self._members[index].filename}"
@@ -98,7 +83,7 @@ class TarReader(Reader):
 
     def _walk(self) -> Generator[tuple[tarfile.TarFile, tarfile.TarInfo], None, None]:
         with (
-            UnreadableError.instead_of(_DAMAGE, "corrupt_archive", _DAMAGED_REST),
+            UnreadableError.on_damage("corrupt_archive", _DAMAGED_REST),
             tarfile.open(self._path) as archive,
         ):
             while (member := archive.next()) is not None:
@@ -139,7 +124,7 @@ def _read_member(
         assert file is not None  # it is a regular file
         with file:
             content = read_image(file)
-    except _DAMAGE:
+    except DAMAGE:
         return _DAMAGED_MEMBER
     is_cut = isinstance(content, bytes) and len(content) < size
     return _DAMAGED_MEMBER if is_cut else content

@@ -3,7 +3,6 @@
 import gzip
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,6 @@ GZIP = b"\x1f\x8b"
 _MOST_GZIP_RATIO = 1032  # what deflate can reach
 IDX_UINT8 = b"\0\0\x08"
 _READ_BYTES = 2**20
-# What reading damaged bytes raises.
-_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 _ENDS_EARLY = (
     "corrupt_file",
     "the file ends in the middle or is damaged, and what follows in it is lost",
@@ -87,7 +84,7 @@ class _ArrayReader(Reader):
         at_a_time = max(1, _READ_BYTES // row_bytes)
         for first in range(start, stop, at_a_time):
             wanted = min(at_a_time, stop - first)
-            with UnreadableError.instead_of(_DAMAGE, *_ENDS_EARLY):
+            with UnreadableError.on_damage(*_ENDS_EARLY):
                 self._stream = self._stream or self._open_stream()
                 # Compressed streams can do that too; only going back begins anew.
                 self._stream.seek(self._begin + first * row_bytes)
@@ -117,7 +114,7 @@ class IdxReader(_ArrayReader):
             "Callable[[], IO[bytes]]", partial(gzip.open if is_gzipped else open, path, "rb")
         )
         with (
-            UnreadableError.instead_of(_DAMAGE, "corrupt_file", "this IDX file is damaged"),
+            UnreadableError.on_damage("corrupt_file", "this IDX file is damaged"),
             open_stream() as file,
         ):
             magic = file.read(4)
@@ -145,8 +142,7 @@ class NumpyReader(Reader):
         self._archive: zipfile.ZipFile | None = None
         streams = [(path, cast("Callable[[], IO[bytes]]", partial(open, path, "rb")))]
         self._arrays: list[_ArrayReader] = []
-        with UnreadableError.instead_of(
-            (*_DAMAGE, ValueError),
+        with UnreadableError.on_damage(
             "corrupt_file",
             "this is no NumPy file that can be read: it is damaged or holds Python objects",
         ):
@@ -165,8 +161,7 @@ class NumpyReader(Reader):
                 if self._archive is not None and len(shape) < 2:
                     continue
                 failure = _array_failure(shape, is_fortran, dtype)
-                array = _ArrayReader(source, open_stream, begin, shape, dtype, failure)
-                self._arrays.append(array)
+                self._arrays.append(_ArrayReader(source, open_stream, begin, shape, dtype, failure))
         if not self._arrays:
             raise UnreadableError("invalid_pixels", "there is no array of images in this file")
         self.count = sum(array.count for array in self._arrays)
@@ -187,9 +182,10 @@ class NumpyReader(Reader):
         return self._path
 
     def close(self) -> None:
-        for opened in (*self._arrays, self._archive):
-            if opened is not None:
-                opened.close()
+        for array in self._arrays:
+            array.close()
+        if self._archive is not None:
+            self._archive.close()
 
 
 def _array_failure(

@@ -1,14 +1,26 @@
 """What is scored: images with a name each, or why there is none."""
 
+import tarfile
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from typing import IO, NamedTuple
+
+import pyarrow as pa
 
 from model.arrays import Pixels
 
 # More than 50 million pixels in four channels need.
 LARGEST_FILE_BYTES = 256 * 2**20
+# What libraries raise on damaged bytes. RuntimeError: an encrypted member of an archive, and a
+# compression method that Python does not have.
+DAMAGE = (
+    *(EOFError, OSError, RuntimeError, ValueError, LZMAError, zlib.error),
+    *(pa.ArrowException, tarfile.TarError, zipfile.BadZipFile),
+)
 
 
 class Failure(NamedTuple):
@@ -37,12 +49,12 @@ class UnreadableError(Exception):
 
     @classmethod
     @contextmanager
-    def instead_of(cls, errors: tuple[type[Exception], ...], *failure: str) -> Iterator[None]:
+    def on_damage(cls, code: str, message: str) -> Iterator[None]:
         """Raised in place of what a library raises on damaged bytes."""
         try:
             yield
-        except errors as error:
-            raise cls(*failure) from error
+        except DAMAGE as error:
+            raise cls(code, message) from error
 
 
 def failure_of(error: UnreadableError | OSError) -> Failure:

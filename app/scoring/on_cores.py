@@ -72,6 +72,9 @@ def score_on_cores(
         pool.shutdown(cancel_futures=True)
 
 
+_options: ScoreOptions  # of a process that was started
+
+
 def _start(options: ScoreOptions, ended: Connection) -> None:
     global _options
     _options = options

@@ -20,7 +20,6 @@ _BATCH_ROWS = 256
 _BUFFER_BYTES = 2**20
 _FILES = (pa.binary(), pa.large_binary())
 _LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
-_DAMAGE = (pa.ArrowException, OSError)
 _MISSING = Failure("missing_image", "the column has no image in this row")
 _UNREADABLE = Failure(
     "unreadable_column",
@@ -33,8 +32,8 @@ class ParquetReader(Reader):
 
     def __init__(self, path: str, column: str | None) -> None:
         super().__init__(path)
-        with UnreadableError.instead_of(
-            _DAMAGE, "corrupt_file", "this is no Parquet file that can be read; write it again"
+        with UnreadableError.on_damage(
+            "corrupt_file", "this is no Parquet file that can be read; write it again"
         ):
             # Streams: a row group can be larger than memory.
             self._file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
@@ -77,7 +76,7 @@ class ParquetReader(Reader):
                     ]
                     read += len(images)
                     yield from images
-            except _DAMAGE:
+            except (pa.ArrowException, OSError):
                 yield from repeat(_UNREADABLE, last - first - read)
 
     def close(self) -> None:

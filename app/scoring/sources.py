@@ -9,7 +9,7 @@ import glob
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +123,10 @@ class Input:
             problem = "there is nothing to score in this folder"
             for file in walk_files(argument, lambda name: _kind_by_name(name) is not None):
                 problem = ""
-                yield self._survey_file(file, _kind_by_name(file) or _PICTURE)
+                yield self._survey_file(file)
         elif path.exists():
             problem = ""
-            yield self._survey_file(argument, _kind_by_name(argument) or _kind_by_content(path))
+            yield self._survey_file(argument)
         elif glob.has_magic(argument):
             problem = "no file matches this pattern"
             for match in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  keeps the user's form
@@ -135,7 +135,8 @@ class Input:
         if problem:
             yield Piece(argument, _PICTURE, failure=Failure("unreadable_file", problem))
 
-    def _survey_file(self, path: str, kind: str) -> Piece:
+    def _survey_file(self, path: str) -> Piece:
+        kind = _kind_by_name(path) or _kind_by_content(path)
         if kind == _PICTURE:
             return Piece(path, kind, image_bytes=Path(path).stat().st_size)
         if path not in self._surveyed:
@@ -177,6 +178,7 @@ def open_reader(path: str, kind: str, column: str | None) -> Reader:
     """
     if kind == "parquet":
         return ParquetReader(path, column)
+    readers: Mapping[str, Callable[[str], Reader]]
     readers = {"zip": ZipReader, "tar": TarReader, "idx": IdxReader, "numpy": NumpyReader}
     return readers.get(kind, PictureReader)(path)
 
@@ -210,8 +212,8 @@ def _kind_by_name(name: str) -> str | None:
     return next((kind for kind, endings in _KINDS.items() if lower.endswith(endings)), None)
 
 
-def _kind_by_content(path: Path) -> str:
-    with path.open("rb") as file:
+def _kind_by_content(path: str) -> str:
+    with Path(path).open("rb") as file:
         head = file.read(4)
     kind = _SIGNATURES.get(head, _PICTURE)
     if head[:2] == GZIP:
