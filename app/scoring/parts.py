@@ -52,7 +52,7 @@ class OutputExistsError(UsageError):
 
 
 def failures_path(output: Path) -> Path:
-    """Beside `results.parquet` it is `results.errors.jsonl`."""
+    """Next to `results.parquet` it is `results.errors.jsonl`."""
     return output.with_suffix(".errors.jsonl")
 
 
