@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -157,7 +158,7 @@ class NumpyReader(Reader):
                     major, _ = npy.read_magic(file)
                     read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
                     shape, is_fortran, dtype = read(file)
-                    begin = file.tell()
+                    begin = file.seek(0, os.SEEK_CUR)
                 if self._archive is not None and len(shape) < 2:
                     continue
                 failure = _array_failure(shape, is_fortran, dtype)

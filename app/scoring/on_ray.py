@@ -5,9 +5,9 @@ object store, and does a lost node's chunks again elsewhere. Every node needs th
 the same paths, and Dropserve with the same network.
 """
 
+import json
 import logging
 import os
-import pickle
 import signal
 import socket
 from collections.abc import Generator, Iterable
@@ -72,10 +72,10 @@ def score_on_ray(
             num_cpus=1,
         )
         for row in scored.iter_rows():
-            result = pickle.loads(row["result"])
-            if isinstance(result, ModelError):
-                raise result
-            yield result
+            refused, failures = row.pop("refused"), json.loads(row.pop("failures"))
+            if refused:
+                raise ModelError(refused)
+            yield Part(**row, failures=failures)
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise WorkerDiedError(
@@ -113,14 +113,14 @@ class _Actor:
         self._build = build
         self._scorer: Any = None
 
-    def __call__(self, row: dict[str, Chunk]) -> dict[str, bytes]:
-        """The part of the chunk, or why this node cannot make it, pickled."""
-        result: Part | ModelError
+    def __call__(self, row: dict[str, Chunk]) -> dict[str, Any]:
+        """The part of the chunk, or why this node cannot make it."""
+        part, refused = Part(row["chunk"].number, row["chunk"].rows, b"", []), ""
         try:
-            result = self._load().score(row["chunk"])
+            part = self._load().score(row["chunk"])
         except ModelError as error:
-            result = error
-        return {"result": pickle.dumps(result)}
+            refused = str(error)
+        return {**part._asdict(), "failures": json.dumps(part.failures), "refused": refused}
 
     def _load(self) -> Any:
         if self._scorer is None:
