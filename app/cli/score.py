@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from app.cli.options import add_parameter_options
 from app.errors import EXIT_FAILED
 from app.schemas import McParameters
+from app.scoring.options import PARAMETERS
 
 if TYPE_CHECKING:
     from app.cli.options import Commands
@@ -16,7 +17,6 @@ _DESCRIPTION = """\
 Score millions of images into one Parquet table: a row for each image, in the order of the input.
 After an interruption at any moment, even a kill, the same command continues where it stopped.
 Images that cannot be scored are listed in a second file, which ends in .errors.jsonl."""
-_PARAMETERS = ("passes", "seed", "estimator", "preprocess")
 # The extra that installs each package that only this command needs.
 _EXTRAS = {"pyarrow": "score", "ray": "ray"}
 _EPILOG = """\
@@ -44,8 +44,8 @@ def add_score_command(commands: "Commands") -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the table, .parquet"
     )
-    add_parameter_options(parser, _PARAMETERS)
-    parser.set_defaults(**McParameters().model_dump(include=set(_PARAMETERS)))
+    add_parameter_options(parser, PARAMETERS)
+    parser.set_defaults(**McParameters().model_dump(include=set(PARAMETERS)))
     parser.add_argument(
         "--column", metavar="NAME", help="of Parquet files (default: the one that holds images)"
     )
@@ -57,7 +57,7 @@ def add_score_command(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=int,
         metavar="N",
         help="processes, one thread each (default: all cores)",
     )
@@ -88,10 +88,3 @@ def _score(options: argparse.Namespace) -> int:
             "installs it\n"
         )
         return EXIT_FAILED
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

@@ -10,7 +10,6 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from app.schemas import TABLE, McPrediction
 from model.uncertainty.calibration import Calibration, apply_temperature
@@ -64,41 +63,38 @@ def answer_columns(
         calibration: of MC answers.
         labels: the network's name for each class.
     """
-    found: dict[str, Any] = {
-        name: None if values[0] is None else np.concatenate(values)
-        for name, values in zip(Summaries._fields, zip(*summaries, strict=True), strict=True)
-    }
-    centre, spread, scores = found["mean"], found["variance"], found["predictive_entropy"]
-    images, classes = centre.shape
-    probabilities = apply_temperature(centre, calibration.temperature)
-    digits = probabilities.argmax(axis=-1)
-    scores = scores.astype(np.float32)
-    decisions = [
-        decide(each, score, calibration.threshold, several_digits=several)
-        for each, score, several in zip(centre, scores.tolist(), several_digits, strict=True)
+    joined: list[Any] = [
+        None if values[0] is None else np.concatenate(values)
+        for values in zip(*summaries, strict=True)
     ]
-    return {
-        "digit": pa.array(digits.astype(np.int32)),
-        "label": _words([labels[digit] for digit in digits.tolist()]),
-        "confidence": pa.array(probabilities.max(axis=-1).astype(np.float32)),
-        "probabilities": _per_class(probabilities, np.float32),
-        "mean": _per_class(centre, np.float32),
-        "variance": pa.nulls(images, pa.list_(pa.float32(), classes))
-        if spread is None
-        else _per_class(spread, np.float32),
-        "predictive_entropy": pa.array(scores),
-        "expected_entropy": pa.array(found["expected_entropy"].astype(np.float32)),
-        "mutual_information": pa.array(found["mutual_information"].astype(np.float32)),
-        "votes": _per_class(found["votes"], np.int32),
-        "decision": _words([decision and decision.outcome for decision in decisions]),
-        "reason": _words([decision and decision.reason for decision in decisions]),
+    found = Summaries(*joined)
+    probabilities = apply_temperature(found.mean, calibration.temperature)
+    digits = probabilities.argmax(axis=-1)
+    scores = found.predictive_entropy.astype(np.float32)
+    decisions = [
+        decide(mean, score, calibration.threshold, several_digits=several)
+        for mean, score, several in zip(found.mean, scores.tolist(), several_digits, strict=True)
+    ]
+    columns = {
+        "digit": digits,
+        "label": [labels[digit] for digit in digits.tolist()],
+        "confidence": probabilities.max(axis=-1),
+        "probabilities": probabilities,
+        "mean": found.mean,
+        "variance": [None] * len(digits) if found.variance is None else found.variance,
+        "predictive_entropy": scores,
+        "expected_entropy": found.expected_entropy,
+        "mutual_information": found.mutual_information,
+        "votes": found.votes,
+        "decision": [decision and decision.outcome for decision in decisions],
+        "reason": [decision and decision.reason for decision in decisions],
     }
+    schema = table_schema(len(labels))
+    return {name: _column(values, schema.field(name).type) for name, values in columns.items()}
 
 
-def _per_class(values: NDArray[Any], kind: type[np.generic]) -> pa.Array:
-    flat = pa.array(values.astype(kind).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-
-
-def _words(values: Sequence[str | None]) -> pa.Array:
-    return pa.array(values, pa.string()).dictionary_encode()
+def _column(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        flat = pa.array(values.reshape(-1), kind.value_type)
+        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return pa.array(values, kind)

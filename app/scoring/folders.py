@@ -37,6 +37,4 @@ def walk_files(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
 def printable(name: str) -> str:
     """The name without what would confuse a terminal or a line: control characters, odd bytes."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if text.isprintable():
-        return text
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

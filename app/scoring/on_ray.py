@@ -1,21 +1,19 @@
 """Scores chunks on a Ray cluster, through Ray Data: an actor a core, one thread an actor.
 
 Ray Data takes chunks to actors as these get free, keeps what is under way within the memory of its
-object store, and does a lost node's chunks again elsewhere. The parts come back here and are
-written here, so that a run goes on where it stopped as one on cores does. Every node needs the
-same input under the same paths, and Dropserve with the same network.
+object store, and does a lost node's chunks again elsewhere. Every node needs the same input under
+the same paths, and Dropserve with the same network.
 """
 
+import json
 import logging
 import os
 import signal
 import socket
 from collections.abc import Generator, Iterable
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
-
-import numpy as np
 
 # Before Ray is imported, which reads them then: it reports the run to nobody, and its own log,
 # which is in its folder, does not come between the lines of progress.
@@ -29,52 +27,32 @@ from ray.exceptions import RayError  # noqa: E402
 signal.signal(signal.SIGTERM, _previous)  # importing Ray sets its own
 
 from app.errors import UsageError  # noqa: E402
-from app.scoring.on_cores import Scored, WorkerDiedError  # noqa: E402
-from app.scoring.parts import Parts  # noqa: E402
-from app.scoring.question import Question  # noqa: E402
+from app.scoring.items import WorkerDiedError  # noqa: E402
+from app.scoring.options import ScoreOptions  # noqa: E402
+from app.scoring.parts import Part  # noqa: E402
 from app.scoring.sources import Chunk  # noqa: E402
 from model.errors import ModelError  # noqa: E402
 
 # A Ray of this process's own, on this machine only.
 LOCAL = "local"
-_LOOPBACK = "127.0.0.1"
 _CONNECTING_SECONDS = 10.0
 
 
-class Build(NamedTuple):
-    """What must be the same wherever rows of one table are made."""
-
-    dropserve: str  # its version
-    model: str  # the network's version
-
-
-class OtherBuildError(ModelError):
-    """A node has another Dropserve, or another network."""
-
-
 def score_on_ray(
-    question: Question,
-    chunks: Iterable[Chunk],
-    parts: Parts,
-    workers: int | None,
-    *,
-    address: str,
-    build: Build,
-) -> Generator[Scored, None, None]:
-    """Scores chunks on a cluster and writes their parts here, in any order.
+    options: ScoreOptions, chunks: Iterable[Chunk], actors: int | None, address: str, build: str
+) -> Generator[Part, None, None]:
+    """Scores chunks on a cluster, in any order.
 
     Args:
-        question: what is asked.
+        options: what is asked.
         chunks: gone through before the first is scored; a few bytes for each file that they name.
-        parts: where the parts go, on this machine.
-        workers: actors; None: one for each core, as the cluster has and gets them.
+        actors: how many; None: one for each core, as the cluster has and gets them.
         address: as `ray.init` takes it, or `LOCAL`.
-        build: what the nodes must have.
+        build: versions of Dropserve and of the network, which every node must have.
 
     Raises:
         UsageError: there is no cluster at the address.
-        ModelError: the network cannot be used, or a node has another one.
-        OSError: a part cannot be written.
+        ModelError: the network cannot be used, or a node has another build.
         WorkerDiedError: Ray gave up.
     """
     items = [{"chunk": chunk} for chunk in chunks]
@@ -82,7 +60,22 @@ def score_on_ray(
         return
     _connect(address)
     try:
-        yield from _stream(items, question, parts, workers, build)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False  # ours is shown
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        most = min(int(ray.cluster_resources().get("CPU", 1)), len(items))
+        pool = {"size": actors} if actors else {"min_size": 1, "initial_size": most}
+        scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            _Actor,
+            fn_constructor_args=(options, build),
+            compute=ray.data.ActorPoolStrategy(**pool),
+            num_cpus=1,
+        )
+        for row in scored.iter_rows():
+            refused, failures = row.pop("refused"), json.loads(row.pop("failures"))
+            if refused:
+                raise ModelError(refused)
+            yield Part(**row, failures=failures)
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise WorkerDiedError(
@@ -93,9 +86,12 @@ def score_on_ray(
 
 
 def _connect(address: str) -> None:
-    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": _LOOPBACK}
+    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        _require_listener(address)
+        head = urlsplit(address if "://" in address else f"//{address}")
+        if head.hostname and head.port:
+            # Ray itself would try for minutes to reach a head that is not there.
+            socket.create_connection((head.hostname, head.port), _CONNECTING_SECONDS).close()
         ray.init(
             address=address,
             log_to_driver=False,
@@ -109,84 +105,33 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _require_listener(address: str) -> None:
-    """Ray itself would try for minutes to reach a head that is not there.
-
-    Raises:
-        OSError: nobody listens at the host and port of the address, if it has them.
-    """
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    if parts.hostname and parts.port:
-        socket.create_connection((parts.hostname, parts.port), _CONNECTING_SECONDS).close()
-
-
-def _stream(
-    items: list[dict[str, Chunk]],
-    question: Question,
-    parts: Parts,
-    workers: int | None,
-    build: Build,
-) -> Generator[Scored, None, None]:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # ours is shown
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    pool = (
-        ray.data.ActorPoolStrategy(size=workers)
-        if workers
-        else ray.data.ActorPoolStrategy(min_size=1, initial_size=min(cores, len(items)))
-    )
-    scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _Actor,
-        fn_constructor_args=(question, build),
-        batch_size=1,
-        compute=pool,
-        num_cpus=1,
-    )
-    for row in scored.iter_rows():
-        if row["refused"]:
-            raise OtherBuildError(row["refused"])
-        parts.write(row["number"], row["content"])
-        yield Scored(row["rows"], list(row["failures"]))
-
-
 class _Actor:
     """Scores chunks; loads the network with the first, so that an error then is an answer."""
 
-    def __init__(self, question: Question, build: Build) -> None:
-        self._question = question
+    def __init__(self, options: ScoreOptions, build: str) -> None:
+        self._options = options
         self._build = build
         self._scorer: Any = None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The part of the one chunk in the batch, as a row."""
-        (chunk,) = batch["chunk"]
-        row: dict[str, Any] = {"number": chunk.number, "rows": chunk.rows, "refused": ""}
+    def __call__(self, row: dict[str, Chunk]) -> dict[str, Any]:
+        """The part of the chunk, or why this node cannot make it."""
+        part, refused = Part(row["chunk"].number, row["chunk"].rows, b"", []), ""
         try:
-            part = self._load().score(chunk)
-            row |= {"content": part.content, "failures": part.failures}
+            part = self._load().score(row["chunk"])
         except ModelError as error:
-            row |= {"content": b"", "failures": [], "refused": str(error)}
-        return {name: _one(value) for name, value in row.items()}
+            refused = str(error)
+        return {**part._asdict(), "failures": json.dumps(part.failures), "refused": refused}
 
     def _load(self) -> Any:
         if self._scorer is None:
-            # Torch is imported only where it computes.
-            from app.inference.served_checkpoint import load_served_checkpoint
-            from app.scoring.scorer import Scorer
+            from app.scoring.scorer import Scorer  # torch is imported only where it computes
 
-            settings = self._question.settings
-            here = Build(version("dropserve"), load_served_checkpoint(settings).version)
+            scorer = Scorer(self._options)
+            here = f"Dropserve {version('dropserve')} with the network {scorer.version}"
             if here != self._build:
-                raise OtherBuildError(
+                raise ModelError(
                     f"a node of the cluster has {here}, and here is {self._build}; give every "
                     "node the same Dropserve and checkpoint"
                 )
-            self._scorer = Scorer(self._question)
+            self._scorer = scorer
         return self._scorer
-
-
-def _one(value: object) -> Any:
-    column = np.empty(1, object)
-    column[0] = value
-    return column

@@ -11,14 +11,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.errors import UsageError
-from app.scoring.items import FAILURES_KEY
-from app.scoring.limits import GROUP_ROWS
 from model.files import write_atomically
 
 try:
@@ -26,9 +24,27 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_MANIFEST = "manifest.json"
-_METADATA_KEY = b"dropserve"
-Manifest = Mapping[str, Any]
+# Rows of the finished table that are in memory together.
+GROUP_ROWS = 65_536
+# Keys in the metadata of a part, for its failures, and of the table, for what it is; both JSON.
+FAILURES_KEY = b"failures"
+_RUN_KEY = b"dropserve"
+
+
+class Part(NamedTuple):
+    """The part of the table that a chunk of images makes.
+
+    Attributes:
+        number: of the chunk.
+        rows: how many images it has, those without an answer included.
+        content: a Parquet file: a row for each answer, and in its metadata the failures.
+        failures: `row`, `source`, `code` and `message` of each image without an answer.
+    """
+
+    number: int
+    rows: int
+    content: bytes
+    failures: list[dict[str, Any]]
 
 
 class OutputExistsError(UsageError):
@@ -36,7 +52,7 @@ class OutputExistsError(UsageError):
 
 
 def failures_path(output: Path) -> Path:
-    """Beside `results.parquet` it is `results.errors.jsonl`."""
+    """Next to `results.parquet` it is `results.errors.jsonl`."""
     return output.with_suffix(".errors.jsonl")
 
 
@@ -48,10 +64,11 @@ class Parts:
         manifest: what the run is about: only a run with an equal one is continued.
     """
 
-    def __init__(self, output: Path, manifest: Manifest) -> None:
+    def __init__(self, output: Path, manifest: Mapping[str, Any]) -> None:
         self._output = output
         self._manifest = manifest
         self.folder = output.with_name(f"{output.name}.parts")
+        self._manifest_path = self.folder / "manifest.json"
 
     def read_finished(self) -> dict[str, Any] | None:
         """The tally of an earlier run with the same manifest that was finished.
@@ -63,7 +80,7 @@ class Parts:
             return None
         try:
             metadata = pq.read_schema(self._output).metadata or {}
-            written = json.loads(metadata.get(_METADATA_KEY, b"{}"))
+            written = json.loads(metadata.get(_RUN_KEY, b"{}"))
         except (pa.ArrowException, OSError, ValueError):
             written = {}
         if written.get("run") != self._manifest:
@@ -87,34 +104,28 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             _lock(lock, self._output)
-            path = self.folder / _MANIFEST
             if start_anew:
-                path.unlink(missing_ok=True)
-                for old in (self._output, failures_path(self._output)):
+                for old in (self._manifest_path, self._output, failures_path(self._output)):
                     old.unlink(missing_ok=True)
-            if path.exists():
-                self._compare(json.loads(path.read_text()))
-            else:
+            if not self._manifest_path.exists():
                 # What a run without a manifest left belongs to nothing.
                 for old in self.folder.glob("*.parquet"):
                     old.unlink()
-                write_atomically(path, json.dumps(self._manifest, indent=2).encode())
+                content = json.dumps(self._manifest, indent=2).encode()
+                write_atomically(self._manifest_path, content)
+            earlier = json.loads(self._manifest_path.read_text())
+            if earlier != self._manifest:
+                changes = [
+                    f"{key} was {earlier.get(key)} and is {value}"
+                    for key, value in self._manifest.items()
+                    if earlier.get(key) != value and key != "digest"
+                ]
+                what = "; ".join(changes) or "files of the input have changed"
+                raise UsageError(
+                    f"an unfinished run for {self._output} asked for something else ({what}); "
+                    "finish that, name another file, or start anew with --overwrite"
+                )
             yield
-
-    def _compare(self, earlier: Manifest) -> None:
-        if earlier == self._manifest:
-            return
-        keys = [key for key in self._manifest if earlier.get(key) != self._manifest[key]]
-        changes = [
-            f"{key} was {earlier.get(key)} and is {self._manifest[key]}"
-            for key in keys
-            if key != "digest"
-        ]
-        what = "; ".join(changes) or "files of the input have changed"
-        raise UsageError(
-            f"an unfinished run for {self._output} asked for something else ({what}); finish that, "
-            "name another file, or start anew with --overwrite"
-        )
 
     def write(self, number: int, content: bytes) -> None:
         """Keeps a part."""
@@ -147,44 +158,35 @@ class Parts:
         finally:
             for path in (table, failures):
                 path.unlink(missing_ok=True)
-        self._remove()
+        # The manifest first: without it, what is left belongs to nothing.
+        self._manifest_path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
 
     def _join(self, parts: int, tally: Mapping[str, int], path: Path, lines: IO[str]) -> None:
-        writer: pq.ParquetWriter | None = None
+        with pq.ParquetFile(self._path(0)) as first:
+            schema = first.schema_arrow
+        document = json.dumps({"run": self._manifest, "tally": tally})
+        schema = schema.with_metadata({_RUN_KEY: document.encode()})
+        words = [each.name for each in schema if pa.types.is_dictionary(each.type)]
         waiting: list[pa.Table] = []
         rows = 0
-        try:
+        with pq.ParquetWriter(path, schema, use_dictionary=words, compression="zstd") as writer:
             for number in range(parts):
                 with pq.ParquetFile(self._path(number)) as part:
                     lines.writelines(json.dumps(each) + "\n" for each in _failures_in(part))
                     waiting.append(part.read(use_threads=False).replace_schema_metadata(None))
                     rows += part.metadata.num_rows
-                if writer is None:
-                    document = json.dumps({"run": self._manifest, "tally": tally})
-                    schema = waiting[0].schema.with_metadata({_METADATA_KEY: document.encode()})
-                    words = [each.name for each in schema if pa.types.is_dictionary(each.type)]
-                    writer = pq.ParquetWriter(
-                        path, schema, use_dictionary=words, compression="zstd"
-                    )
                 while rows >= GROUP_ROWS or (number == parts - 1 and rows):
                     table = pa.concat_tables(waiting).unify_dictionaries()
                     writer.write_table(table.slice(0, GROUP_ROWS), GROUP_ROWS)
                     waiting = [table.slice(GROUP_ROWS)]
                     rows = waiting[0].num_rows
-        finally:
-            if writer is not None:
-                writer.close()
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.parquet"
-
-    def _remove(self) -> None:
-        # The manifest first: without it, what is left belongs to nothing.
-        (self.folder / _MANIFEST).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
 
 
 def _failures_in(part: pq.ParquetFile) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """How far a run is: a bar on a terminal, a line now and then in a log."""
 
 import time
-from types import TracebackType
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -31,18 +30,13 @@ class Progress:
         self.scored = 0  # in this run
         self.done = 0
         self.failed = 0
-        self._started = self._told = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._shown = 0
 
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.seconds = time.monotonic() - self._started
         self._bar.close()
 
@@ -57,30 +51,29 @@ class Progress:
 
     def advance(self, rows: int, failures: list[dict[str, Any]]) -> None:
         """Images that this run has scored."""
+        now = time.monotonic()
         if self.scored == 0:
-            self.start_seconds = time.monotonic() - self._started
+            self.start_seconds = now - self._started
         self.done += rows
         self.scored += rows
         self.failed += len(failures)
-        for failure in failures[: _SHOWN_FAILURES - self._shown]:
-            self._shown += 1
-            self._say(f"dropserve: {failure['source']}: {failure['message']}")
-            if self._shown == _SHOWN_FAILURES:
-                self._say(
-                    "dropserve: further failures are only listed, in the file next to the table"
-                )
-        self._bar.update(rows)
-        now = time.monotonic()
-        if self._bar.disable and now - self._told >= _SECONDS_BETWEEN_LINES:
-            self._told = now
-            rate = self.scored / (now - self._started)
-            left = (self._total - self.done) / rate
-            self._say(
-                f"{self.done:,} of {self._total:,} images, {rate:,.0f}/s, "
-                f"{tqdm.format_interval(left)} left, {self.failed:,} failed"
+        lines = [
+            f"dropserve: {failure['source']}: {failure['message']}"
+            for failure in failures[: _SHOWN_FAILURES - self._shown]
+        ]
+        self._shown += len(lines)
+        if lines and self._shown == _SHOWN_FAILURES:
+            lines.append(
+                "dropserve: further failures are only listed, in the file next to the table"
             )
-
-    def _say(self, line: str) -> None:
-        with tqdm.external_write_mode(file=self._stream):
-            self._stream.write(f"{line}\n")
-            self._stream.flush()
+        self._bar.update(rows)
+        if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            rate = self.scored / (now - self._started)
+            left = tqdm.format_interval((self._total - self.done) / rate)
+            lines.append(
+                f"{self.done:,} of {self._total:,} images, {rate:,.0f}/s, {left} left, "
+                f"{self.failed:,} failed"
+            )
+        if lines:
+            tqdm.write("\n".join(lines), file=self._stream)

@@ -4,19 +4,20 @@ import argparse
 import errno
 import os
 import signal
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UsageError
-from app.scoring.on_cores import Scored, WorkerDiedError, score_on_cores, usable_cores
-from app.scoring.parts import Manifest, Parts, failures_path
+from app.scoring.items import WorkerDiedError
+from app.scoring.on_cores import score_on_cores, usable_cores
+from app.scoring.options import ScoreOptions
+from app.scoring.parts import Parts, failures_path
 from app.scoring.progress import Progress
-from app.scoring.question import Question
 from app.scoring.sources import Chunk, Input
-from app.settings import SettingsError, load_settings
+from app.settings import SettingsError
 from model.errors import ModelError
 from model.files import DEFAULT_CHECKPOINT
 
@@ -24,62 +25,52 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CONTINUE = "run the same command again to continue"
 
 
-def run_score(options: argparse.Namespace, stderr: TextIO) -> int:
+def run_score(given: argparse.Namespace, stderr: TextIO) -> int:
     """Scores the images that the options name; returns the exit code."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        return _run(options, stderr)
+        return _run(given, stderr)
     except KeyboardInterrupt:
-        stderr.write(f"\ndropserve: interrupted; {_CONTINUE}\n")
-        return EXIT_INTERRUPTED
+        message, code = f"interrupted; {_CONTINUE}", EXIT_INTERRUPTED
+        stderr.write("\n")
     except (UsageError, SettingsError, ModelError) as error:
-        stderr.write(f"dropserve: {error}\n")
-        return EXIT_USAGE
+        message, code = str(error), EXIT_USAGE
     except WorkerDiedError as error:
-        stderr.write(f"dropserve: {error}\n")
-        return EXIT_FAILED
+        message, code = str(error), EXIT_FAILED
     except OSError as error:
         what = error.strerror or str(error)
         if error.errno in _NO_ROOM:
             what = f"there is no room for the table ({what}): make some, then {_CONTINUE}"
-        stderr.write(f"dropserve: {options.output}: {what}\n")
-        return EXIT_FAILED
+        message, code = f"{given.output}: {what}", EXIT_FAILED
     finally:
         signal.signal(signal.SIGTERM, previous)
+    stderr.write(f"dropserve: {message}\n")
+    return code
 
 
-def _run(options: argparse.Namespace, stderr: TextIO) -> int:
-    settings = load_settings(os.environ, {"checkpoint": options.checkpoint})
-    question = Question(
-        passes=options.passes,
-        seed=options.seed,
-        estimator=options.estimator,
-        preprocess=options.preprocess,
-        column=options.column,
-        settings=settings,
-    )
-    source = Input(options.inputs, options.column)
+def _run(given: argparse.Namespace, stderr: TextIO) -> int:
+    options = ScoreOptions.read(given)
+    source = Input(given.inputs, given.column)
     images, digest = source.survey()
-    manifest = {
-        "dropserve": version("dropserve"),
-        **question.describe(_read_checkpoint(settings.checkpoint or DEFAULT_CHECKPOINT)),
-        "images": images,
-        "digest": digest,
-    }
-    output: Path = options.output
+    path = options.settings.checkpoint or DEFAULT_CHECKPOINT
+    try:
+        described = options.describe(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    manifest = {"dropserve": version("dropserve"), **described, "images": images, "digest": digest}
+    output: Path = given.output
     parts = Parts(output, manifest)
-    if not options.overwrite:
+    if not given.overwrite:
         tally = parts.read_finished()
         if tally is not None:
             stderr.write(f"dropserve: {output} is there already, from a run like this one\n")
             return _exit_code(tally, output, stderr)
-    with parts.open(start_anew=options.overwrite), Progress(stderr, images) as progress:
-        chunks = source.chunks()
+    with parts.open(start_anew=given.overwrite), Progress(stderr, images) as progress:
         numbers = 0
 
         def left() -> Iterator[Chunk]:
             nonlocal numbers
-            for chunk in chunks:
+            for chunk in source.chunks():
                 numbers = chunk.number + 1
                 failed = parts.count_failures(chunk.number, chunk.rows)
                 if failed is None:
@@ -87,9 +78,19 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
                 else:
                     progress.found(chunk.rows, failed)
 
-        with closing(_score(options, question, left(), parts, manifest)) as scored:
-            for each in scored:
-                progress.advance(each.rows, each.failures)
+        if given.ray is None:
+            workers = given.workers or len(usable_cores()) or os.cpu_count() or 1
+            scored = score_on_cores(options, left(), workers)
+        else:
+            # Ray is imported only where it is asked for.
+            from app.scoring.on_ray import score_on_ray
+
+            build = f"Dropserve {manifest['dropserve']} with the network {manifest['model']}"
+            scored = score_on_ray(options, left(), given.workers, given.ray, build)
+        with closing(scored):
+            for part in scored:
+                parts.write(part.number, part.content)
+                progress.advance(part.rows, part.failures)
         tally = {"images": images, "failed": progress.failed}
         parts.join(numbers, tally)
     stderr.write(
@@ -100,36 +101,11 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
     return _exit_code(tally, output, stderr)
 
 
-def _score(
-    options: argparse.Namespace,
-    question: Question,
-    chunks: Iterable[Chunk],
-    parts: Parts,
-    manifest: Manifest,
-) -> Generator[Scored, None, None]:
-    if options.ray is None:
-        workers = options.workers or len(usable_cores()) or os.cpu_count() or 1
-        return score_on_cores(question, chunks, parts, workers)
-    # Ray is imported only where it is asked for.
-    from app.scoring.on_ray import Build, score_on_ray
-
-    build = Build(manifest["dropserve"], manifest["model"])
-    return score_on_ray(question, chunks, parts, options.workers, address=options.ray, build=build)
-
-
-def _read_checkpoint(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-
-
 def _exit_code(tally: Mapping[str, Any], output: Path, stderr: TextIO) -> int:
-    failed = tally["failed"]
-    if not failed:
+    if not tally["failed"]:
         return EXIT_OK
     stderr.write(
-        f"dropserve: {failed:,} of {tally['images']:,} images failed; {failures_path(output)} "
-        "says which and why\n"
+        f"dropserve: {tally['failed']:,} of {tally['images']:,} images failed; "
+        f"{failures_path(output)} says which and why\n"
     )
     return EXIT_FAILED

@@ -9,33 +9,32 @@ import glob
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from app.scoring.archives import TarReader, ZipReader
-from app.scoring.arrays import IDX_UINT8, IdxReader, NumpyReader
+from app.scoring.arrays import GZIP, IDX_UINT8, IdxReader, NumpyReader
 from app.scoring.folders import IMAGE_ENDINGS, walk_files
-from app.scoring.items import Failure, Item, Reader, UnreadableError
-from app.scoring.limits import CHUNK_BYTES, CHUNK_ROWS, LARGEST_FILE_BYTES, too_large
+from app.scoring.items import Failure, Item, Reader, UnreadableError, failure_of, read_image
 from app.scoring.parquet_column import ParquetReader
 
-# What a folder is searched for besides images, and how a named file is read.
-_KINDS = {
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".tar.bz2": "tar",
-    ".tar.xz": "tar",
-    ".npz": "numpy",
-    ".npy": "numpy",
-    ".parquet": "parquet",
-    "idx3-ubyte": "idx",
-    "idx3-ubyte.gz": "idx",
-}
+# A chunk is computed and written as a whole, and done anew if the run is killed before.
+CHUNK_ROWS = 1024
+CHUNK_BYTES = 16 * 2**20
 _PICTURE = "picture"
+# What a folder is searched for, and how a file is read, by the end of its name.
+_KINDS = {
+    _PICTURE: IMAGE_ENDINGS,
+    "zip": (".zip",),
+    "tar": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"),
+    "numpy": (".npz", ".npy"),
+    "parquet": (".parquet",),
+    "idx": ("idx3-ubyte", "idx3-ubyte.gz"),
+}
+_SIGNATURES = {b"PK\3\4": "zip", b"PAR1": "parquet", b"\x93NUM": "numpy"}
 
 
 class Piece(NamedTuple):
@@ -115,101 +114,73 @@ class Input:
             try:
                 yield from self._expand(argument)
             except OSError as error:
-                yield _failed(argument, f"it cannot be read: {error.strerror}")
+                yield Piece(argument, _PICTURE, failure=failure_of(error))
 
     def _expand(self, argument: str) -> Iterator[Piece]:
         path = Path(argument)
+        problem = "there is no such file"
         if path.is_dir():
-            yield from self._search(argument)
+            problem = "there is nothing to score in this folder"
+            for file in walk_files(argument, lambda name: _kind_by_name(name) is not None):
+                problem = ""
+                yield self._survey_file(file)
         elif path.exists():
-            yield self._survey_file(argument, _kind_by_name(argument) or _kind_by_content(path))
+            problem = ""
+            yield self._survey_file(argument)
         elif glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  keeps the user's form
-            if not matches:
-                yield _failed(argument, "no file matches this pattern")
-            for match in matches:
+            problem = "no file matches this pattern"
+            for match in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  keeps the user's form
+                problem = ""
                 yield from self._expand(match)
-        else:
-            yield _failed(argument, "there is no such file")
+        if problem:
+            yield Piece(argument, _PICTURE, failure=Failure("unreadable_file", problem))
 
-    def _search(self, folder: str) -> Iterator[Piece]:
-        found = False
-        for path in walk_files(folder, lambda name: _kind_by_name(name) is not None):
-            found = True
-            yield self._survey_file(path, _kind_by_name(path) or _PICTURE)
-        if not found:
-            yield _failed(folder, "there is nothing to score in this folder")
-
-    def _survey_file(self, path: str, kind: str) -> Piece:
+    def _survey_file(self, path: str) -> Piece:
+        kind = _kind_by_name(path) or _kind_by_content(path)
         if kind == _PICTURE:
             return Piece(path, kind, image_bytes=Path(path).stat().st_size)
         if path not in self._surveyed:
-            self._surveyed[path] = self._open_once(path, kind)
+            try:
+                with closing(open_reader(path, kind, self._column)) as reader:
+                    count = reader.count
+                size = Path(path).stat().st_size
+                self._surveyed[path] = Piece(path, kind, 0, count, size // count)
+            except (UnreadableError, OSError) as error:
+                self._surveyed[path] = Piece(path, kind, failure=failure_of(error))
         return self._surveyed[path]
 
-    def _open_once(self, path: str, kind: str) -> Piece:
-        try:
-            reader = open_reader(path, kind, self._column)
-            try:
-                count = reader.count
-            finally:
-                reader.close()
-        except UnreadableError as error:
-            return Piece(path, kind, failure=error.failure)
-        return Piece(path, kind, 0, count, Path(path).stat().st_size // count)
 
-
-class PictureReader:
+class PictureReader(Reader):
     """An image file: one image."""
 
     count = 1
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-
     def read(self, start: int, stop: int) -> Iterator[Item]:
-        """See `Reader.read`."""
-        for index in range(start, stop):
+        for _ in range(start, stop):
             with Path(self._path).open("rb") as file:
-                content = file.read(LARGEST_FILE_BYTES + 1)
-            is_small = len(content) <= LARGEST_FILE_BYTES
-            yield Item(self.name(index), content if is_small else too_large())
+                yield Item(self._path, read_image(file))
 
     def name(self, index: int) -> str:
-        """The path."""
         return self._path
-
-    def close(self) -> None:
-        """Nothing stays open."""
 
 
 def open_reader(path: str, kind: str, column: str | None) -> Reader:
     """Opens a file.
 
+    Args:
+        path: of the file.
+        kind: see `Piece`.
+        column: of a Parquet file; None: the one that holds images.
+
     Raises:
         UnreadableError: it cannot be read as what it seems to be.
+        OSError: it cannot be read.
     """
-    try:
-        match kind:
-            case "zip":
-                return ZipReader(path)
-            case "tar":
-                return TarReader(path)
-            case "idx":
-                return IdxReader(path)
-            case "numpy":
-                return NumpyReader(path)
-            case "parquet":
-                return ParquetReader(path, column)
-            case _:
-                return PictureReader(path)
-    except OSError as error:
-        raise cannot_be_read(error) from error
-
-
-def cannot_be_read(error: OSError) -> UnreadableError:
-    """What the system says of a file."""
-    return UnreadableError("unreadable_file", f"it cannot be read: {error.strerror or error}")
+    if kind == "parquet":
+        return ParquetReader(path, column)
+    readers: Mapping[str, Callable[[str], Reader]]
+    readers = {"zip": ZipReader, "tar": TarReader, "idx": IdxReader, "numpy": NumpyReader}
+    return readers.get(kind, PictureReader)(path)
 
 
 def _cut(pieces: Iterable[Piece]) -> Iterator[Chunk]:
@@ -238,24 +209,15 @@ def _cut(pieces: Iterable[Piece]) -> Iterator[Chunk]:
 
 def _kind_by_name(name: str) -> str | None:
     lower = name.lower()
-    if lower.endswith(IMAGE_ENDINGS):
-        return _PICTURE
-    return next((kind for ending, kind in _KINDS.items() if lower.endswith(ending)), None)
+    return next((kind for kind, endings in _KINDS.items() if lower.endswith(endings)), None)
 
 
-def _kind_by_content(path: Path) -> str:
-    with path.open("rb") as file:
+def _kind_by_content(path: str) -> str:
+    with Path(path).open("rb") as file:
         head = file.read(4)
-    if head[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(path) as unpacked:
-                head = unpacked.read(4)
-        except (OSError, EOFError, zlib.error):
-            return "tar"
-        return "idx" if head[:3] == IDX_UINT8 else "tar"
-    signatures = {b"PK\3\4": "zip", b"PAR1": "parquet", b"\x93NUM": "numpy"}
-    return "idx" if head[:3] == IDX_UINT8 else signatures.get(head, _PICTURE)
-
-
-def _failed(path: str, message: str) -> Piece:
-    return Piece(path, _PICTURE, failure=Failure("unreadable_file", message))
+    kind = _SIGNATURES.get(head, _PICTURE)
+    if head[:2] == GZIP:
+        kind = "tar"
+        with suppress(OSError, EOFError, zlib.error), gzip.open(path) as unpacked:
+            head = unpacked.read(3)
+    return "idx" if head[:3] == IDX_UINT8 else kind

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from app.cli.machine import describe_machine
 from app.scoring.arrays import IdxReader
-from app.scoring.limits import CHUNK_ROWS
 from app.scoring.on_cores import usable_cores
+from app.scoring.sources import CHUNK_ROWS
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines import build_engine
 from model.engines.protocol import PassRange

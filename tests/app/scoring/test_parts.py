@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import UsageError
 from app.scoring import parts, sources
-from app.scoring.items import FAILURES_KEY
+from app.scoring.parts import FAILURES_KEY
 from model.files import write_atomically
 from tests.app.scoring.inputs import PIXELS, write_idx
 from tests.app.scoring.runs import failures, rows, score

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from app.errors import UsageError
-from app.scoring import limits
-from app.scoring.on_cores import WorkerDiedError
+from app.scoring import sources
+from app.scoring.items import WorkerDiedError
 from app.scoring.run import run_score
 from app.settings import SettingsError
 from model.errors import CheckpointError
@@ -28,7 +28,7 @@ def test_a_full_disk_is_explained_and_room_lets_it_go_on(tmp_path: Path) -> None
     output = tmp_path / "table.parquet"
     arguments = (source, "-o", output, "--passes", "2", "--seed", "1", "--workers", "1")
     # A limit on the size of files stands for the end of the disk: it comes from the same calls.
-    assert limits.CHUNK_ROWS * 200 > 2**16
+    assert sources.CHUNK_ROWS * 200 > 2**16
     process = start(*arguments, preexec_fn=lambda: limit_file_size(2**16))
 
     _, errors = process.communicate(timeout=60)

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.schemas import McParameters
 from app.scoring.answers import table_schema
-from app.scoring.items import FAILURES_KEY
-from app.scoring.question import Question
-from app.scoring.scorer import Scorer, Stopped
+from app.scoring.options import ScoreOptions
+from app.scoring.parts import FAILURES_KEY
+from app.scoring.scorer import Scorer
 from app.scoring.sources import Chunk, Input
 from app.settings import Settings
 from tests.app.scoring.inputs import PIXELS, write_idx
@@ -27,14 +28,12 @@ def test_without_a_seed_each_image_draws_its_own(tmp_path: Path) -> None:
 
 # One chunk alone
 
-QUESTION = Question(
-    passes=2, seed=1, estimator="independent", preprocess="auto", column=None, settings=Settings()
-)
+OPTIONS = ScoreOptions(McParameters(passes=2, seed=1), None, Settings())
 
 
 @pytest.fixture(scope="module")
 def scorer(one_thread: None) -> Iterator[Scorer]:
-    made = Scorer(QUESTION)
+    made = Scorer(OPTIONS)
     yield made
     made.close()
 
@@ -74,9 +73,3 @@ def test_a_chunk_gives_the_same_bytes_however_many_images_are_computed_together(
     monkeypatch.setattr("app.scoring.scorer._PASSES_AT_A_TIME", 6)
 
     assert scorer.score(chunk).content == together
-
-
-def test_a_chunk_is_given_up_where_that_is_wanted(scorer: Scorer, tmp_path: Path) -> None:
-    chunk = chunk_of(write_idx(tmp_path / "x-idx3-ubyte", PIXELS))
-    with pytest.raises(Stopped):
-        scorer.score(chunk, lambda: True)

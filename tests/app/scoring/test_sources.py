@@ -161,7 +161,7 @@ def test_a_picture_beyond_the_limit_is_one_failure(
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(PIXELS[7]))
-    monkeypatch.setattr(sources, "LARGEST_FILE_BYTES", 100)
+    monkeypatch.setattr("app.scoring.items.LARGEST_FILE_BYTES", 100)
 
     (item,) = open_reader(str(path), "picture", None).read(0, 1)
     assert isinstance(item.image, Failure)
