@@ -29,19 +29,13 @@ class ErrorCode(Enum):
         400,
         "the body is empty; send an image, as curl does with --data-binary @digit.png",
     )
-    INVALID_JSON = (
-        400,
-        'the body is not valid JSON; send an object such as {"image": "<base64>"}',
-    )
+    INVALID_JSON = (400, 'the body is not valid JSON; send an object such as {"image": "<base64>"}')
     INVALID_MULTIPART = (
         400,
         "the form cannot be read; send the image as the file field named file",
     )
     TRUNCATED_IMAGE = 400, "the image is cut off before its end; send the whole file"
-    CONFLICTING_PARAMETERS = (
-        400,
-        "a parameter is given twice with different values; give it once",
-    )
+    CONFLICTING_PARAMETERS = (400, "a parameter is given twice with different values; give it once")
     INVALID_HTTP = 400, "this is no HTTP request that can be read; send HTTP/1.1"
     # Of the Open Inference Protocol, whose bodies have no codes: this one is for logs and metrics.
     INVALID_REQUEST = 400, "the request is not a V2 inference request"
@@ -146,14 +140,5 @@ class ApiError(Exception):
         self.message = kind.message if message is None else message
         self.param = param
         self.headers = kind.headers if headers is None else headers
+        self.status, self.code = kind.status, kind.text
         super().__init__(self.message)
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self.kind.status
-
-    @property
-    def code(self) -> str:
-        """What a program reads: `empty_body`."""
-        return self.kind.text

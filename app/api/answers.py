@@ -26,10 +26,7 @@ class BytesResponse(Response):
         self.status_code = status_code
         self.background = None
         self.body = body
-        self.raw_headers = [
-            (b"content-length", b"%d" % len(body)),
-            (b"content-type", media_type),
-        ]
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", media_type)]
         for name, value in (headers or {}).items():
             self.raw_headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
 

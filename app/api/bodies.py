@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
@@ -43,22 +43,17 @@ _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 # The digits of the largest float, 309, and some to spare.
 _LONGEST_NUMBER = 400
 _REMEMBERED_QUERY = 256  # the longest, in bytes
-_SEND_INTEGERS = (
-    f"pixels must be {SIDE} rows of {SIDE} integers, where 255 is ink; send integers 0 to 255"
-)
 
 P = TypeVar("P", bound=PredictParameters)
 
 
-async def read_image_request(
-    request: Request, parameters_type: type[P], settings: Settings
-) -> tuple[Image, P]:
+async def read_image_request(request: Request, parameters_type: type[P]) -> tuple[Image, P]:
     """Reads and validates a request for one image: the image and the parameters.
 
     Raises:
         ApiError: the one that says what to change.
     """
-    headers = headers_of(request)
+    headers, settings = headers_of(request), request.app.state.settings
     body = await read_body(request, headers, settings.max_body_bytes)
     content_type = _content_type(headers)
     query: bytes = request.scope["query_string"]
@@ -82,9 +77,12 @@ async def read_image_request(
             raise ErrorCode.INVALID_MULTIPART(
                 "the file must be in the field named file", param="file"
             )
+    elif content_type.startswith("image/") or content_type in _UNTYPED:
+        image, fields = body, ()  # the bytes decide
     else:
-        _require_image_type(content_type)
-        image, fields = body, ()
+        raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
+            "this content type cannot be read; send an image, JSON or multipart/form-data"
+        )
     if len(image) == 0:
         raise ErrorCode.EMPTY_BODY()
     if not fields and len(query) <= _REMEMBERED_QUERY:
@@ -94,7 +92,7 @@ async def read_image_request(
 
 
 async def read_batch_request(
-    request: Request, parameters_type: type[P], settings: Settings
+    request: Request, parameters_type: type[P]
 ) -> tuple[list[Image | ApiError], P]:
     """Reads and validates a request for many images: the images and the parameters.
 
@@ -103,7 +101,7 @@ async def read_batch_request(
     Raises:
         ApiError: the one that says what to change.
     """
-    headers = headers_of(request)
+    headers, settings = headers_of(request), request.app.state.settings
     body = await read_body(request, headers, settings.max_body_bytes)
     pairs = _query_pairs(request.scope["query_string"])
     content_type = _content_type(headers)
@@ -180,35 +178,29 @@ async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
 async def _read_rest(request: Request, first: bytes, limit: int) -> bytes:
     state = request.app.state
     body = bytearray()
-    chunk, has_more = first, True
+    chunk: bytes | None = first
+    rest = request.stream()
     try:
-        while True:
+        while chunk is not None:
             if len(body) + len(chunk) > limit:
                 state.unread_body_bytes -= len(body)
                 body = bytearray()  # not held while the rest is read off
-                if has_more:
-                    await _discard(request.stream())
+                await _discard(rest)
                 _raise_too_large(limit)
             body += chunk
             state.unread_body_bytes += len(chunk)
             if state.unread_body_bytes > _MOST_UNREAD_BODIES * limit:
                 raise ErrorCode.OVERLOADED(
                     "too many large bodies are on their way to this server; try again after the "
-                    "seconds in Retry-After",
-                    headers={"Retry-After": "1"},
+                    "seconds in Retry-After"
                 )
-            if not has_more:
-                return bytes(body)
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk = message.get("body", b"")
-            has_more = message.get("more_body", False)
+            chunk = await anext(rest, None)
+        return bytes(body)
     finally:
         state.unread_body_bytes -= len(body)
 
 
-async def _discard(stream: AsyncIterator[bytes]) -> None:
+async def _discard(stream: AsyncGenerator[bytes, None]) -> None:
     left = _DISCARDED_BYTES
     with suppress(TimeoutError):
         async with asyncio.timeout(_DISCARDING_SECONDS):
@@ -245,15 +237,6 @@ def _scalar(text: str) -> Any:
     if len(text) <= _LONGEST_NUMBER and _JSON_NUMBER.fullmatch(text):
         return json.loads(text)
     return text
-
-
-def _require_image_type(content_type: str) -> None:
-    """Refuses what is no image. Of images and untyped bodies, the bytes decide."""
-    if content_type.startswith("image/") or content_type in _UNTYPED:
-        return
-    raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
-        "this content type cannot be read; send an image, JSON or multipart/form-data"
-    )
 
 
 def _content_type(headers: Headers) -> str:
@@ -324,21 +307,22 @@ def _refuse_constant(_: str) -> NoReturn:
 def _parse_pixels(value: Any) -> NDArray[np.uint8]:
     rows = value if isinstance(value, list) else []
     if len(rows) == SIDE and all(isinstance(row, list) and len(row) == SIDE for row in rows):
-        flat = list(itertools.chain.from_iterable(rows))
-    elif len(rows) == SIDE * SIDE:
-        flat = rows
-    else:
-        raise ErrorCode.INVALID_PIXELS(_SEND_INTEGERS, param="pixels")
+        rows = list(itertools.chain.from_iterable(rows))
+    is_whole = len(rows) == SIDE * SIDE
     # Booleans are integers in Python, so types are compared and not tested with isinstance.
-    if set(map(type, flat)) != {int} or min(flat) < 0 or max(flat) > 255:
-        raise ErrorCode.INVALID_PIXELS(_SEND_INTEGERS, param="pixels")
-    if max(flat) <= 1:
+    if not is_whole or set(map(type, rows)) != {int} or min(rows) < 0 or max(rows) > 255:
+        raise ErrorCode.INVALID_PIXELS(
+            f"pixels must be {SIDE} rows of {SIDE} integers, where 255 is ink; send integers 0 to "
+            "255",
+            param="pixels",
+        )
+    if max(rows) <= 1:
         raise ErrorCode.INVALID_PIXELS(
             "no pixel is above 1: these look scaled to [0, 1], which would be a black image; "
             "send integers 0 to 255",
             param="pixels",
         )
-    return np.array(flat, dtype=np.uint8).reshape(SIDE, SIDE)
+    return np.array(rows, dtype=np.uint8).reshape(SIDE, SIDE)
 
 
 async def _parse_multipart(

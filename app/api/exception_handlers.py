@@ -15,11 +15,7 @@ from app.errors import ApiError, ErrorCode
 
 Handlers = Mapping[Any, ExceptionHandler]
 
-_CODES = {
-    404: ErrorCode.NOT_FOUND,
-    405: ErrorCode.METHOD_NOT_ALLOWED,
-    503: ErrorCode.NOT_READY,
-}
+_CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED, 503: ErrorCode.NOT_READY}
 
 logger = logging.getLogger("dropserve")
 

@@ -1,7 +1,7 @@
 """The description of the image routes: every body form with an example that works as it stands."""
 
 from collections.abc import Container, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
@@ -56,10 +56,7 @@ def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]
     }
     events = {"schema": event, "example": "event: estimate\ndata: {...}\n\n"}
     route = _describe(parameters, _image_body(parameters), response_class=StreamingResponse)
-    route["responses"][200] = {
-        "description": "Events.",
-        "content": {"text/event-stream": events},
-    }
+    route["responses"][200] = {"description": "Events.", "content": {"text/event-stream": events}}
     return route
 
 
@@ -117,8 +114,7 @@ def _describe_limits(operation: dict[str, Any], most: Mapping[str, int], images:
 
 def _number(field: dict[str, Any]) -> dict[str, Any]:
     """Of a number that may be null, the schema of the number."""
-    options: list[dict[str, Any]] = field.get("anyOf", [field])
-    return options[0]
+    return cast(dict[str, Any], field.get("anyOf", [field])[0])
 
 
 def _query(parameters: type[PredictParameters]) -> list[dict[str, Any]]:
@@ -152,8 +148,7 @@ def _form(parameters: type[PredictParameters], file: dict[str, Any]) -> dict[str
 
 
 def _properties(parameters: type[BaseModel]) -> dict[str, Any]:
-    properties: dict[str, Any] = parameters.model_json_schema()["properties"]
-    return properties
+    return dict(parameters.model_json_schema()["properties"])
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
@@ -197,10 +192,7 @@ def _image_body(parameters: type[PredictParameters]) -> dict[str, Any]:
     json_schema = _with_parameters(_properties(_Picture), parameters)
     json_schema["oneOf"] = _Picture.model_json_schema()["oneOf"]
     examples = {
-        "image": {
-            "summary": "An image file in base64",
-            "value": {"image": example_png_base64()},
-        },
+        "image": {"summary": "An image file in base64", "value": {"image": example_png_base64()}},
         "pixels": {"summary": "28 x 28 values", "value": {"pixels": example_pixels().tolist()}},
     }
     form = _form(parameters, {**_BINARY, "description": "The image file."})

@@ -70,8 +70,7 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     stream that ends without `result` has failed.
     """
     predictor = predictor_of(request, McParameters)
-    settings = request.app.state.settings
-    image, parameters = await read_image_request(request, McParameters, settings)
+    image, parameters = await read_image_request(request, McParameters)
     answers = predictor.stream_mc(image, parameters)
     # The first answer is awaited here, so that a bad image is a plain error response.
     first = await anext(answers)
@@ -100,15 +99,13 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
 
 async def _answer_one(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
     predictor = predictor_of(request, parameters_type)
-    settings = request.app.state.settings
-    image, parameters = await read_image_request(request, parameters_type, settings)
+    image, parameters = await read_image_request(request, parameters_type)
     return JsonResponse(await answer_one(request, predictor, image, parameters))
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
     predictor = predictor_of(request, parameters_type)
-    settings = request.app.state.settings
-    images, parameters = await read_batch_request(request, parameters_type, settings)
+    images, parameters = await read_batch_request(request, parameters_type)
     answers = await answer_many(request, predictor, images, parameters)
     predictions = [
         failed_image(answer) if isinstance(answer, ApiError) else answer for answer in answers
@@ -154,10 +151,7 @@ class _EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(
-        self,
-        first: TimedAnswer,
-        answers: AsyncGenerator[TimedAnswer, None],
-        state: dict[str, Any],
+        self, first: TimedAnswer, answers: AsyncGenerator[TimedAnswer, None], state: dict[str, Any]
     ) -> None:
         super().__init__(
             _events(first, answers, state),

@@ -90,20 +90,13 @@ async def infer(request: Request) -> Response:
     asked = parse_request(body, headers.get(_HEADER_LENGTH), model)
     answers = await _answer(request, predictor, asked)
     content, json_length = build_response(model, asked.header, answers)
-    return await _respond(content, json_length, headers.get(b"accept-encoding", b""))
-
-
-async def _respond(content: bytes, json_length: int | None, accepted: bytes) -> Response:
-    """The response, compressed if that is wanted and worth it."""
-    headers = {}
-    media_type = b"application/json"
-    if json_length is not None:
-        headers[_HEADER_LENGTH.decode()] = str(json_length)
-        media_type = b"application/octet-stream"
-    content, encoding = await deflate(content, accepted.decode("latin-1"))
-    if encoding is not None:
-        headers["content-encoding"] = encoding
-    return BytesResponse(content, media_type, headers=headers)
+    accepted = headers.get(b"accept-encoding", b"").decode("latin-1")
+    content, compression = await deflate(content, accepted)
+    described = {} if compression is None else {"content-encoding": compression}
+    if json_length is None:
+        return BytesResponse(content, b"application/json", headers=described)
+    described = {_HEADER_LENGTH.decode(): str(json_length), **described}
+    return BytesResponse(content, b"application/octet-stream", headers=described)
 
 
 def _models(request: Request) -> Mapping[str, ServedModel]:
@@ -144,14 +137,11 @@ async def _answer(
     if len(asked.images) == 1:
         return [await answer_one(request, predictor, asked.images[0], parameters)]
     answers = await answer_many(request, predictor, list(asked.images), parameters)
-    return [_checked(number, answer) for number, answer in enumerate(answers)]
-
-
-def _checked(number: int, answer: Prediction | ApiError) -> Prediction:
-    """An answer of a batch; a tensor has no place for an error, so one fails the request."""
-    if isinstance(answer, ApiError):
-        raise answer.kind(f"image {number} of the batch: {answer.message}", headers=answer.headers)
-    return answer
+    for number, answer in enumerate(answers):
+        if isinstance(answer, ApiError):  # a tensor has no place for it, so it fails the request
+            message = f"image {number} of the batch: {answer.message}"
+            raise answer.kind(message, headers=answer.headers)
+    return [answer for answer in answers if isinstance(answer, Prediction)]
 
 
 _MODEL_PATHS = ("/models/{model}", "/models/{model}/versions/{version}")
@@ -159,21 +149,14 @@ infer_routes = [
     DirectRoute(f"/v2{path}/infer", infer, methods=["POST"], include_in_schema=False)
     for path in _MODEL_PATHS
 ]
-_MODEL_ROUTES = [
-    route
-    for path in _MODEL_PATHS
-    for route in (
-        Route(path, model_metadata),
-        Route(f"{path}/ready", model_ready),
-        Route(f"{path}/config", model_config),
-        # The direct ones again: the mount answers for every address below its own, 405 included.
-        Route(f"{path}/infer", infer, methods=["POST"]),
-    )
-]
 mount = Mount(
     "/v2",
     routes=[
-        *_MODEL_ROUTES,
+        *(Route(path, model_metadata) for path in _MODEL_PATHS),
+        *(Route(f"{path}/ready", model_ready) for path in _MODEL_PATHS),
+        *(Route(f"{path}/config", model_config) for path in _MODEL_PATHS),
+        # The direct ones again: the mount answers for every address below its own, 405 included.
+        *(Route(f"{path}/infer", infer, methods=["POST"]) for path in _MODEL_PATHS),
         Route("/", server_metadata),
         Route("/health/live", live),
         Route("/health/ready", ready),

@@ -5,10 +5,8 @@ any pixel is allocated, and whatever a decoder raises becomes one of two answers
 """
 
 import base64
-import binascii
 import math
 import re
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,7 +147,7 @@ def decode_base64(value: object) -> bytes:
     text = value[prefix.end() :] if prefix else value
     try:
         return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise ErrorCode.INVALID_PARAMETER(
             "image is not valid base64; encode the image file's bytes", param="image"
         ) from error
@@ -170,7 +168,10 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
         raise ErrorCode.EMPTY_BODY()
     image_format = identify(data)
     if image_format is None:
-        raise _refuse_unidentified(data)
+        name = identify_unsupported(data)
+        if name is None:
+            raise ErrorCode.NOT_AN_IMAGE()
+        raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"{name} images are not supported; {_CURES[name]}")
     if image_format == "PNG":
         data = without_png_text(data)
     elif image_format == "GIF":
@@ -211,13 +212,6 @@ def _to_grey(opened: _Opened) -> Grey:
         return np.array(_turn_upright(_luminance(_shrink(opened.image)), opened.image))
     except Exception as error:
         raise _refuse(opened.data, opened.format, error) from error
-
-
-def _refuse_unidentified(data: bytes) -> ApiError:
-    name = identify_unsupported(data)
-    if name is None:
-        return ErrorCode.NOT_AN_IMAGE()
-    return ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"{name} images are not supported; {_CURES[name]}")
 
 
 def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
@@ -350,7 +344,6 @@ def _turn_upright(grey: PIL.Image.Image, source: PIL.Image.Image) -> PIL.Image.I
 
 
 _PILLOW_WARNINGS = "PIL\\."
-_filter_lock = threading.Lock()
 
 
 def _ignore_pillow_warnings() -> None:
@@ -359,15 +352,7 @@ def _ignore_pillow_warnings() -> None:
     `warnings.catch_warnings` would do it for a block, but for all threads at once, in any order.
     So the filter is installed for good, on first use and again when something removed it.
     """
-    if _has_pillow_filter():
-        return
-    with _filter_lock:
-        if not _has_pillow_filter():
-            warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS)
-
-
-def _has_pillow_filter() -> bool:
     for action, _, _, module, _ in warnings.filters:
         if action == "ignore" and getattr(module, "pattern", None) == _PILLOW_WARNINGS:
-            return True
-    return False
+            return
+    warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS)

@@ -6,21 +6,16 @@ complained on standard error; these checks come first and cost microseconds.
 
 import re
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, Literal
 
 Format = Literal["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF"]
 
-_MAGIC: tuple[tuple[bytes, Format], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-)
+_MAGIC: Mapping[Format, tuple[bytes, ...]] = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
 
 # How an SVG may begin; the tag itself follows within the first kilobytes.
 _MARKUP = (b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")
@@ -34,7 +29,7 @@ _MAX_JPEG_SCANS = 50
 
 def identify(data: bytes) -> Format | None:
     """The format whose signature the bytes begin with; None: no format that is read here."""
-    for magic, image_format in _MAGIC:
+    for image_format, magic in _MAGIC.items():
         if data.startswith(magic):
             return image_format
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -158,13 +153,9 @@ def tiff_is_cut_off(tags: Mapping[int, Any], size: int) -> bool:
         tags: of its first picture.
         size: bytes of the file.
     """
-    pieces = [
-        zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)
-        for offsets, lengths in _TIFF_PIECES
+    ends = [
+        offset + length
+        for offsets, lengths in ((273, 279), (324, 325))  # of strips, and of tiles
+        for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)
     ]
-    ends = [offset + length for offset, length in chain.from_iterable(pieces)]
     return not ends or max(ends) > size
-
-
-# Offsets and lengths of strips, and of tiles.
-_TIFF_PIECES = ((273, 279), (324, 325))

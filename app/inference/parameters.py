@@ -67,11 +67,8 @@ def _validated(pairs: Sequence[tuple[str, Any]], parameters_type: type[P], setti
 def _raise_invalid(
     name: str, parameters_type: type[PredictParameters], settings: Settings
 ) -> NoReturn:
-    words = next(
-        item.words
-        for item in parameters_type.model_fields[name].metadata
-        if isinstance(item, MustBe)
-    )
+    metadata = parameters_type.model_fields[name].metadata
+    words = next(item.words for item in metadata if isinstance(item, MustBe))
     limits = {"max_passes": settings.max_passes, "max_timeout_ms": settings.max_timeout_ms}
     raise ErrorCode.INVALID_PARAMETER(f"{name} must be {words.format(**limits)}", param=name)
 
@@ -80,14 +77,10 @@ def _raise_unknown(name: str, parameters_type: type[PredictParameters]) -> NoRet
     known = list(McParameters.model_fields)
     beginning = name[:_LONGEST_NAME].lower()
     nearest = difflib.get_close_matches(beginning, known, n=1, cutoff=0.0)[0]
+    message = f"a parameter is unknown; the nearest known one is {nearest}"
     if name == nearest:
         message = f"{name} is a parameter of /predict/mc; ask there, or leave it out"
-    elif nearest in parameters_type.model_fields:
-        message = f"a parameter is unknown; the nearest known one is {nearest}"
-    else:
-        message = (
-            f"a parameter is unknown; the nearest known one is {nearest}, of /predict/mc; "
-            "ask there, or leave it out"
-        )
+    elif nearest not in parameters_type.model_fields:
+        message += ", of /predict/mc; ask there, or leave it out"
     here = ", ".join(parameters_type.model_fields)
     raise ErrorCode.UNKNOWN_PARAMETER(f"{message} (known here: {here})", param=nearest)

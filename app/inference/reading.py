@@ -9,7 +9,6 @@ from typing import TypeVar
 from app.errors import ApiError, ErrorCode
 from app.inference.decoding import INLINE_BYTES, Image, decode, decode_inline
 from app.settings import Settings
-from model.arrays import Pixels
 from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
 from model.errors import ImageError, InvalidPixelsError, NoInkError
 from model.literals import Preprocess
@@ -71,15 +70,13 @@ class PictureReader:
 
     def read_inline(self, image: Image, mode: Preprocess) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
-        grey: Pixels | None
         if isinstance(image, bytes):
             grey = decode_inline(image, max_pixels=self._max_pixels)
-        else:
-            grey = image
-        if grey is None:
-            return None
+            if grey is None:
+                return None
+            image = grey
         try:
-            return take_as_it_is(grey, mode)
+            return take_as_it_is(image, mode)
         except ImageError as error:
             raise from_image_error(error) from error
 

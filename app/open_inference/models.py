@@ -45,9 +45,9 @@ class Tensor:
         # One answer's is mostly an array already, and a list of one array takes long to convert.
         return np.asarray(values[0] if len(values) == 1 else values, _NUMPY[self.datatype])
 
-    def metadata(self) -> dict[str, Any]:
-        """As `GET /v2/models/NAME` shows it; -1 is the size of a batch."""
-        return {"name": self.name, "datatype": self.datatype, "shape": [-1, *self.item_shape]}
+    def metadata(self, images: int = -1) -> dict[str, Any]:
+        """As `GET /v2/models/NAME` and a response show it; -1 is a batch of any size."""
+        return {"name": self.name, "datatype": self.datatype, "shape": [images, *self.item_shape]}
 
     def config(self) -> dict[str, Any]:
         """As `GET /v2/models/NAME/config` shows it: without the batch, and never without a size."""
@@ -68,11 +68,6 @@ class ServedModel:
     outputs: Mapping[str, Tensor]
     settings: Settings
 
-    @property
-    def max_batch_size(self) -> int:
-        """The most images in a request."""
-        return self.settings.max_batch_images
-
     def metadata(self) -> dict[str, Any]:
         """`GET /v2/models/NAME`."""
         return {
@@ -90,7 +85,7 @@ class ServedModel:
             "platform": _PLATFORM,
             "backend": _PLATFORM,
             "version_policy": {"latest": {"num_versions": 1}},
-            "max_batch_size": self.max_batch_size,
+            "max_batch_size": self.settings.max_batch_images,
             "input": [_PIXELS.config()],
             "output": [output.config() for output in self.outputs.values()],
             "model_transaction_policy": {"decoupled": False},
@@ -127,17 +122,12 @@ def _outputs(answer: type[Prediction], classes: int, has_decision: bool) -> dict
     """
     types = get_type_hints(answer)
     tensors = [
-        Tensor(
-            field.name,
-            _datatype(types[field.name]),
-            tuple(classes for _ in field.metadata["axes"]),
-        )
+        Tensor(field.name, _datatype(types[field.name]), (classes,) * len(field.metadata["axes"]))
         for field in dataclasses.fields(answer)
         if TENSORS in field.metadata["places"] and (has_decision or field.name != "decision")
     ]
-    return {
-        tensor.name: tensor for tensor in sorted(tensors, key=lambda each: each.datatype == "BYTES")
-    }
+    tensors.sort(key=lambda tensor: tensor.datatype == "BYTES")
+    return {tensor.name: tensor for tensor in tensors}
 
 
 def _datatype(kind: Any) -> Datatype:

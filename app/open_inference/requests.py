@@ -10,12 +10,7 @@ from app.errors import ErrorCode
 from app.inference.parameters import parse_parameters
 from app.open_inference.models import ServedModel, Tensor
 from app.open_inference.protocol import PIXELS, invalid
-from app.open_inference.tensors import (
-    InputHeader,
-    raw_input_header,
-    read_images,
-    read_input_header,
-)
+from app.open_inference.tensors import InputHeader, raw_input_header, read_images, read_input_header
 from app.schemas import McParameters, PredictParameters
 from model.arrays import Pixels
 
@@ -98,7 +93,8 @@ def _read_length(value: bytes | None, body: bytes) -> int:
 def _raw_header(size: int, model: ServedModel) -> RequestHeader:
     known = model.parameters_type(preprocess="none")
     outputs = _read_outputs(None, model, known, is_binary=True)
-    return RequestHeader(None, raw_input_header(size, model.max_batch_size), known, outputs)
+    tensor = raw_input_header(size, model.settings.max_batch_images)
+    return RequestHeader(None, tensor, known, outputs)
 
 
 def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
@@ -106,9 +102,9 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise invalid("inputs must be a list of one input: pixels or image")
-    tensor = read_input_header(inputs[0], model.max_batch_size)
+    tensor = read_input_header(inputs[0], model.settings.max_batch_images)
     parameters = _object(document, "parameters")
-    is_binary = "binary_data_output" in parameters and _boolean(parameters, "binary_data_output")
+    is_binary = _boolean(parameters, "binary_data_output", default=False)
     if tensor.name == PIXELS:
         # A tensor of 28x28 is the network's input, whatever it shows; perf_analyzer sends noise.
         parameters = {"preprocess": "none", **parameters}
@@ -117,10 +113,8 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
     return RequestHeader(document.get("id"), tensor, known, outputs)
 
 
-@lru_cache(maxsize=256)
-def _remembered_header(text: bytes, model: ServedModel) -> RequestHeader:
-    """As `_parse_header`; remembered, since a client sends the same one before other pixels."""
-    return _parse_header(text, model)
+# Remembered, since a client sends the same one before other pixels.
+_remembered_header = lru_cache(maxsize=256)(_parse_header)
 
 
 def _parse_json(text: bytes) -> dict[str, Any]:
@@ -177,11 +171,7 @@ def _read_outputs(
     if isinstance(parameters, McParameters) and parameters.passes == 1:
         missing = _NEEDS_TWO_PASSES
     if outputs is None or outputs == []:
-        return tuple(
-            WantedOutput(tensor, is_binary)
-            for tensor in model.outputs.values()
-            if tensor.name not in missing
-        )
+        outputs = [{"name": name} for name in model.outputs if name not in missing]
     if not isinstance(outputs, list):
         raise invalid('outputs must be a list of objects such as {"name": "digit"}')
     wanted: dict[str, WantedOutput] = {}
@@ -204,7 +194,7 @@ def _is_wanted_binary(output: dict[str, Any], default: bool) -> bool:
             "an output has a name and, as its only parameter, binary_data; classification and "
             "shared memory are not supported"
         )
-    return _boolean(parameters, "binary_data") if parameters else default
+    return _boolean(parameters, "binary_data", default=default)
 
 
 def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -214,8 +204,8 @@ def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _boolean(parameters: Mapping[str, Any], name: str) -> bool:
-    value = parameters[name]
+def _boolean(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise invalid(f"{name} must be true or false")
     return value

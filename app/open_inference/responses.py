@@ -39,25 +39,17 @@ def build_response(
             outputs.append(_describe_binary(tensor, len(answers), len(data)))
         else:
             data_or_texts = values if isinstance(values, list) else values.ravel()
-            outputs.append({**_describe(tensor, len(answers)), "data": data_or_texts})
+            outputs.append({**tensor.metadata(len(answers)), "data": data_or_texts})
     header = encode_json(document)
     if not raw:
         return header, None
     return b"".join([header, *raw]), len(header)
 
 
-def _describe(tensor: Tensor, images: int) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "datatype": tensor.datatype,
-        "shape": [images, *tensor.item_shape],
-    }
-
-
 @lru_cache(maxsize=256)
 def _describe_binary(tensor: Tensor, images: int, size: int) -> orjson.Fragment:
     """An output whose data follows the JSON; as JSON, since most responses say the same."""
-    described = {**_describe(tensor, images), "parameters": {"binary_data_size": size}}
+    described = {**tensor.metadata(images), "parameters": {"binary_data_size": size}}
     return orjson.Fragment(encode_json(described))
 
 
