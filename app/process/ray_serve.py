@@ -22,21 +22,9 @@ _TARGET_REQUESTS = 8
 # More than the application admits, so that overload is its 429 and not a queue of Ray Serve.
 _MAX_REQUESTS = 1000
 # Settings of what Ray Serve does itself.
-_REPLACED = frozenset(
-    {
-        "host",
-        "port",
-        "workers",
-        "drain_seconds",
-        "max_connections",
-        "max_head_seconds",
-        "keep_alive_seconds",
-        "max_body_seconds",
-        "log_format",
-        "log_level",
-        "access_log",
-    }
-)
+_CONNECTIONS = {"max_connections", "max_head_seconds", "keep_alive_seconds", "max_body_seconds"}
+_LOGS = {"log_format", "log_level", "access_log"}
+_REPLACED = {"host", "port", "workers", "drain_seconds"} | _CONNECTIONS | _LOGS
 
 
 class ReplicaError(Exception):
