@@ -95,7 +95,7 @@ class DrainingServer(uvicorn.Server):
                     accepted.append(listener.accept()[0])
         # A connection's protocol, as `uvicorn.Server.startup` makes it.
         state = (self.config, self.server_state, self.lifespan.state)
-        create = partial(self.config.http_protocol_class, *state)
+        create = partial(self.config.http_protocol_class, *state)  # type: ignore[call-arg]
         for connection in accepted:
             connection.setblocking(False)
             with suppress(OSError):  # it is gone already

@@ -123,17 +123,14 @@ def _console_line(record: RequestRecord, now: float) -> bytes:
             f"compute {timings.compute * 1e3:.2f})"
         )
     return (
-        f"{_console_time(now)} INFO    {record.method} {record.route} {record.status} "
+        f"{_local(int(now))}.{int(now % 1 * 1000):03d} INFO    "
+        f"{record.method} {record.route} {record.status} "
         f"{record.code or 'ok'}, {record.seconds * 1e3:.2f} ms{stages}, {record.request_id}\n"
     ).encode()
 
 
 def _json_time(seconds: float) -> str:
     return f"{_utc(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
-
-
-def _console_time(seconds: float) -> str:
-    return f"{_local(int(seconds))}.{int(seconds % 1 * 1000):03d}"
 
 
 @lru_cache(maxsize=4)  # most lines share their second
