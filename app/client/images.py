@@ -58,8 +58,7 @@ def encode_image(image: "Image") -> bytes:
     if hasattr(image, "__array__"):
         return _encode_array(image)
     if hasattr(image, "read"):
-        data = image.read()
-        if isinstance(data, bytes):
+        if isinstance(data := image.read(), bytes):
             return data
         raise TypeError("the file must be opened in binary mode: open(path, 'rb')")
     raise TypeError(

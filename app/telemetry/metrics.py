@@ -138,8 +138,7 @@ class Metrics:
         self._row = _clear(families, self._counts, index)
         self._row[families.worker_starts.place()] += 1
         # What every request needs, looked up once.
-        self._in_flight = families.in_flight.place()
-        self._requests = families.requests.places
+        self._in_flight, self._requests = families.in_flight.place(), families.requests.places
         self._durations = {route: families.duration.place(route) for route in routes.every}
         self._stages = {
             route: [families.stages.place(route, stage) for stage in Timings._fields]
