@@ -27,10 +27,6 @@ _LOGS = {"log_format", "log_level", "access_log"}
 _REPLACED = {"host", "port", "workers", "drain_seconds"} | _CONNECTIONS | _LOGS
 
 
-class ReplicaError(Exception):
-    """A replica cannot answer."""
-
-
 class Replica:
     """What Ray Serve calls; its wrapper, `serve.ingress`, sets `app`."""
 
@@ -40,10 +36,10 @@ class Replica:
         """Runs on the event loop that serves; a replica that fails or hangs is replaced.
 
         Raises:
-            ReplicaError: the network is not loaded.
+            RuntimeError: the network is not loaded.
         """
         if not self.app.state.models.is_ready:
-            raise ReplicaError("the network is not loaded")
+            raise RuntimeError("the network is not loaded")
 
 
 def app(args: dict[str, Any]) -> Application:

@@ -156,9 +156,7 @@ class Table:
     def __init__(
         self, stream: TextIO, terminal: Terminal, labels: Sequence[str], names: Sequence[str]
     ) -> None:
-        self._stream = stream
-        self._terminal = terminal
-        self._labels = labels
+        self._stream, self._terminal, self._labels = stream, terminal, labels
         longest = max(len("file"), *map(len, names))
         self._digit_width = max(len("digit"), 1 + max(map(len, labels), default=0))
         room = (terminal.columns or sys.maxsize) - self._digit_width - _OTHER_WIDTH
