@@ -42,106 +42,87 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+_Origin = Annotated[str, AfterValidator(_check_origin)]
+
+
+def _setting(default: object, description: str, **limits: float) -> Any:
+    return Field(default, description=description, **limits)  # type: ignore[call-overload]
+
+
 class Settings(BaseModel):
     """How the server runs. Every field is a `DROPSERVE_` variable and an option of `serve`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Not empty: that would mean every interface.
-    host: str = Field(
-        default="127.0.0.1",
-        min_length=1,
-        description="Address to listen on; 0.0.0.0 is every interface",
+    host: str = _setting(
+        "127.0.0.1", "Address to listen on; 0.0.0.0 is every interface", min_length=1
     )
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one"
+    port: int = _setting(8000, "Port to listen on; 0 takes a free one", ge=0, le=65535)
+    checkpoint: Path | None = _setting(
+        None, "Path of the checkpoint to serve; if unset, the committed one"
     )
-    checkpoint: Path | None = Field(
-        default=None, description="Path of the checkpoint to serve; if unset, the committed one"
+    device: str = _setting(
+        "cpu", "Device for inference: cpu, cuda, or a numbered one such as cuda:1"
     )
-    device: str = Field(
-        default="cpu",
-        description="Device for inference: cpu, cuda, or a numbered one such as cuda:1",
+    precision: Literal["float32", "bfloat16"] = _setting(
+        "float32",
+        "Number format of the stochastic layers: float32, or bfloat16, which is less exact",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="Number format of the stochastic layers: float32, or bfloat16, which is less "
-        "exact",
-    )
-    max_body_bytes: int = Field(
-        default=10 * 2**20, ge=1024, description="Largest request body, in bytes"
-    )
-    max_pixels: int = Field(
-        default=50_000_000,
+    max_body_bytes: int = _setting(10 * 2**20, "Largest request body, in bytes", ge=1024)
+    max_pixels: int = _setting(
+        50_000_000,
+        "Largest image, in pixels; a JPEG is measured after reduced decoding, a WebP may have half "
+        "as many",
         ge=784,
-        description="Largest image, in pixels; a JPEG is measured after reduced decoding, a WebP "
-        "may have half as many",
     )
-    max_passes: int = Field(
-        default=1000, ge=1, le=65_536, description="Most stochastic passes per request"
-    )
-    max_batch_images: int = Field(default=256, ge=1, description="Most images per batch request")
-    max_queued_passes: int = Field(
-        default=20_000,
+    max_passes: int = _setting(1000, "Most stochastic passes per request", ge=1, le=65_536)
+    max_batch_images: int = _setting(256, "Most images per batch request", ge=1)
+    max_queued_passes: int = _setting(
+        20_000,
+        "Most stochastic passes in the queue; a request is answered with 429 unless twenty of its "
+        "cost would still fit, or seven eighths are free",
         ge=1,
-        description="Most stochastic passes in the queue; a request is answered with 429 unless "
-        "twenty of its cost would still fit, or seven eighths are free",
     )
-    max_timeout_ms: int = Field(
-        default=30_000, ge=1, description="Longest deadline of a request, in milliseconds"
+    max_timeout_ms: int = _setting(30_000, "Longest deadline of a request, in milliseconds", ge=1)
+    workers: int = _setting(1, "Processes that serve, with one thread each", ge=1)
+    drain_seconds: float = _setting(
+        5, "Seconds to keep serving after SIGTERM, while /health/ready answers 503", ge=0
     )
-    workers: int = Field(default=1, ge=1, description="Processes that serve, with one thread each")
-    drain_seconds: float = Field(
-        default=5,
-        ge=0,
-        description="Seconds to keep serving after SIGTERM, while /health/ready answers 503",
+    max_connections: int = _setting(
+        800, "Most connections per worker; beyond them, the longest idle ones are closed", ge=1
     )
-    max_connections: int = Field(
-        default=800,
+    max_head_seconds: float = _setting(10, "Seconds to receive the request headers", gt=0)
+    keep_alive_seconds: int = _setting(
+        75,
+        "Idle timeout: seconds that a connection stays open after an answer; choose more than the "
+        "load balancer's, usually 60, which must close first",
         ge=1,
-        description="Most connections per worker; beyond them, the longest idle ones are closed",
     )
-    max_head_seconds: float = Field(
-        default=10, gt=0, description="Seconds to receive the request headers"
+    max_body_seconds: float = _setting(
+        60, "Seconds to receive a request body, and for the client to read an answer", gt=0
     )
-    keep_alive_seconds: int = Field(
-        default=75,
-        ge=1,
-        description="Idle timeout: seconds that a connection stays open after an answer; choose "
-        "more than the load balancer's, usually 60, which must close first",
+    api_keys_file: Path | None = _setting(
+        None,
+        "File with the digests of the API keys, which `dropserve new-key` prints; if unset, no key "
+        "is required",
     )
-    max_body_seconds: float = Field(
-        default=60,
-        gt=0,
-        description="Seconds to receive a request body, and for the client to read an answer",
+    metrics_need_key: bool = _setting(
+        True, "Whether /metrics requires an API key, if other routes do"
     )
-    api_keys_file: Path | None = Field(
-        default=None,
-        description="File with the digests of the API keys, which `dropserve new-key` prints; if "
-        "unset, no key is required",
+    cors_origins: Annotated[tuple[_Origin, ...], BeforeValidator(_split)] = _setting(
+        (),
+        "Origins whose pages may call the API from a browser, separated by commas, such as "
+        "https://example.org; * allows all",
     )
-    metrics_need_key: bool = Field(
-        default=True, description="Whether /metrics requires an API key, if other routes do"
+    metrics: bool = _setting(True, "Whether to serve metrics for Prometheus at /metrics")
+    log_format: Literal["auto", "json", "console"] = _setting(
+        "auto",
+        "Log format: json, console, or auto, which is console on a terminal and json elsewhere",
     )
-    cors_origins: Annotated[
-        tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_split)
-    ] = Field(
-        default=(),
-        description="Origins whose pages may call the API from a browser, separated by commas, "
-        "such as https://example.org; * allows all",
-    )
-    metrics: bool = Field(
-        default=True, description="Whether to serve metrics for Prometheus at /metrics"
-    )
-    log_format: Literal["auto", "json", "console"] = Field(
-        default="auto",
-        description="Log format: json, console, or auto, which is console on a terminal and json "
-        "elsewhere",
-    )
-    access_log: bool = Field(default=True, description="Whether to log each request")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info",
-        description="Lowest level that is logged: debug, info, warning or error",
+    access_log: bool = _setting(True, "Whether to log each request")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "Lowest level that is logged: debug, info, warning or error"
     )
 
 
@@ -164,8 +145,16 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any] | None 
             since, until, reason = _RETIRED[name]
             text = "%s is ignored since Dropserve %s, and will be refused from %s on: %s"
             logger.warning(text, variable, since, until, reason)
-        elif not _is_ignored(name, value):
-            raise SettingsError(f"unknown setting {variable}; {_nearest(name)}")
+        elif not (
+            name in _OTHER_NAMES
+            or value.startswith(_KUBERNETES_VALUE)
+            or _KUBERNETES_NAME.fullmatch(name)
+        ):
+            known = [field.upper() for field in Settings.model_fields]
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise SettingsError(
+                f"unknown setting {variable}; the nearest known one is {PREFIX}{nearest}"
+            )
     values |= {name: value for name, value in (options or {}).items() if value is not None}
     try:
         return Settings.model_validate(values)
@@ -175,17 +164,3 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any] | None 
         raise SettingsError(
             f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}): {first['msg']}"
         ) from error
-
-
-def _is_ignored(name: str, value: str) -> bool:
-    return (
-        name in _OTHER_NAMES
-        or value.startswith(_KUBERNETES_VALUE)
-        or _KUBERNETES_NAME.fullmatch(name) is not None
-    )
-
-
-def _nearest(name: str) -> str:
-    known = [field.upper() for field in Settings.model_fields]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return f"the nearest known one is {PREFIX}{nearest}"

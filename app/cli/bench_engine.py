@@ -31,6 +31,8 @@ from model.network import MLP, normalise
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
 
+Times = dict[str, list[float]]  # seconds of each round, by variant
+
 # A call is repeated within a round until it has run this long: single calls are too short to time.
 _MIN_SECONDS = 0.02
 # Slow variants are not repeated in every round of a large setting.
@@ -54,7 +56,7 @@ def run_engine_bench(options: argparse.Namespace) -> None:
         _measure(network, engine, _batches(digits, size), T, options.rounds)
         for size, T in tqdm(settings, desc="measuring", file=sys.stderr)
     ]
-    deterministic = _measure_deterministic(network, engine, digits[_TYPICAL], options.rounds)
+    deterministic = _time_deterministic(network, engine, digits[_TYPICAL], options.rounds)
     machine = describe_machine()
     if "json" in options:
         document = {"machine": machine, "rows": rows, "deterministic_ratio": deterministic}
@@ -107,16 +109,11 @@ def _measure(
         },
         rounds,
     )
+    row: dict[str, Any] = {"images": len(batches[0]), "passes": T}
     names = ("lower_quartile", "median", "upper_quartile")
-    return {
-        "images": len(batches[0]),
-        "passes": T,
-        **{
-            variant: dict(zip(names, quantiles(seconds, n=4, method="inclusive"), strict=True))
-            for variant, seconds in times.items()
-        },
-        "speedup": _median_ratio(times["textbook"], times["engine"]),
-    }
+    for variant, seconds in times.items():
+        row[variant] = dict(zip(names, quantiles(seconds, n=4, method="inclusive"), strict=True))
+    return row | {"speedup": _median_ratio(times["textbook"], times["engine"])}
 
 
 def _textbook(network: nn.Sequential, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
@@ -142,9 +139,7 @@ def _as_sequential(network: MLP) -> nn.Sequential:
     return nn.Sequential(*modules, output).train()
 
 
-def _measure_deterministic(
-    network: MLP, engine: ReluMlpEngine, pixels: Pixels, rounds: int
-) -> float:
+def _time_deterministic(network: MLP, engine: ReluMlpEngine, pixels: Pixels, rounds: int) -> float:
     """Time of a deterministic answer over that of an eager forward with softmax, input ready."""
     x = normalise(pixels, network.config)
 
@@ -156,9 +151,7 @@ def _measure_deterministic(
     return _median_ratio(times["engine"], times["bare"])
 
 
-def _time_rounds(
-    variants: Mapping[str, Callable[[], object]], rounds: int
-) -> dict[str, list[float]]:
+def _time_rounds(variants: Mapping[str, Callable[[], object]], rounds: int) -> Times:
     """Seconds per call of each variant, in each round."""
     repeats = {}
     for name, call in variants.items():
@@ -167,7 +160,7 @@ def _time_rounds(
         repeats[name] = max(1, int(_MIN_SECONDS / seconds))
         if seconds > _LONG_SECONDS:
             rounds = min(rounds, 3)
-    times: dict[str, list[float]] = {name: [] for name in variants}
+    times: Times = {name: [] for name in variants}
     order = random.Random(0)  # nosec B311: the same in every run
     for _ in range(rounds):
         for name in order.sample(list(variants), len(variants)):

@@ -3,15 +3,11 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from app.cli.options import add_parameter_options
+from app.cli.options import Commands, add_parameter_options
 from app.errors import EXIT_FAILED
 from app.schemas import McParameters
 from app.scoring.options import PARAMETERS
-
-if TYPE_CHECKING:
-    from app.cli.options import Commands
 
 _DESCRIPTION = """\
 Score millions of images into one Parquet table: a row for each image, in the order of the input.
@@ -24,7 +20,7 @@ exit codes: 0 every image was scored, 1 some failed or the disk is full, 2 wrong
 130 Ctrl-C"""
 
 
-def add_score_command(commands: "Commands") -> None:
+def add_score_command(commands: Commands) -> None:
     """Adds `score`."""
     parser = commands.add_parser(
         "score",

@@ -21,9 +21,8 @@ def add_serve_command(commands: Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = load_settings(
-        os.environ, {name: getattr(options, name) for name in Settings.model_fields}
-    )
+    given = {name: getattr(options, name) for name in Settings.model_fields}
+    settings = load_settings(os.environ, given)
     if settings.api_keys_file is not None:
         from app.api.auth import ApiKeys
 

@@ -16,20 +16,20 @@ on the server.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
 
 from ..schemas import McParameters, McPrediction, Prediction, PredictParameters
-from .errors import DropserveError, connection_error
+from .errors import connection_error
 from .requests import Requests, takes
-from .responses import EventReader
+from .responses import EventReader, Results
 from .retries import Flow, Outcome, R, RetryPolicy
 
 if TYPE_CHECKING:
-    from .images import Image
+    from .images import Image, Images
 
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 Transport = TypeVar("Transport", httpx.BaseTransport, httpx.AsyncBaseTransport)
@@ -105,9 +105,7 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
         return self._run(self._requests.predict(McPrediction, image, parameters))
 
     @takes(PredictParameters)
-    def predict_batch(
-        self, images: "Iterable[Image]", **parameters: Any
-    ) -> list[Prediction | DropserveError]:
+    def predict_batch(self, images: "Images", **parameters: Any) -> Results[Prediction]:
         """The answer to each image, in order; an image without one has its exception in the list.
 
         The number of images is not limited: they are read and sent some at a time.
@@ -118,9 +116,7 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
         return self._run(self._requests.predict_batch(Prediction, images, parameters))
 
     @takes(McParameters)
-    def predict_mc_batch(
-        self, images: "Iterable[Image]", **parameters: Any
-    ) -> list[McPrediction | DropserveError]:
+    def predict_mc_batch(self, images: "Images", **parameters: Any) -> Results[McPrediction]:
         """As `predict_batch`, with dropout; a seed applies to every image as to a single one."""
         return self._run(self._requests.predict_batch(McPrediction, images, parameters))
 
@@ -192,16 +188,12 @@ class AsyncDropserveClient(_Client[httpx.AsyncClient, httpx.AsyncBaseTransport])
         return await self._run(self._requests.predict(McPrediction, image, parameters))
 
     @takes(PredictParameters)
-    async def predict_batch(
-        self, images: "Iterable[Image]", **parameters: Any
-    ) -> list[Prediction | DropserveError]:
+    async def predict_batch(self, images: "Images", **parameters: Any) -> Results[Prediction]:
         """See `DropserveClient.predict_batch`."""
         return await self._run(self._requests.predict_batch(Prediction, images, parameters))
 
     @takes(McParameters)
-    async def predict_mc_batch(
-        self, images: "Iterable[Image]", **parameters: Any
-    ) -> list[McPrediction | DropserveError]:
+    async def predict_mc_batch(self, images: "Images", **parameters: Any) -> Results[McPrediction]:
         """See `DropserveClient.predict_mc_batch`."""
         return await self._run(self._requests.predict_batch(McPrediction, images, parameters))
 

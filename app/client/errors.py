@@ -86,18 +86,10 @@ class ServerFailedError(DropserveError):
 
 
 # What is wrong with one image, whatever the status.
-_IMAGE_CODES = frozenset(
-    {
-        ErrorCode.EMPTY_BODY.text,
-        ErrorCode.TRUNCATED_IMAGE.text,
-        ErrorCode.BODY_TOO_LARGE.text,
-        ErrorCode.TOO_MANY_PIXELS.text,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE.text,
-        ErrorCode.NOT_AN_IMAGE.text,
-        ErrorCode.INVALID_PIXELS.text,
-        ErrorCode.NO_INK.text,
-    }
-)
+_IMAGE_CODES = {
+    *("empty_body", "truncated_image", "body_too_large", "too_many_pixels"),
+    *("unsupported_media_type", "not_an_image", "invalid_pixels", "no_ink"),
+}
 # For any other code, since a newer server may have further ones.
 _BY_STATUS = {429: BusyError, 503: BusyError, 504: DeadlineExceededError}
 
@@ -113,13 +105,12 @@ def error_from_body(
         retry_after: seconds, if the response has them.
     """
     code = str(error["code"])
-    kind: type[DropserveError]
     if code in _IMAGE_CODES or (status is None and code != ErrorCode.INTERNAL.text):
-        kind = ImageError
-    elif status is None:
-        kind = ServerFailedError
+        kind: type[DropserveError] = ImageError
     else:
-        kind = _BY_STATUS.get(status, ServerFailedError if status >= 500 else RequestError)
+        status_or_500 = status or 500
+        other = ServerFailedError if status_or_500 >= 500 else RequestError
+        kind = _BY_STATUS.get(status_or_500, other)
     return kind(
         code,
         str(error["message"]),

@@ -1,8 +1,9 @@
 """Images of any kind -> the bytes of an image file, which are sent."""
 
 import sys
+from collections.abc import Iterable
 from io import BytesIO
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     _File: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
     Image: TypeAlias = _File | PIL.Image.Image | NDArray[np.integer[Any]]
+    Images: TypeAlias = Iterable[Image]
 
 # What PNG cannot hold goes as TIFF, which holds every mode of Pillow's but HSV.
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
@@ -44,7 +46,11 @@ def encode_image(image: "Image") -> bytes:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | PathLike):
-        return _read_file(fspath(image))
+        try:
+            return Path(image).read_bytes()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ImageError("unreadable_file", f"the file cannot be read: {reason}") from error
     # A caller who has a PIL image has imported PIL.
     pil = sys.modules.get("PIL.Image")
     if pil is not None and isinstance(image, pil.Image):
@@ -52,22 +58,13 @@ def encode_image(image: "Image") -> bytes:
     if hasattr(image, "__array__"):
         return _encode_array(image)
     if hasattr(image, "read"):
-        data = image.read()
-        if isinstance(data, bytes):
+        if isinstance(data := image.read(), bytes):
             return data
         raise TypeError("the file must be opened in binary mode: open(path, 'rb')")
     raise TypeError(
         "an image is a path, bytes, a binary file, a PIL image or an array, "
         f"and this is {type(image).__name__}"
     )
-
-
-def _read_file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ImageError("unreadable_file", f"the file cannot be read: {reason}") from error
 
 
 def _encode_pil(image: "PIL.Image.Image") -> bytes:

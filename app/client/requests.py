@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from ..schemas import McParameters, McPrediction, Prediction, PredictParameters
 from .errors import DropserveError, ImageError, unexpected_answer
 from .images import encode_image
-from .responses import A, parse_answer, parse_batch, read_response
+from .responses import A, Results, parse_answer, parse_batch, read_response
 from .retries import Flow, R, RetryPolicy, exchange
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ class Requests:
 
     def predict_batch(
         self, answer_type: type[A], images: "Iterable[Image]", parameters: Parameters
-    ) -> Flow[list[A | DropserveError]]:
+    ) -> Flow[Results[A]]:
         """The answer to each image, or its exception, from as many requests as necessary."""
         if isinstance(images, str | bytes | bytearray | PathLike):
             raise TypeError("a batch takes a list of images, and this is a single one")
         passes = parameters.get("passes") or _DEFAULT_PASSES
         max_images = max(1, min(_IMAGES_PER_REQUEST, _PASSES_PER_REQUEST // passes))
-        results: list[A | DropserveError] = []
+        results: Results[A] = []
         for chunk in _chunks(images, max_images):
             readable = [data for data in chunk if isinstance(data, bytes)]
             answers = iter((yield from self._predict_chunk(answer_type, readable, parameters)))
@@ -117,7 +117,7 @@ class Requests:
 
     def _predict_chunk(
         self, answer_type: type[A], images: Sequence[bytes], parameters: Parameters
-    ) -> Flow[list[A | DropserveError]]:
+    ) -> Flow[Results[A]]:
         if not images:
             return []
         if len(images) == 1:
@@ -148,9 +148,8 @@ def _chunks(images: "Iterable[Image]", max_images: int) -> Iterator[list[bytes |
     chunk: list[bytes | ImageError] = []
     size = 0
     for image in images:
-        encoded: bytes | ImageError
         try:
-            encoded = encode_image(image)
+            encoded: bytes | ImageError = encode_image(image)
         except ImageError as error:
             encoded = error
         length = len(encoded) if isinstance(encoded, bytes) else 0

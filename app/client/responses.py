@@ -14,6 +14,7 @@ from .errors import ConnectionFailedError, DropserveError, error_from_body, unex
 
 A = TypeVar("A", bound=Prediction)
 T = TypeVar("T")
+Results = list[A | DropserveError]  # an image without an answer has its exception
 
 _PREDICTIONS = re.compile(r'"predictions"\s*:\s*\[[\s,]*')
 _BETWEEN = re.compile(r"[\s,]*")
@@ -67,7 +68,7 @@ def _value(value: Any, declared: Any) -> Any:
     return _build(nested, value)
 
 
-def parse_batch(text: str, answer_type: type[A]) -> list[A | DropserveError]:
+def parse_batch(text: str, answer_type: type[A]) -> Results[A]:
     """The answer of each image, or the exception for it."""
     return [
         error_from_body(values["error"], None)
@@ -99,13 +100,13 @@ def split_batch(text: str) -> Iterator[tuple[dict[str, Any], str]]:
         position = between.end() if between else end
 
 
+@dataclasses.dataclass
 class EventReader:
     """Server-sent events -> answers."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self._buffer = b""
-        self._has_result = False
+    response: httpx.Response
+    _buffer: bytes = b""
+    _has_result: bool = False
 
     def feed(self, chunk: bytes) -> Iterator[McPrediction]:
         """The answers that are complete with these bytes.
@@ -118,7 +119,7 @@ class EventReader:
             lines = dict(line.partition(b": ")[::2] for line in event.split(b"\n"))
             name, data = lines.get(b"event", b""), lines.get(b"data", b"").decode()
             if name == b"error":
-                raise error_from_body(json.loads(data)["error"], self._response.status_code)
+                raise error_from_body(json.loads(data)["error"], self.response.status_code)
             if name in (b"estimate", b"result"):
                 self._has_result = name == b"result"
                 yield parse_answer(json.loads(data), data, McPrediction)

@@ -23,14 +23,7 @@ _FIRST_WAIT_SECONDS = 0.2
 _BUSY = (429, 503)
 # The connection was never made, or broke. A request changes nothing on the server, so repeating it
 # is safe. A server that is merely slow does not get it twice.
-_BROKEN = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.ReadError,
-    httpx.WriteError,
-    httpx.CloseError,
-    httpx.RemoteProtocolError,
-)
+_BROKEN = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 
 
 @dataclass(frozen=True)

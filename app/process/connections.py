@@ -17,11 +17,8 @@ from typing import Literal
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.middleware import SECURITY_HEADERS
 from app.errors import ApiError, ErrorCode
@@ -39,6 +36,7 @@ _CLOSED_SHARE = 10
 # What a connection waits for: another request, which uvicorn limits; request headers, those of the
 # first request included; a request body; a client that reads; or the server's own answer.
 Phase = Literal["idle", "head", "body", "reader", "answer"]
+_IDLE = ("idle", "head")
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -79,13 +77,17 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            is_too_large = isinstance(error.__context__, _HeadTooLargeError)
-            self._refuse_request(
-                ErrorCode.HEAD_TOO_LARGE if is_too_large else ErrorCode.INVALID_HTTP
-            )
+            is_large = isinstance(error.__context__, _HeadTooLargeError)
+            self._refuse_request(ErrorCode.HEAD_TOO_LARGE if is_large else ErrorCode.INVALID_HTTP)
         else:
-            if self._is_partial_head():
-                self._limit_partial_head()
+            if not self._is_partial_head():
+                return
+            if self._partial is self.scope:
+                self._partial_bytes += self._chunk_bytes
+            else:  # a part of the chunk may be another request's
+                self._partial, self._partial_bytes = self.scope, 0
+            if self._partial_bytes > MAX_HEAD_BYTES:
+                self._refuse_request(ErrorCode.HEAD_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Does what uvicorn's does, up to a number of headers; the rest is not even parsed."""
@@ -127,15 +129,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """Asked only where a client offers another protocol; uvicorn must not begin a request."""
         return True
 
-    def _limit_partial_head(self) -> None:
-        if self._partial is not self.scope:
-            self._partial = self.scope
-            self._partial_bytes = 0  # a part of the chunk may be another request's
-        else:
-            self._partial_bytes += self._chunk_bytes
-        if self._partial_bytes > MAX_HEAD_BYTES:
-            self._refuse_request(ErrorCode.HEAD_TOO_LARGE)
-
     def _is_partial_head(self) -> bool:
         return self.scope is not None and "method" not in self.scope
 
@@ -171,14 +164,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _make_room(self) -> bool:
         """Closes the connections that have waited the longest for a request; whether any has."""
-        idle = [
-            connection
-            for connection in self.connections
-            if isinstance(connection, BoundedProtocol)
-            and connection is not self
-            and connection._phase() in ("idle", "head")
-        ]
-        idle.sort(key=lambda connection: connection._waits_since)
+        others = (other for other in self.connections if isinstance(other, BoundedProtocol))
+        idle = [other for other in others if other is not self and other._phase() in _IDLE]
+        idle.sort(key=lambda other: other._waits_since)
         for connection in idle[: max(1, self.settings.max_connections // _CLOSED_SHARE)]:
             connection.transport.abort()
         return bool(idle)
@@ -214,7 +202,7 @@ class BoundedProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + body)
+        self.transport.write(httptools_impl.STATUS_LINE[error.status] + head + b"\r\n" + body)
         # Closed with input unread, the kernel would reset the connection before this is read.
         self._refused_at = self.loop.time()
         if self.transport.can_write_eof():

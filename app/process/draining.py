@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -92,16 +93,13 @@ class DrainingServer(uvicorn.Server):
             with listener, suppress(OSError):  # BlockingIOError: nobody is left
                 while True:
                     accepted.append(listener.accept()[0])
-        loop = asyncio.get_running_loop()
+        # A connection's protocol, as `uvicorn.Server.startup` makes it.
+        state = (self.config, self.server_state, self.lifespan.state)
+        create = partial(self.config.http_protocol_class, *state)  # type: ignore[call-arg]
         for connection in accepted:
             connection.setblocking(False)
             with suppress(OSError):  # it is gone already
-                await loop.connect_accepted_socket(self._create_protocol, connection)
-
-    def _create_protocol(self) -> asyncio.Protocol:
-        """One connection's protocol, as `uvicorn.Server.startup` makes it."""
-        make = self.config.http_protocol_class
-        return make(self.config, self.server_state, self.lifespan.state)  # type: ignore[call-arg]
+                await asyncio.get_running_loop().connect_accepted_socket(create, connection)
 
     def _is_anyone_waiting(self) -> bool:
         """Whether a connection has no complete answer, even if its request is still on the way."""

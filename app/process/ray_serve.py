@@ -22,25 +22,9 @@ _TARGET_REQUESTS = 8
 # More than the application admits, so that overload is its 429 and not a queue of Ray Serve.
 _MAX_REQUESTS = 1000
 # Settings of what Ray Serve does itself.
-_REPLACED = frozenset(
-    {
-        "host",
-        "port",
-        "workers",
-        "drain_seconds",
-        "max_connections",
-        "max_head_seconds",
-        "keep_alive_seconds",
-        "max_body_seconds",
-        "log_format",
-        "log_level",
-        "access_log",
-    }
-)
-
-
-class ReplicaError(Exception):
-    """A replica cannot answer."""
+_CONNECTIONS = {"max_connections", "max_head_seconds", "keep_alive_seconds", "max_body_seconds"}
+_LOGS = {"log_format", "log_level", "access_log"}
+_REPLACED = {"host", "port", "workers", "drain_seconds"} | _CONNECTIONS | _LOGS
 
 
 class Replica:
@@ -52,10 +36,10 @@ class Replica:
         """Runs on the event loop that serves; a replica that fails or hangs is replaced.
 
         Raises:
-            ReplicaError: the network is not loaded.
+            RuntimeError: the network is not loaded.
         """
         if not self.app.state.models.is_ready:
-            raise ReplicaError("the network is not loaded")
+            raise RuntimeError("the network is not loaded")
 
 
 def app(args: dict[str, Any]) -> Application:

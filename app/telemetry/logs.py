@@ -17,13 +17,14 @@ import orjson
 
 from app.settings import Settings
 from app.telemetry.log_writer import LogWriter
-from app.telemetry.request_record import RequestRecord
+from app.telemetry.request_record import RequestRecord, Timings
 
 LogFormat = Literal["json", "console"]
 
 _CONSOLE_FORMATTER = logging.Formatter(
     "%(asctime)s.%(msecs)03d %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
 )
+_JSON_STAGES = "".join(f',"{stage}_seconds":%.6f' for stage in Timings._fields)
 
 
 def configure_logs(settings: Settings) -> "AccessLog | None":
@@ -95,10 +96,7 @@ def _json_line(record: RequestRecord, now: float) -> bytes:
     shared = _shared_json(os.getpid(), method, route, status, code)
     stages = ""
     if timings.compute:
-        stages = (
-            f',"decode_seconds":{timings.decode:.6f},"queue_seconds":{timings.queue:.6f},'
-            f'"compute_seconds":{timings.compute:.6f}'
-        )
+        stages = _JSON_STAGES % timings
     # The id has only characters that JSON leaves as they are.
     return (
         f'{{"time":"{_json_time(now)}",{shared},"request_id":"{request_id}",'
@@ -118,22 +116,17 @@ def _console_line(record: RequestRecord, now: float) -> bytes:
     timings = record.timings
     stages = ""
     if timings.compute:
-        stages = (
-            f" (decode {timings.decode * 1e3:.2f}, queue {timings.queue * 1e3:.2f}, "
-            f"compute {timings.compute * 1e3:.2f})"
-        )
+        decode, queue, compute = (seconds * 1e3 for seconds in timings)
+        stages = f" (decode {decode:.2f}, queue {queue:.2f}, compute {compute:.2f})"
     return (
-        f"{_console_time(now)} INFO    {record.method} {record.route} {record.status} "
+        f"{_local(int(now))}.{int(now % 1 * 1000):03d} INFO    "
+        f"{record.method} {record.route} {record.status} "
         f"{record.code or 'ok'}, {record.seconds * 1e3:.2f} ms{stages}, {record.request_id}\n"
     ).encode()
 
 
 def _json_time(seconds: float) -> str:
     return f"{_utc(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
-
-
-def _console_time(seconds: float) -> str:
-    return f"{_local(int(seconds))}.{int(seconds % 1 * 1000):03d}"
 
 
 @lru_cache(maxsize=4)  # most lines share their second

@@ -1,14 +1,13 @@
 """The metrics of `GET /metrics`: requests and their times, passes, and what the network answers."""
 
 from collections import Counter as Tally
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from app.errors import ErrorCode
-from app.telemetry.metric_families import Counter, Family, Gauge, Histogram, lay_out, sample_line
-from app.telemetry.request_record import CLIENT_GONE, RequestRecord
+from app.telemetry.metric_families import Counter, Family, Gauge, Histogram, lay_out
+from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
 from app.telemetry.shared_memory import SharedCounts
 from model.literals import Mode, Reason
 
@@ -18,7 +17,6 @@ _OTHER = "other"
 _STATUSES = sorted({code.status for code in ErrorCode} | {200, 206, 304, CLIENT_GONE})
 _STATUS_LABELS = {status: str(status) for status in _STATUSES}
 _CODES = sorted(code.text for code in ErrorCode)
-_STAGES = ("decode", "queue", "compute")
 _DIGITS = tuple("0123456789")
 
 _SECONDS = (
@@ -79,7 +77,7 @@ class Families:
         self.stages = Histogram(
             "dropserve_stage_duration_seconds",
             "Time that answered predictions spent decoding images, queueing and computing.",
-            {"route": routes.predictions, "stage": _STAGES},
+            {"route": routes.predictions, "stage": Timings._fields},
             _SECONDS,
         )
         self.in_flight = Gauge("dropserve_requests_in_flight", "Requests not answered yet.")
@@ -140,11 +138,10 @@ class Metrics:
         self._row = _clear(families, self._counts, index)
         self._row[families.worker_starts.place()] += 1
         # What every request needs, looked up once.
-        self._in_flight = families.in_flight.place()
-        self._requests = families.requests.places
+        self._in_flight, self._requests = families.in_flight.place(), families.requests.places
         self._durations = {route: families.duration.place(route) for route in routes.every}
         self._stages = {
-            route: [families.stages.place(route, stage) for stage in _STAGES]
+            route: [families.stages.place(route, stage) for stage in Timings._fields]
             for route in routes.predictions
         }
 
@@ -166,11 +163,8 @@ class Metrics:
             row[families.errors.place(route, _code_label(code))] += 1
         # An application with further routes may ask the network elsewhere, too.
         elif timings.compute and (places := self._stages.get(route)):
-            decode, queue, compute = places
-            observe = families.stages.observe
-            observe(row, decode, timings.decode)
-            observe(row, queue, timings.queue)
-            observe(row, compute, timings.compute)
+            for place, stage_seconds in zip(places, timings, strict=True):
+                families.stages.observe(row, place, stage_seconds)
 
     def change_queue(self, passes: int) -> None:
         """Adds to the queued passes, or subtracts if negative."""
@@ -223,13 +217,22 @@ class Metrics:
         entropy.observe(row, entropy.places[mode,], predictive_entropy)
         families.confidence.observe(row, families.confidence.places[mode,], confidence)
         if mutual_information is not None:
-            information.observe(row, information.place(), mutual_information)
+            information.observe(row, information.places[()], mutual_information)
 
     def text(self) -> bytes:
         """The sums over all workers in Prometheus' text format."""
         numbers: list[float] = self._counts.total().tolist()
         lines = [line for family in self._families.every for line in family.lines(numbers)]
-        return "\n".join([*lines, *_model_lines(self._counts.texts()), ""]).encode()
+        models = sorted(Tally(self._counts.texts()).items())
+        workers = Gauge(
+            "dropserve_model_workers", "Workers that serve this version of the network."
+        )
+        workers.labels = {"model": (), "version": ()}  # any, and not in a row
+        for index, (text, _) in enumerate(models):
+            version, _, model = text.partition(" ")
+            workers.places[model, version] = index
+        lines += workers.lines([count for _, count in models])
+        return "\n".join([*lines, ""]).encode()
 
 
 @dataclass(frozen=True)
@@ -271,12 +274,3 @@ def _clear(families: Families, counts: SharedCounts, index: int) -> "memoryview[
 
 def _code_label(code: str) -> str:
     return code if code in _CODES else _OTHER
-
-
-def _model_lines(texts: list[str]) -> Iterator[str]:
-    name = "dropserve_model_workers"
-    yield f"# HELP {name} Workers that serve this version of the network."
-    yield f"# TYPE {name} gauge"
-    for text, workers in sorted(Tally(texts).items()):
-        version, _, model = text.partition(" ")
-        yield sample_line(name, {"model": model, "version": version}, workers)

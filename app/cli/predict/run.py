@@ -83,17 +83,14 @@ async def _predict_all(
                 with bar.external_write_mode(file=stream):
                     for each, result in zip(chunk, results, strict=True):
                         writer.write(each.name, result)
-                        outcomes[_outcome_of(result)] += 1
                         if isinstance(result, DropserveError):
+                            outcomes["failed"] += 1
                             sys.stderr.write(f"dropserve: {each.name}: {result}\n")
+                        else:
+                            decision = result.decision
+                            outcomes[decision.outcome if decision else "undecided"] += 1
                 bar.update(len(chunk))
     return outcomes
-
-
-def _outcome_of(result: Result) -> str:
-    if isinstance(result, DropserveError):
-        return "failed"
-    return result.decision.outcome if result.decision else "undecided"
 
 
 async def _predict(
@@ -124,8 +121,8 @@ def _open_output(options: argparse.Namespace) -> AbstractContextManager[TextIO]:
         except OSError as error:
             raise UsageError(f"{options.output} cannot be written: {error.strerror}") from error
     if isinstance(sys.stdout, io.TextIOWrapper):
-        if options.format is not None:
-            sys.stdout.reconfigure(encoding="utf-8", newline="")
-        else:
+        if options.format is None:
             sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
     return nullcontext(sys.stdout)

@@ -24,9 +24,7 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
         answer: if it has no decision, the verdict leaves it to the reader.
         labels: the network's name for each class.
     """
-    label = answer.label
-    decision = answer.decision
-    counts = _count_votes(answer, labels)
+    label, decision, counts = answer.label, answer.decision, _count_votes(answer, labels)
     agreed = answer.votes[answer.digit] == answer.passes
     if decision is None:
         return Verdict(
@@ -82,13 +80,12 @@ def rival_of(answer: McPrediction) -> int:
 
 def _count_votes(answer: McPrediction, labels: Sequence[str]) -> str:
     """As "All 50 passes agree." or "47 of 50 passes say 4, 3 say 9."."""
-    own = answer.votes[answer.digit]
+    rival = rival_of(answer)
+    own, others = answer.votes[answer.digit], answer.votes[rival]
     if answer.passes == 1:
         return f"The only pass says {labels[answer.votes.index(1)]}."
     if own == answer.passes:
         return f"All {answer.passes} passes agree."
-    rival = rival_of(answer)
-    others = answer.votes[rival]
     rest = f", {others} {_say(others)} {labels[rival]}" if others else ""
     return f"{own} of {answer.passes} passes {_say(own)} {answer.label}{rest}."
 

@@ -25,11 +25,11 @@ class Writer(Protocol):
     def write(self, name: str, result: Result) -> None: ...
 
 
+@dataclass(frozen=True)
 class JsonLines:
     """A line for each image: its file, then the fields of the API's answer, digit for digit."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    stream: TextIO
 
     def write(self, name: str, result: Result) -> None:
         if isinstance(result, DropserveError):
@@ -37,7 +37,7 @@ class JsonLines:
             line = json.dumps({"file": name, "error": detail}, ensure_ascii=False)
         else:
             line = f'{{"file":{json.dumps(name, ensure_ascii=False)},{result.raw[1:]}'
-        self._stream.write(f"{line}\n")
+        self.stream.write(f"{line}\n")
 
 
 _CSV_FIELDS = [each.name for each in fields(McPrediction) if CSV in each.metadata["places"]]
@@ -99,19 +99,19 @@ class Terminal:
         return f"{colour}{text}{_RESET}" if self.has_colour and text else text
 
 
+@dataclass(frozen=True)
 class Dots:
     """One image: a row of dots for each class, the entropies, and the verdict."""
 
-    def __init__(self, stream: TextIO, terminal: Terminal, labels: Sequence[str]) -> None:
-        self._stream = stream
-        self._terminal = terminal
-        self._labels = labels
+    stream: TextIO
+    terminal: Terminal
+    labels: Sequence[str]
 
     def write(self, name: str, result: Result) -> None:
         if isinstance(result, DropserveError):
             return
-        taken = max(map(len, self._labels)) + len(" |  ") + len(str(result.passes))
-        room = max(10, (self._terminal.columns or 80) - taken)
+        taken = max(map(len, self.labels)) + len(" |  ") + len(str(result.passes))
+        room = max(10, (self.terminal.columns or 80) - taken)
         passes_per_dot = math.ceil(max(result.votes) / room)
         legend = "One dot is one pass, in the row of its best digit."
         if passes_per_dot > 1:
@@ -121,27 +121,27 @@ class Dots:
             "",
             f"{legend} Seed {result.seed}.",
             f"Predictive entropy {result.predictive_entropy:.3f} nats (0 is certain, "
-            f"{math.log(len(self._labels)):.3f} is pure guessing): "
+            f"{math.log(len(self.labels)):.3f} is pure guessing): "
             f"{result.expected_entropy:.3f} in the image (expected entropy), "
             f"{result.mutual_information:.3f} between the passes (mutual information).",
         ]
         if result.prediction_set is not None:
-            members = ", ".join(self._labels[index] for index in result.prediction_set)
+            members = ", ".join(self.labels[index] for index in result.prediction_set)
             lines.append(f"Prediction set: {members}.")
-        verdict = word_verdict(result, self._labels)
-        lines += ["", self._terminal.paint(verdict.headline, _BOLD), verdict.reason]
-        self._stream.write("\n".join(lines) + "\n")
+        verdict = word_verdict(result, self.labels)
+        lines += ["", self.terminal.paint(verdict.headline, _BOLD), verdict.reason]
+        self.stream.write("\n".join(lines) + "\n")
 
     def _rows(self, answer: McPrediction, passes_per_dot: int) -> list[str]:
-        leader_dot, rival_dot, other_dot = "●○·" if self._terminal.has_unicode else "#o."
+        leader_dot, rival_dot, other_dot = "●○·" if self.terminal.has_unicode else "#o."
         styles = {}
         if not is_flat(answer):
             styles = {rival_of(answer): (rival_dot, _ORANGE), answer.digit: (leader_dot, _BLUE)}
-        width = max(map(len, self._labels))
+        width = max(map(len, self.labels))
         rows = []
-        for index, (label, votes) in enumerate(zip(self._labels, answer.votes, strict=True)):
+        for index, (label, votes) in enumerate(zip(self.labels, answer.votes, strict=True)):
             dot, colour = styles.get(index, (other_dot, _DIM))
-            dots = self._terminal.paint(dot * math.ceil(votes / passes_per_dot), colour)
+            dots = self.terminal.paint(dot * math.ceil(votes / passes_per_dot), colour)
             rows.append(f"{label:>{width}} | {dots} {votes}" if votes else f"{label:>{width}} |")
         return rows
 
@@ -156,9 +156,7 @@ class Table:
     def __init__(
         self, stream: TextIO, terminal: Terminal, labels: Sequence[str], names: Sequence[str]
     ) -> None:
-        self._stream = stream
-        self._terminal = terminal
-        self._labels = labels
+        self._stream, self._terminal, self._labels = stream, terminal, labels
         longest = max(len("file"), *map(len, names))
         self._digit_width = max(len("digit"), 1 + max(map(len, labels), default=0))
         room = (terminal.columns or sys.maxsize) - self._digit_width - _OTHER_WIDTH
@@ -173,12 +171,10 @@ class Table:
         passes = f"{result.votes[result.digit]} of {result.passes}"
         if result.votes[rival]:
             passes += f", {self._labels[rival]}: {result.votes[rival]}"
-        digit, decision = result.label, "-"
+        digit, decision = result.label, "answers" if result.decision else "-"
         if result.decision is not None and result.decision.abstains:
             digit += "?"
             decision = f"abstains: {(result.decision.reason or '').replace('_', ' ')}"
-        elif result.decision is not None:
-            decision = "answers"
         self._write_row(name, digit, passes, f"{result.predictive_entropy:.3f}", decision)
 
     def _write_row(self, name: str, digit: str, passes: str, entropy: str, decision: str) -> None:
