@@ -93,7 +93,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Does what uvicorn's does, up to a number of headers; the rest is not even parsed."""
         if len(self.headers) == MAX_HEADERS:
             raise _HeadTooLargeError
-        super().on_header(name, value)
+        # uvicorn's own lines: a call more for each header costs half a microsecond of a request.
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Refuses headers that are too large, before the request's task is made."""

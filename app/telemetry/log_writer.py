@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 # POSIX writes this much to a pipe whole or not at all, so lines of several workers do not mix.
@@ -36,6 +37,8 @@ class LogWriter:
         self._lines: deque[bytes] = deque()
         self._piece = bytearray()  # taken from `_lines` and not written yet
         self._dropped = 0
+        # Formats the records that wait for the next write, if anybody does.
+        self.format_waiting: Callable[[], Iterable[bytes]] = tuple
         self._is_scheduled = False
         # Threads log, too. A signal handler may flush while its own thread is writing.
         self._lock = threading.RLock()
@@ -44,10 +47,18 @@ class LogWriter:
         """Takes a line that ends in a newline, and returns at once."""
         if len(self._lines) >= _MAX_LINES:
             self._write_pending()
-        if len(self._lines) >= _MAX_LINES:
-            self._dropped += 1
-            return
-        self._lines.append(line)
+        self._keep([line])
+        self.schedule()
+
+    def _keep(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            if len(self._lines) < _MAX_LINES:
+                self._lines.append(line)
+            else:
+                self._dropped += 1
+
+    def schedule(self) -> None:
+        """Writes at the next tick of the timer; at once where no event loop runs."""
         if not self._is_scheduled:
             try:
                 loop = asyncio.get_running_loop()
@@ -76,6 +87,7 @@ class LogWriter:
         """Writes what can be written without blocking; returns whether that was everything."""
         with self._lock:
             piece, lines = self._piece, self._lines
+            self._keep(self.format_waiting())
             while lines or piece:
                 # Whole lines, and at least one: a longer one is written in several pieces.
                 while lines and (not piece or len(piece) + len(lines[0]) <= _PIECE_BYTES):
