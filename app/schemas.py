@@ -139,8 +139,8 @@ class Sparse:
     def of(cls, fields: dict[str, Any]) -> Self:
         """Made of the fields at hand, in the order in which they are written.
 
-        The constructor of a frozen dataclass sets its fields one by one, which would add a
-        fiftieth to the instructions of a prediction.
+        The constructor of a frozen dataclass sets its fields one by one, which would take 3.5
+        microseconds more, of the 100 that a prediction takes.
         """
         made = object.__new__(cls)
         made.__dict__.update(fields)
