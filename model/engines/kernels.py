@@ -1,0 +1,294 @@
+"""The compiled loops of MC dropout: each pass is computed alone, in an order that is written down.
+
+Every weighted sum adds its terms in eights, ((a + b) + (c + d)) + ((e + f) + (g + h)), one eight
+after the other to the bias; the last is filled up with zeros. A pass therefore has the same bits in
+any company, on any processor and from any compiler that keeps to IEEE 754: nothing is reordered,
+and nothing is fused.
+
+`Layer` says how the parameters of a layer lie in one array.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.arrays import Floats, Integers
+from model.compiling import compiled
+from model.elementary import exp
+from model.sampling.masks import Bytes, draw_independent
+
+# One layer: (inputs, outputs, columns of a tile, begin of its parameters in the array). First the
+# bias, then tile after tile the weights (inputs, columns): a tile's rows stay in the cache while
+# one pass after the other adds some of them.
+Layer = Integers
+Indices = NDArray[np.int32]
+
+# Passes whose masks are drawn, and whose layers are computed, before the next ones.
+_CHUNK = 64
+_EIGHT = 8
+# Fours of units in a table of their sums: with 256 columns it takes 256 kB.
+_TABLE_FOURS = 16
+
+
+@compiled(
+    "void(float32[::1], float32[::1], int64[:, ::1], uint8[::1], float32[::1], boolean, int64, "
+    "int64, uint8[:, ::1], float32[:, ::1])"
+)
+def sample_passes(
+    inputs: Floats,
+    parameters: Floats,
+    layers: Integers,
+    thresholds: Bytes,
+    scales: Floats,
+    is_relu: bool,
+    seed: int,
+    start: int,
+    balanced: Bytes,
+    probs: Floats,
+) -> None:
+    """Computes the class probabilities of consecutive passes of one image.
+
+    Args:
+        inputs: of the first stochastic layer, after the activation, the same in every pass, (units,).
+        parameters: biases and weights; see `Layer`.
+        layers: the stochastic layers, a `Layer` each; the units below each are a dropout site.
+        thresholds: for each unit of all dropout sites k of its rate k / 256, (units,).
+        scales: 1 / (1 - rate) of each site.
+        is_relu: whether hidden layers are rectified; otherwise they are linear.
+        seed: of the masks.
+        start: number of the first pass.
+        balanced: balanced masks of all passes from number 0, (T, units); empty if the masks are
+            independent.
+        probs: receives the probabilities, (passes, C).
+    """
+    units, values = _active(inputs, scales[0], False)
+    drawn = np.empty((_CHUNK, len(thresholds)), np.uint8)
+    below = np.empty((_CHUNK, layers[:, 1].max()), np.float32)
+    above = np.empty_like(below)
+    exponentials = np.empty(layers[-1, 1])
+    for begin in range(0, len(probs), _CHUNK):
+        end = min(begin + _CHUNK, len(probs))
+        if len(balanced):
+            keep = balanced[start + begin : start + end]
+        else:
+            keep = drawn[: end - begin]
+            draw_independent(seed, start + begin, thresholds, keep)
+        _first_layer(units, values, keep, parameters, layers[0], above)
+        first = layers[0, 0]
+        for site in range(1, len(layers)):
+            below, above = above, below
+            _later_layer(
+                below, scales[site], is_relu, keep, first, parameters, layers[site], above
+            )
+            first += layers[site, 0]
+        for t in range(begin, end):
+            _softmax(above[t - begin], exponentials, probs[t])
+
+
+@compiled("void(float32[::1], float32[::1], int64[:, ::1], boolean, float32[::1])")
+def forward(
+    inputs: Floats, parameters: Floats, layers: Integers, is_relu: bool, out: Floats
+) -> None:
+    """Computes layers without dropout.
+
+    Args:
+        inputs: of the first layer, (units,).
+        parameters, layers, is_relu: see `sample_passes`.
+        out: receives the last layer before its activation, (outputs or fewer,).
+    """
+    below, is_first = inputs, True
+    for index in range(len(layers)):
+        layer = layers[index]
+        units, values = _active(below, np.float32(1), is_relu and not is_first)
+        above = np.empty(layer[1], np.float32)
+        for tile in range(layer[1] // layer[2]):
+            bias, weight, columns = _tile(parameters, layer, tile)
+            _weighted_sum(units, values, bias, weight, above[columns])
+        below, is_first = above[: layer[1]], False
+    out[:] = below[: len(out)]
+
+
+@compiled("void(float32[::1], float32[::1])")
+def softmax(logits: Floats, probs: Floats) -> None:
+    """Computes the class probabilities of logits, both (C,)."""
+    _softmax(logits, np.empty(len(logits)), probs)
+
+
+@compiled()
+def _first_layer(
+    units: Indices,
+    values: Floats,
+    keep: Bytes,
+    parameters: Floats,
+    layer: Layer,
+    out: Floats,
+) -> None:
+    """Computes the first stochastic layer of passes, which share its inputs.
+
+    A pass adds, for each four units, one of the 16 sums that four masks can give. A table has them:
+    it takes as long as eight passes, and spares each pass three of four additions.
+
+    Args:
+        units: the active units, whole eights.
+        values: of these units, scaled.
+        keep: masks, (passes, units or more).
+        parameters, layer: see `sample_passes`.
+        out: receives the layer before its activation, (passes or more, outputs or more).
+    """
+    table = np.empty((_TABLE_FOURS, 16, layer[2]), np.float32)
+    for tile in range(layer[1] // layer[2]):
+        bias, weight, columns = _tile(parameters, layer, tile)
+        out[: len(keep), columns] = bias
+        for begin in range(0, len(units) // 4, _TABLE_FOURS):
+            fours = min(len(units) // 4 - begin, _TABLE_FOURS)
+            for four in range(fours):
+                _tabulate(units, values, 4 * (begin + four), weight, table[four])
+            for t in range(len(keep)):
+                kept, row = keep[t], out[t, columns]
+                for four in range(0, fours, 2):
+                    q = 4 * (begin + four)
+                    a = table[four, _choice(kept, units, q)]
+                    b = table[four + 1, _choice(kept, units, q + 4)]
+                    for j in range(len(row)):
+                        row[j] += a[j] + b[j]
+
+
+@compiled()
+def _choice(kept: Bytes, units: Indices, q: int) -> int:
+    """The masks of four units, the first in the lowest bit."""
+    low = kept[units[q]] | kept[units[q + 1]] << 1
+    return low | kept[units[q + 2]] << 2 | kept[units[q + 3]] << 3
+
+
+@compiled()
+def _tabulate(units: Indices, values: Floats, q: int, weight: Floats, sums: Floats) -> None:
+    """Computes (a + b) + (c + d) of four terms, 0 in place of those not chosen, (16, columns)."""
+    sums[0] = 0
+    for bit in range(4):
+        value, row, product = values[q + bit], weight[units[q + bit]], sums[1 << bit]
+        for j in range(len(row)):
+            product[j] = value * row[j]
+    _add(sums[1], sums[2], sums[3])
+    _add(sums[4], sums[8], sums[12])
+    for upper in (4, 8, 12):
+        for lower in (1, 2, 3):
+            _add(sums[lower], sums[upper], sums[lower + upper])
+
+
+@compiled()
+def _add(a: Floats, b: Floats, out: Floats) -> None:
+    for j in range(len(out)):
+        out[j] = a[j] + b[j]
+
+
+@compiled()
+def _later_layer(
+    below: Floats,
+    scale: float,
+    is_relu: bool,
+    keep: Bytes,
+    first: int,
+    parameters: Floats,
+    layer: Layer,
+    out: Floats,
+) -> None:
+    """Computes a stochastic layer of passes, each with inputs of its own; see `_first_layer`.
+
+    Args:
+        below: the layer below before its activation, (passes or more, inputs or more).
+        scale: of kept units.
+        first: number of the site's first unit in `keep`.
+    """
+    inputs = layer[0]
+    units = np.empty((len(keep), inputs + _EIGHT), np.int32)
+    values = np.empty((len(keep), inputs + _EIGHT), np.float32)
+    counts = np.empty(len(keep), np.int64)
+    for t in range(len(keep)):
+        kept = keep[t, first : first + inputs]
+        counts[t] = _kept(below[t, :inputs], kept, scale, is_relu, units[t], values[t])
+    for tile in range(layer[1] // layer[2]):
+        bias, weight, columns = _tile(parameters, layer, tile)
+        for t in range(len(keep)):
+            row, count = out[t, columns], counts[t]
+            _weighted_sum(units[t, :count], values[t, :count], bias, weight, row)
+
+
+@compiled()
+def _active(inputs: Floats, scale: float, is_relu: bool) -> tuple[Indices, Floats]:
+    """The units that are not 0 after the activation, and their scaled values, in whole eights."""
+    units = np.empty(len(inputs) + _EIGHT, np.int32)
+    values = np.empty(len(units), np.float32)
+    everyone = np.ones(len(inputs), np.uint8)
+    count = _kept(inputs, everyone, scale, is_relu, units, values)
+    return units[:count], values[:count]
+
+
+@compiled()
+def _kept(
+    hidden: Floats, keep: Bytes, scale: float, is_relu: bool, units: Indices, values: Floats
+) -> int:
+    """Finds the kept units that are not 0 and their scaled values.
+
+    Returns:
+        Their number, filled up to whole eights with zeros.
+    """
+    count = 0
+    # Without a branch, which the processor could not predict.
+    if is_relu:
+        for unit in range(len(hidden)):
+            units[count] = unit
+            count += (hidden[unit] > 0) & keep[unit]
+    else:
+        for unit in range(len(hidden)):
+            units[count] = unit
+            count += (hidden[unit] != 0) & keep[unit]
+    for i in range(count):
+        values[i] = hidden[units[i]] * scale
+    whole = -(-count // _EIGHT) * _EIGHT
+    for i in range(count, whole):
+        units[i] = 0
+        values[i] = 0
+    return whole
+
+
+@compiled()
+def _weighted_sum(
+    units: Indices, values: Floats, bias: Floats, weight: Floats, out: Floats
+) -> None:
+    """Computes the bias plus the sum of each value times the unit's row of weights, in eights."""
+    for j in range(len(out)):
+        out[j] = bias[j]
+    for q in range(0, len(units), _EIGHT):
+        v0, v1, v2, v3 = values[q], values[q + 1], values[q + 2], values[q + 3]
+        v4, v5, v6, v7 = values[q + 4], values[q + 5], values[q + 6], values[q + 7]
+        w0, w1 = weight[units[q]], weight[units[q + 1]]
+        w2, w3 = weight[units[q + 2]], weight[units[q + 3]]
+        w4, w5 = weight[units[q + 4]], weight[units[q + 5]]
+        w6, w7 = weight[units[q + 6]], weight[units[q + 7]]
+        for j in range(len(out)):
+            low = (v0 * w0[j] + v1 * w1[j]) + (v2 * w2[j] + v3 * w3[j])
+            out[j] += low + ((v4 * w4[j] + v5 * w5[j]) + (v6 * w6[j] + v7 * w7[j]))
+
+
+@compiled()
+def _tile(parameters: Floats, layer: Layer, tile: int) -> tuple[Floats, Floats, slice]:
+    """The bias and the weights (inputs, columns) of a tile, and which columns these are."""
+    inputs, outputs, width, begin = layer[0], layer[1], layer[2], layer[3]
+    bias = parameters[begin + tile * width : begin + (tile + 1) * width]
+    first, size = begin + outputs, inputs * width
+    weight = parameters[first + tile * size : first + (tile + 1) * size].reshape(inputs, width)
+    return bias, weight, slice(tile * width, (tile + 1) * width)
+
+
+@compiled()
+def _softmax(logits: Floats, exponentials: NDArray[np.float64], probs: Floats) -> None:
+    """Computes the softmax of the first C logits, with room for all their exponentials."""
+    largest = logits[0]
+    for c in range(1, len(probs)):
+        largest = max(largest, logits[c])
+    for c in range(len(exponentials)):
+        exponentials[c] = exp(np.float64(logits[c]) - np.float64(largest))
+    total = 0.0
+    for c in range(len(probs)):
+        total += exponentials[c]
+    for c in range(len(probs)):
+        probs[c] = exponentials[c] / total
