@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from model.network import MLP, RATE_STEPS
-from model.sampling.masks import random_bytes
+from model.sampling.masks import RATE_STEPS, random_bytes
 from training.config import TrainConfig
+from training.network import TrainableMLP
 
 # A row of random bytes is a multiple of this; see `model.sampling.masks.random_bytes`.
 _ROW_MULTIPLE = 32
 
 
-def initialise(network: MLP, config: TrainConfig, generator: torch.Generator) -> None:
+def initialise(network: TrainableMLP, config: TrainConfig, generator: torch.Generator) -> None:
     """Draws the weights and zeroes the biases.
 
     "he" is normal with variance 2 / inputs (He et al. 2015), made for ReLU; "glorot" is uniform
@@ -34,7 +34,7 @@ def initialise(network: MLP, config: TrainConfig, generator: torch.Generator) ->
         nn.init.zeros_(layer.bias)
 
 
-def build_optimiser(network: MLP, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimiser(network: TrainableMLP, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or SGD, as the settings say."""
     if config.optimiser == "sgd":
         return torch.optim.SGD(

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from app.errors import ApiError
 from app.inference.jobs import draw_seed
@@ -20,7 +19,7 @@ from app.scoring.parts import FAILURES_KEY, Part
 from app.scoring.sources import Chunk, Piece, open_reader
 from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
-from model.engines.protocol import PassRange
+from model.engines.protocol import sample_probs
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import read_calibration
 from model.uncertainty.statistics import Summaries, summarise_together
@@ -33,7 +32,6 @@ class Scorer:
     """Scores chunks, one after the other, with one network on one thread."""
 
     def __init__(self, options: ScoreOptions) -> None:
-        torch.set_num_threads(1)
         pa.set_cpu_count(1)
         settings = options.settings
         checkpoint = load_served_checkpoint(settings)
@@ -88,12 +86,14 @@ class Scorer:
         at_a_time = max(1, _PASSES_AT_A_TIME // asked.passes)
         for first in range(0, len(images), at_a_time):
             some = slice(first, first + at_a_time)
-            prepared = self._engine.prepare(
-                [image.pixels for image in images[some]],
-                [Passes(asked.passes, seed, asked.estimator) for seed in seeds[some]],
+            yield summarise_together(
+                [
+                    sample_probs(
+                        self._engine, image.pixels, Passes(asked.passes, seed, asked.estimator)
+                    )
+                    for image, seed in zip(images[some], seeds[some], strict=True)
+                ]
             )
-            ranges = [PassRange(image, 0, asked.passes) for image in prepared]
-            yield summarise_together(self._engine.sample(ranges))
 
     def _preprocess(self, content: Content) -> Preprocessed | Failure:
         """What the network sees, as the server has it from the same bytes or pixels."""

@@ -8,17 +8,18 @@ passes are those of a 50-pass answer. Global generators are neither read nor adv
 
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.arrays import Integers, KeepMasks
 from model.literals import Estimator
-from model.network import RATE_STEPS, MLPConfig
 
+# A dropout rate is a multiple of 1/256, so that one random byte decides one unit exactly.
+RATE_STEPS = 256
 MAX_BALANCED_PASSES = 2**16  # the number of a pass takes half of a 32-bit sorting key
 
 # One step of Philox's counter gives four 64-bit words; their size in bytes and in 16-bit words.
@@ -31,6 +32,18 @@ _WORD = (1 << 64) - 1
 # Each unit has a header before its sorting keys: its offset, and the pass from which equal keys are
 # ranked.
 _HEADER_WORDS = 4
+
+
+class DropoutSite(NamedTuple):
+    """A place in a network where masks act: the units of one hidden layer.
+
+    Attributes:
+        units: number of units, which masks drop or keep one by one.
+        rate: the probability of dropping a unit, in [0, 1), a multiple of 1/256.
+    """
+
+    units: int
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -48,20 +61,20 @@ class Passes:
     estimator: Estimator = "independent"
 
 
-def hidden_units(config: MLPConfig) -> int:
-    """Counts the units of all hidden layers."""
-    return sum(config.hidden_sizes)
+def hidden_units(sites: Sequence[DropoutSite]) -> int:
+    """Counts the units of all sites."""
+    return sum(site.units for site in sites)
 
 
-def row_bytes(config: MLPConfig) -> int:
-    """Counts the random bytes of a pass: one per hidden unit, padded to whole Philox blocks."""
-    return -(-hidden_units(config) // _BLOCK_BYTES) * _BLOCK_BYTES
+def row_bytes(sites: Sequence[DropoutSite]) -> int:
+    """Counts the random bytes of a pass: one per unit, padded to whole Philox blocks."""
+    return -(-hidden_units(sites) // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def drop_thresholds(config: MLPConfig) -> NDArray[np.uint8]:
-    """Returns k for each hidden unit: a byte below k drops it, which has rate k / 256 exactly."""
-    per_layer = [round(rate * RATE_STEPS) for rate in config.dropout_rates]
-    return np.repeat(np.array(per_layer, dtype=np.uint8), config.hidden_sizes)
+def drop_thresholds(sites: Sequence[DropoutSite]) -> NDArray[np.uint8]:
+    """Returns k for each unit: a byte below k drops it, which has rate k / 256 exactly."""
+    per_site = [round(site.rate * RATE_STEPS) for site in sites]
+    return np.repeat(np.array(per_site, dtype=np.uint8), [site.units for site in sites])
 
 
 def random_bytes(seed: int, first_pass: int, passes: int, row_bytes: int) -> NDArray[np.uint8]:
@@ -82,26 +95,26 @@ def random_bytes(seed: int, first_pass: int, passes: int, row_bytes: int) -> NDA
 
 
 def independent_keep(
-    config: MLPConfig, seed: int, passes: int, *, first_pass: int = 0
+    sites: Sequence[DropoutSite], seed: int, passes: int, *, first_pass: int = 0
 ) -> KeepMasks:
     """Draws independent masks: each unit is dropped or kept in each pass independently.
 
     Args:
-        config: the network's configuration.
+        sites: the network's sites, in order.
         seed: 0 to `MAX_SEED`.
         passes: T, the number of passes.
         first_pass: number of the first pass, from 0.
 
     Returns:
-        (T, hidden units), layer after layer; True keeps the unit.
+        (T, units), site after site; True keeps the unit.
     """
-    draws = random_bytes(seed, first_pass, passes, row_bytes(config))
-    keep: KeepMasks = draws[:, : hidden_units(config)] >= drop_thresholds(config)
+    draws = random_bytes(seed, first_pass, passes, row_bytes(sites))
+    keep: KeepMasks = draws[:, : hidden_units(sites)] >= drop_thresholds(sites)
     return keep
 
 
 def balanced_keep(
-    config: MLPConfig, seed: int, passes: int, units: Integers | None = None
+    sites: Sequence[DropoutSite], seed: int, passes: int, units: Integers | None = None
 ) -> KeepMasks:
     """Draws balanced masks: systematic sampling of the passes that drop a unit.
 
@@ -115,10 +128,10 @@ def balanced_keep(
     rate, which makes the expected number of drops exactly rate x T.
 
     Args:
-        config: the network's configuration.
+        sites: the network's sites, in order.
         seed: 0 to `MAX_SEED`.
         passes: T, at most `MAX_BALANCED_PASSES`.
-        units: indices of hidden units, counted through all layers; all units by default.
+        units: indices of units, counted through all sites; all units by default.
 
     Returns:
         (T, units); True keeps the unit.
@@ -127,9 +140,9 @@ def balanced_keep(
         Cochran 1977, "Sampling Techniques", chapter 8, for systematic sampling.
     """
     unit_words = -(-(_HEADER_WORDS + passes) // _BLOCK_WORDS) * _BLOCK_WORDS
-    draws = _random_words(seed | _BALANCED_STREAM, hidden_units(config) * unit_words, counter=0)
+    draws = _random_words(seed | _BALANCED_STREAM, hidden_units(sites) * unit_words, counter=0)
     words = draws.view(np.uint16).reshape(-1, unit_words)  # (units, words)
-    thresholds = drop_thresholds(config).astype(np.int64)
+    thresholds = drop_thresholds(sites).astype(np.int64)
     if units is not None:
         words, thresholds = words[units], thresholds[units]
     offset = (words[:, 0] & 0xFF).astype(np.int64)  # v = offset / 256
@@ -146,46 +159,44 @@ def balanced_keep(
 
 
 def draw_masks(
-    config: MLPConfig,
+    sites: Sequence[DropoutSite],
     seed: int,
     passes: int,
     *,
     first_pass: int = 0,
     estimator: Estimator = "independent",
-) -> list[Tensor]:
-    """Draws masks layer by layer, as `MLP.forward` and `reference.sample_probs` take them.
+) -> list[KeepMasks]:
+    """Draws masks site by site.
 
     Args:
-        config: the network's configuration.
+        sites: the network's sites, in order.
         seed: 0 to `MAX_SEED`.
         passes: T, the number of passes.
         first_pass: number of the first pass, from 0; balanced masks always start at 0.
         estimator: see `Passes`.
 
     Returns:
-        One mask per hidden layer, bool, (T, units); True keeps the unit.
+        One mask per site, (T, units); True keeps the unit.
     """
     if estimator == "balanced":
-        keep = balanced_keep(config, seed, passes)
+        keep = balanced_keep(sites, seed, passes)
     else:
-        keep = independent_keep(config, seed, passes, first_pass=first_pass)
-    ends = np.cumsum(config.hidden_sizes)
-    return [
-        torch.from_numpy(np.ascontiguousarray(part)) for part in np.split(keep, ends[:-1], axis=1)
-    ]
+        keep = independent_keep(sites, seed, passes, first_pass=first_pass)
+    ends = np.cumsum([site.units for site in sites])
+    return [np.ascontiguousarray(part) for part in np.split(keep, ends[:-1], axis=1)]
 
 
-def dropped_units(config: MLPConfig, passes: Passes) -> NDArray[np.uint8]:
+def dropped_units(sites: Sequence[DropoutSite], passes: Passes) -> NDArray[np.uint8]:
     """Returns the units that each pass drops, as bits.
 
     Returns:
-        uint8, (T, ceil(hidden units / 8)), layer after layer, the first unit in the highest bit; a
+        uint8, (T, ceil(units / 8)), site after site, the first unit in the highest bit; a
         bit of 1 is a dropped unit.
     """
     if passes.estimator == "balanced":
-        keep = balanced_keep(config, passes.seed, passes.count)
+        keep = balanced_keep(sites, passes.seed, passes.count)
     else:
-        keep = independent_keep(config, passes.seed, passes.count)
+        keep = independent_keep(sites, passes.seed, passes.count)
     return np.packbits(~keep, axis=1)
 
 

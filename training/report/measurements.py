@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from model.arrays import Array
+from model.engines.protocol import sample_probs
 from model.literals import Estimator, Mode
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import apply_temperature, prediction_set
@@ -162,7 +163,7 @@ def measure_rotated_digit(subject: Subject) -> dict[str, Any]:
     digit = subject.images.pixels[number : number + 1]
     images = [rotate(digit, angle)[0] for angle in ANGLES]
     passes = Passes(_ROTATED_PASSES, subject.seed)
-    probs = [subject.engine.sample_probs(image, passes) for image in images]
+    probs = [sample_probs(subject.engine, image, passes) for image in images]
     return {
         "image": number,
         "angles": list(ANGLES),
@@ -273,7 +274,7 @@ def _probs(
 ) -> NDArray[np.float32]:
     """Passes with a seed per repetition, far above the seeds of the test images."""
     seed = 2_000_000 + subject.seed + repetition
-    return subject.engine.sample_probs(pixels, Passes(passes, seed, estimator))
+    return sample_probs(subject.engine, pixels, Passes(passes, seed, estimator))
 
 
 def measure_uncertain(subject: Subject) -> dict[str, Any]:
