@@ -1,7 +1,7 @@
 """The dropout-regularised multi-layer perceptron, and the normalisation of its input."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -115,7 +115,7 @@ class MLP:
     """
 
     config: MLPConfig
-    layers: tuple[Linear, ...]
+    layers: tuple[Linear, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         found = [(layer.weight.shape, layer.bias.shape) for layer in self.layers]

@@ -1,5 +1,7 @@
 """What a network consists of, the configurations it refuses, and its input."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,9 +121,10 @@ def test_a_bias_of_another_shape_and_a_layer_too_few_are_refused() -> None:
 
 def test_weights_that_are_not_float32_are_refused() -> None:
     network = zeros(MLPConfig())
-    wrong = Linear(*(array.astype(np.float64) for array in network.layers[0]))
+    weight, bias = network.layers[0]
+    wrong: Any = Linear(weight, bias.astype(np.float64))  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="float32"):
-        MLP(network.config, (wrong, *network.layers[1:]))  # type: ignore[arg-type]
+        MLP(network.config, (wrong, *network.layers[1:]))
 
 
 # The network's input
@@ -132,7 +135,8 @@ def test_normalising_scales_to_0_1_then_takes_mean_and_standard_deviation() -> N
     pixels = np.zeros((28, 28), dtype=np.uint8)
     pixels[0, :3] = (255, 51, 102)
     x = normalise(pixels, config)
-    assert (x.shape, x.dtype) == ((1, 784), np.float32)
+    assert x.shape == (1, 784)
+    assert x.dtype == np.float32
     # (1 - 0.25) / 0.5, (0.2 - 0.25) / 0.5, (0.4 - 0.25) / 0.5, (0 - 0.25) / 0.5
     assert x[0, :4].tolist() == pytest.approx([1.5, -0.1, 0.3, -0.5], abs=1e-6)
     assert set(x[0, 3:].tolist()) == {-0.5}
