@@ -301,7 +301,7 @@ def test_an_impossible_setting_is_named(
     assert options[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["sklearn", "matplotlib"])
+@pytest.mark.parametrize("package", ["sklearn", "matplotlib", "torch"])
 def test_without_the_train_extra_evaluate_says_what_to_install(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
