@@ -11,15 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from model.network import MLP, RATE_STEPS
-from model.sampling.masks import random_bytes
+from model.sampling.masks import DropoutSite, Passes, draw_masks
 from training.config import TrainConfig
-
-# A row of random bytes is a multiple of this; see `model.sampling.masks.random_bytes`.
-_ROW_MULTIPLE = 32
+from training.network import TrainableMLP
 
 
-def initialise(network: MLP, config: TrainConfig, generator: torch.Generator) -> None:
+def initialise(network: TrainableMLP, config: TrainConfig, generator: torch.Generator) -> None:
     """Draws the weights and zeroes the biases.
 
     "he" is normal with variance 2 / inputs (He et al. 2015), made for ReLU; "glorot" is uniform
@@ -34,7 +31,7 @@ def initialise(network: MLP, config: TrainConfig, generator: torch.Generator) ->
         nn.init.zeros_(layer.bias)
 
 
-def build_optimiser(network: MLP, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimiser(network: TrainableMLP, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or SGD, as the settings say."""
     if config.optimiser == "sgd":
         return torch.optim.SGD(
@@ -88,9 +85,8 @@ def keep_inputs(rate: float, seed: int, images: int, inputs: int, *, first_image
     determine its mask. The rate, the probability of dropping, is a multiple of 1/256; the seed must
     differ from that of the hidden units' masks.
     """
-    row = -(-inputs // _ROW_MULTIPLE) * _ROW_MULTIPLE
-    draws = random_bytes(seed, first_image, images, row)[:, :inputs]
-    return torch.from_numpy(draws >= np.uint8(round(rate * RATE_STEPS)))
+    sites = [DropoutSite(inputs, rate)]
+    return torch.from_numpy(draw_masks(sites, Passes(first_image + images, seed), first_image))
 
 
 def drop_inputs(x: Tensor, keep: Tensor, rate: float) -> Tensor:

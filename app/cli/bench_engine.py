@@ -25,8 +25,9 @@ from app.api.examples import example_digits
 from app.cli.machine import describe_machine
 from model.arrays import Pixels
 from model.checkpoint import load_checkpoint
-from model.engines.protocol import PassRange
+from model.engines.protocol import predict_probs, sample_probs
 from model.engines.relu_mlp import ReluMlpEngine
+from model.engines.sequential import as_sequential
 from model.network import MLP, normalise
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
@@ -90,22 +91,22 @@ def _measure(
     """A row of the table: all variants with T passes."""
     # Each call has the next batch: digits differ in how many units are active.
     pixels = itertools.cycle(batches)
-    inputs = [normalise(np.stack(batch), network.config) for batch in batches]
+    inputs = [torch.from_numpy(normalise(np.stack(batch), network.config)) for batch in batches]
     textbook_x, expansion_x = itertools.cycle(inputs), itertools.cycle(inputs)
-    sequential = _as_sequential(network)
+    # The inputs are ready: the textbook does not normalise.
+    textbook = nn.Sequential(*list(as_sequential(network))[2:]).train()
     seeds = random.Random(0)  # nosec B311: the same in every run
 
     def run_engine() -> None:
         batch = next(pixels)
-        images = engine.prepare(batch, [Passes(T, seeds.getrandbits(32)) for _ in batch])
-        for probs in engine.sample([PassRange(image, 0, T) for image in images]):
-            summarise(probs)
+        for image in batch:
+            summarise(sample_probs(engine, image, Passes(T, seeds.getrandbits(32))))
 
     times = _time_rounds(
         {
             "engine": run_engine,
-            "textbook": lambda: _textbook(sequential, next(textbook_x), T),
-            "expansion": lambda: _expansion(sequential, next(expansion_x), T),
+            "textbook": lambda: _textbook(textbook, next(textbook_x), T),
+            "expansion": lambda: _expansion(textbook, next(expansion_x), T),
         },
         rounds,
     )
@@ -130,24 +131,16 @@ def _expansion(network: nn.Sequential, x: Tensor, T: int) -> tuple[Tensor, Tenso
         return torch.var_mean(probs, dim=0)
 
 
-def _as_sequential(network: MLP) -> nn.Sequential:
-    """The network as in a textbook, with `nn.Dropout` modules in training mode."""
-    modules: list[nn.Module] = []
-    *hidden, output = network.layers
-    for layer, rate in zip(hidden, network.config.dropout_rates, strict=True):
-        modules += [layer, nn.ReLU(), nn.Dropout(rate)]
-    return nn.Sequential(*modules, output).train()
-
-
 def _time_deterministic(network: MLP, engine: ReluMlpEngine, pixels: Pixels, rounds: int) -> float:
     """Time of a deterministic answer over that of an eager forward with softmax, input ready."""
-    x = normalise(pixels, network.config)
+    x = torch.from_numpy(normalise(pixels, network.config))
+    forward = nn.Sequential(*list(as_sequential(network))[2:]).eval()
 
     def bare() -> None:
         with torch.inference_mode():
-            network(x).softmax(dim=1)
+            forward(x).softmax(dim=1)
 
-    times = _time_rounds({"engine": lambda: engine.predict_probs(pixels), "bare": bare}, rounds)
+    times = _time_rounds({"engine": lambda: predict_probs(engine, pixels), "bare": bare}, rounds)
     return _median_ratio(times["engine"], times["bare"])
 
 

@@ -9,7 +9,7 @@ from app.schemas import McParameters
 from model.arrays import Floats
 from model.digits.finding import Box
 from model.digits.preprocessing import Preprocessed
-from model.engines.protocol import PreparedImage
+from model.engines.protocol import Prepared
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, sufficient_passes
 from model.sampling.masks import Passes
@@ -47,7 +47,7 @@ class Job:
         self.boxes: Sequence[Box] = image.boxes
         self.parameters = parameters
         self.passes = Passes(parameters.passes, seed, parameters.estimator)
-        self.prepared: PreparedImage | None = None
+        self.prepared: Prepared | None = None
         self.dropped: list[str] | None = None
         self.probs: Floats | None = None
         self.stop_reason: StopReason | None = None

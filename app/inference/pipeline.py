@@ -23,9 +23,8 @@ from app.telemetry.request_record import Timings
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
-from model.engines.protocol import PassRange
+from model.engines.protocol import predict_probs
 from model.sampling.masks import dropped_units
-from model.uncertainty.distribution import softmax
 
 T = TypeVar("T")
 
@@ -35,8 +34,7 @@ logger = logging.getLogger("dropserve")
 _DETERMINISTIC_COST = 20
 # Preparing an image and summarising its passes.
 _IMAGE_COST = 32
-# A round takes about a millisecond, and can run on the event loop: five images of 50 passes, which
-# fill a block of the engine.
+# A round takes about a millisecond, and can run on the event loop: five images of 50 passes.
 _ROUND_PASSES = 5 * (50 + _IMAGE_COST)
 # After this many a request lets others go first: one image with the most passes is no longer.
 _SHARE_PASSES = 1024
@@ -64,7 +62,7 @@ class Predictor:
         self._answers = AnswerBuilder(checkpoint)
         self.scheduler: Scheduler[Job, McPrediction] = Scheduler(
             self._step,
-            self._answers.sampled,
+            lambda jobs: [self._answers.sampled(job) for job in jobs],
             round_passes=_ROUND_PASSES,
             share_passes=_SHARE_PASSES,
             job_overhead=_IMAGE_COST,
@@ -83,7 +81,7 @@ class Predictor:
         self._predict(image, parameters)
         job = Job(image, parameters)
         self._compute([(job, job.remaining)])
-        self._answers.sampled([job])
+        self._answers.sampled(job)
 
     async def close(self, seconds: float) -> None:
         """Finishes what is queued, for at most `seconds`; answers the rest with an error."""
@@ -253,7 +251,7 @@ class Predictor:
 
     def _predict(self, image: Preprocessed, parameters: PredictParameters) -> Prediction:
         """The one way to a deterministic answer."""
-        probs = softmax(self.engine.predict_logits(image.pixels))
+        probs = predict_probs(self.engine, image.pixels)
         return self._answers.deterministic(image, parameters, probs)
 
     async def _run(
@@ -280,26 +278,21 @@ class Predictor:
         seconds = 0.0
         async for job in _in_turns([job for job in jobs if not job.needs_masks]):
             started = time.monotonic()
-            self._prepare([job])
+            self._prepare(job)
             seconds += time.monotonic() - started
         return seconds
 
     async def _prepare_masks(self, job: Job, deadline: float) -> None:
         """Prepares a job whose masks would take too long on the event loop, in the thread."""
         if job.needs_masks and job.passes.count > _INLINE_MASKS:
-            await self._reader.in_thread(lambda: self._prepare([job]), deadline)
+            await self._reader.in_thread(lambda: self._prepare(job), deadline)
 
-    def _prepare(self, jobs: Sequence[Job]) -> None:
-        """Computes what the passes of each image share; may run in another thread than a step."""
-        jobs = [job for job in jobs if job.prepared is None]
-        if not jobs:
-            return
-        images = self.engine.prepare([job.pixels for job in jobs], [job.passes for job in jobs])
-        for job, image in zip(jobs, images, strict=True):
-            job.prepared = image
-            if job.parameters.return_passes:
-                bits = dropped_units(self.engine.config, job.passes)
-                job.dropped = [base64.b64encode(row).decode() for row in bits]
+    def _prepare(self, job: Job) -> None:
+        """Computes what the passes of an image share; may run in another thread than a step."""
+        job.prepared = self.engine.prepare(job.pixels, job.passes)
+        if job.parameters.return_passes:
+            bits = dropped_units(self.engine.dropout_sites, job.passes)
+            job.dropped = [base64.b64encode(row).decode() for row in bits]
 
     def _step(self, batch: Sequence[tuple[Job, int]]) -> None:
         self._compute(batch)
@@ -308,14 +301,10 @@ class Predictor:
 
     def _compute(self, batch: Sequence[tuple[Job, int]]) -> None:
         """Computes at most the given number of passes of each job."""
-        self._prepare([job for job, _ in batch])
-        ranges = [
-            PassRange(job.prepared, job.done, job.done + passes)
-            for job, passes in batch
-            if job.prepared is not None
-        ]
-        for (job, _), probs in zip(batch, self.engine.sample(ranges), strict=True):
-            job.advance(probs)
+        for job, passes in batch:
+            if job.prepared is None:
+                self._prepare(job)
+            job.advance(self.engine.sample(job.prepared, job.done, job.done + passes))
 
     def _deadline(self, parameters: PredictParameters) -> float:
         timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms

@@ -13,7 +13,6 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -108,7 +107,6 @@ class _Server(DrainingServer):
         _exit(EXIT_INTERRUPTED if self.last_signal == signal.SIGINT else EXIT_OK)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        torch.set_num_threads(1)  # on a busy machine a second thread makes requests wait
         # What was imported stays: looking through all of it for garbage takes a tenth of a second
         # each time, in which nobody is answered. The network does not: a reload replaces it.
         gc.freeze()
@@ -178,7 +176,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _exit(code: int) -> NoReturn:
-    """Ends the process without unloading torch, which takes a second that a rollout waits for."""
+    """Ends the process without unloading its libraries, which a rollout would wait for."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

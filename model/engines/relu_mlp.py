@@ -25,7 +25,7 @@ _WIDEST_TILE = 256
 _NO_MASKS = np.empty((0, 0), np.uint8)
 
 
-class PreparedImage(NamedTuple):
+class PreparedInputs(NamedTuple):
     """What all passes of an image share.
 
     Attributes:
@@ -47,11 +47,11 @@ class ReluMlpEngine:
     """
 
     def __init__(self, network: MLP) -> None:
-        self.config = network.config
+        self.dropout_sites = network.config.dropout_sites
         self.passes_computed = 0
+        self._config = network.config
         self._is_relu = network.config.activation == "relu"
-        self._sites = network.config.dropout_sites
-        drops_inputs = self._sites[0].is_input
+        drops_inputs = self.dropout_sites[0].is_input
         linear = network.layers if drops_inputs else fold_normalisation(network)
         self._layers, self._parameters = _pack(linear)
         # The layers before the first dropout site, and those after it.
@@ -59,42 +59,36 @@ class ReluMlpEngine:
         self._stochastic = self._layers[len(self._shared) :]
 
     def predict_logits(self, pixels: Pixels) -> Floats:
-        logits = np.empty(self.config.layer_sizes[-1], np.float32)
+        logits = np.empty(self._config.layer_sizes[-1], np.float32)
         kernels.forward(
             self._inputs(pixels), self._parameters, self._layers, self._is_relu, logits
         )
         return logits
 
-    def predict_probs(self, pixels: Pixels) -> Floats:
-        logits = self.predict_logits(pixels)
-        probs = np.empty_like(logits)
-        kernels.softmax(logits, probs)
-        return probs
-
-    def prepare(self, pixels: Pixels, passes: Passes) -> PreparedImage:
+    def prepare(self, pixels: Pixels, passes: Passes) -> PreparedInputs:
         inputs = self._inputs(pixels)
         if len(self._shared):
-            hidden = np.empty(self._sites[0].units, np.float32)
+            hidden = np.empty(self.dropout_sites[0].units, np.float32)
             kernels.forward(inputs, self._parameters, self._shared, self._is_relu, hidden)
             inputs = np.maximum(hidden, 0) if self._is_relu else hidden
         balanced = _NO_MASKS
         if passes.estimator == "balanced":
-            balanced = draw_masks(self._sites, passes).view(np.uint8)
-        return PreparedImage(passes, inputs, balanced)
+            balanced = draw_masks(self.dropout_sites, passes).view(np.uint8)
+        return PreparedInputs(passes, inputs, balanced)
 
-    def sample(self, image: PreparedImage, start: int, stop: int) -> Floats:
-        probs = np.empty((stop - start, self.config.layer_sizes[-1]), np.float32)
-        dropout = image.passes.dropout
+    def sample(self, prepared: PreparedInputs, start: int, stop: int) -> Floats:
+        probs = np.empty((stop - start, self._config.layer_sizes[-1]), np.float32)
+        dropout = prepared.passes.dropout
         kernels.sample_passes(
-            image.inputs,
+            prepared.inputs,
             self._parameters,
             self._stochastic,
-            thresholds(self._sites, dropout),
-            scales(self._sites, dropout),
+            thresholds(self.dropout_sites, dropout),
+            scales(self.dropout_sites, dropout),
             self._is_relu,
-            image.passes.seed,
+            prepared.passes.seed,
             start,
-            image.balanced,
+            prepared.balanced,
             probs,
         )
         self.passes_computed += len(probs)
@@ -103,7 +97,7 @@ class ReluMlpEngine:
     def _inputs(self, pixels: Pixels) -> Floats:
         if len(self._shared):
             return pixels.reshape(-1).astype(np.float32)
-        return normalise(pixels, self.config)[0]
+        return normalise(pixels, self._config)[0]
 
 
 def fold_normalisation(network: MLP) -> tuple[Linear, ...]:

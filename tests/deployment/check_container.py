@@ -58,7 +58,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
 # What no image needs to serve.
-_SUPERFLUOUS = ("torch/include", "torch/test", "**/*.a", "pip", "setuptools", "**/tests")
+_SUPERFLUOUS = ("torch", "**/*.a", "pip", "setuptools", "**/tests")
 
 _failed: list[str] = []
 
@@ -81,12 +81,10 @@ def check_image() -> None:
     root = Path(image.run("podman", "image", "mount", image.IMAGE).strip())
     try:
         (packages,) = (root / "opt/dropserve/lib").glob("python3*/site-packages")
-        # torch's own folders of the name belong to what it imports.
         found = [
             str(path.relative_to(packages))
             for pattern in _SUPERFLUOUS
             for path in packages.glob(pattern)
-            if not (pattern == "**/tests" and "torch" in path.parts)
         ]
         compilers = [
             name for name in ("gcc", "cc", "make", "curl") if (root / "usr/bin" / name).exists()
