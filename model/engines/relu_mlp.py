@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.arrays import Floats, Pixels
+from model.compiling import compile_all
 from model.engines import kernels
 from model.network import MLP, Linear, normalise
 from model.sampling.masks import Bytes, DropoutSite, Passes, draw_masks, scales, thresholds
@@ -47,6 +48,7 @@ class ReluMlpEngine:
     """
 
     def __init__(self, network: MLP) -> None:
+        compile_all()
         self.dropout_sites = network.config.dropout_sites
         self.passes_computed = 0
         self._config = network.config
