@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +111,7 @@ def load_teacher(paths: Sequence[Path], device: torch.device) -> Teacher:
             members.append(convnet.answer)
             cards.append({"kind": "convnet", **convnet.card})
             continue
-        network = TrainableMLP.from_network(checkpoint.network)
-        members.append(partial(_mlp_logits, network.to(device)))
+        members.append(TrainableMLP.from_network(checkpoint.network).to(device).answer)
         recipe = checkpoint.training["recipe"] | {"seed": checkpoint.training["seed"]}
         error = checkpoint.metrics.get("validation", {}).get("error")
         card = {"version": checkpoint.version, "recipe": recipe, "validation_error": error}
@@ -121,12 +119,6 @@ def load_teacher(paths: Sequence[Path], device: torch.device) -> Teacher:
     if not members:
         raise TrainingError("a teacher needs at least one file")
     return Teacher(members, cards, paths[0].with_name("views"))
-
-
-def _mlp_logits(network: TrainableMLP, pixels: Tensor) -> Tensor:
-    config = network.config
-    logits: Tensor = network((pixels.flatten(1).float() / 255 - config.mean) / config.std)
-    return logits
 
 
 class Views:

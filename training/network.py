@@ -32,21 +32,22 @@ class TrainableMLP(nn.Module):
         """A module with a copy of the network's weights."""
         with torch.device("meta"):  # no weights are drawn from torch's global generator
             module = cls(network.config)
-        weights = {
-            f"layers.{number}.{name}": torch.tensor(array)
-            for number, layer in enumerate(network.layers)
-            for name, array in layer._asdict().items()
-        }
-        module.load_state_dict(weights, assign=True)
+        weights = [torch.tensor(array) for layer in network.layers for array in layer]
+        module.load_state_dict(dict(zip(module.state_dict(), weights, strict=True)), assign=True)
         return module
 
     def to_network(self) -> MLP:
         """The network with a copy of the module's weights."""
-        layers = [
-            Linear(*(parameter.detach().cpu().numpy().copy() for parameter in layer.parameters()))
-            for layer in self.layers
-        ]
-        return MLP(self.config, tuple(layers))
+        arrays = [parameter.detach().cpu().numpy().copy() for parameter in self.parameters()]
+        return MLP(self.config, tuple(map(Linear, arrays[::2], arrays[1::2])))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """The input for images, (B, 28, 28), ink 0 to 255, as `model.network.normalise`."""
+        return (pixels.flatten(1) / 255 - self.config.mean) / self.config.std
+
+    def answer(self, pixels: Tensor) -> Tensor:
+        """Logits, float32, (B, C), of ink 0 to 255, (B, 28, 28)."""
+        return self.forward(self.normalise(pixels))
 
     def forward(self, x: Tensor, masks: Masks | None = None) -> Tensor:
         """Computes the logits of the images `x`.

@@ -5,6 +5,7 @@ Dropout of hidden units is part of the network. Each regulariser is a function o
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +34,10 @@ def initialise(network: TrainableMLP, config: TrainConfig, generator: torch.Gene
 
 def build_optimiser(network: TrainableMLP, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or SGD, as the settings say."""
+    shared: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
     if config.optimiser == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), lr=config.learning_rate, momentum=config.momentum, fused=True
-        )
-    return torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+        return torch.optim.SGD(network.parameters(), momentum=config.momentum, **shared)
+    return torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay, **shared)
 
 
 def build_schedule(

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from model.network import MLP, MLPConfig, normalise
+from model.network import MLP, MLPConfig
 from model.sampling.masks import Passes, draw_masks, round_rate, split_by_site
 from training.augmentation import (
     DROPOUT,
@@ -143,7 +143,9 @@ def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, f
         run.optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
-        _cap_norms(network, config)
+        if config.max_norm > 0:
+            for weight in _weights_of(network)[:-1]:
+                cap_norms(weight, config.max_norm)
         run.schedule.step()
         run.averaged.update_parameters(network)
         total_loss += loss.detach()
@@ -161,8 +163,7 @@ def evaluate_network(network: TrainableMLP, images: Images) -> Scores:
     """Scores of the network's deterministic answers."""
     with torch.inference_mode():
         device = next(network.parameters()).device
-        x = torch.from_numpy(normalise(images.pixels, network.config))
-        logits = network(x.to(device))
+        logits = network.answer(torch.from_numpy(images.pixels).to(device))
         return score(logits.softmax(dim=1).cpu(), torch.from_numpy(images.labels))
 
 
@@ -258,8 +259,7 @@ def _batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
     """The steps of an epoch; images that fill no batch are left out."""
     B, M = config.batch_size, outliers_per_batch(config)
     steps = len(epoch.labels) // B
-    device, network_config = epoch.labels.device, run.network.config
-    sites = network_config.dropout_sites
+    device, sites = epoch.labels.device, run.network.config.dropout_sites
     dropout_seed = stream_seed(config.seed, DROPOUT)
     input_seed = stream_seed(config.seed, INPUT_DROPOUT)
     input_rate = round_rate(config.input_dropout)
@@ -269,7 +269,7 @@ def _batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
         if epoch.outliers is not None:
             outliers = epoch.outliers[step * M : (step + 1) * M]
             pixels = torch.cat([pixels, outliers.to(pixels.dtype)])
-        x = (pixels.flatten(1) / 255 - network_config.mean) / network_config.std
+        x = run.network.normalise(pixels)
         # Every image of the run has a mask of its own: its number counts the generator.
         number = (run.epoch * steps + step) * len(x)
         drawn = draw_masks(sites, Passes(number + len(x), dropout_seed), number)
@@ -302,12 +302,6 @@ def _with_penalties(
     if config.l1 > 0 or config.l2 > 0:
         loss = loss + weight_penalty(_weights_of(network), l1=config.l1, l2=config.l2)
     return loss
-
-
-def _cap_norms(network: TrainableMLP, config: TrainConfig) -> None:
-    if config.max_norm > 0:
-        for weight in _weights_of(network)[:-1]:
-            cap_norms(weight, config.max_norm)
 
 
 def _weights_of(network: TrainableMLP) -> list[Tensor]:

@@ -122,7 +122,7 @@ def test_a_bias_of_another_shape_and_a_layer_too_few_are_refused() -> None:
 def test_weights_that_are_not_float32_are_refused() -> None:
     network = zeros(MLPConfig())
     weight, bias = network.layers[0]
-    wrong: Any = Linear(weight, bias.astype(np.float64))  # type: ignore[arg-type]
+    wrong: Any = Linear(weight, bias.astype(np.float64))
     with pytest.raises(ShapeError, match="float32"):
         MLP(network.config, (wrong, *network.layers[1:]))
 
