@@ -17,7 +17,7 @@ from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import Preprocessed
 from model.sampling.adaptive import CHECK_PASSES
-from model.uncertainty.statistics import standard_error
+from tests.model.sampling.test_adaptive import largest_error
 from tests.app.api.conversation import Conversation
 from tests.app.api.request_bodies import small
 from tests.conftest import connect, sample
@@ -75,7 +75,7 @@ async def test_an_adaptive_answer_is_the_shortest_that_meets_the_target(
     whole = await client.post("/predict/mc?seed=6&passes=1000&return_passes=true", content=picture)
     probs: NDArray[np.float32] = np.array(whole.json()["pass_probabilities"], dtype=np.float32)
     enough = next(
-        passes for passes in range(32, 1001) if standard_error(probs[:passes]).max() <= target
+        passes for passes in range(32, 1001) if largest_error(probs[:passes]) <= target
     )
 
     adaptive = await client.post(
@@ -135,7 +135,7 @@ def test_a_job_is_finished_when_its_last_pass_is_there() -> None:
 
 def test_a_job_stops_at_the_first_number_of_passes_whose_standard_error_is_small_enough() -> None:
     probs = passes_of(100, spread=0.2)
-    enough = next(count for count in range(32, 101) if standard_error(probs[:count]).max() <= 0.014)
+    enough = next(count for count in range(32, 101) if largest_error(probs[:count]) <= 0.014)
     assert 32 < enough < 64
 
     one = job(passes=1000, max_standard_error=0.014)

@@ -21,7 +21,7 @@ from model.arrays import Floats
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
 from model.network import normalise
-from model.uncertainty.statistics import Summaries, summarise_together
+from model.uncertainty.statistics import Summary, summarise
 from tests.api_errors import is_error, raises_error
 from tests.app.api.conversation import MANY_PASSES, PATIENT, Conversation, serving
 from tests.app.api.request_bodies import (
@@ -213,15 +213,15 @@ async def test_an_engine_that_fails_is_an_internal_error_and_the_next_request_is
 async def test_an_answer_that_cannot_be_made_is_one_callers_failure(
     app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail_on_ninety(probs: Sequence[Floats]) -> Summaries:
-        if len(probs[0]) == 90:
+    def fail_on_ninety(probs: Probs) -> Summary:
+        if len(probs) == 90:
             raise MemoryError
-        return summarise_together(probs)
+        return summarise(probs)
 
     paths = [f"/predict/mc?seed=1&passes={passes}" for passes in (50, 90, 60)]
     expected = [(await client.post(path, content=small("7.png"))).content for path in paths]
     with monkeypatch.context() as patched:
-        patched.setattr("app.inference.answers.summarise_together", fail_on_ninety)
+        patched.setattr("app.inference.answers.summarise", fail_on_ninety)
         answers = await asyncio.gather(
             *(client.post(path, content=small("7.png")) for path in paths)
         )

@@ -15,7 +15,7 @@ from model.digits.preprocessing import preprocess_image
 from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.literals import MAX_SEED, Estimator
 from model.network import MLP, Linear, MLPConfig
-from model.sampling.masks import Passes
+from model.sampling.masks import DropoutSite, Passes, draw_masks, split_by_site
 from tests.samples.draw import DIGITS, draw_digit, draw_strokes
 
 BOTH: tuple[Estimator, ...] = ("independent", "balanced")
@@ -42,6 +42,29 @@ def make_network(layer_sizes: tuple[int, ...], *, rates: tuple[float, ...] = RAT
         return (torch.randn(shape, generator=generator) * scale).numpy()
 
     return MLP(config, tuple(Linear(draw(*shape), draw(shape[0])) for shape in config.layer_shapes))
+
+
+def draw_by_site(
+    sites: Sequence[DropoutSite],
+    seed: int,
+    passes: int,
+    *,
+    first_pass: int = 0,
+    estimator: Estimator = "independent",
+) -> list[KeepMasks]:
+    """Masks of consecutive passes, one per dropout site, (T, units)."""
+    which = Passes(first_pass + passes, seed, estimator)
+    return split_by_site(draw_masks(sites, which, first_pass), sites)
+
+
+def mean(probs: Floats | Array) -> Array:
+    """NumPy's mean over the passes, in float64."""
+    return np.asarray(np.mean(probs, axis=0, dtype=np.float64))
+
+
+def variance(probs: Floats | Array) -> Array:
+    """NumPy's unbiased variance over the passes, in float64."""
+    return np.asarray(np.var(probs, axis=0, ddof=1, dtype=np.float64))
 
 
 CLEAR_AND_SCRAWLED = 40  # the first of the images below

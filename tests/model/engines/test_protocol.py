@@ -14,8 +14,7 @@ from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
 from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.literals import MAX_SEED, Estimator, Precision
 from model.network import MLP, normalise
-from model.sampling.masks import Passes, draw_masks, dropped_units
-from model.uncertainty.statistics import mean, variance
+from model.sampling.masks import Passes, dropped_units
 from tests.model.engines.kinds import Kind, build
 from tests.model.engines.networks import (
     BOTH,
@@ -24,10 +23,13 @@ from tests.model.engines.networks import (
     digest,
     digests_alone,
     digests_in_company,
+    draw_by_site,
     draw_images,
     draw_requests,
     make_network,
+    mean,
     textbook_probs,
+    variance,
 )
 from tests.model.engines.torch_reference import forward
 
@@ -51,7 +53,7 @@ def reference(estimator: Estimator) -> tuple[Array, ...]:
     network = load_checkpoint(DEFAULT_CHECKPOINT).network
     sites = network.config.dropout_sites
     return tuple(
-        textbook_probs(network, pixels, draw_masks(sites, seed, 50, estimator=estimator))
+        textbook_probs(network, pixels, draw_by_site(sites, seed, 50, estimator=estimator))
         for seed, pixels in enumerate(draw_images())
     )
 
@@ -103,7 +105,7 @@ def test_networks_of_other_sizes_are_computed_as_the_textbook_does(
     network = make_network(layer_sizes)
     engine = build(kind, network)
     for pixels in draw_images()[::9]:
-        masks = draw_masks(network.config.dropout_sites, 3, 50, estimator=estimator)
+        masks = draw_by_site(network.config.dropout_sites, 3, 50, estimator=estimator)
         probs = sample_probs(engine, pixels, Passes(50, 3, estimator))
         assert_agree(probs, textbook_probs(network, pixels, masks), kind[1])
         expected = textbook_probs(network, pixels)[0]
@@ -116,7 +118,7 @@ def test_a_network_whose_first_layer_is_inactive_answers(kind: Kind, estimator: 
     network.layers[0].bias.fill(-1000)
     engine = build(kind, network)
     for pixels in draw_images()[::20]:
-        masks = draw_masks(network.config.dropout_sites, 3, 50, estimator=estimator)
+        masks = draw_by_site(network.config.dropout_sites, 3, 50, estimator=estimator)
         expected = textbook_probs(network, pixels, masks)
         assert_agree(sample_probs(engine, pixels, Passes(50, 3, estimator)), expected, kind[1])
         assert float(expected.var(axis=0).max()) > 0  # the second layer still drops units
@@ -164,7 +166,7 @@ def test_a_network_without_activations_is_computed_as_the_textbook_does(
     network = MLP(replace(relu.config, activation="linear"), relu.layers)
     engine = build(kind, network)
     for pixels in draw_images()[::9]:
-        masks = draw_masks(network.config.dropout_sites, 3, 50, estimator=estimator)
+        masks = draw_by_site(network.config.dropout_sites, 3, 50, estimator=estimator)
         probs = sample_probs(engine, pixels, Passes(50, 3, estimator))
         assert_agree(probs, textbook_probs(network, pixels, masks), kind[1])
         expected = textbook_probs(network, pixels)[0]

@@ -18,10 +18,16 @@ from model.engines.sequential import Normalise, SequentialEngine, as_sequential
 from model.errors import CheckpointError, DeviceError, PrecisionError
 from model.literals import Estimator
 from model.network import MLP
-from model.sampling.masks import DropoutSite, Passes, draw_masks
-from model.uncertainty.statistics import mean, variance
+from model.sampling.masks import DropoutSite, Passes
 from tests.model.engines.kinds import KINDS
-from tests.model.engines.networks import BOTH, draw_images, make_network
+from tests.model.engines.networks import (
+    BOTH,
+    draw_by_site,
+    draw_images,
+    make_network,
+    mean,
+    variance,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,7 +98,7 @@ def test_each_pass_is_the_network_with_its_masks_in_place_of_dropout(estimator: 
     engine = SequentialEngine(network, "cpu")
     pixels = draw_images()[40]
     probs = sample_probs(engine, pixels, Passes(100, 5, estimator))
-    masks = draw_masks(engine.dropout_sites, 5, 100, estimator=estimator)
+    masks = draw_by_site(engine.dropout_sites, 5, 100, estimator=estimator)
     channels, elements, units = (torch.from_numpy(mask) for mask in masks)
     with torch.inference_mode():
         h = network[:3](as_input(pixels))

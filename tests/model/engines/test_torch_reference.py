@@ -16,7 +16,7 @@ from model.digits.preprocessing import preprocess_image
 from model.errors import ShapeError
 from model.literals import Estimator
 from model.network import MLPConfig, normalise
-from model.uncertainty.statistics import mean, variance
+from tests.model.engines.networks import mean, variance
 from tests.model.engines.torch_reference import draw_tensors, sample_probs
 from tests.samples.draw import DIGITS, FOUR_OR_NINE, STAR, draw_strokes
 from training.network import TrainableMLP

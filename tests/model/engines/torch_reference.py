@@ -9,7 +9,8 @@ from model.arrays import Floats, KeepMasks
 from model.errors import ShapeError
 from model.literals import Estimator
 from model.network import MLP
-from model.sampling.masks import DropoutSite, draw_masks
+from model.sampling.masks import DropoutSite
+from tests.model.engines.networks import draw_by_site
 from training.network import Masks, TrainableMLP
 
 
@@ -20,8 +21,9 @@ def draw_tensors(
     *,
     estimator: Estimator = "independent",
 ) -> list[Tensor]:
-    """`draw_masks` as tensors."""
-    return [torch.from_numpy(m) for m in draw_masks(sites, seed, passes, estimator=estimator)]
+    """Masks as tensors, one per dropout site."""
+    masks = draw_by_site(sites, seed, passes, estimator=estimator)
+    return [torch.from_numpy(mask) for mask in masks]
 
 
 def forward(network: MLP, x: Floats | Tensor) -> Tensor:

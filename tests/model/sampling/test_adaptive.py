@@ -13,7 +13,7 @@ from model.engines.protocol import Engine, sample_probs
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, LEAST_PASSES, sufficient_passes
 from model.sampling.masks import Passes
-from model.uncertainty.statistics import standard_error
+from model.uncertainty.statistics import summarise
 from tests.samples.draw import DIGITS, FOUR_OR_NINE, Stroke, draw_strokes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,7 +70,9 @@ def sample_until(
 
 
 def largest_error(probs: Floats) -> float:
-    return float(standard_error(probs).max())
+    errors = summarise(probs).standard_error
+    assert errors is not None
+    return float(errors.max())
 
 
 def search(probs: Floats, target: float) -> tuple[Floats, StopReason]:
