@@ -115,6 +115,10 @@ class SequentialEngine:
         self._device = _find_device(device)
         # One process computes on one core; a second thread would wait for each product.
         torch.set_num_threads(1)
+        # Convolutions on CUDA: by default their inputs are rounded to 10 significant bits, and the
+        # algorithm may differ from call to call.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
         layers = copy.deepcopy(network).to(self._device).requires_grad_(False).eval()
         self._network = nn.Sequential(*_flatten(layers))
         self.passes_computed = 0
