@@ -17,7 +17,7 @@ from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
 from app.schemas import McParameters, Prediction, PredictParameters
 from app.settings import Settings
-from model.arrays import Floats
+from model.arrays import Floats, Probs
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
 from model.network import normalise

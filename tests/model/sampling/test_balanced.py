@@ -7,23 +7,21 @@ from functools import cache
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from model.arrays import Array, Pixels
+from model.arrays import Array, KeepMasks, Pixels
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
 from model.engines import build_engine
 from model.engines.protocol import Engine, sample_probs
 from model.literals import Estimator
-from model.sampling import masks
 from model.sampling.masks import (
     MAX_BALANCED_PASSES,
     DropoutSite,
     Passes,
-    balanced_keep,
+    draw_masks,
     dropped_units,
 )
-from model.uncertainty.statistics import mean, variance
+from tests.model.engines.networks import mean, variance
 from tests.samples.draw import DIGITS, draw_strokes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,6 +36,10 @@ CASES = [(passes, rate) for passes in (2, 3, 16, 50) for rate in RATES]
 def make_sites(*rates: float) -> list[DropoutSite]:
     """60 hidden units, in as many layers as there are rates."""
     return [DropoutSite(UNITS // len(rates), rate) for rate in rates]
+
+
+def balanced_keep(sites: Sequence[DropoutSite], seed: int, passes: int) -> KeepMasks:
+    return draw_masks(sites, Passes(passes, seed, "balanced"))
 
 
 @cache
@@ -124,16 +126,6 @@ def test_a_single_pass_is_bernoulli_too(rate: float) -> None:
     assert abs(float(dropped.mean()) - rate) < 5 * error
 
 
-@pytest.mark.parametrize("passes", [1, 2, 50, 333])
-def test_some_units_have_the_masks_that_they_have_among_all(passes: int) -> None:
-    """The engine draws the masks of an image's active units only."""
-    sites = make_sites(*RATES)
-    whole = balanced_keep(sites, 5, passes)
-    assert whole.shape == (passes, UNITS)
-    units = np.array([0, 3, 4, 29, 30, 59])
-    assert (balanced_keep(sites, 5, passes, units) == whole[:, units]).all()
-
-
 def test_the_seed_decides_and_so_does_the_number_of_passes() -> None:
     sites = make_sites(*RATES)
     masks = balanced_keep(sites, 5, 50)
@@ -141,23 +133,6 @@ def test_the_seed_decides_and_so_does_the_number_of_passes() -> None:
     assert (balanced_keep(sites, 6, 50) != masks).any()
     # Unlike independent ones, the first passes of more are others.
     assert (balanced_keep(sites, 5, 100)[:50] != masks).any()
-
-
-def test_passes_with_equal_sorting_keys_are_dropped_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys have 16 bits, so that two passes now and then draw the same; here all of them do."""
-    draw_words, rate, passes = masks._random_words, 51 / 256, 12
-
-    def draw_equal_keys(key: int, words: int, counter: int) -> NDArray[np.uint64]:
-        drawn = draw_words(key, words, counter)
-        drawn.reshape(-1, 4)[:, 1:] = 0  # after the four 16-bit words of a unit's header
-        return drawn
-
-    monkeypatch.setattr(masks, "_random_words", draw_equal_keys)
-    sites = make_sites(rate)
-    dropped = np.array([~balanced_keep(sites, seed, passes) for seed in range(SEEDS)])
-    error = math.sqrt(rate * (1 - rate) / (SEEDS * UNITS))
-    assert np.abs(dropped.mean(axis=(0, 2)) - rate).max() < 5 * error
-    assert set(np.unique(dropped.sum(axis=1))) == {2, 3}  # 12 * 51 / 256 is 2.4
 
 
 def test_the_largest_number_of_passes_is_balanced_too() -> None:
