@@ -118,7 +118,10 @@ class Locator:
 
     @classmethod
     def from_function(cls, function: Callable[..., Any], file: str) -> "Locator":
-        return cls()
+        return cls(file)
+
+    def __init__(self, file: str) -> None:
+        self._py_file = file  # which a warning of Numba's names
 
     def get_cache_path(self) -> str:
         return str(_folder())
