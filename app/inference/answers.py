@@ -56,9 +56,7 @@ class AnswerBuilder:
         score = np.float32(found.predictive_entropy)
         # The calibration was fitted with the checkpoint's own rates.
         calibration = self._mc_calibration if job.passes.dropout is None else Calibration()
-        fields = self._shared(
-            found.mean, score, calibration, job.pixels, job.boxes, job.parameters
-        )
+        fields = self._shared(found.mean, score, calibration, job.pixels, job.boxes, job.parameters)
         fields["mean"] = found.mean.astype(np.float32)
         fields["variance"] = fields["standard_error"] = None
         if found.variance is not None and found.standard_error is not None:
