@@ -54,9 +54,9 @@ class AnswerBuilder:
         assert job.probs is not None
         found = summarise(job.probs)
         score = np.float32(found.predictive_entropy)
-        fields = self._shared(
-            found.mean, score, self._mc_calibration, job.pixels, job.boxes, job.parameters
-        )
+        # The calibration was fitted with the checkpoint's own rates.
+        calibration = self._mc_calibration if job.passes.dropout is None else Calibration()
+        fields = self._shared(found.mean, score, calibration, job.pixels, job.boxes, job.parameters)
         fields["mean"] = found.mean.astype(np.float32)
         fields["variance"] = fields["standard_error"] = None
         if found.variance is not None and found.standard_error is not None:
@@ -69,6 +69,8 @@ class AnswerBuilder:
         fields["stop_reason"] = job.stop_reason
         fields["seed"] = job.passes.seed
         fields["estimator"] = job.passes.estimator
+        if job.passes.dropout is not None:
+            fields["dropout"] = job.passes.dropout
         if job.dropped is not None:
             fields["pass_probabilities"] = np.ascontiguousarray(job.probs)
             fields["dropped"] = job.dropped[: len(job.probs)]

@@ -12,7 +12,7 @@ from model.digits.preprocessing import Preprocessed
 from model.engines.protocol import Prepared
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, sufficient_passes
-from model.sampling.masks import Passes
+from model.sampling.masks import Passes, round_rate
 
 # Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
 _DRAWN_SEED_BITS = 32
@@ -32,7 +32,7 @@ class Job:
     Attributes:
         pixels: what the network sees, uint8, (28, 28).
         boxes: of the digits in the picture, if there are several.
-        passes: which passes: their number, seed and estimator.
+        passes: which passes: their number, seed, estimator and dropout rate.
         prepared: what the passes share; None until it is computed.
         dropped: per pass the dropped units as base64 bits, if they were asked for.
         probs: class probabilities of the passes so far, float32, (passes, C).
@@ -46,7 +46,8 @@ class Job:
         self.pixels = image.pixels
         self.boxes: Sequence[Box] = image.boxes
         self.parameters = parameters
-        self.passes = Passes(parameters.passes, seed, parameters.estimator)
+        rate = None if parameters.dropout is None else round_rate(parameters.dropout)
+        self.passes = Passes(parameters.passes, seed, parameters.estimator, rate)
         self.prepared: Prepared | None = None
         self.dropped: list[str] | None = None
         self.probs: Floats | None = None

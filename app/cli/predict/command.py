@@ -81,6 +81,11 @@ def add_predict_command(commands: Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    if options.fail_on_abstain and options.dropout is not None:
+        raise UsageError(
+            "--fail-on-abstain has no meaning with --dropout, which leaves decisions out; leave "
+            "out one of the two"
+        )
     if options.format is None and options.output is not None:
         endings = {".json": "json", ".jsonl": "json", ".csv": "csv"}
         options.format = endings.get(options.output.suffix.lower())

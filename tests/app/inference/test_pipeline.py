@@ -53,6 +53,7 @@ SINGLE_ROUTES = {
         "seed=4&passes=400&max_standard_error=0.02"
     ),
     "/predict/mc?seed=5&passes=3&return_passes=true": "seed=5&passes=3&return_passes=true",
+    "/predict/mc?seed=6&dropout=0.6": "seed=6&dropout=0.6",
 }
 
 
