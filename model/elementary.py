@@ -22,7 +22,7 @@ _SMALLEST = -700.0  # of which exp is about 1e-304
 
 @compiled()
 def exp(x: float) -> float:
-    """Computes exp(x) for x <= 0; below -700 it is exp(-700).
+    """Computes the exponential of x <= 0; below -700 that of -700.
 
     exp(x) = 2^k exp(r) with r within ln 2 / 2 of 0, where twelve terms of the series suffice.
     """

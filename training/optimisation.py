@@ -7,7 +7,6 @@ Dropout of hidden units is part of the network. Each regulariser is a function o
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR

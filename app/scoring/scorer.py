@@ -1,7 +1,7 @@
 """A chunk of images -> a part of the table: what one process or Ray actor does, on one thread."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa

@@ -5,7 +5,10 @@ after the other to the bias; the last is filled up with zeros. A pass therefore 
 any company, on any processor and from any compiler that keeps to IEEE 754: nothing is reordered,
 and nothing is fused.
 
-`Layer` says how the parameters of a layer lie in one array.
+The functions share their arguments: `parameters` are all biases and weights in one array, where a
+`Layer` finds its own; `keep` are masks, (passes, units of all dropout sites), 1 for a unit that is
+kept; `units` and `values` are the active units and their values, in whole eights; `is_relu` is
+whether hidden units are rectified, which are linear otherwise.
 """
 
 import numpy as np
@@ -45,20 +48,19 @@ def sample_passes(
     balanced: Bytes,
     probs: Floats,
 ) -> None:
-    """Computes the class probabilities of consecutive passes of one image.
+    """Computes the class probabilities of consecutive passes, `probs` (passes, C).
 
     Args:
-        inputs: of the first stochastic layer, after the activation, the same in every pass, (units,).
-        parameters: biases and weights; see `Layer`.
-        layers: the stochastic layers, a `Layer` each; the units below each are a dropout site.
-        thresholds: for each unit of all dropout sites k of its rate k / 256, (units,).
+        inputs: of the first stochastic layer, after the activation, (units,): all passes share it.
+        parameters: biases and weights.
+        layers: the stochastic layers; the units below each are a dropout site.
+        thresholds: for each unit of all sites k of its rate k / 256, (units,).
         scales: 1 / (1 - rate) of each site.
-        is_relu: whether hidden layers are rectified; otherwise they are linear.
+        is_relu: whether hidden units are rectified.
         seed: of the masks.
         start: number of the first pass.
-        balanced: balanced masks of all passes from number 0, (T, units); empty if the masks are
-            independent.
-        probs: receives the probabilities, (passes, C).
+        balanced: masks of all passes from number 0; empty for independent ones.
+        probs: receives the probabilities.
     """
     units, values = _active(inputs, scales[0], False)
     drawn = np.empty((_CHUNK, len(thresholds)), np.uint8)
@@ -76,9 +78,7 @@ def sample_passes(
         first = layers[0, 0]
         for site in range(1, len(layers)):
             below, above = above, below
-            _later_layer(
-                below, scales[site], is_relu, keep, first, parameters, layers[site], above
-            )
+            _later_layer(below, scales[site], is_relu, keep, first, parameters, layers[site], above)
             first += layers[site, 0]
         for t in range(begin, end):
             _softmax(above[t - begin], exponentials, probs[t])
@@ -88,13 +88,7 @@ def sample_passes(
 def forward(
     inputs: Floats, parameters: Floats, layers: Integers, is_relu: bool, out: Floats
 ) -> None:
-    """Computes layers without dropout.
-
-    Args:
-        inputs: of the first layer, (units,).
-        parameters, layers, is_relu: see `sample_passes`.
-        out: receives the last layer before its activation, (outputs or fewer,).
-    """
+    """Computes layers without dropout; `out` receives the last before its activation."""
     below, is_first = inputs, True
     for index in range(len(layers)):
         layer = layers[index]
@@ -122,17 +116,10 @@ def _first_layer(
     layer: Layer,
     out: Floats,
 ) -> None:
-    """Computes the first stochastic layer of passes, which share its inputs.
+    """Computes the first stochastic layer, before its activation, of passes that share its inputs.
 
     A pass adds, for each four units, one of the 16 sums that four masks can give. A table has them:
-    it takes as long as eight passes, and spares each pass three of four additions.
-
-    Args:
-        units: the active units, whole eights.
-        values: of these units, scaled.
-        keep: masks, (passes, units or more).
-        parameters, layer: see `sample_passes`.
-        out: receives the layer before its activation, (passes or more, outputs or more).
+    it takes as long as twenty passes, and spares each pass three of four additions.
     """
     table = np.empty((_TABLE_FOURS, 16, layer[2]), np.float32)
     for tile in range(layer[1] // layer[2]):
@@ -156,7 +143,7 @@ def _first_layer(
 def _choice(kept: Bytes, units: Indices, q: int) -> int:
     """The masks of four units, the first in the lowest bit."""
     low = kept[units[q]] | kept[units[q + 1]] << 1
-    return low | kept[units[q + 2]] << 2 | kept[units[q + 3]] << 3
+    return int(low | kept[units[q + 2]] << 2 | kept[units[q + 3]] << 3)
 
 
 @compiled()
@@ -191,12 +178,9 @@ def _later_layer(
     layer: Layer,
     out: Floats,
 ) -> None:
-    """Computes a stochastic layer of passes, each with inputs of its own; see `_first_layer`.
+    """Computes a later stochastic layer from the layer below it, both before their activation.
 
-    Args:
-        below: the layer below before its activation, (passes or more, inputs or more).
-        scale: of kept units.
-        first: number of the site's first unit in `keep`.
+    `first` is the number in `keep` of the first unit below, and `scale` that of the kept units.
     """
     inputs = layer[0]
     units = np.empty((len(keep), inputs + _EIGHT), np.int32)
@@ -213,7 +197,7 @@ def _later_layer(
 
 
 @compiled()
-def _active(inputs: Floats, scale: float, is_relu: bool) -> tuple[Indices, Floats]:
+def _active(inputs: Floats, scale: float | np.float32, is_relu: bool) -> tuple[Indices, Floats]:
     """The units that are not 0 after the activation, and their scaled values, in whole eights."""
     units = np.empty(len(inputs) + _EIGHT, np.int32)
     values = np.empty(len(units), np.float32)
@@ -226,11 +210,7 @@ def _active(inputs: Floats, scale: float, is_relu: bool) -> tuple[Indices, Float
 def _kept(
     hidden: Floats, keep: Bytes, scale: float, is_relu: bool, units: Indices, values: Floats
 ) -> int:
-    """Finds the kept units that are not 0 and their scaled values.
-
-    Returns:
-        Their number, filled up to whole eights with zeros.
-    """
+    """Finds the kept units that are not 0; returns their number, filled up to whole eights."""
     count = 0
     # Without a branch, which the processor could not predict.
     if is_relu:

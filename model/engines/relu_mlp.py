@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.arrays import Floats, Pixels
+from model.arrays import Floats, Integers, Pixels
 from model.compiling import compile_all
 from model.engines import kernels
 from model.network import MLP, Linear, normalise
-from model.sampling.masks import Bytes, DropoutSite, Passes, draw_masks, scales, thresholds
+from model.sampling.masks import Bytes, Passes, draw_masks, scales, thresholds
 
 # Layers are padded to whole vectors with columns of zeros, which are never active.
 _VECTOR = 16
@@ -62,9 +62,7 @@ class ReluMlpEngine:
 
     def predict_logits(self, pixels: Pixels) -> Floats:
         logits = np.empty(self._config.layer_sizes[-1], np.float32)
-        kernels.forward(
-            self._inputs(pixels), self._parameters, self._layers, self._is_relu, logits
-        )
+        kernels.forward(self._inputs(pixels), self._parameters, self._layers, self._is_relu, logits)
         return logits
 
     def prepare(self, pixels: Pixels, passes: Passes) -> PreparedInputs:
@@ -99,7 +97,8 @@ class ReluMlpEngine:
     def _inputs(self, pixels: Pixels) -> Floats:
         if len(self._shared):
             return pixels.reshape(-1).astype(np.float32)
-        return normalise(pixels, self._config)[0]
+        inputs: Floats = normalise(pixels, self._config)[0]
+        return inputs
 
 
 def fold_normalisation(network: MLP) -> tuple[Linear, ...]:
@@ -115,7 +114,7 @@ def fold_normalisation(network: MLP) -> tuple[Linear, ...]:
     return Linear(folded.astype(np.float32), bias.astype(np.float32)), *later
 
 
-def _pack(linear: tuple[Linear, ...]) -> tuple[kernels.Integers, Floats]:
+def _pack(linear: tuple[Linear, ...]) -> tuple[Integers, Floats]:
     """Lays the layers out as the kernels read them; see `kernels.Layer`."""
     layers, parts, begin = [], [], 0
     for weight, bias in linear:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Floats, Integers, KeepMasks
+from model.arrays import Floats, KeepMasks
 from model.compiling import compiled
 from model.literals import Estimator
 
@@ -90,15 +90,13 @@ def rates(sites: Sequence[DropoutSite], dropout: float | None = None) -> list[fl
 def thresholds(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> Bytes:
     """Returns k for each unit of all sites: a byte below k drops it, (units,)."""
     per_site = [round(rate * RATE_STEPS) for rate in rates(sites, dropout)]
-    found = np.repeat(np.array(per_site, np.uint8), [site.units for site in sites])
-    return found
+    return np.repeat(np.array(per_site, np.uint8), [site.units for site in sites])
 
 
 @lru_cache(maxsize=32)
 def scales(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> Floats:
     """Returns 1 / (1 - rate) of each site, which preserves the expectation of kept units."""
-    found = np.array([1 / (1 - rate) for rate in rates(sites, dropout)], np.float32)
-    return found
+    return np.array([1 / (1 - rate) for rate in rates(sites, dropout)], np.float32)
 
 
 def draw_masks(

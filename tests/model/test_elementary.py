@@ -11,7 +11,16 @@ from tests.model.engines import reference
 GENERATOR = np.random.default_rng(0)
 EXPONENTS = [0.0, -1e-300, -5e-324, -0.34657, -0.34658, -87.3, -103.9, -699.9]
 EXPONENTS += (-GENERATOR.exponential(30, 2000)).tolist()
-NUMBERS = [1.0, 1 + 2**-52, 1 - 2**-53, 2.0**-149, 1.4142135623730951, 0.7071067811865476, 2.0, 1e300]
+NUMBERS = [
+    1.0,
+    1 + 2**-52,
+    1 - 2**-53,
+    2.0**-149,
+    1.4142135623730951,
+    0.7071067811865476,
+    2.0,
+    1e300,
+]
 NUMBERS += np.exp(GENERATOR.normal(0, 30, 2000)).tolist() + GENERATOR.random(2000).tolist()
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from model.digits.preprocessing import preprocess_image
 from model.errors import ShapeError
 from model.network import MLP, Linear, MLPConfig, normalise
-from model.sampling.masks import DropoutSite
+from model.sampling.masks import DropoutSite, round_rate
 from tests.model.digits.pictures import draw
 
 

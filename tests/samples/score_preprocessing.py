@@ -64,7 +64,7 @@ class Reader:
             return "422", float("nan")
         job = Job(found, McParameters(passes=_PASSES, seed=0))
         job.advance(sample_probs(self._engine, job.pixels, job.passes))
-        (answer,) = self._answers.sampled([job])
+        answer = self._answers.sampled(job)
         entropy = float(answer.predictive_entropy)
         if found.boxes:
             return "several", entropy

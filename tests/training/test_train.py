@@ -13,7 +13,7 @@ import training.train
 from model.arrays import Floats, KeepMasks
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.network import normalise
-from model.sampling.masks import DropoutSite, draw_masks
+from model.sampling.masks import DropoutSite, Passes, draw_masks
 from tests.training.patterns import CPU, IMAGES, TINY, read_history, refusal, run, without_seconds
 from training.augmentation import Epoch
 from training.data import Images
@@ -222,15 +222,13 @@ def test_every_image_of_a_run_has_dropout_masks_of_its_own(
     """Passes of the mask generator are counted through the run; a run's seed keys it."""
     drawn: list[tuple[int, range]] = []
 
-    def draw_and_record(
-        sites: Sequence[DropoutSite], seed: int, passes: int, *, first_pass: int
-    ) -> list[KeepMasks]:
-        drawn.append((seed, range(first_pass, first_pass + passes)))
-        return draw_masks(sites, seed, passes, first_pass=first_pass)
+    def draw_and_record(sites: Sequence[DropoutSite], passes: Passes, start: int) -> KeepMasks:
+        drawn.append((passes.seed, range(start, passes.count)))
+        return draw_masks(sites, passes, start)
 
     monkeypatch.setattr(training.train, "draw_masks", draw_and_record)
     run(output, SHORT)
-    assert [number for _, passes in drawn for number in passes] == list(range(2 * 20 * 25))
+    assert [number for _, numbers in drawn for number in numbers] == list(range(2 * 20 * 25))
     (seed,) = {seed for seed, _ in drawn}
     drawn.clear()
     run(output.with_name("other"), replace(SHORT, epochs=1, seed=1))

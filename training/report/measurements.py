@@ -4,7 +4,7 @@ Scores, calibration, abstaining and prediction sets on the test images; then oth
 digits and out-of-distribution sets, and how many passes an answer needs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -18,7 +18,6 @@ from model.engines.protocol import sample_probs
 from model.literals import Estimator, Mode
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import apply_temperature, prediction_set
-
 from training import metrics
 from training.answers import (
     ABSTAINING_SCORE,

@@ -20,10 +20,10 @@ from app.schemas import McPrediction, Prediction
 from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.network import normalise
-from model.sampling.masks import draw_masks
 from tests.app.api.bad_requests import DIGIT
 from tests.app.api.request_bodies import as_json, encode, network_input
 from tests.conftest import connect, sample
+from tests.model.engines.networks import draw_by_site
 from tests.model.engines.torch_reference import forward, sample_probs
 from training.network import TrainableMLP
 
@@ -129,7 +129,7 @@ async def test_seed_and_passes_are_those_of_the_masks(
     client: httpx.AsyncClient, default_checkpoint: Checkpoint, passes: int
 ) -> None:
     network = default_checkpoint.network
-    masks = draw_masks(network.config.dropout_sites, seed=2**53 - 1, passes=passes)
+    masks = draw_by_site(network.config.dropout_sites, 2**53 - 1, passes)
     x = normalise(network_input(sample("doubtful.png")), network.config)
     probs = sample_probs(TrainableMLP.from_network(network), x, masks)[:, 0].double()  # (T, C)
 

@@ -17,10 +17,10 @@ from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import Preprocessed
 from model.sampling.adaptive import CHECK_PASSES
-from tests.model.sampling.test_adaptive import largest_error
 from tests.app.api.conversation import Conversation
 from tests.app.api.request_bodies import small
 from tests.conftest import connect, sample
+from tests.model.sampling.test_adaptive import largest_error
 
 # Seeds
 
@@ -74,9 +74,7 @@ async def test_an_adaptive_answer_is_the_shortest_that_meets_the_target(
     picture = sample("doubtful.png")
     whole = await client.post("/predict/mc?seed=6&passes=1000&return_passes=true", content=picture)
     probs: NDArray[np.float32] = np.array(whole.json()["pass_probabilities"], dtype=np.float32)
-    enough = next(
-        passes for passes in range(32, 1001) if largest_error(probs[:passes]) <= target
-    )
+    enough = next(passes for passes in range(32, 1001) if largest_error(probs[:passes]) <= target)
 
     adaptive = await client.post(
         f"/predict/mc?seed=6&passes=1000&max_standard_error={target}", content=picture

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from io import BytesIO
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
 from app.schemas import McParameters, Prediction, PredictParameters
 from app.settings import Settings
-from model.arrays import Floats, Probs
+from model.arrays import Probs
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
 from model.network import normalise

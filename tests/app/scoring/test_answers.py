@@ -102,7 +102,9 @@ def test_columns_have_a_row_for_each_image_in_order(
     columns = answer_columns(summaries, several, calibration, labels)
 
     for row in range(6):
-        alone = answer_columns(summaries[row : row + 1], several[row : row + 1], calibration, labels)
+        alone = answer_columns(
+            summaries[row : row + 1], several[row : row + 1], calibration, labels
+        )
         for name, column in columns.items():
             assert column[row].as_py() == alone[name][0].as_py()
     assert columns["variance"].null_count == (6 if passes == 1 else 0)

@@ -22,7 +22,8 @@ def exp(x: Array) -> Array:
     y = r / 479001600.0
     for factorial in (39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0, 720.0, 120.0, 24.0, 6.0):
         y = (y + 1 / factorial) * r
-    return np.ldexp(((y + 0.5) * r + 1.0) * r + 1.0, k.astype(int))
+    scaled: Array = np.ldexp(((y + 0.5) * r + 1.0) * r + 1.0, k.astype(int))
+    return scaled
 
 
 def log(x: Array) -> Array:

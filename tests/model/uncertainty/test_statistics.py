@@ -9,6 +9,7 @@ from model.arrays import Floats, Probs
 from model.uncertainty.statistics import entropy, summarise
 from tests.model.engines import reference
 
+
 def draw_passes(*shape: int, seed: int = 0) -> Floats:
     """Class probabilities as a network gives them, from undecided to nearly certain."""
     generator = np.random.default_rng(seed)
