@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from app.api.examples import example_digits
+from app.cli.bench_parts import time_parts
 from app.cli.machine import describe_machine
 from model.arrays import Pixels
 from model.checkpoint import load_checkpoint
+from model.engines.kernels import CHUNK
 from model.engines.protocol import predict_probs, sample_probs
 from model.engines.relu_mlp import ReluMlpEngine
 from model.engines.sequential import as_sequential
@@ -58,9 +60,15 @@ def run_engine_bench(options: argparse.Namespace) -> None:
         for size, T in tqdm(settings, desc="measuring", file=sys.stderr)
     ]
     deterministic = _time_deterministic(network, engine, digits[_TYPICAL], options.rounds)
+    parts = time_parts(engine, digits[_TYPICAL], options.rounds)
     machine = describe_machine()
     if "json" in options:
-        document = {"machine": machine, "rows": rows, "deterministic_ratio": deterministic}
+        document: dict[str, Any] = {
+            "machine": machine,
+            "rows": rows,
+            "deterministic_ratio": deterministic,
+        }
+        document["parts"] = parts
         print(json.dumps(document, indent=2))
         return
     print(
@@ -76,6 +84,11 @@ def run_engine_bench(options: argparse.Namespace) -> None:
             f"{row['speedup']:>8.1f}x"
         )
     print(f"\na deterministic answer takes {deterministic:.2f} times a bare forward with softmax")
+    whole = parts.pop("whole")
+    print(f"\none image, {CHUNK} passes: {whole * 1e6:.0f} microseconds, by part")
+    for name, seconds in parts.items():
+        print(f"{name:<12} {seconds * 1e6:6.1f}")
+    print(f"{'together':<12} {sum(parts.values()) * 1e6:6.1f}")
 
 
 def _batches(digits: Sequence[Pixels], size: int) -> list[list[Pixels]]:

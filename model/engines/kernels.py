@@ -14,7 +14,7 @@ whether hidden units are rectified, which are linear otherwise.
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Floats, Integers
+from model.arrays import Array, Floats, Integers
 from model.compiling import compiled
 from model.elementary import exp
 from model.sampling.masks import Bytes, draw_independent
@@ -26,7 +26,7 @@ Layer = Integers
 Indices = NDArray[np.int32]
 
 # Passes whose masks are drawn, and whose layers are computed, before the next ones.
-_CHUNK = 64
+CHUNK = 64
 _EIGHT = 8
 # Fours of units in a table of their sums: with 256 columns it takes 256 kB.
 _TABLE_FOURS = 16
@@ -62,26 +62,25 @@ def sample_passes(
         balanced: masks of all passes from number 0; empty for independent ones.
         probs: receives the probabilities.
     """
-    units, values = _active(inputs, scales[0], False)
-    drawn = np.empty((_CHUNK, len(thresholds)), np.uint8)
-    below = np.empty((_CHUNK, layers[:, 1].max()), np.float32)
+    units, values = active_units(inputs, scales[0], False)
+    drawn = np.empty((CHUNK, len(thresholds)), np.uint8)
+    below = np.empty((CHUNK, layers[:, 1].max()), np.float32)
     above = np.empty_like(below)
     exponentials = np.empty(layers[-1, 1])
-    for begin in range(0, len(probs), _CHUNK):
-        end = min(begin + _CHUNK, len(probs))
+    for begin in range(0, len(probs), CHUNK):
+        end = min(begin + CHUNK, len(probs))
         if len(balanced):
             keep = balanced[start + begin : start + end]
         else:
             keep = drawn[: end - begin]
             draw_independent(seed, start + begin, thresholds, keep)
-        _first_layer(units, values, keep, parameters, layers[0], above)
+        first_layer(units, values, keep, parameters, layers[0], above)
         first = layers[0, 0]
         for site in range(1, len(layers)):
             below, above = above, below
-            _later_layer(below, scales[site], is_relu, keep, first, parameters, layers[site], above)
+            later_layer(below, scales[site], is_relu, keep, first, parameters, layers[site], above)
             first += layers[site, 0]
-        for t in range(begin, end):
-            _softmax(above[t - begin], exponentials, probs[t])
+        softmax_rows(above, exponentials, probs[begin:end])
 
 
 @compiled("void(float32[::1], float32[::1], int64[:, ::1], boolean, float32[::1])")
@@ -92,7 +91,7 @@ def forward(
     below, is_first = inputs, True
     for index in range(len(layers)):
         layer = layers[index]
-        units, values = _active(below, np.float32(1), is_relu and not is_first)
+        units, values = active_units(below, np.float32(1), is_relu and not is_first)
         above = np.empty(layer[1], np.float32)
         for tile in range(layer[1] // layer[2]):
             bias, weight, columns = _tile(parameters, layer, tile)
@@ -104,11 +103,11 @@ def forward(
 @compiled("void(float32[::1], float32[::1])")
 def softmax(logits: Floats, probs: Floats) -> None:
     """Computes the class probabilities of logits, both (C,)."""
-    _softmax(logits, np.empty(len(logits)), probs)
+    softmax_rows(logits.reshape(1, -1), np.empty(len(logits)), probs.reshape(1, -1))
 
 
 @compiled()
-def _first_layer(
+def first_layer(
     units: Indices,
     values: Floats,
     keep: Bytes,
@@ -168,7 +167,7 @@ def _add(a: Floats, b: Floats, out: Floats) -> None:
 
 
 @compiled()
-def _later_layer(
+def later_layer(
     below: Floats,
     scale: float,
     is_relu: bool,
@@ -197,7 +196,9 @@ def _later_layer(
 
 
 @compiled()
-def _active(inputs: Floats, scale: float | np.float32, is_relu: bool) -> tuple[Indices, Floats]:
+def active_units(
+    inputs: Floats, scale: float | np.float32, is_relu: bool
+) -> tuple[Indices, Floats]:
     """The units that are not 0 after the activation, and their scaled values, in whole eights."""
     units = np.empty(len(inputs) + _EIGHT, np.int32)
     values = np.empty(len(units), np.float32)
@@ -260,15 +261,16 @@ def _tile(parameters: Floats, layer: Layer, tile: int) -> tuple[Floats, Floats, 
 
 
 @compiled()
-def _softmax(logits: Floats, exponentials: NDArray[np.float64], probs: Floats) -> None:
-    """Computes the softmax of the first C logits, with room for all their exponentials."""
-    largest = logits[0]
-    for c in range(1, len(probs)):
-        largest = max(largest, logits[c])
-    for c in range(len(exponentials)):
-        exponentials[c] = exp(np.float64(logits[c]) - np.float64(largest))
-    total = 0.0
-    for c in range(len(probs)):
-        total += exponentials[c]
-    for c in range(len(probs)):
-        probs[c] = exponentials[c] / total
+def softmax_rows(logits: Floats, exponentials: Array, probs: Floats) -> None:
+    """Computes the softmax of the first C logits of each pass; `exponentials` is scratch space."""
+    classes = probs.shape[1]
+    for t in range(len(probs)):
+        z = logits[t]
+        largest = np.float64(z[:classes].max())
+        for c in range(len(exponentials)):
+            exponentials[c] = exp(np.float64(z[c]) - largest)
+        total = 0.0
+        for c in range(classes):
+            total += exponentials[c]
+        for c in range(classes):
+            probs[t, c] = exponentials[c] / total

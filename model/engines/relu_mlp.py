@@ -45,6 +45,11 @@ class ReluMlpEngine:
 
     Args:
         network: a network with ReLU or linear hidden units; it is not changed.
+
+    Attributes:
+        parameters: biases and weights of all layers; see `kernels.Layer`.
+        stochastic: the layers after the first dropout site.
+        is_relu: whether hidden units are rectified.
     """
 
     def __init__(self, network: MLP) -> None:
@@ -52,25 +57,25 @@ class ReluMlpEngine:
         self.dropout_sites = network.config.dropout_sites
         self.passes_computed = 0
         self._config = network.config
-        self._is_relu = network.config.activation == "relu"
+        self.is_relu = network.config.activation == "relu"
         drops_inputs = self.dropout_sites[0].is_input
         linear = network.layers if drops_inputs else fold_normalisation(network)
-        self._layers, self._parameters = _pack(linear)
+        self._layers, self.parameters = _pack(linear)
         # The layers before the first dropout site, and those after it.
         self._shared = self._layers[: 0 if drops_inputs else 1]
-        self._stochastic = self._layers[len(self._shared) :]
+        self.stochastic = self._layers[len(self._shared) :]
 
     def predict_logits(self, pixels: Pixels) -> Floats:
         logits = np.empty(self._config.layer_sizes[-1], np.float32)
-        kernels.forward(self._inputs(pixels), self._parameters, self._layers, self._is_relu, logits)
+        kernels.forward(self._inputs(pixels), self.parameters, self._layers, self.is_relu, logits)
         return logits
 
     def prepare(self, pixels: Pixels, passes: Passes) -> PreparedInputs:
         inputs = self._inputs(pixels)
         if len(self._shared):
             hidden = np.empty(self.dropout_sites[0].units, np.float32)
-            kernels.forward(inputs, self._parameters, self._shared, self._is_relu, hidden)
-            inputs = np.maximum(hidden, 0) if self._is_relu else hidden
+            kernels.forward(inputs, self.parameters, self._shared, self.is_relu, hidden)
+            inputs = np.maximum(hidden, 0) if self.is_relu else hidden
         balanced = _NO_MASKS
         if passes.estimator == "balanced":
             balanced = draw_masks(self.dropout_sites, passes).view(np.uint8)
@@ -81,11 +86,11 @@ class ReluMlpEngine:
         dropout = prepared.passes.dropout
         kernels.sample_passes(
             prepared.inputs,
-            self._parameters,
-            self._stochastic,
+            self.parameters,
+            self.stochastic,
             thresholds(self.dropout_sites, dropout),
             scales(self.dropout_sites, dropout),
-            self._is_relu,
+            self.is_relu,
             prepared.passes.seed,
             start,
             prepared.balanced,
