@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,43 @@ SAMPLES = Path(__file__).parent / "samples"
 OURS = (sys.executable, "-m", "app")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """One event loop for all: the application lives in the loop in which it was started."""
     in_session_loop = pytest.mark.asyncio(loop_scope="session")
     for item in items:
         if pytest_asyncio.is_async_test(item):
             item.add_marker(in_session_loop, append=False)
+    if hasattr(config, "workerinput"):
+        _group(items)
+
+
+def _group(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file in one of xdist's workers, and begins with the longest groups.
+
+    A file's servers and browsers then start once. Tests in the group `cores` pin processes to
+    cores: two of them at the same time would measure each other.
+    """
+    slow: Counter[str] = Counter()
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        slow[_group_of(item)] += item.get_closest_marker("slow") is not None
+    # What is quick comes last, so that no worker waits long for the other.
+    items.sort(key=lambda item: -slow[_group_of(item)])
+
+
+def _group_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Takes away what xdist appends to a test's id, so that `--lf` and people find the test."""
+    if hasattr(report, "node") and report.nodeid.rfind("@") > report.nodeid.rfind("]"):
+        report.nodeid = report.nodeid.rpartition("@")[0]
 
 
 @pytest.fixture(scope="session")
