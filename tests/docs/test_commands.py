@@ -65,7 +65,7 @@ ELSEWHERE = {
     r"perf_analyzer ": "tests/load/test_pages.py, tests/app/open_inference/test_clients.py",
     r"(taskset|wrk|hey|locust) ": "tests/load/test_pages.py",
     r"dropserve-train (compare|regularisers|sweep) ": "tests/training",
-    r"python -m tests\.load\.(capacity|curves)$": "tests/load/test_pages.py",
+    r"python -m tests\.load\.(capacity|curves)$": "tests/load/test_load.py",
     r"python -m tests\.load\.v2_(mutations|rate)": "minutes; tests/app/open_inference",
     r"python -m tests\.load\.peers\.compare$": "installs 5 GB; tests/load/peers",
     r"python -m tests\.deployment\.check_container$": "tests/deployment/test_image.py",
@@ -115,11 +115,6 @@ def test_urls_stand_in_single_quotes() -> None:
     for command in COMMANDS:
         for match in re.finditer(re.escape(ADDRESS), command):
             assert command[match.start() - 1] == "'", command
-
-
-@pytest.fixture(scope="module")
-def server(servers: ServerStarter) -> RunningServer:
-    return servers.start()
 
 
 def post(server: RunningServer, path: str, image: Path) -> Any:

@@ -23,18 +23,13 @@ from tests.app.open_inference.clients.environments import (
     install_kserve,
     install_perf_analyzer,
 )
-from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter, sample
+from tests.conftest import ROOT, SAMPLES, RunningServer, sample
 
 pytestmark = pytest.mark.slow
 
 CLIENTS = ROOT / "tests" / "app" / "open_inference" / "clients"
 SEEDED = {"seed": 5, "passes": 60}
 DTYPES = {"digit": "<i8", "votes": "<i8", "seed": "<i8"}
-
-
-@pytest.fixture(scope="module")
-def server(servers: ServerStarter) -> RunningServer:
-    return servers.start()
 
 
 @pytest.fixture(scope="module")
