@@ -2,8 +2,9 @@
 
 import json
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,28 @@ def failures(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+def start(
+    *arguments: object, chunk_rows: int | None = None, **options: Any
+) -> "subprocess.Popen[str]":
+    """A run in a process of its own, by default with chunks of the usual size."""
+    program: Sequence[str] = OURS
+    if chunk_rows:
+        program = (sys.executable, "-c", _WITH_CHUNK_ROWS.format(chunk_rows))
     return subprocess.Popen(
-        [*OURS, "score", *map(str, arguments)],
+        [*program, "score", *map(str, arguments)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
         **options,
     )
+
+
+_WITH_CHUNK_ROWS = """
+from app.scoring import sources
+sources.CHUNK_ROWS = {}
+from app.__main__ import main
+main()
+"""
 
 
 def until(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
