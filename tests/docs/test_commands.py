@@ -105,7 +105,7 @@ def test_places_of_other_tests_and_of_single_ones_exist() -> None:
 def test_two_commands_do_all_the_set_up() -> None:
     serve, develop = SET_UPS
     assert serve.endswith("dropserve serve")
-    assert develop.endswith("pytest")
+    assert develop.endswith("pytest -n 2")
     # The gate runs the first command of this section.
     section = README.partition("\n## Develop\n")[2].partition("\n## ")[0]
     assert re.findall(r"^\$ (.*)$", section, re.MULTILINE) == [develop]
@@ -219,6 +219,7 @@ def test_a_key_that_was_made_as_printed_is_asked_for(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 @pytest.mark.skipif("CI" not in os.environ, reason="installs torch anew; set CI=true to run it")
 def test_the_first_command_sets_up_and_serves(servers: ServerStarter, tmp_path: Path) -> None:
     serve, _ = SET_UPS

@@ -15,7 +15,7 @@ from tests.app.open_inference.clients.environments import (
     install_perf_analyzer,
 )
 from tests.conftest import ROOT, RunningServer, ServerStarter
-from tests.pages import commands_of
+from tests.pages import command_for, commands_of
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +45,7 @@ def test_every_program_of_the_page_is_known() -> None:
     assert {command.split()[0] for command in LOADS} == ANSWERED.keys()
 
 
+@pytest.mark.timeout(700)  # perf_analyzer may be installed
 @pytest.mark.parametrize("command", LOADS)
 def test_a_command_gets_answers(server: RunningServer, command: str) -> None:
     program = command.split()[0]
@@ -55,7 +56,8 @@ def test_a_command_gets_answers(server: RunningServer, command: str) -> None:
         path.insert(0, str(installed.parent))
     environment["PATH"] = os.pathsep.join(path)
     if shutil.which(program, path=environment["PATH"]) is None:
-        pytest.skip(f"{program} is not installed")
+        how = f": {command_for('Locust')}" if program == "locust" else ""
+        pytest.skip(f"{program} is not installed{how}")
     for printed, shorter in SHORTER:
         command = re.sub(printed, shorter, command)
     line = command.replace(ADDRESS, server.address.removeprefix("http://"))
