@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+
+from tests.without_torch import WithoutTorch
 
 # What a test needs is imported by what it uses here, and nothing else: PyTorch and FastAPI take
 # seconds, which the tests of files that need neither would pay.
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SAMPLES = Path(__file__).parent / "samples"
 OURS = (sys.executable, "-m", "app")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if find_spec("torch") is None:
+        config.pluginmanager.register(WithoutTorch())
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -66,35 +73,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Takes away what xdist appends to a test's id, so that `--lf` and people find the test."""
     if hasattr(report, "node") and report.nodeid.rfind("@") > report.nodeid.rfind("]"):
         report.nodeid = report.nodeid.rpartition("@")[0]
-
-
-_NO_TORCH = "No module named 'torch'"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Skips a file that cannot be imported without torch, where there is none."""
-    report = yield
-    _skip_without_torch(report, str(collector.path))
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Skips a test that fails for want of torch, in this process or in one that it started."""
-    report = yield
-    _skip_without_torch(report, str(item.path))
-    return report
-
-
-def _skip_without_torch(report: pytest.CollectReport | pytest.TestReport, path: str) -> None:
-    if report.failed and _NO_TORCH in str(report.longrepr) and find_spec("torch") is None:
-        report.outcome = "skipped"
-        report.longrepr = (path, 0, "needs torch, which is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ def page(browser: Browser, server: RunningServer, seen: Seen) -> Iterator[Page]:
     context = browser.new_context(
         viewport={"width": 1440, "height": 900},
         permissions=["clipboard-read", "clipboard-write"],
+        reduced_motion="reduce",  # dots fall for a second, which few tests need to see
     )
     opened = context.new_page()
     seen.watch(opened)

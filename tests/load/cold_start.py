@@ -36,16 +36,16 @@ class Start(NamedTuple):
 def start_bare() -> Start:
     """The imports alone."""
     began = time.monotonic()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", "import torch, fastapi; print(flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=without_settings() | _BYTECODE,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    start = Start(time.monotonic() - began, resident_mib(process.pid))
-    process.communicate(b"\n")
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        start = Start(time.monotonic() - began, resident_mib(process.pid))
+        process.communicate(b"\n")
     return start
 
 
