@@ -9,7 +9,7 @@ _REASON = "needs torch, which is not installed"
 
 
 class WithoutTorch:
-    """A plugin of pytest: hooks of a conftest would not see that of a folder fail to be imported."""
+    """A plugin of pytest: hooks in a conftest do not see another conftest fail."""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
