@@ -36,7 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(WithoutTorch())
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """One event loop for all: the application lives in the loop in which it was started."""
     in_session_loop = pytest.mark.asyncio(loop_scope="session")
@@ -44,35 +43,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if pytest_asyncio.is_async_test(item):
             item.add_marker(in_session_loop, append=False)
     if hasattr(config, "workerinput"):
-        _group(items)
+        # Two processes take one file after the other. What is quick comes last, so that neither
+        # waits long for the other.
+        slow = Counter(file_of(item) for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[file_of(item)])
 
 
-def _group(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file in one of xdist's workers, and begins with the longest groups.
-
-    A file's servers and browsers then start once. Tests in the group `cores` pin processes to
-    cores: two of them at the same time would measure each other.
-    """
-    slow: Counter[str] = Counter()
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-        slow[_group_of(item)] += item.get_closest_marker("slow") is not None
-    # What is quick comes last, so that no worker waits long for the other.
-    items.sort(key=lambda item: -slow[_group_of(item)])
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
-def _group_of(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return str(marker.args[0])
+@pytest.fixture
+def cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For a test that keeps processes on single cores: two would measure each other."""
+    import fcntl
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Takes away what xdist appends to a test's id, so that `--lf` and people find the test."""
-    if hasattr(report, "node") and report.nodeid.rfind("@") > report.nodeid.rfind("]"):
-        report.nodeid = report.nodeid.rpartition("@")[0]
+    # Above the folders of xdist's workers.
+    with Path(tmp_path_factory.getbasetemp().parent, "cores").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,7 @@ def test_evaluate_prints_the_figures(mnist_folder: Path) -> None:
         assert float(found) == pytest.approx(float(stated), abs=0.011)
 
 
-@pytest.mark.xdist_group("cores")
+@pytest.mark.usefixtures("cores")
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [each for each in SHORTENED if "train" not in each])
 def test_a_benchmark_runs_and_prints_the_same_table(command: str) -> None:

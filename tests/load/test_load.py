@@ -254,7 +254,7 @@ async def test_latencies_count_from_when_a_request_was_due() -> None:
     assert all(seconds >= number / rate for number, seconds in enumerate(waited))
 
 
-@pytest.mark.xdist_group("cores")
+@pytest.mark.usefixtures("cores")
 def test_a_batch_is_compared_with_the_engine(server: Server) -> None:
     core = min(os.sched_getaffinity(0))
     (one,) = large_batch.measure(server.address, core, images=8, passes=5, rounds=1)

@@ -71,7 +71,7 @@ def test_a_command_gets_answers(server: RunningServer, command: str) -> None:
     assert re.search(ANSWERED[program], said, re.DOTALL | re.MULTILINE), said
 
 
-@pytest.mark.xdist_group("cores")
+@pytest.mark.usefixtures("cores")
 def test_the_servers_command_serves() -> None:
     taken = SERVE.removesuffix(" serve").split()
     if shutil.which(taken[0]) is None:
