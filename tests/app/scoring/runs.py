@@ -36,10 +36,15 @@ def failures(output: Path) -> list[dict[str, Any]]:
 def start(
     *arguments: object, chunk_rows: int | None = None, **options: Any
 ) -> "subprocess.Popen[str]":
-    """A run in a process of its own, by default with chunks of the usual size."""
+    """A run in a process of its own.
+
+    Args:
+        chunk_rows: size of its chunks, between which it pauses, so that there is time to stop it
+            however few they are; None: as usual.
+    """
     program: Sequence[str] = OURS
     if chunk_rows:
-        program = (sys.executable, "-c", _WITH_CHUNK_ROWS.format(chunk_rows))
+        program = (sys.executable, "-c", _SLOWLY.format(chunk_rows))
     return subprocess.Popen(
         [*program, "score", *map(str, arguments)],
         cwd=ROOT,
@@ -49,10 +54,17 @@ def start(
     )
 
 
-_WITH_CHUNK_ROWS = """
-from app.scoring import sources
-sources.CHUNK_ROWS = {}
+_SLOWLY = """
+import time
 from app.__main__ import main
+from app.scoring import sources
+
+def cut_slowly(pieces, cut=sources._cut):
+    for chunk in cut(pieces):
+        yield chunk
+        time.sleep(0.3)
+
+sources.CHUNK_ROWS, sources._cut = {}, cut_slowly
 main()
 """
 
