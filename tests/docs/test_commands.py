@@ -205,6 +205,7 @@ def test_the_training_command_runs(mnist_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "net.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_key_that_was_made_as_printed_is_asked_for(
     servers: ServerStarter, tmp_path: Path
 ) -> None:
