@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,6 +139,19 @@ class RunningServer:
         return self.process.returncode, errors
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Processes that are started here can be ended with Ctrl-C.
+
+    A shell that runs the tests in the background lets it be ignored, which is inherited.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 class ServerStarter:
     """Starts servers on free ports and ends them all."""
 
@@ -189,9 +203,7 @@ class ServerStarter:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("DROPSERVE_")
         }
-        # A shell that runs the tests in the background lets Ctrl-C be ignored, which is inherited.
-        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
+        with interruptible():
             process = subprocess.Popen(
                 [*program, "serve", *options],
                 cwd=folder,
@@ -201,8 +213,6 @@ class ServerStarter:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-        finally:
-            signal.signal(signal.SIGINT, previous)
         self._processes.append(process)
         return process
 

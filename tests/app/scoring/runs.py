@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.__main__ import main
-from tests.conftest import OURS, ROOT
+from tests.conftest import OURS, ROOT, interruptible
 
 
 def score(*arguments: object, output: Path) -> int:
@@ -45,13 +45,14 @@ def start(
     program: Sequence[str] = OURS
     if chunk_rows:
         program = (sys.executable, "-c", _SLOWLY.format(chunk_rows))
-    return subprocess.Popen(
-        [*program, "score", *map(str, arguments)],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    with interruptible():
+        return subprocess.Popen(
+            [*program, "score", *map(str, arguments)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
 
 
 _SLOWLY = """
