@@ -4,6 +4,7 @@ from io import BytesIO
 from pathlib import Path
 
 import httpx
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +13,7 @@ from model.network import normalise
 from training.data import load_images
 
 
+@pytest.mark.slow
 async def test_every_test_image_gets_the_digit_of_the_network_called_directly(
     client: httpx.AsyncClient, default_checkpoint: Checkpoint, mnist_folder: Path
 ) -> None:
