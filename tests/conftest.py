@@ -5,13 +5,18 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+
+from tests.without_torch import WithoutTorch
 
 # What a test needs is imported by what it uses here, and nothing else: PyTorch and FastAPI take
 # seconds, which the tests of files that need neither would pay.
@@ -27,12 +32,37 @@ SAMPLES = Path(__file__).parent / "samples"
 OURS = (sys.executable, "-m", "app")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if find_spec("torch") is None:
+        config.pluginmanager.register(WithoutTorch())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """One event loop for all: the application lives in the loop in which it was started."""
     in_session_loop = pytest.mark.asyncio(loop_scope="session")
     for item in items:
         if pytest_asyncio.is_async_test(item):
             item.add_marker(in_session_loop, append=False)
+    if hasattr(config, "workerinput"):
+        # Two processes take one file after the other. What is quick comes last, so that neither
+        # waits long for the other.
+        slow = Counter(file_of(item) for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[file_of(item)])
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+@pytest.fixture
+def cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For a test that keeps processes on single cores: two would measure each other."""
+    import fcntl
+
+    # Above the folders of xdist's workers.
+    with Path(tmp_path_factory.getbasetemp().parent, "cores").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +139,19 @@ class RunningServer:
         return self.process.returncode, errors
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Processes that are started here can be ended with Ctrl-C.
+
+    A shell that runs the tests in the background lets it be ignored, which is inherited.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 class ServerStarter:
     """Starts servers on free ports and ends them all."""
 
@@ -160,9 +203,7 @@ class ServerStarter:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("DROPSERVE_")
         }
-        # A shell that runs the tests in the background lets Ctrl-C be ignored, which is inherited.
-        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
+        with interruptible():
             process = subprocess.Popen(
                 [*program, "serve", *options],
                 cwd=folder,
@@ -172,8 +213,6 @@ class ServerStarter:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-        finally:
-            signal.signal(signal.SIGINT, previous)
         self._processes.append(process)
         return process
 
@@ -205,6 +244,16 @@ def servers() -> Iterator[ServerStarter]:
     starter = ServerStarter()
     yield starter
     starter.end_all()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RunningServer]:
+    """One server with default settings for all tests that neither change nor stop it."""
+    starter = ServerStarter()
+    try:
+        yield starter.start()
+    finally:
+        starter.end_all()
 
 
 def connect(app: "ASGIApp") -> "httpx.AsyncClient":

@@ -65,10 +65,13 @@ def test_ruff_would_format_nothing() -> None:
     run("ruff", "format", "--check")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # without a cache it takes a minute, and more on a busy machine
 def test_mypy_finds_nothing() -> None:
     run("mypy")
 
 
+@pytest.mark.slow
 def test_bandit_finds_nothing() -> None:
     run("bandit", "--quiet", "--recursive", "--configfile", "pyproject.toml", *PACKAGES)
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from tests.browser.chromium import NAMES, find_chromium, launch
-from tests.conftest import RunningServer, ServerStarter
+from tests.conftest import RunningServer
 
 # A busy machine is slow; what comes at all comes in this time.
 expect.set_options(timeout=30_000)
@@ -21,16 +21,6 @@ def browser() -> Iterator[Browser]:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
     with launch() as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[RunningServer]:
-    """One server for all that does not have to stop it."""
-    servers = ServerStarter()
-    try:
-        yield servers.start()
-    finally:
-        servers.end_all()
 
 
 @dataclass
@@ -70,6 +60,7 @@ def page(browser: Browser, server: RunningServer, seen: Seen) -> Iterator[Page]:
     context = browser.new_context(
         viewport={"width": 1440, "height": 900},
         permissions=["clipboard-read", "clipboard-write"],
+        reduced_motion="reduce",  # dots fall for a second, which few tests need to see
     )
     opened = context.new_page()
     seen.watch(opened)

@@ -116,6 +116,7 @@ def assert_abstains(page: Page, reason: str) -> dict[str, Any]:
 
 
 def test_a_seven_drawn_with_the_mouse_is_read(page: Page) -> None:
+    page.emulate_media(reduced_motion="no-preference")
     draw(page, SEVEN)
     expect(page.locator("#headline")).to_have_text("Looks like a 7 so far.")
 
@@ -209,7 +210,8 @@ def test_undo_brings_back_what_clear_took(page: Page) -> None:
 
 
 def test_the_page_plays_an_example_if_nobody_touches_it(page: Page) -> None:
-    # What has a fragment is a link, which shows what it names.
+    # What has a fragment is a link, which shows what it names. An example moves, or is not played.
+    page.emulate_media(reduced_motion="no-preference")
     page.goto(page.url.split("#")[0])
     assert shown_answer(page)["digit"] in (4, 9)
     # The next stroke begins a new sheet.

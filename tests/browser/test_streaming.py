@@ -46,7 +46,8 @@ class GatedStreams:
 @pytest.fixture(scope="module")
 def gated(one_thread: None, default_checkpoint: Checkpoint) -> Iterator[tuple[GatedStreams, str]]:
     gate = GatedStreams(create_app(Settings(), default_checkpoint))
-    config = uvicorn.Config(gate, host="127.0.0.1", port=0, log_level="error", lifespan="on")
+    # Loggers, which all tests of this process share, stay as they are.
+    config = uvicorn.Config(gate, host="127.0.0.1", port=0, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -11,7 +11,7 @@ import pytest
 from app.settings import PREFIX, Settings
 from tests.conftest import ROOT
 from tests.deployment.image import why_not
-from tests.pages import commands_of
+from tests.pages import command_for, commands_of
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # After DROPSERVE_DRAIN_SECONDS; `docker stop` waits for ten seconds.
@@ -65,8 +65,9 @@ def test_the_page_builds_and_runs_what_the_dockerfile_takes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(
-    "CONTAINER" not in os.environ, reason="builds for minutes; set CONTAINER=all to run it"
+    "CONTAINER" not in os.environ, reason=f"builds for minutes: {command_for('the container')}"
 )
 def test_the_image_is_built_and_does_what_it_promises() -> None:
     if reason := why_not():

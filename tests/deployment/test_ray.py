@@ -13,10 +13,10 @@ import yaml
 from app.settings import Settings
 from tests.conftest import ROOT
 from tests.isolation import can_isolate
-from tests.pages import commands_of
+from tests.pages import command_for, commands_of
 
 needs_ray = pytest.mark.skipif(
-    find_spec("ray") is None, reason="ray is not installed: the extra .[ray]"
+    find_spec("ray") is None, reason=f"ray is not installed: {command_for('Ray')}"
 )
 
 
@@ -80,6 +80,7 @@ def test_settings_that_cannot_be_are_refused(args: dict[str, str], message: str)
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(330)
 @pytest.mark.skipif(not can_isolate(), reason="no network namespace for Ray to listen in")
 def test_replicas_answer_as_a_single_server_and_recover() -> None:
     command = [sys.executable, "-m", "tests.load.ray_serve", "--seconds", "2"]

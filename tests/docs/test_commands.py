@@ -65,7 +65,7 @@ ELSEWHERE = {
     r"perf_analyzer ": "tests/load/test_pages.py, tests/app/open_inference/test_clients.py",
     r"(taskset|wrk|hey|locust) ": "tests/load/test_pages.py",
     r"dropserve-train (compare|regularisers|sweep) ": "tests/training",
-    r"python -m tests\.load\.(capacity|curves)$": "tests/load/test_pages.py",
+    r"python -m tests\.load\.(capacity|curves)$": "tests/load/test_load.py",
     r"python -m tests\.load\.v2_(mutations|rate)": "minutes; tests/app/open_inference",
     r"python -m tests\.load\.peers\.compare$": "installs 5 GB; tests/load/peers",
     r"python -m tests\.deployment\.check_container$": "tests/deployment/test_image.py",
@@ -105,7 +105,7 @@ def test_places_of_other_tests_and_of_single_ones_exist() -> None:
 def test_two_commands_do_all_the_set_up() -> None:
     serve, develop = SET_UPS
     assert serve.endswith("dropserve serve")
-    assert develop.endswith("pytest")
+    assert develop.endswith("pytest -n 2")
     # The gate runs the first command of this section.
     section = README.partition("\n## Develop\n")[2].partition("\n## ")[0]
     assert re.findall(r"^\$ (.*)$", section, re.MULTILINE) == [develop]
@@ -115,11 +115,6 @@ def test_urls_stand_in_single_quotes() -> None:
     for command in COMMANDS:
         for match in re.finditer(re.escape(ADDRESS), command):
             assert command[match.start() - 1] == "'", command
-
-
-@pytest.fixture(scope="module")
-def server(servers: ServerStarter) -> RunningServer:
-    return servers.start()
 
 
 def post(server: RunningServer, path: str, image: Path) -> Any:
@@ -189,6 +184,7 @@ def test_evaluate_prints_the_figures(mnist_folder: Path) -> None:
         assert float(found) == pytest.approx(float(stated), abs=0.011)
 
 
+@pytest.mark.usefixtures("cores")
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [each for each in SHORTENED if "train" not in each])
 def test_a_benchmark_runs_and_prints_the_same_table(command: str) -> None:
@@ -209,6 +205,7 @@ def test_the_training_command_runs(mnist_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "net.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_key_that_was_made_as_printed_is_asked_for(
     servers: ServerStarter, tmp_path: Path
 ) -> None:
@@ -223,6 +220,7 @@ def test_a_key_that_was_made_as_printed_is_asked_for(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 @pytest.mark.skipif("CI" not in os.environ, reason="installs torch anew; set CI=true to run it")
 def test_the_first_command_sets_up_and_serves(servers: ServerStarter, tmp_path: Path) -> None:
     serve, _ = SET_UPS

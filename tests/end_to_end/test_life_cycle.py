@@ -11,7 +11,7 @@ import httpx
 import pytest
 import uvloop
 
-from tests.conftest import ServerStarter, assert_error, sample
+from tests.conftest import ServerStarter, assert_error, interruptible, sample
 from tests.load import life_cycle
 from tests.load.life_cycle import Kill, Versions
 from tests.load.servers import Server, serving
@@ -102,9 +102,11 @@ def test_a_replacement_serves_what_is_served_whatever_has_become_of_the_file(
     assert served <= set(versions.names)
 
 
-def test_workers_end_with_ctrl_c_and_leave_nothing_behind(two_workers: Server) -> None:
-    workers = life_cycle.workers_of(two_workers.process.pid)
-    two_workers.process.send_signal(signal.SIGINT)
+def test_workers_end_with_ctrl_c_and_leave_nothing_behind() -> None:
+    with interruptible(), serving("--workers", "2", environ=life_cycle.QUIET) as server:
+        workers = life_cycle.workers_of(server.process.pid)
+        assert len(workers) == 2
+        server.process.send_signal(signal.SIGINT)
 
-    assert two_workers.process.wait(30) == 130
+        assert server.process.wait(30) == 130
     assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []

@@ -4,6 +4,7 @@ from io import BytesIO
 from pathlib import Path
 
 import httpx
+import pytest
 from PIL import Image
 
 from model.checkpoint import Checkpoint
@@ -12,6 +13,7 @@ from tests.model.engines.torch_reference import forward
 from training.data import load_images
 
 
+@pytest.mark.slow
 async def test_every_test_image_gets_the_digit_of_the_network_called_directly(
     client: httpx.AsyncClient, default_checkpoint: Checkpoint, mnist_folder: Path
 ) -> None:

@@ -25,11 +25,6 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 @pytest.fixture(scope="module")
-def server(servers: ServerStarter) -> RunningServer:
-    return servers.start()
-
-
-@pytest.fixture(scope="module")
 def http(server: RunningServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.address, timeout=30) as client:
         yield client

@@ -33,6 +33,15 @@ _TABLE_PASSES = (0, 50, 100, 300)
 # Runs that are predicted: passes, connections.
 _UNSEEN = ((30, 8), (100, 64), (500, 32))
 _MIX = ((0, 12), (30, 8), (100, 4))
+# What is measured: closed loops that run at the same time, each of passes and connections.
+POINTS: Sequence[Sequence[tuple[int, int]]] = (
+    *([(passes, CONNECTIONS)] for passes in (0, *FITTED_PASSES)),
+    *([point] for point in _UNSEEN),
+    _MIX,
+)
+
+# Processor seconds that the server used, and the number of answers of each loop.
+Load = tuple[float, list[int]]
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,8 @@ def fit(predict: float, costs: Sequence[float]) -> Costs:
     return Costs(predict, float(fixed), float(per_pass))
 
 
-def load(
-    server: Server, loops: Sequence[tuple[int, int]], seconds: int, core: int | None
-) -> tuple[float, list[int]]:
-    """Processor seconds that the server used, and the number of answers of each loop.
+def load(server: Server, loops: Sequence[tuple[int, int]], seconds: int, core: int | None) -> Load:
+    """Loads the server once.
 
     Args:
         server: with one worker.
@@ -83,16 +90,18 @@ def load(
     return processor_seconds(server.pid) - before, answered
 
 
-def run(server: Server, seconds: int, rounds: int, core: int | None) -> bool:
-    """Measures, prints, and returns whether every prediction was near enough.
+def measure(server: Server, seconds: int, rounds: int, core: int | None) -> list[list[Load]]:
+    """Loads the server, in each round with all of `POINTS`.
 
     Every round measures both what is fitted and what is predicted, so that a slow moment of the
     machine affects both.
     """
-    points = [[(passes, CONNECTIONS)] for passes in (0, *FITTED_PASSES)]
-    points += [[point] for point in _UNSEEN] + [list(_MIX)]
     load(server, [(50, CONNECTIONS)], 1, core)  # uncounted: caches fill up
-    found = [[load(server, loops, seconds, core) for loops in points] for _ in range(rounds)]
+    return [[load(server, loops, seconds, core) for loops in POINTS] for _ in range(rounds)]
+
+
+def report(found: Sequence[Sequence[Load]]) -> bool:
+    """Prints what some rounds measured; whether every prediction was near enough."""
     measured = [
         median(used / sum(answers) for used, answers in each) for each in zip(*found, strict=True)
     ]
@@ -134,8 +143,8 @@ def main() -> None:
     server_core, wrk_core = assign_cores()
     print(f"{describe_machine()}; one worker on one core, median of {options.rounds} rounds")
     with serving(core=server_core, environ=UNLIMITED) as server:
-        is_near = run(server, options.seconds, options.rounds, wrk_core)
-    sys.exit(not is_near)
+        found = measure(server, options.seconds, options.rounds, wrk_core)
+    sys.exit(not report(found))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -35,26 +36,39 @@ class Start(NamedTuple):
 def start_bare() -> Start:
     """The imports alone."""
     began = time.monotonic()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", "import torch, fastapi; print(flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=without_settings() | _BYTECODE,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    start = Start(time.monotonic() - began, resident_mib(process.pid))
-    process.communicate(b"\n")
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        start = Start(time.monotonic() - began, resident_mib(process.pid))
+        process.communicate(b"\n")
     return start
 
 
-def start_server() -> Start:
+def start_server(idle_seconds: float = _IDLE_SECONDS) -> Start:
     """A server with one worker, from its process to its readiness."""
     began = time.monotonic()
     with serving(environ=_BYTECODE) as server:
         seconds = time.monotonic() - began
-        time.sleep(_IDLE_SECONDS)
+        time.sleep(idle_seconds)
         return Start(seconds, resident_mib(server.pid))
+
+
+def describe(rounds: Sequence[tuple[Start, Start]]) -> Iterator[str]:
+    """Medians and ratios of rounds, each of a bare start and a server's."""
+    names = ("import torch, fastapi", "dropserve serve")
+    for name, starts in zip(names, zip(*rounds, strict=True), strict=True):
+        seconds, mib = (median(values) for values in zip(*starts, strict=True))
+        yield f"{name:<22} {seconds:6.2f} s {mib:7.0f} MiB"
+    times = median(server.seconds / bare.seconds for bare, server in rounds)
+    memory = median(server.mib / bare.mib for bare, server in rounds)
+    yield (
+        f"time {times:.2f} times (wanted: {LONGEST}), memory {memory:.2f} times (wanted: {LARGEST})"
+    )
 
 
 def main() -> None:
@@ -63,15 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     rounds = [(start_bare(), start_server()) for _ in range(options.rounds + 1)][1:]
     print(f"{describe_machine()}; median of {options.rounds} rounds")
-    names = ("import torch, fastapi", "dropserve serve")
-    for name, starts in zip(names, zip(*rounds, strict=True), strict=True):
-        seconds, mib = (median(values) for values in zip(*starts, strict=True))
-        print(f"{name:<22} {seconds:6.2f} s {mib:7.0f} MiB")
-    times = median(server.seconds / bare.seconds for bare, server in rounds)
-    memory = median(server.mib / bare.mib for bare, server in rounds)
-    print(
-        f"time {times:.2f} times (wanted: {LONGEST}), memory {memory:.2f} times (wanted: {LARGEST})"
-    )
+    print(*describe(rounds), sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from app.cli.machine import describe_machine
 from tests.load.processes import assign_cores
 from tests.load.rounds import Target, failures, measure, medians
-from tests.load.servers import serving
+from tests.load.servers import Server, serving
 from tests.load.wrk import require_wrk
 
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)
@@ -88,6 +88,32 @@ def draw(found: Points, connections: Sequence[int], passes: Sequence[int], folde
     save(figure, axes, stochastic, "passes.svg")
 
 
+def measure_points(
+    server: Server,
+    keys: Sequence[tuple[int, int]],
+    seconds: int,
+    rounds: int,
+    core: int | None,
+) -> Points:
+    """Medians at some passes and connections.
+
+    Raises:
+        SystemExit: a request failed.
+    """
+    targets = {str(each): Target(url_of(server.address, each), server.pid) for each, _ in keys}
+    points = [(str(each), count) for each, count in keys]
+    measured = measure(targets, points, seconds, rounds, core)
+    if failed := failures(measured):
+        sys.exit(f"{failed} requests failed")
+    return {key: medians(measured, point) for key, point in zip(keys, points, strict=True)}
+
+
+def points_of(connections: Sequence[int], passes: Sequence[int]) -> list[tuple[int, int]]:
+    """Passes and connections of all that the tables show."""
+    first = [(each, count) for each in (0, TABLE_PASSES) for count in connections]
+    return list(dict.fromkeys([*first, *((each, TABLE_CONNECTIONS) for each in passes)]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
@@ -98,17 +124,9 @@ def main() -> None:
     options = parser.parse_args()
     require_wrk()
     cores = assign_cores()
-    keys = dict.fromkeys(
-        [(each, count) for each in (0, TABLE_PASSES) for count in options.connections]
-        + [(each, TABLE_CONNECTIONS) for each in options.passes]
-    )
     with serving(core=cores[0], environ=UNLIMITED) as server:
-        targets = {str(each): Target(url_of(server.address, each), server.pid) for each, _ in keys}
-        points = [(str(each), count) for each, count in keys]
-        rounds = measure(targets, points, options.seconds, options.rounds, cores[1])
-    if failed := failures(rounds):
-        sys.exit(f"{failed} requests failed")
-    found = {key: medians(rounds, point) for key, point in zip(keys, points, strict=True)}
+        keys = points_of(options.connections, options.passes)
+        found = measure_points(server, keys, options.seconds, options.rounds, cores[1])
     shown = (options.connections, options.passes)
     print(f"{describe_machine()}; one worker on one core\n\n{describe(found, *shown)}")
     if options.figures:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.load import cold_start
 
 _SERVING = """
 import asyncio, sys
@@ -32,14 +33,20 @@ def test_a_server_that_is_ready_has_imported_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_prints_both_ratios() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.load.cold_start", "--rounds", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    last = done.stdout.splitlines()[-1]
-    assert last.startswith("time ")
-    assert " memory " in last
+def test_starts_take_time_and_memory() -> None:
+    bare, server = cold_start.start_bare(), cold_start.start_server(idle_seconds=0)
+
+    for found in (bare, server):
+        assert found.seconds > 0
+        assert found.mib > 20
+
+
+def test_ratios_of_starts_are_medians_of_the_rounds() -> None:
+    rounds = [
+        (cold_start.Start(2.0, 100), cold_start.Start(2.0 * times, 150)) for times in (1.2, 4, 1.1)
+    ]
+
+    lines = list(cold_start.describe(rounds))
+
+    assert lines[1].split() == ["dropserve", "serve", "2.40", "s", "150", "MiB"]
+    assert lines[2] == "time 1.20 times (wanted: 1.5), memory 1.50 times (wanted: 1.25)"

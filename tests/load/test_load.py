@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -17,18 +17,21 @@ from app.settings import Settings
 from tests.load import (
     body_mutations,
     capacity,
+    curves,
     hostile_connections,
     large_batch,
     overload,
+    price_of_operating,
     same_bytes,
     schema_fuzz,
     soak,
+    v2_rate,
 )
 from tests.load.constant_app import create_constant_app
-from tests.load.rounds import Run, describe
+from tests.load.rounds import Run, Target, describe
 from tests.load.servers import ROOT, Server, sample, serving
 from tests.load.v2_mutations import MutatedRequest, attack
-from tests.load.wrk import Result, Wrk
+from tests.load.wrk import PNG, Result, Wrk
 
 pytestmark = pytest.mark.slow
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
@@ -38,15 +41,6 @@ needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not i
 def server() -> Iterator[Server]:
     with serving("--log-level", "warning") as started:
         yield started
-
-
-def run(module: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", f"tests.load.{module}", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_no_script_needs_pytest() -> None:
@@ -130,22 +124,103 @@ def test_costs_on_a_line_are_fitted_exactly() -> None:
     assert costs.workers(1000, 100) == 2  # 0.9 of a core, at most 0.7 busy
 
 
-@needs_wrk
-@pytest.mark.parametrize("module", ["price_of_operating", "v2_rate"])
-def test_two_targets_are_compared(module: str) -> None:
-    done = run(module, "--seconds=1", "--rounds=1", "--connections=2")
+@pytest.mark.parametrize(("unseen", "last"), [(1.0, "largest error 0%"), (1.3, "error 30%")])
+def test_costs_predict_what_was_not_fitted(
+    unseen: float, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs, answers = capacity.Costs(3e-4, 4e-4, 5e-6), 1000
+    used = [answers * sum(costs.of(passes) for passes, _ in loops) for loops in capacity.POINTS]
+    fitted = 1 + len(capacity.FITTED_PASSES)
+    found = [
+        (seconds if number < fitted else seconds * unseen, [answers] * len(loops))
+        for number, (seconds, loops) in enumerate(zip(used, capacity.POINTS, strict=True))
+    ]
 
-    assert done.returncode in (0, 1), done.stderr
-    assert re.search(r"^(mc on/mc off|V2/native) +2 +\d\.\d+ ", done.stdout, re.MULTILINE)
-    rows = re.findall(r"^[\w ]+ 2 +[1-9].*", done.stdout, re.MULTILINE)
-    assert rows
-    assert all(row.endswith(" none") for row in rows), done.stdout
+    assert capacity.report([found] * 3) == (unseen == 1)
+
+    printed = capsys.readouterr().out
+    assert "dropout off       300 us of a core" in printed
+    assert "MC dropout        400 us, and 5.00 us a pass" in printed
+    assert last in printed
+
+
+@needs_wrk
+def test_the_capacity_of_a_server_is_its_processor_time_per_answer(server: Server) -> None:
+    used, answers = capacity.load(server, [(0, 1), (10, 1)], 1, None)
+
+    assert len(answers) == 2
+    assert min(answers) > 0
+    assert 0 < used < 2
+
+
+@needs_wrk
+def test_curves_have_a_rate_and_latencies_at_each_point(server: Server) -> None:
+    keys = curves.points_of([1], [0, 10])
+    assert keys == [(0, 1), (50, 1), (0, 16), (10, 16)]
+
+    found = curves.measure_points(server, keys[:1], 1, 1, None)
+
+    assert found.keys() == {(0, 1)}
+    rate, p50, p95, p99 = found[0, 1]
+    assert rate > 0
+    assert 0 < p50 <= p95 <= p99
+
+
+def test_curves_are_printed_and_drawn(tmp_path: Path) -> None:
+    connections, passes = [1, 16], [0, 50, 1000]
+    keys = curves.points_of(connections, passes)
+    found = {key: (1000.0 / (1 + number), 1.0, 2.0, 3.0) for number, key in enumerate(keys)}
+
+    lines = curves.describe(found, connections, passes).splitlines()
+    curves.draw(found, connections, passes, tmp_path)
+
+    assert lines[2].split() == ["1", "1,000", "1.00", "3.00", "333", "1.00", "3.00"]
+    assert lines[-1].split() == ["1000", "200"]
+    assert {path.name for path in tmp_path.iterdir()} == {"latency.svg", "passes.svg"}
+
+
+@pytest.mark.parametrize(("rate", "is_enough"), [(90, True), (80, False)])
+def test_the_price_of_operating_is_a_share_of_the_requests(rate: int, is_enough: bool) -> None:
+    rates = {"predict on": 95, "predict off": 100, "mc on": rate, "mc off": 100}
+    rounds = [{(name, 2): a_run(each, 10.0) for name, each in rates.items()}] * 3
+
+    text, found = price_of_operating.report(rounds, 2)
+
+    assert found == is_enough
+    assert f"mc on/mc off 2 0.{rate}0 " in " ".join(text.split())
+
+
+def test_both_servers_whose_price_is_compared_answer() -> None:
+    with price_of_operating.both_servers(None, 50) as targets:
+        assert answers_of(targets) == dict.fromkeys(targets, 200)
+        assert len(targets) == 4
+        logged_out = {
+            name: Target(target.url, target.pid, headers=PNG) for name, target in targets.items()
+        }
+        refused = {name: 401 if name.endswith("on") else 200 for name in targets}
+        assert answers_of(logged_out) == refused
+
+
+def test_both_protocols_answer_what_is_compared(server: Server) -> None:
+    targets = v2_rate.both_targets(server.address, server.pid)
+    assert answers_of(targets) == {"native": 200, "V2": 200}
+
+
+def answers_of(targets: Mapping[str, Target]) -> dict[str, int]:
+    """The status of one request of each."""
+    found = {}
+    for name, target in targets.items():
+        body = (target.bodies or [sample("7.png")])[0]
+        headers = dict(target.headers or PNG)
+        response = httpx.post(target.url, content=body, headers=headers, trust_env=False)
+        found[name] = response.status_code
+    return found
 
 
 @needs_wrk
 def test_under_overload_every_answer_is_one_of_three() -> None:
     with serving("--max-queued-passes", "16000") as server:
-        figures = overload.measure(server, 2)
+        figures = overload.measure(server, 1)
 
     for found in (figures.comfortable, figures.overloaded):
         assert set(found.latencies) <= overload.ALLOWED_OUTCOMES
@@ -179,6 +254,7 @@ async def test_latencies_count_from_when_a_request_was_due() -> None:
     assert all(seconds >= number / rate for number, seconds in enumerate(waited))
 
 
+@pytest.mark.usefixtures("cores")
 def test_a_batch_is_compared_with_the_engine(server: Server) -> None:
     core = min(os.sched_getaffinity(0))
     (one,) = large_batch.measure(server.address, core, images=8, passes=5, rounds=1)
@@ -224,7 +300,7 @@ def test_whatever_follows_from_the_description_is_answered(tmp_path: Path) -> No
 
 def test_hostile_connections_are_refused_and_a_polite_client_is_served() -> None:
     attack = hostile_connections.Attack(
-        seconds=4.0, connections=40, uploads=10, heads=10, garbage=10
+        seconds=2.0, connections=40, uploads=10, heads=10, garbage=10
     )
     with serving("--log-level", "error", "--max-head-seconds", "1") as server:
         figures = hostile_connections.measure(server.address, server.pid, 0.5, attack)
@@ -238,7 +314,7 @@ def test_hostile_connections_are_refused_and_a_polite_client_is_served() -> None
 
 def test_a_soak_has_every_expected_answer() -> None:
     with serving() as server:
-        soaked = asyncio.run(soak.soak(server, 0.1, 2.0))
+        soaked = asyncio.run(soak.soak(server, 0.05, 1.0))
 
     assert not soaked.unexpected
     assert sum(sum(outcomes.values()) for outcomes in soaked.outcomes.values()) > 100

@@ -8,6 +8,7 @@ it, to the V2 model. On a shared machine the server's processor time says more t
 import argparse
 import sys
 from base64 import b64decode
+from collections.abc import Mapping
 
 from app.api.examples import example_pixels, example_png_base64
 from app.cli.machine import describe_machine
@@ -18,6 +19,18 @@ from tests.load.servers import serving
 from tests.load.wrk import require_wrk
 
 
+def both_targets(address: str, pid: int) -> Mapping[str, Target]:
+    """The same digit for both routes of a server."""
+    png = b64decode(example_png_base64())
+    # No Content-Type, as tritonclient sends none.
+    tensor = binary_body(example_pixels()[None])
+    infer = f"{address}/v2/models/mnist/infer"
+    return {
+        "native": Target(f"{address}/predict", pid, [png]),
+        "V2": Target(infer, pid, [tensor.content], tensor.all_headers),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=16)
@@ -26,15 +39,8 @@ def main() -> None:
     options = parser.parse_args()
     require_wrk()
     cores = assign_cores()
-    png = b64decode(example_png_base64())
-    # No Content-Type, as tritonclient sends none.
-    tensor = binary_body(example_pixels()[None])
     with serving(core=cores[0]) as server:
-        infer = f"{server.address}/v2/models/mnist/infer"
-        targets = {
-            "native": Target(f"{server.address}/predict", server.pid, [png]),
-            "V2": Target(infer, server.pid, [tensor.content], tensor.all_headers),
-        }
+        targets = both_targets(server.address, server.pid)
         points = [(name, options.connections) for name in targets]
         rounds = measure(targets, points, options.seconds, options.rounds, cores[1])
     print(f"{describe_machine()}; medians of {options.rounds} rounds of {options.seconds} s\n")

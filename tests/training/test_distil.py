@@ -172,6 +172,7 @@ def test_the_loss_is_hintons() -> None:
     assert float(_loss(logits, labels, None, config)) == pytest.approx(hard, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
     """Shuffled labels teach nothing; a teacher that was trained on the right ones does."""
     wrong = Images(IMAGES.pixels, np.roll(IMAGES.labels, 1))

@@ -304,6 +304,7 @@ def test_without_dropout_a_step_follows_the_gradient_of_both_losses() -> None:
         torch.testing.assert_close(parameter.detach(), wanted)
 
 
+@pytest.mark.slow
 def test_a_network_that_was_shown_outliers_is_uncertain_about_them(tmp_path: Path) -> None:
     plain = run(tmp_path / "plain.safetensors", replace(TINY, epochs=8))
     shown = run(tmp_path / "shown.safetensors", replace(WITH_OUTLIERS, epochs=8))

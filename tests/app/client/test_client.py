@@ -20,7 +20,7 @@ from app.client import (
     TimedOutError,
 )
 from tests.app.client.conftest import PICTURE
-from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter
+from tests.conftest import ROOT, SAMPLES, RunningServer
 
 
 async def test_a_stream_ends_with_the_plain_answer(asking: AsyncDropserveClient) -> None:
@@ -50,11 +50,6 @@ async def test_a_stream_that_is_refused_raises_before_the_first_answer(
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match=re.escape("such as http://127.0.0.1:8000")):
         DropserveClient(url)
-
-
-@pytest.fixture(scope="module")
-def server(servers: ServerStarter) -> RunningServer:
-    return servers.start()
 
 
 @pytest.mark.slow

@@ -22,19 +22,16 @@ from tests.app.open_inference.clients.environments import (
     PERF_ANALYZER_MEASURES_SHORTLY,
     install_kserve,
     install_perf_analyzer,
+    keep,
 )
-from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter, sample
+from tests.conftest import ROOT, SAMPLES, RunningServer, sample
 
-pytestmark = pytest.mark.slow
+# Clients may be installed.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
 
 CLIENTS = ROOT / "tests" / "app" / "open_inference" / "clients"
 SEEDED = {"seed": 5, "passes": 60}
 DTYPES = {"digit": "<i8", "votes": "<i8", "seed": "<i8"}
-
-
-@pytest.fixture(scope="module")
-def server(servers: ServerStarter) -> RunningServer:
-    return servers.start()
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +140,18 @@ def test_perf_analyzer_measures(server: RunningServer, model: str, options: str)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.findall(r"Request count: (\d+)", done.stdout)[0]) > 0
     assert float(re.findall(r"throughput: ([\d.]+) infer/sec", done.stdout)[0]) > 0
+
+
+def test_of_two_that_install_the_same_the_first_ones_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "client"
+    for name in ("first", "second"):
+        building = tmp_path / name
+        building.mkdir()
+        (building / "installed").write_text(name)
+        keep(building, folder)
+
+    assert (folder / "installed").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 # The page

@@ -2,8 +2,9 @@
 
 import json
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.__main__ import main
-from tests.conftest import OURS, ROOT
+from tests.conftest import OURS, ROOT, interruptible
 
 
 def score(*arguments: object, output: Path) -> int:
@@ -32,14 +33,41 @@ def failures(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*OURS, "score", *map(str, arguments)],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+def start(
+    *arguments: object, chunk_rows: int | None = None, **options: Any
+) -> "subprocess.Popen[str]":
+    """A run in a process of its own.
+
+    Args:
+        chunk_rows: size of its chunks, between which it pauses, so that there is time to stop it
+            however few they are; None: as usual.
+    """
+    program: Sequence[str] = OURS
+    if chunk_rows:
+        program = (sys.executable, "-c", _SLOWLY.format(chunk_rows))
+    with interruptible():
+        return subprocess.Popen(
+            [*program, "score", *map(str, arguments)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+
+_SLOWLY = """
+import time
+from app.__main__ import main
+from app.scoring import sources
+
+def cut_slowly(pieces, cut=sources._cut):
+    for chunk in cut(pieces):
+        yield chunk
+        time.sleep(0.3)
+
+sources.CHUNK_ROWS, sources._cut = {}, cut_slowly
+main()
+"""
 
 
 def until(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:

@@ -8,8 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from app.scoring import sources
 from tests.app.scoring.inputs import PIXELS, write_idx
 from tests.app.scoring.runs import score, start, until, until_gone
+
+CHUNK_ROWS = 64  # small, so that a run of few images has ten
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CHUNK_ROWS", CHUNK_ROWS)
 
 
 @pytest.mark.slow
@@ -17,10 +25,10 @@ from tests.app.scoring.runs import score, start, until, until_gone
 def test_processes_end_together_and_another_run_continues(
     how: signal.Signals, tmp_path: Path
 ) -> None:
-    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 480))
+    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 20))
     output = tmp_path / "table.parquet"
     arguments = (source, "-o", output, "--passes", "50", "--seed", "1", "--workers", "2")
-    process = start(*arguments, start_new_session=True)
+    process = start(*arguments, chunk_rows=CHUNK_ROWS, start_new_session=True)
     parts = output.with_name("table.parquet.parts")
     until(lambda: any(parts.glob("*.parquet")), process)
     # A terminal sends Ctrl-C to all of them.
@@ -38,17 +46,21 @@ def test_processes_end_together_and_another_run_continues(
     until_gone(process.pid)
     assert score(*arguments[:1], *arguments[3:], output=output) == 0
     table = pq.read_table(output)
-    assert table["row"].to_pylist() == list(range(32 * 480))
+    assert table["row"].to_pylist() == list(range(32 * 20))
 
 
 @pytest.mark.slow
 def test_killed_twice_a_run_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
-    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 240))
+    source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 20))
     plain, output = tmp_path / "plain.parquet", tmp_path / "table.parquet"
     arguments = (source, "--seed", "1", "--passes", "100")
     parts = output.with_name("table.parquet.parts")
     for wanted in (1, 3):
-        process = start(*arguments, "-o", output, "--workers", "2", start_new_session=True)
+        process = start(
+            *(*arguments, "-o", output, "--workers", "2"),
+            chunk_rows=CHUNK_ROWS,
+            start_new_session=True,
+        )
         until(lambda: len(list(parts.glob("*.parquet"))) >= wanted, process)  # noqa: B023
         process.kill()
         process.communicate(timeout=60)
@@ -60,4 +72,4 @@ def test_killed_twice_a_run_ends_with_the_bytes_of_one_that_was_not(tmp_path: Pa
 
     assert score(*arguments, output=plain) == 0
     assert output.read_bytes() == plain.read_bytes()
-    assert pq.read_table(output)["row"].to_pylist() == list(range(32 * 240))
+    assert pq.read_table(output)["row"].to_pylist() == list(range(32 * 20))

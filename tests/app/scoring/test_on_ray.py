@@ -15,10 +15,12 @@ from app.__main__ import main
 from tests.app.scoring.inputs import PIXELS, write_idx, write_zip
 from tests.conftest import OURS, ROOT, SAMPLES
 from tests.isolation import ISOLATED, can_isolate
+from tests.pages import command_for
 
 needs_ray = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: the extra .[ray]"),
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(find_spec("ray") is None, reason=f"no ray: {command_for('Ray')}"),
     pytest.mark.skipif(not can_isolate(), reason="no network namespace for Ray to listen in"),
 ]
 _PATIENCE_SECONDS = 120

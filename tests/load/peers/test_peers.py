@@ -22,6 +22,7 @@ from tests.load.peers.servers import OFF, PEERS, TASKS, peer_environment
 from tests.load.servers import ROOT
 from tests.load.wrk import Result
 from tests.model.engines.torch_reference import forward
+from tests.pages import command_for
 
 PIXELS = np.stack(example_digits()[:4]).reshape(4, SIDE * SIDE)
 
@@ -90,7 +91,11 @@ def test_a_peer_is_compared_at_its_best() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("PEERS" not in os.environ, reason="installs 5 GB; set PEERS=all to run it")
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(
+    "PEERS" not in os.environ,
+    reason=f"installs 5 GB: {command_for('the peers of the comparison')}",
+)
 @pytest.mark.parametrize("peer", [peer.name for peer in PEERS])
 def test_a_peer_is_measured(peer: str) -> None:
     options = ["--peers", peer, "--rounds", "1", "--seconds", "1", "--connections", "4"]

@@ -14,7 +14,7 @@ from training.experiments.compare import PRESETS, WITH
 from training.experiments.grid import run_grid
 from training.train import evaluate_network, start
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def test_the_article_is_validated_on_the_test_images(

@@ -15,7 +15,7 @@ from training.experiments.grid import Outcome, run_grid
 from training.network import TrainableMLP
 from training.train import evaluate_network, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 SHORT = replace(TINY, epochs=2, augmentation=0.0)

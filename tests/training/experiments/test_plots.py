@@ -10,7 +10,7 @@ from training.cli import main
 from training.config import CompareOptions, Experiment
 from training.experiments import compare
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def test_the_same_runs_give_the_same_figures_byte_for_byte(experiment: Experiment) -> None:

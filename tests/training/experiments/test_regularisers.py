@@ -8,7 +8,7 @@ from tests.training.experiments.conftest import outcome
 from training.config import Experiment
 from training.experiments import PLAIN, regularisers
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def test_every_method_has_its_row_and_options(

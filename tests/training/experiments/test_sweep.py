@@ -9,7 +9,7 @@ from tests.training.experiments.conftest import figures_in
 from training.config import Experiment
 from training.experiments import PLAIN, sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def test_every_rate_and_size_has_its_row(

@@ -62,11 +62,6 @@ def test_a_name_cannot_command_the_terminal(
     assert len(output.splitlines()) == 3
 
 
-@pytest.fixture(scope="module")
-def server(servers: ServerStarter) -> RunningServer:
-    return servers.start(environ={"DROPSERVE_URL": "http://not.used"})
-
-
 @pytest.mark.slow
 def test_a_server_gives_the_same_bytes_as_the_network_here(
     server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -94,7 +89,9 @@ def test_a_server_that_wants_a_key_is_given_it(
 ) -> None:
     key, file = make_key(), tmp_path / "keys"
     file.write_text(key_line(key, "predict"))
-    guarded = servers.start("--api-keys-file", str(file))
+    guarded = servers.start(
+        "--api-keys-file", str(file), environ={"DROPSERVE_URL": "http://not.used"}
+    )
     asking = (SEVEN, "--url", guarded.address, "--csv")
 
     assert predict(*asking) == 2

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import command_for
+
 KSERVE = ("kserve==0.21.0",)
 # The last release whose program runs with Debian 12's C library: it came with tritonclient then.
 PERF_ANALYZER = ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12>=12.6,<13")
@@ -32,11 +34,11 @@ def install_kserve() -> Path:
     python = folder / "bin" / "python"
     if not folder.exists():
         if not os.environ.get("CLIENTS"):
-            pytest.skip("kserve brings 450 MB of packages; set CLIENTS=all to install it")
+            pytest.skip(f"kserve brings 450 MB of packages: {command_for('KServe')}")
         building = _building(folder)
         _run(sys.executable, "-m", "venv", str(building))
         _run(str(building / "bin" / "python"), "-m", "pip", "install", "--quiet", *KSERVE)
-        building.rename(folder)
+        keep(building, folder)
     return python
 
 
@@ -54,7 +56,7 @@ def install_perf_analyzer() -> tuple[Path, dict[str, str]]:
             _run("apt-get", "download", "--quiet", _DEBIAN_LIBRARY, folder=building)
             (package,) = building.glob(f"{_DEBIAN_LIBRARY}*.deb")
             _run("dpkg", "--extract", str(package), str(building))
-        building.rename(folder)
+        keep(building, folder)
     libraries = {library.parent for library in folder.rglob("lib*.so.*")}
     program = folder / "bin" / "perf_analyzer"
     environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
@@ -77,6 +79,16 @@ def _building(folder: Path) -> Path:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     return building
+
+
+def keep(building: Path, folder: Path) -> None:
+    """Puts it in its place, unless another process that installed the same was first."""
+    try:
+        building.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        shutil.rmtree(building)
 
 
 def _run(*command: str, folder: Path | None = None) -> None:
