@@ -78,7 +78,7 @@ def compiled(signature: str = "") -> Callable[[F], F]:
 
     def declare(function: F) -> F:
         _sources.add(function.__code__.co_filename)
-        made = numba.njit(nogil=True, error_model="numpy")(function)
+        made: F = numba.njit(nogil=True, error_model="numpy")(function)
         if signature and not config.DISABLE_JIT:
             _declared.append((made, signature))
         return made

@@ -44,7 +44,7 @@ class Summary(NamedTuple):
 
 def summarise(probs: Probs) -> Summary:
     """Computes all statistics of one image, (T, C)."""
-    p = np.require(probs, np.float64, "CW")  # as compiled functions take it
+    p = np.require(probs, np.float64, ["C", "W"])  # as compiled functions take it
     per_class, votes = np.empty((3, p.shape[1])), np.zeros(p.shape[1], np.int64)
     predictive, expected = _summarise(p, per_class, votes)
     has_spread = len(p) > 1
@@ -61,7 +61,7 @@ def summarise(probs: Probs) -> Summary:
 
 def entropy(probs: Probs) -> Array:
     """Computes the Shannon entropy over the last axis, nats, 0 to ln C; x log x is 0 at 0."""
-    p = np.require(probs, np.float64, "CW")  # as compiled functions take it
+    p = np.require(probs, np.float64, ["C", "W"])  # as compiled functions take it
     found = np.empty(p.shape[:-1])
     _entropies(p.reshape(-1, p.shape[-1]), found.reshape(-1))
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 import pytest
+from numba import config
 
 from model import compiling
 from model.code_folders import own_folder
@@ -234,7 +235,7 @@ def test_what_changes_the_code_changes_the_folder(
     monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
     before = compiling._folder_name()
-    monkeypatch.setattr(compiling.config, name, value)
+    monkeypatch.setattr(config, name, value)
     assert compiling._folder_name() != before
 
 
