@@ -98,13 +98,13 @@ def compile_all() -> None:
         if not _declared:
             return None
         name = _folder_name()
-        own = own_folder(config.CACHE_DIR, name)
-        folder = next(filter(is_complete, (INSTALLED / name, own)), None)
-        if folder is None:
-            with locked(own):
-                if not is_complete(own):
-                    return _compile_with_notice(own)
-            folder = own  # another process was first
+        if is_complete(INSTALLED / name):
+            return _load_or_compile(INSTALLED / name)
+        folder = own_folder(config.CACHE_DIR, name)
+        if not is_complete(folder):
+            with locked(folder):
+                if not is_complete(folder):  # and no other process was first
+                    return _compile_with_notice(folder)
         return _load_or_compile(folder)
 
 

@@ -140,12 +140,14 @@ def test_the_installation_has_all_levels_and_needs_no_place_to_write(package: Pa
         assert path.stat().st_mode & 0o055 >= 0o044  # whoever runs it
         path.chmod(path.stat().st_mode & 0o555)
     before = sorted((path, path.stat().st_mtime_ns) for path in package.rglob("*"))
+    unused = package.parent / "unused"
     starts = [
-        start(package, nowhere, PYTHONDONTWRITEBYTECODE="1", NUMBA_CPU_NAME=level)
+        start(package, unused, PYTHONDONTWRITEBYTECODE="1", NUMBA_CPU_NAME=level)
         for level in compiling.LEVELS
     ]
     assert [answer(process) for process in starts] == [(LOADED, "")] * len(starts)
     assert sorted((path, path.stat().st_mtime_ns) for path in package.rglob("*")) == before
+    assert not unused.exists()
 
 
 def test_without_a_place_to_write_every_start_compiles_and_says_so(
