@@ -7,9 +7,9 @@ all levels, or else in the user's cache; without both, every start compiles.
 
 import hashlib
 import importlib
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import threading
 import time
@@ -149,12 +149,15 @@ def _folder_name() -> str:
 def main() -> None:
     """Compiles for all levels, into the installation, for all users."""
     os.umask(0o022)
-    environ = {**os.environ, "NUMBA_CACHE_DIR": str(INSTALLED), "NUMBA_CPU_FEATURES": ""}
-    environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    code = "from model.compiling import compile_all; compile_all()"
+    os.environ |= {"NUMBA_CACHE_DIR": str(INSTALLED), "NUMBA_CPU_FEATURES": ""}
+    compile_once = importlib.import_module("model.compiling").compile_all  # this one is __main__'s
     for level in LEVELS:
-        command = [sys.executable, "-P", "-c", code]
-        subprocess.run(command, env=environ | {"NUMBA_CPU_NAME": level}, check=True)
+        os.environ["NUMBA_CPU_NAME"] = level
+        process = multiprocessing.get_context("spawn").Process(target=compile_once)
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(process.exitcode)
     for folder in INSTALLED.iterdir():
         folder.chmod(0o755)
 
