@@ -23,6 +23,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/dropserve/bin/python -m pip install --no-deps . \
     && /opt/dropserve/bin/python -m pip check \
     && /opt/dropserve/bin/python -m pip uninstall --yes setuptools pip
+# For all levels of CPUs, so that no container compiles. -P: not from /src.
+RUN /opt/dropserve/bin/python -P -m model.compiling
 # What only builds or tests: static libraries and the packages' tests.
 RUN find /opt/dropserve -depth \( -name '*.a' -o -type d -name tests \) -exec rm -rf {} + \
     && /opt/dropserve/bin/python -c "import app.process.server"

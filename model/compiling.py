@@ -7,9 +7,9 @@ all levels, or else in the user's cache; without both, every start compiles.
 
 import hashlib
 import importlib
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import threading
 import time
@@ -78,7 +78,7 @@ def compiled(signature: str = "") -> Callable[[F], F]:
 
     def declare(function: F) -> F:
         _sources.add(function.__code__.co_filename)
-        made = numba.njit(nogil=True, error_model="numpy")(function)
+        made: F = numba.njit(nogil=True, error_model="numpy")(function)
         if signature and not config.DISABLE_JIT:
             _declared.append((made, signature))
         return made
@@ -98,13 +98,13 @@ def compile_all() -> None:
         if not _declared:
             return None
         name = _folder_name()
-        own = own_folder(config.CACHE_DIR, name)
-        folder = next(filter(is_complete, (INSTALLED / name, own)), None)
-        if folder is None:
-            with locked(own):
-                if not is_complete(own):
-                    return _compile_with_notice(own)
-            folder = own  # another process was first
+        if is_complete(INSTALLED / name):
+            return _load_or_compile(INSTALLED / name)
+        folder = own_folder(config.CACHE_DIR, name)
+        if not is_complete(folder):
+            with locked(folder):
+                if not is_complete(folder):  # and no other process was first
+                    return _compile_with_notice(folder)
         return _load_or_compile(folder)
 
 
@@ -149,12 +149,15 @@ def _folder_name() -> str:
 def main() -> None:
     """Compiles for all levels, into the installation, for all users."""
     os.umask(0o022)
-    environ = {**os.environ, "NUMBA_CACHE_DIR": str(INSTALLED), "NUMBA_CPU_FEATURES": ""}
-    environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    code = "from model.compiling import compile_all; compile_all()"
+    os.environ |= {"NUMBA_CACHE_DIR": str(INSTALLED), "NUMBA_CPU_FEATURES": ""}
+    compile_once = importlib.import_module("model.compiling").compile_all  # this one is __main__'s
     for level in LEVELS:
-        command = [sys.executable, "-P", "-c", code]
-        subprocess.run(command, env=environ | {"NUMBA_CPU_NAME": level}, check=True)
+        os.environ["NUMBA_CPU_NAME"] = level
+        process = multiprocessing.get_context("spawn").Process(target=compile_once)
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(process.exitcode)
     for folder in INSTALLED.iterdir():
         folder.chmod(0o755)
 

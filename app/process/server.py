@@ -51,7 +51,7 @@ def run_app(app: FastAPI, settings: Settings) -> NoReturn:
 def _run_workers(settings: Settings) -> int:
     if SIGHUP is not None:  # not on Windows
         multiprocessing.set_start_method("forkserver", force=True)
-        multiprocessing.set_forkserver_preload([__name__])
+        multiprocessing.set_forkserver_preload([__name__, "app.process.preload"])
         # It would import from the current folder first, which may have an `app` of its own.
         os.environ["PYTHONSAFEPATH"] = "1"
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
