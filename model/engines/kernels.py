@@ -91,7 +91,7 @@ def forward(
     below, is_first = inputs, True
     for index in range(len(layers)):
         layer = layers[index]
-        units, values = active_units(below, np.float32(1), is_relu and not is_first)
+        units, values = active_units(below, 1.0, is_relu and not is_first)
         above = np.empty(layer[1], np.float32)
         for tile in range(layer[1] // layer[2]):
             bias, weight, columns = _tile(parameters, layer, tile)
@@ -197,7 +197,7 @@ def later_layer(
 
 @compiled()
 def active_units(
-    inputs: Floats, scale: float | np.float32, is_relu: bool
+    inputs: Floats, scale: float, is_relu: bool
 ) -> tuple[Indices, Floats]:
     """The units that are not 0 after the activation, and their scaled values, in whole eights."""
     units = np.empty(len(inputs) + _EIGHT, np.int32)
