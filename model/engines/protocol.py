@@ -20,8 +20,8 @@ class Engine(Protocol):
 
     Attributes:
         dropout_sites: where the network's masks act, in order.
-        block_passes: passes from a multiple of this number to the next are best computed in one call:
-            a part of them takes nearly as long.
+        block_passes: passes from a multiple of this number up to the next are best computed in one
+            call: some of them alone take nearly as long.
         passes_computed: number of passes computed since the engine was built.
     """
 
