@@ -53,13 +53,14 @@ class Job:
         self.probs: Floats | None = None
         self.stop_reason: StopReason | None = None
         self.done = 0
-        self.has_partial_result = is_streamed
-        self.largest_step = self.passes.count
+        self._is_streamed = is_streamed
+        # A partial result or a check is due after each multiple of this number of passes.
+        self._stride = self.passes.count
         if is_streamed:
             partial = -(-self.passes.count // _PARTIAL_RESULTS)
-            self.largest_step = max(partial, _LEAST_PARTIAL_PASSES)
+            self._stride = max(partial, _LEAST_PARTIAL_PASSES)
         if parameters.max_standard_error is not None:
-            self.largest_step = min(self.largest_step, CHECK_PASSES)
+            self._stride = min(self._stride, CHECK_PASSES)
 
     @property
     def remaining(self) -> int:
@@ -70,6 +71,16 @@ class Job:
     def is_finished(self) -> bool:
         """Whether its answer can be made."""
         return self.stop_reason is not None
+
+    @property
+    def next_stop(self) -> int:
+        """The number of passes after which a partial result, a check or the answer is due."""
+        return min(self.done - self.done % self._stride + self._stride, self.passes.count)
+
+    @property
+    def has_partial_result(self) -> bool:
+        """Whether a partial result is due now."""
+        return self._is_streamed and self.done % self._stride == 0
 
     @property
     def needs_masks(self) -> bool:

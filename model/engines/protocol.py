@@ -20,10 +20,13 @@ class Engine(Protocol):
 
     Attributes:
         dropout_sites: where the network's masks act, in order.
+        block_passes: passes from a multiple of this number up to the next are best computed in one
+            call: some of them alone take nearly as long.
         passes_computed: number of passes computed since the engine was built.
     """
 
     dropout_sites: tuple[DropoutSite, ...]
+    block_passes: int
     passes_computed: int
 
     def predict_logits(self, pixels: Pixels) -> Floats:

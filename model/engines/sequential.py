@@ -121,6 +121,7 @@ class SequentialEngine:
         torch.backends.cudnn.deterministic = True
         layers = copy.deepcopy(network).to(self._device).requires_grad_(False).eval()
         self._network = nn.Sequential(*_flatten(layers))
+        self.block_passes = _BLOCK_ROWS
         self.passes_computed = 0
         before, *after = _split_at_dropout(self._network)
         if not after:

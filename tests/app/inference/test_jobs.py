@@ -155,7 +155,7 @@ def test_a_target_that_the_last_pass_does_not_meet_ends_with_all_passes() -> Non
 
 
 @pytest.mark.parametrize(
-    ("passes", "options", "largest"),
+    ("passes", "options", "first"),
     [
         (1000, {}, 1000),
         (1000, {"is_streamed": True}, 100),
@@ -167,9 +167,19 @@ def test_a_target_that_the_last_pass_does_not_meet_ends_with_all_passes() -> Non
     ],
 )
 def test_a_step_ends_where_a_partial_result_or_a_check_is_due(
-    passes: int, options: dict[str, Any], largest: int
+    passes: int, options: dict[str, Any], first: int
 ) -> None:
-    assert job(passes=passes, **options).largest_step == largest
+    one = job(passes=passes, **options)
+    stops = list(range(first, passes, first))
+    for stop in stops:
+        assert one.next_stop == stop
+        one.advance(passes_of(1, spread=1.0))
+        # A step may end before: its time is limited, too.
+        assert (one.next_stop, one.has_partial_result) == (stop, False)
+        one.advance(passes_of(stop - one.done, spread=1.0))
+        assert one.has_partial_result == options.get("is_streamed", False)
+
+    assert one.next_stop == passes
 
 
 def test_balanced_and_returned_passes_need_their_masks() -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines.protocol import sample_probs
 from model.engines.relu_mlp import ReluMlpEngine
+from model.engines.sequential import as_sequential
 from model.literals import Activation, Estimator
 from model.network import MLP, MLPConfig
 from model.sampling.masks import Passes
@@ -28,6 +30,8 @@ from tests.model.engines.networks import (
     draw_images,
     draw_requests,
     make_network,
+    mean,
+    variance,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -107,6 +111,24 @@ def test_more_passes_and_units_than_fit_a_chunk_or_a_table() -> None:
     assert (engine.prepare(pixels, passes).inputs > 0).sum() > 128
     expected = reference.sample_probs(network, pixels, passes)
     assert sample_probs(engine, pixels, passes).tobytes() == expected.tobytes()
+
+
+def test_means_agree_with_torchs_own_dropout(cpu_engine: ReluMlpEngine) -> None:
+    """Over 100 images, within five standard errors."""
+    network, T = load_checkpoint(DEFAULT_CHECKPOINT).network, 1000
+    reference = as_sequential(network).train()  # of its modules, only dropout reacts
+    apart = 0
+    for seed, pixels in enumerate(draw_images()):
+        ours = sample_probs(cpu_engine, pixels, Passes(T, seed)).astype(np.float64)
+        x = torch.from_numpy(pixels.astype(np.float32)).expand(T, 1, -1, -1)
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            theirs = reference(x).softmax(dim=1).double().numpy()
+        error = np.sqrt((variance(ours) + variance(theirs)) / T)
+        # What hardly ever happens has no normal deviation: 1e-3 is one pass of a thousand.
+        assert (np.abs(mean(ours) - mean(theirs)) < 5 * error + 1e-3).all()
+        apart += float(error.max()) > 0.003
+    assert apart > 20  # or nothing was tested
 
 
 if __name__ == "__main__":
