@@ -54,7 +54,7 @@ class Job:
         self.stop_reason: StopReason | None = None
         self.done = 0
         self._is_streamed = is_streamed
-        # After each of so many passes a partial result or a check is due.
+        # A partial result or a check is due after each multiple of this number of passes.
         self._stride = self.passes.count
         if is_streamed:
             partial = -(-self.passes.count // _PARTIAL_RESULTS)
