@@ -144,3 +144,16 @@ def normalise(pixels: Pixels, config: MLPConfig) -> Floats:
     flat = pixels.reshape(-1, config.layer_sizes[0]).astype(np.float32)
     x: Floats = (flat / np.float32(255) - np.float32(config.mean)) / np.float32(config.std)
     return x
+
+
+def fold_normalisation(network: MLP) -> tuple[Linear, ...]:
+    """The layers, of which the first takes pixels 0 to 255 as they are.
+
+    W ((p / 255 - mean) / std) + b  =  (W / (255 std)) p + (b - mean / std W 1)
+    """
+    config = network.config
+    first, *later = network.layers
+    weight, bias = first.weight.astype(np.float64), first.bias.astype(np.float64)
+    bias = bias - weight.sum(axis=1) * (config.mean / config.std)
+    folded = weight / (255 * config.std)
+    return Linear(folded.astype(np.float32), bias.astype(np.float32)), *later

@@ -32,8 +32,7 @@ def time_parts(engine: ReluMlpEngine, pixels: Pixels, rounds: int) -> dict[str, 
     exponentials = np.empty(engine.stochastic[-1, 1])
 
     def later(site: int) -> Callable[[], None]:
-        first = sum(each.units for each in engine.dropout_sites[:site])
-        arguments = keep, first, engine.parameters, engine.stochastic[site], layers[site]
+        arguments = keep, engine.weights, engine.stochastic[site], layers[site]
         return lambda: kernels.later_layer(
             layers[site - 1], factors[site], engine.is_relu, *arguments
         )
@@ -42,7 +41,7 @@ def time_parts(engine: ReluMlpEngine, pixels: Pixels, rounds: int) -> dict[str, 
         "layer 1": lambda: engine.prepare(pixels, passes),
         "masks": lambda: draw_independent(0, 0, limits, keep),
         "layer 2": lambda: kernels.first_layer(
-            units, values, keep, engine.parameters, engine.stochastic[0], layers[0]
+            units, values, keep, engine.weights, engine.stochastic[0], layers[0]
         ),
         **{f"layer {site + 2}": later(site) for site in range(1, len(layers))},
         "softmax": lambda: kernels.softmax_rows(layers[-1], exponentials, probs),

@@ -5,10 +5,9 @@ after the other to the bias; the last is filled up with zeros. A pass therefore 
 any company, on any processor and from any compiler that keeps to IEEE 754: nothing is reordered,
 and nothing is fused.
 
-The functions share their arguments: `parameters` are all biases and weights in one array, where a
-`Layer` finds its own; `keep` are masks, (passes, units of all dropout sites), 1 for a unit that is
-kept; `units` and `values` are the active units and their values, in whole eights; `is_relu` is
-whether hidden units are rectified, which are linear otherwise.
+Arguments: `weights` are those of all layers and the biases in one array; `keep` are masks, (passes,
+units of all dropout sites), 1 for a kept unit; `units` and `values` are the active units and their
+values, in whole eights; `is_relu` is whether hidden units are rectified, or else linear.
 """
 
 import numpy as np
@@ -19,9 +18,9 @@ from model.compiling import compiled
 from model.elementary import exp
 from model.sampling.masks import Bytes, draw_independent
 
-# One layer: (inputs, outputs, columns of a tile, begin of its parameters in the array). First the
-# bias, then tile after tile the weights (inputs, columns): a tile's rows stay in the cache while
-# one pass after the other adds some of them.
+# One layer: inputs, outputs, columns of a tile, where its bias begins in `weights`, and the number
+# of its first input among the units of all dropout sites. The bias is followed by one tile of the
+# weights after the other, (inputs, columns): its rows stay in the cache while the passes use them.
 Layer = Integers
 Indices = NDArray[np.int32]
 
@@ -38,7 +37,7 @@ _TABLE_FOURS = 16
 )
 def sample_passes(
     inputs: Floats,
-    parameters: Floats,
+    weights: Floats,
     layers: Integers,
     thresholds: Bytes,
     scales: Floats,
@@ -48,19 +47,12 @@ def sample_passes(
     balanced: Bytes,
     probs: Floats,
 ) -> None:
-    """Computes the class probabilities of consecutive passes, `probs` (passes, C).
+    """Computes the class probabilities of consecutive passes from number `start` on, (passes, C).
 
-    Args:
-        inputs: of the first stochastic layer, after the activation, (units,): all passes share it.
-        parameters: biases and weights.
-        layers: the stochastic layers; the units below each are a dropout site.
-        thresholds: for each unit of all sites k of its rate k / 256, (units,).
-        scales: 1 / (1 - rate) of each site.
-        is_relu: whether hidden units are rectified.
-        seed: of the masks.
-        start: number of the first pass.
-        balanced: masks of all passes from number 0; empty for independent ones.
-        probs: receives the probabilities.
+    `inputs` are of the first stochastic layer, after the activation: all passes share them.
+    `layers` are the stochastic layers; the units below each are a dropout site. `thresholds` has
+    for each unit of all sites k of its rate k / 256, `scales` 1 / (1 - rate) of each site.
+    `balanced` are masks of all passes from number 0; empty for independent ones, drawn from `seed`.
     """
     units, values = active_units(inputs, scales[0], False)
     drawn = np.empty((CHUNK, len(thresholds)), np.uint8)
@@ -74,46 +66,31 @@ def sample_passes(
         else:
             keep = drawn[: end - begin]
             draw_independent(seed, start + begin, thresholds, keep)
-        first_layer(units, values, keep, parameters, layers[0], above)
-        first = layers[0, 0]
+        first_layer(units, values, keep, weights, layers[0], above)
         for site in range(1, len(layers)):
             below, above = above, below
-            later_layer(below, scales[site], is_relu, keep, first, parameters, layers[site], above)
-            first += layers[site, 0]
+            later_layer(below, scales[site], is_relu, keep, weights, layers[site], above)
         softmax_rows(above, exponentials, probs[begin:end])
 
 
 @compiled("void(float32[::1], float32[::1], int64[:, ::1], boolean, float32[::1])")
-def forward(
-    inputs: Floats, parameters: Floats, layers: Integers, is_relu: bool, out: Floats
-) -> None:
+def forward(inputs: Floats, weights: Floats, layers: Integers, is_relu: bool, out: Floats) -> None:
     """Computes layers without dropout; `out` receives the last before its activation."""
-    below, is_first = inputs, True
+    below = inputs
     for index in range(len(layers)):
         layer = layers[index]
-        units, values = active_units(below, 1.0, is_relu and not is_first)
+        units, values = active_units(below, 1.0, is_relu and index > 0)
         above = np.empty(layer[1], np.float32)
         for tile in range(layer[1] // layer[2]):
-            bias, weight, columns = _tile(parameters, layer, tile)
+            bias, weight, columns = _tile(weights, layer, tile)
             _weighted_sum(units, values, bias, weight, above[columns])
-        below, is_first = above[: layer[1]], False
+        below = above
     out[:] = below[: len(out)]
-
-
-@compiled("void(float32[::1], float32[::1])")
-def softmax(logits: Floats, probs: Floats) -> None:
-    """Computes the class probabilities of logits, both (C,)."""
-    softmax_rows(logits.reshape(1, -1), np.empty(len(logits)), probs.reshape(1, -1))
 
 
 @compiled()
 def first_layer(
-    units: Indices,
-    values: Floats,
-    keep: Bytes,
-    parameters: Floats,
-    layer: Layer,
-    out: Floats,
+    units: Indices, values: Floats, keep: Bytes, weights: Floats, layer: Layer, out: Floats
 ) -> None:
     """Computes the first stochastic layer, before its activation, of passes that share its inputs.
 
@@ -122,7 +99,7 @@ def first_layer(
     """
     table = np.empty((_TABLE_FOURS, 16, layer[2]), np.float32)
     for tile in range(layer[1] // layer[2]):
-        bias, weight, columns = _tile(parameters, layer, tile)
+        bias, weight, columns = _tile(weights, layer, tile)
         out[: len(keep), columns] = bias
         for begin in range(0, len(units) // 4, _TABLE_FOURS):
             fours = min(len(units) // 4 - begin, _TABLE_FOURS)
@@ -172,16 +149,12 @@ def later_layer(
     scale: float,
     is_relu: bool,
     keep: Bytes,
-    first: int,
-    parameters: Floats,
+    weights: Floats,
     layer: Layer,
     out: Floats,
 ) -> None:
-    """Computes a later stochastic layer from the layer below it, both before their activation.
-
-    `first` is the number in `keep` of the first unit below, and `scale` that of the kept units.
-    """
-    inputs = layer[0]
+    """Computes a later stochastic layer from the one below, both before their activation."""
+    inputs, first = layer[0], layer[4]
     units = np.empty((len(keep), inputs + _EIGHT), np.int32)
     values = np.empty((len(keep), inputs + _EIGHT), np.float32)
     counts = np.empty(len(keep), np.int64)
@@ -189,16 +162,14 @@ def later_layer(
         kept = keep[t, first : first + inputs]
         counts[t] = _kept(below[t, :inputs], kept, scale, is_relu, units[t], values[t])
     for tile in range(layer[1] // layer[2]):
-        bias, weight, columns = _tile(parameters, layer, tile)
+        bias, weight, columns = _tile(weights, layer, tile)
         for t in range(len(keep)):
             row, count = out[t, columns], counts[t]
             _weighted_sum(units[t, :count], values[t, :count], bias, weight, row)
 
 
 @compiled()
-def active_units(
-    inputs: Floats, scale: float, is_relu: bool
-) -> tuple[Indices, Floats]:
+def active_units(inputs: Floats, scale: float, is_relu: bool) -> tuple[Indices, Floats]:
     """The units that are not 0 after the activation, and their scaled values, in whole eights."""
     units = np.empty(len(inputs) + _EIGHT, np.int32)
     values = np.empty(len(units), np.float32)
@@ -213,7 +184,6 @@ def _kept(
 ) -> int:
     """Finds the kept units that are not 0; returns their number, filled up to whole eights."""
     count = 0
-    # Without a branch, which the processor could not predict.
     if is_relu:
         for unit in range(len(hidden)):
             units[count] = unit
@@ -251,16 +221,16 @@ def _weighted_sum(
 
 
 @compiled()
-def _tile(parameters: Floats, layer: Layer, tile: int) -> tuple[Floats, Floats, slice]:
+def _tile(weights: Floats, layer: Layer, tile: int) -> tuple[Floats, Floats, slice]:
     """The bias and the weights (inputs, columns) of a tile, and which columns these are."""
     inputs, outputs, width, begin = layer[0], layer[1], layer[2], layer[3]
-    bias = parameters[begin + tile * width : begin + (tile + 1) * width]
+    bias = weights[begin + tile * width : begin + (tile + 1) * width]
     first, size = begin + outputs, inputs * width
-    weight = parameters[first + tile * size : first + (tile + 1) * size].reshape(inputs, width)
+    weight = weights[first + tile * size : first + (tile + 1) * size].reshape(inputs, width)
     return bias, weight, slice(tile * width, (tile + 1) * width)
 
 
-@compiled()
+@compiled("void(float32[:, ::1], float64[::1], float32[:, ::1])")
 def softmax_rows(logits: Floats, exponentials: Array, probs: Floats) -> None:
     """Computes the softmax of the first C logits of each pass; `exponentials` is scratch space."""
     classes = probs.shape[1]

@@ -1,13 +1,7 @@
 """The CPU engine: MC-dropout passes of a ReLU network, as fast as one core computes them.
 
-What makes it fast:
-
-1. Layer 1 is the same in every pass, and most of its inputs are black: it is one weighted sum over
-   the rows of the inked pixels, with the normalisation folded into weights and bias.
-2. After its ReLU, about one unit of layer 1 in five is active on digits. An inactive unit is 0 in
-   every pass. Layer 2 adds sums of four active units, from a table.
-3. The later layers add the rows of the units that are active and kept, about one in five.
-4. The loops are compiled, see `kernels`, and release the interpreter's lock.
+Layer 1 is computed once per image, from the inked pixels; the other layers per pass, from the units
+that are active and kept. The loops are in `kernels`.
 """
 
 from typing import NamedTuple
@@ -17,37 +11,27 @@ import numpy as np
 from model.arrays import Floats, Integers, Pixels
 from model.compiling import compile_all
 from model.engines import kernels
-from model.network import MLP, Linear, normalise
+from model.network import MLP, Linear, fold_normalisation, normalise
 from model.sampling.masks import Bytes, Passes, draw_masks, scales, thresholds
 
 # Layers are padded to whole vectors with columns of zeros, which are never active.
-_VECTOR = 16
-_WIDEST_TILE = 256
+_VECTOR, _WIDEST_TILE = 16, 256
 _NO_MASKS = np.empty((0, 0), np.uint8)
 
 
 class PreparedInputs(NamedTuple):
-    """What all passes of an image share.
-
-    Attributes:
-        passes: which passes.
-        inputs: of the first stochastic layer, (units,).
-        balanced: balanced masks, (T, units); empty if the masks are independent.
-    """
+    """What all passes of an image share."""
 
     passes: Passes
-    inputs: Floats
-    balanced: Bytes
+    inputs: Floats  # of the first stochastic layer, (units,)
+    balanced: Bytes  # masks, (T, units); empty if they are independent
 
 
 class ReluMlpEngine:
-    """Computes answers on the calling thread; see `Engine`. Any threads may share it.
-
-    Args:
-        network: a network with ReLU or linear hidden units; it is not changed.
+    """Computes the answers of a network with ReLU or linear hidden units; see `Engine`.
 
     Attributes:
-        parameters: biases and weights of all layers; see `kernels.Layer`.
+        weights: of all layers, with their biases; see `kernels.Layer`.
         stochastic: the layers after the first dropout site.
         is_relu: whether hidden units are rectified.
     """
@@ -59,35 +43,32 @@ class ReluMlpEngine:
         self.passes_computed = 0
         self._config = network.config
         self.is_relu = network.config.activation == "relu"
-        drops_inputs = self.dropout_sites[0].is_input
-        linear = network.layers if drops_inputs else fold_normalisation(network)
-        self._layers, self.parameters = _pack(linear)
-        # The layers before the first dropout site, and those after it.
-        self._shared = self._layers[: 0 if drops_inputs else 1]
-        self.stochastic = self._layers[len(self._shared) :]
+        shared = 0 if self.dropout_sites[0].is_input else 1  # layers before the first site
+        linear = fold_normalisation(network) if shared else network.layers
+        self._layers, self.weights = _pack(linear, shared)
+        self._shared, self.stochastic = self._layers[:shared], self._layers[shared:]
 
     def predict_logits(self, pixels: Pixels) -> Floats:
         logits = np.empty(self._config.layer_sizes[-1], np.float32)
-        kernels.forward(self._inputs(pixels), self.parameters, self._layers, self.is_relu, logits)
+        kernels.forward(self._inputs(pixels), self.weights, self._layers, self.is_relu, logits)
         return logits
 
     def prepare(self, pixels: Pixels, passes: Passes) -> PreparedInputs:
         inputs = self._inputs(pixels)
         if len(self._shared):
             hidden = np.empty(self.dropout_sites[0].units, np.float32)
-            kernels.forward(inputs, self.parameters, self._shared, self.is_relu, hidden)
+            kernels.forward(inputs, self.weights, self._shared, self.is_relu, hidden)
             inputs = np.maximum(hidden, 0) if self.is_relu else hidden
-        balanced = _NO_MASKS
-        if passes.estimator == "balanced":
-            balanced = draw_masks(self.dropout_sites, passes).view(np.uint8)
-        return PreparedInputs(passes, inputs, balanced)
+        is_balanced = passes.estimator == "balanced"
+        keep = draw_masks(self.dropout_sites, passes).view(np.uint8) if is_balanced else _NO_MASKS
+        return PreparedInputs(passes, inputs, keep)
 
     def sample(self, prepared: PreparedInputs, start: int, stop: int) -> Floats:
         probs = np.empty((stop - start, self._config.layer_sizes[-1]), np.float32)
         dropout = prepared.passes.dropout
         kernels.sample_passes(
             prepared.inputs,
-            self.parameters,
+            self.weights,
             self.stochastic,
             thresholds(self.dropout_sites, dropout),
             scales(self.dropout_sites, dropout),
@@ -103,34 +84,21 @@ class ReluMlpEngine:
     def _inputs(self, pixels: Pixels) -> Floats:
         if len(self._shared):
             return pixels.reshape(-1).astype(np.float32)
-        inputs: Floats = normalise(pixels, self._config)[0]
-        return inputs
+        return normalise(pixels, self._config).reshape(-1)
 
 
-def fold_normalisation(network: MLP) -> tuple[Linear, ...]:
-    """The layers, of which the first takes pixels 0 to 255 as they are.
-
-    W ((p / 255 - mean) / std) + b  =  (W / (255 std)) p + (b - mean / std W 1)
-    """
-    config = network.config
-    first, *later = network.layers
-    weight, bias = first.weight.astype(np.float64), first.bias.astype(np.float64)
-    bias = bias - weight.sum(axis=1) * (config.mean / config.std)
-    folded = weight / (255 * config.std)
-    return Linear(folded.astype(np.float32), bias.astype(np.float32)), *later
-
-
-def _pack(linear: tuple[Linear, ...]) -> tuple[Integers, Floats]:
+def _pack(linear: tuple[Linear, ...], shared: int) -> tuple[Integers, Floats]:
     """Lays the layers out as the kernels read them; see `kernels.Layer`."""
-    layers, parts, begin = [], [], 0
-    for weight, bias in linear:
+    layers, parts, begin, unit = [], [], 0, 0
+    for index, (weight, bias) in enumerate(linear):
         outputs, inputs = weight.shape
         tiles = -(-outputs // _WIDEST_TILE)
         width = -(-outputs // (tiles * _VECTOR)) * _VECTOR
         padding = tiles * width - outputs
         rows = np.pad(weight.T, ((0, 0), (0, padding)))  # (inputs, outputs)
         parts += [np.pad(bias, (0, padding)), rows.reshape(inputs, tiles, width).swapaxes(0, 1)]
-        layers.append((inputs, tiles * width, width, begin))
+        layers.append((inputs, tiles * width, width, begin, unit))
         begin += (inputs + 1) * tiles * width
+        unit += inputs if index >= shared else 0
     flat = np.concatenate([part.reshape(-1) for part in parts])
     return np.array(layers, np.int64), flat

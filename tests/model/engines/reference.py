@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Array, Floats, Pixels
-from model.engines.relu_mlp import fold_normalisation
-from model.network import MLP, normalise
+from model.network import MLP, fold_normalisation, normalise
 from model.sampling.masks import DropoutSite, Passes, rates
 
 LOG2_E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
