@@ -36,6 +36,7 @@ sys.modules.update(_BLOCKED)
 import numba  # noqa: E402
 import numba.np.arraymath  # noqa: E402
 from numba import config  # noqa: E402
+from numba.core.sigutils import normalize_signature  # noqa: E402
 
 for _module in _BLOCKED:
     del sys.modules[_module]
@@ -126,11 +127,12 @@ def _load_or_compile(folder: Path | None) -> None:
     Locator.folder = folder
     others = config.CACHE_LOCATOR_CLASSES
     config.CACHE_LOCATOR_CLASSES = f"{Locator.__module__}.{Locator.__name__}"
+    for function, _ in _declared if folder else ():
+        function.enable_caching()  # of all first: compiling one compiles those that it calls
     for function, signature in _declared:
-        if folder:
-            function.enable_caching()
         with suppress(OSError):  # it is compiled, but not saved
-            function.compile(signature)
+            # Without the result's type, as compiled functions call it: both find the same code.
+            function.compile(normalize_signature(signature)[0])
         function.disable_compile()  # for other types, for which each call would wait
     config.CACHE_LOCATOR_CLASSES = others
     _declared.clear()

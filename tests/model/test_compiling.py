@@ -24,14 +24,14 @@ import numpy as np
 from model.compiling import compiled
 from model.elementary import exp
 
-@compiled("float64(float64)")
-def halve(x):
-    return x / 2
-
 @compiled("void(float64[::1])")
 def exponentiate(values):
     for i in range(len(values)):
-        values[i] = exp(values[i])
+        values[i] = exp(halve(values[i]))
+
+@compiled("float64(float64)")
+def halve(x):
+    return x / 2
 """
 _START = """
 import numba, numpy as np
