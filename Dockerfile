@@ -1,6 +1,6 @@
 # Dropserve, built in one stage and run in another, without root and without anything to build with.
 #
-#   docker build --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu -t dropserve .
+#   docker build -t dropserve .
 #   docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
 #     --memory 512m --publish 127.0.0.1:8000:8000 dropserve
 
@@ -8,18 +8,12 @@ ARG BASE=python:3.11-slim
 
 # hadolint ignore=DL3006
 FROM ${BASE} AS build
-# Where pip looks besides its own index. PyTorch's index of CPU builds saves 2.7 GB of CUDA
-# libraries, which nothing here uses. pip reads the variable by itself.
-ARG PIP_EXTRA_INDEX_URL=
 WORKDIR /src
 RUN python -m venv /opt/dropserve
-# The dependencies are a layer of their own: new code does not install torch again. Its version is
-# exact, too, but which build of it is taken depends on the index: see .ci/lock.
+# The dependencies are a layer of their own: new code does not install them again.
 COPY deploy/requirements.txt pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/dropserve/bin/python -m pip install --require-hashes --requirement requirements.txt \
-    && grep --only-matching "torch==[0-9.]*" pyproject.toml > torch.txt \
-    && /opt/dropserve/bin/python -m pip install --requirement torch.txt
+    /opt/dropserve/bin/python -m pip install --require-hashes --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY deploy/package deploy/package
 COPY model model
@@ -29,12 +23,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/dropserve/bin/python -m pip install --no-deps . \
     && /opt/dropserve/bin/python -m pip check \
     && /opt/dropserve/bin/python -m pip uninstall --yes setuptools pip
-# What only builds or tests: headers, static libraries, torch's tools and tests, others' tests.
-RUN find /opt/dropserve -depth \( \
-        -path '*/torch/include' -o -path '*/torch/share' -o -path '*/torch/test' \
-        -o -path '*/torch/bin/*' -not -name torch_shm_manager \
-        -o -name '*.a' -o -type d -name tests -not -path '*/torch/*' \
-    \) -exec rm -rf {} + \
+# For all levels of CPUs, so that no container compiles. -P: not from /src.
+RUN /opt/dropserve/bin/python -P -m model.compiling
+# What only builds or tests: static libraries and the packages' tests.
+RUN find /opt/dropserve -depth \( -name '*.a' -o -type d -name tests \) -exec rm -rf {} + \
     && /opt/dropserve/bin/python -c "import app.process.server"
 
 # hadolint ignore=DL3006

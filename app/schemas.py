@@ -71,6 +71,14 @@ class McParameters(PredictParameters):
         description="`independent` masks give an unbiased variance; `balanced` ones drop each "
         "neuron equally often, which at least halves the squared error of the mean.",
     )
+    dropout: Annotated[float | None, MustBe("a number from 0 to 0.9")] = Field(
+        default=None,
+        ge=0,
+        le=0.9,
+        description="For study: the dropout rate of all hidden layers, instead of the "
+        "checkpoint's. It is rounded to a multiple of 1/256. `probabilities` are then the `mean`, "
+        "and nothing is decided. Not with `coverage`.",
+    )
     max_standard_error: Annotated[float | None, MustBe("a number above 0")] = Field(
         default=None,
         gt=0,
@@ -186,13 +194,15 @@ class Prediction(Sparse):
     label: str = describe("The checkpoint's name for it.", not_in=[TENSORS])
     confidence: float = describe("The largest probability.", not_in=[TENSORS])
     probabilities: Floats = describe(
-        "Calibrated probability per class; they sum to 1.", axes="C", not_in=[CSV]
+        "Calibrated probability per class; they sum to 1. With `dropout`, the `mean`.",
+        axes="C",
+        not_in=[CSV],
     )
     predictive_entropy: float = describe(
         "Predictive uncertainty, nats: 0 is none, ln 10 = 2.303 a pure guess."
     )
     decision: Decision | None = describe(
-        "Accept or abstain; null while the checkpoint has no threshold."
+        "Accept or abstain; null while the checkpoint has no threshold, and with `dropout`."
     )
     model: ModelIdentity = describe("Which network answered.", not_in=[TENSORS, TABLE])
     prediction_set: Sequence[int] | None = describe(
@@ -254,6 +264,11 @@ class McPrediction(Prediction):
     seed: int = describe("The seed of the masks; send it to get the same answer again.")
     estimator: literals.Estimator = describe(
         "How the masks of the passes were drawn.", not_in=[TENSORS, TABLE]
+    )
+    dropout: float | None = describe(
+        "Only with `dropout`: the rate of the hidden layers, as it was rounded.",
+        not_in=[TENSORS, TABLE],
+        default=None,
     )
     pass_probabilities: Sequence[Floats] | None = describe(
         "Only with `return_passes`: the probabilities of each pass.",

@@ -63,11 +63,12 @@ class Settings(BaseModel):
         None, "Path of the checkpoint to serve; if unset, the committed one"
     )
     device: str = _setting(
-        "cpu", "Device for inference: cpu, cuda, or a numbered one such as cuda:1"
+        "cpu",
+        "Device for inference: cpu, cuda, or a numbered one such as cuda:1; all but cpu need torch",
     )
     precision: Literal["float32", "bfloat16"] = _setting(
         "float32",
-        "Number format of the stochastic layers: float32, or bfloat16, which is less exact",
+        "Number format of the stochastic layers: float32, or on CUDA bfloat16, which is less exact",
     )
     max_body_bytes: int = _setting(10 * 2**20, "Largest request body, in bytes", ge=1024)
     max_pixels: int = _setting(

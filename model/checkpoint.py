@@ -13,21 +13,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save as save_tensors
 
+from model.arrays import Floats
 from model.errors import CheckpointError, ShapeError
 from model.files import DEFAULT_CHECKPOINT as DEFAULT_CHECKPOINT
 from model.files import write_atomically
 from model.literals import Mode
-from model.network import MLP, MLPConfig
+from model.network import MLP, Linear, MLPConfig
 from model.uncertainty.calibration import read_calibration
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dropserve"
 VERSION_DIGITS = 12
+
+_FLOAT32 = "F32"  # as safetensors names it
 
 
 def no_calibration() -> dict[str, Any]:
@@ -71,6 +73,8 @@ class Checkpoint:
         # Recorded only if it is not ReLU, so that files of ReLU networks keep their bytes.
         if config["activation"] == "relu":
             del config["activation"]
+        if config["input_dropout_rate"] == 0:
+            del config["input_dropout_rate"]
         return {
             "format_version": FORMAT_VERSION,
             "config": config,
@@ -87,8 +91,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         The version of the written file.
     """
     tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in checkpoint.network.state_dict().items()
+        name: np.ascontiguousarray(array)
+        for layer, names in zip(
+            checkpoint.network.layers, _tensor_names(checkpoint.network.config), strict=True
+        )
+        for name, array in zip(names, layer, strict=True)
     }
     document = json.dumps(checkpoint.card(), sort_keys=True, separators=(",", ":"), allow_nan=False)
     content = save_tensors(tensors, metadata={METADATA_KEY: document})
@@ -115,31 +122,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
         for mode in get_args(Mode):
             read_calibration(calibration, mode)
-        # Without storage, until the tensors are known to fit: a damaged description cannot exhaust
-        # the memory, and no weights are drawn from torch's global generator.
-        with torch.device("meta"):
-            network = MLP(config)
     except KeyError as error:
         raise CheckpointError(f"the checkpoint {path} has no {error} in its description") from error
-    except (TypeError, ValueError, OverflowError, RuntimeError, ShapeError) as error:
+    except (TypeError, ValueError, OverflowError, ShapeError) as error:
         raise CheckpointError(
             f"the checkpoint {path} has a damaged description: {_one_line(error)}"
         ) from error
-    _check_tensors(path, tensors, network)
-    # Copied, since torch's own allocations are aligned; and assigned, since an empty copy of a
-    # tensor without storage imports torch's symbolic shapes: 40 MB, and as much time as all the
-    # rest of a start.
-    copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    network.load_state_dict(copies, assign=True)
-    network.requires_grad_(False)
+    _check_tensors(path, tensors, config)
+    layers = tuple(
+        Linear(*(_float32_array(tensors[name]) for name in names))
+        for names in _tensor_names(config)
+    )
+    network = MLP(config, layers)
     return Checkpoint(network, calibration, training, metrics, _version(content))
 
 
-def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Returns the JSON document and the tensors of a file."""
+def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns the JSON document of a file, and each tensor's dtype, shape and bytes."""
     try:
-        tensors = load_tensors(content)
-    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
+        tensors = dict(deserialize(content))  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
         # Checked only now: a valid file begins with its header's length, which can be these bytes.
         if content.startswith((b"PK", b"\x80")):
             raise CheckpointError(
@@ -174,6 +176,8 @@ def _object_from(card: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _config_from(document: Mapping[str, Any]) -> MLPConfig:
     rows, columns = document["input_shape"]
     # `MLPConfig` does not check these, and a network would fail only when it answers.
+    if not all(type(size) is int for size in (*document["layer_sizes"], rows, columns)):
+        raise TypeError("layer_sizes and input_shape must be integers")
     if not all(isinstance(label, str) for label in document["labels"]):
         raise TypeError("labels must be strings")
     if not math.isfinite(document["mean"]) or not math.isfinite(document["std"]):
@@ -186,28 +190,40 @@ def _config_from(document: Mapping[str, Any]) -> MLPConfig:
         mean=document["mean"],
         std=document["std"],
         activation=document.get("activation", "relu"),
+        input_dropout_rate=document.get("input_dropout_rate", 0.0),
     )
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, torch.Tensor], network: MLP) -> None:
-    expected = network.state_dict()
+def _tensor_names(config: MLPConfig) -> list[tuple[str, str]]:
+    """The names of each layer's weights and biases in a file."""
+    numbers = range(len(config.layer_sizes) - 1)
+    return [(f"layers.{number}.weight", f"layers.{number}.bias") for number in numbers]
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Mapping[str, Any]], config: MLPConfig) -> None:
+    """Compares what the file has with the description, before anything is allocated for it."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for (weight, bias), shape in zip(_tensor_names(config), config.layer_shapes, strict=True):
+        expected |= {weight: shape, bias: shape[:1]}
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
             raise CheckpointError(f"the checkpoint {path} lacks the tensor {name}")
         if name not in expected:
             raise CheckpointError(f"the checkpoint {path} has a tensor too many: {name!r}")
-        found, wanted = tensors[name], expected[name]
-        if found.shape != wanted.shape:
+        shape, dtype = tuple(tensors[name]["shape"]), tensors[name]["dtype"]
+        if shape != expected[name]:
             raise CheckpointError(
-                f"the checkpoint {path} has {name} of shape {tuple(found.shape)}, "
-                f"not {tuple(wanted.shape)}"
+                f"the checkpoint {path} has {name} of shape {shape}, not {expected[name]}"
             )
-        if found.dtype != torch.float32:
-            raise CheckpointError(
-                f"the checkpoint {path} has {name} as {found.dtype}, not torch.float32"
-            )
-        if not bool(torch.isfinite(found).all()):
+        if dtype != _FLOAT32:
+            raise CheckpointError(f"the checkpoint {path} has {name} as {dtype}, not {_FLOAT32}")
+        if not np.isfinite(_float32_array(tensors[name])).all():
             raise CheckpointError(f"the checkpoint {path} has a value in {name} that is not finite")
+
+
+def _float32_array(tensor: Mapping[str, Any]) -> Floats:
+    # A copy, since the bytes in the file may not be aligned.
+    return np.frombuffer(tensor["data"], "<f4").reshape(tensor["shape"]).astype(np.float32)
 
 
 def _one_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ ModelError
 ├── CheckpointError        a checkpoint file cannot be used
 ├── ShapeError             arrays or tensors do not fit together
 ├── DeviceError            a device does not exist
-├── PrecisionError         a processor cannot compute in a precision
+├── PrecisionError         a device cannot compute in a precision
 └── ImageError             an image cannot be answered
     ├── InvalidPixelsError
     └── NoInkError
@@ -28,7 +28,7 @@ class DeviceError(ModelError):
 
 
 class PrecisionError(ModelError):
-    """The processor cannot compute in the requested precision."""
+    """The device cannot compute in the requested precision."""
 
 
 class ImageError(ModelError):

@@ -1,28 +1,15 @@
 """The dropout-regularised multi-layer perceptron, and the normalisation of its input."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, field
+from typing import NamedTuple, get_args
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from model.arrays import Pixels
+from model.arrays import Floats, Pixels
 from model.errors import ShapeError
 from model.literals import Activation
-
-# One mask per hidden layer, bool, (..., units); True keeps the unit. See `masks.draw_masks`.
-Masks = Sequence[Tensor]
-
-# A dropout rate is a multiple of 1/256, so that one random byte decides one unit exactly.
-RATE_STEPS = 256
-
-
-def round_rate(rate: float) -> float:
-    """Rounds a dropout rate to the nearest multiple of 1/256."""
-    return round(rate * RATE_STEPS) / RATE_STEPS
+from model.sampling.masks import DropoutSite, round_rate
 
 
 @dataclass(frozen=True)
@@ -39,6 +26,7 @@ class MLPConfig:
         std: their standard deviation.
         activation: activation function of the hidden units. "linear" applies none, for
             comparison.
+        input_dropout_rate: as `dropout_rates`, of the normalised inputs; 0 for none.
 
     Raises:
         ShapeError: the values contradict each other.
@@ -51,6 +39,7 @@ class MLPConfig:
     mean: float = 0.1307
     std: float = 0.3081
     activation: Activation = "relu"
+    input_dropout_rate: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.layer_sizes) < 3 or min(self.layer_sizes) < 1:
@@ -63,7 +52,7 @@ class MLPConfig:
                 f"{len(self.hidden_sizes)} hidden layers need as many dropout_rates, "
                 f"not {len(self.dropout_rates)}"
             )
-        for rate in self.dropout_rates:
+        for rate in (self.input_dropout_rate, *self.dropout_rates):
             if not 0 <= rate < 1 or rate != round_rate(rate):
                 raise ShapeError(
                     f"a dropout rate must be a multiple of 1/256 in [0, 1), not {rate}"
@@ -89,12 +78,60 @@ class MLPConfig:
         """Units per hidden layer."""
         return self.layer_sizes[1:-1]
 
-    def activate(self, z: Tensor) -> Tensor:
-        """Applies the activation function to the weighted sums `z`."""
-        return torch.relu(z) if self.activation == "relu" else z
+    @property
+    def dropout_sites(self) -> tuple[DropoutSite, ...]:
+        """Where masks act: after the activation of each hidden layer, and perhaps on the inputs."""
+        hidden = tuple(map(DropoutSite, self.hidden_sizes, self.dropout_rates))
+        if self.input_dropout_rate == 0:
+            return hidden
+        inputs = DropoutSite(self.layer_sizes[0], self.input_dropout_rate, is_input=True)
+        return (inputs, *hidden)
+
+    @property
+    def layer_shapes(self) -> tuple[tuple[int, int], ...]:
+        """The shape of each layer's weights, (outputs, inputs)."""
+        return tuple((outputs, inputs) for inputs, outputs in itertools.pairwise(self.layer_sizes))
 
 
-def normalise(pixels: Pixels, config: MLPConfig) -> Tensor:
+class Linear(NamedTuple):
+    """A linear layer, which computes W h + b.
+
+    Attributes:
+        weight: W, float32, (outputs, inputs).
+        bias: b, float32, (outputs,).
+    """
+
+    weight: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class MLP:
+    """A network: linear layers, with the activation function and dropout after each hidden one.
+
+    It is data only. Engines compute its answers, and `training.network` trains it.
+
+    Raises:
+        ShapeError: the layers do not fit the configuration, or are not float32.
+    """
+
+    config: MLPConfig
+    layers: tuple[Linear, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        found = [(layer.weight.shape, layer.bias.shape) for layer in self.layers]
+        wanted = [(shape, shape[:1]) for shape in self.config.layer_shapes]
+        if found != wanted:
+            raise ShapeError(f"layers of shapes {found} do not fit those wanted, {wanted}")
+        if any(array.dtype != np.float32 for layer in self.layers for array in layer):
+            raise ShapeError("weights and biases must be float32")
+
+    def parameter_count(self) -> int:
+        """Counts the weights and biases."""
+        return sum(array.size for layer in self.layers for array in layer)
+
+
+def normalise(pixels: Pixels, config: MLPConfig) -> Floats:
     """Computes the network's input, (pixels / 255 - mean) / std.
 
     Args:
@@ -104,50 +141,19 @@ def normalise(pixels: Pixels, config: MLPConfig) -> Tensor:
     Returns:
         float32, (B, 784); B is 1 for a single image.
     """
-    flat = torch.from_numpy(np.ascontiguousarray(pixels)).reshape(-1, config.layer_sizes[0])
-    return (flat.to(torch.float32) / 255 - config.mean) / config.std
+    flat = pixels.reshape(-1, config.layer_sizes[0]).astype(np.float32)
+    x: Floats = (flat / np.float32(255) - np.float32(config.mean)) / np.float32(config.std)
+    return x
 
 
-class MLP(nn.Module):
-    """Linear layers with ReLU between them, and dropout after each hidden activation.
+def fold_normalisation(network: MLP) -> tuple[Linear, ...]:
+    """The layers, of which the first takes pixels 0 to 255 as they are.
 
-    Dropout is an argument of the call, not a mode: without masks there is no dropout. `train()` and
-    `eval()` have no effect, so threads can share a network.
+    W ((p / 255 - mean) / std) + b  =  (W / (255 std)) p + (b - mean / std W 1)
     """
-
-    def __init__(self, config: MLPConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.layers = nn.ModuleList(
-            nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(config.layer_sizes)
-        )
-
-    def forward(self, x: Tensor, masks: Masks | None = None) -> Tensor:
-        """Computes the logits of the images `x`.
-
-        Args:
-            x: normalised pixels, (B, 784).
-            masks: one mask per hidden layer, broadcastable to that layer's (B, units). Kept units
-                are scaled by 1 / (1 - rate), which preserves their expectation (inverted dropout;
-                Srivastava et al. 2014, section 10). None keeps every unit, unscaled.
-
-        Returns:
-            Logits, (B, C).
-
-        Raises:
-            ShapeError: the number of masks differs from the number of hidden layers.
-        """
-        *hidden, output = self.layers
-        if masks is not None and len(masks) != len(hidden):
-            raise ShapeError(f"{len(hidden)} hidden layers need as many masks, not {len(masks)}")
-        h = x
-        for index, layer in enumerate(hidden):
-            h = self.config.activate(layer(h))  # (B, units)
-            if masks is not None:
-                h = h * masks[index] / (1 - self.config.dropout_rates[index])
-        logits: Tensor = output(h)
-        return logits
-
-    def parameter_count(self) -> int:
-        """Counts the weights and biases."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    config = network.config
+    first, *later = network.layers
+    weight, bias = first.weight.astype(np.float64), first.bias.astype(np.float64)
+    bias = bias - weight.sum(axis=1) * (config.mean / config.std)
+    folded = weight / (255 * config.std)
+    return Linear(folded.astype(np.float32), bias.astype(np.float32)), *later

@@ -67,7 +67,7 @@ def cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def one_thread() -> Iterator[None]:
-    """As the server sets it; more threads only wait for each other on a busy machine."""
+    """Of torch; more only wait for each other on a busy machine."""
     import torch
 
     threads = torch.get_num_threads()
@@ -84,7 +84,7 @@ def default_checkpoint() -> "Checkpoint":
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def app(one_thread: None, default_checkpoint: "Checkpoint") -> "AsyncIterator[FastAPI]":
+async def app(default_checkpoint: "Checkpoint") -> "AsyncIterator[FastAPI]":
     """The application with default settings, started."""
     from app.api.application import create_app
     from app.settings import Settings
@@ -235,7 +235,7 @@ _TEST_SETTINGS = {
     "DROPSERVE_LOG_FORMAT": "console",  # their hint on the screen is read
     "DROPSERVE_ACCESS_LOG": "off",  # but not everything that they would write
 }
-# Importing torch takes three seconds, and more on a busy machine.
+# A start takes a second or two, and more on a busy machine.
 _STARTING_SECONDS = 60.0
 
 

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.arrays import Array
 from model.checkpoint import Checkpoint
 from model.engines import build_engine
-from model.engines.protocol import Engine
+from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.literals import Mode
-from model.network import MLP, round_rate
-from model.sampling.masks import Passes
+from model.network import MLP
+from model.sampling.masks import Passes, round_rate
 from model.uncertainty.calibration import Calibration, apply_temperature, read_calibration
 from model.uncertainty.statistics import entropy, summarise
 from training.data import DATASETS, Dataset, Images
@@ -47,7 +46,7 @@ class McAnswers:
 
 def predict_all(engine: Engine, pixels: Pixels) -> Array:
     """Deterministic probabilities of the images (N, H, W): (N, C)."""
-    return np.stack([engine.predict_probs(image) for image in pixels]).astype(np.float64)
+    return np.stack([predict_probs(engine, image) for image in pixels]).astype(np.float64)
 
 
 def sample_all(
@@ -58,7 +57,7 @@ def sample_all(
     Image i gets the seed `seed + i`; `progress` is the title of a progress bar.
     """
     summaries = [
-        summarise(engine.sample_probs(image, Passes(passes, seed + number)))
+        summarise(sample_probs(engine, image, Passes(passes, seed + number)))
         for number, image in enumerate(tqdm(pixels, progress, disable=progress is None))
     ]
     return McAnswers(
@@ -73,10 +72,7 @@ def sample_all(
 def with_rate(network: MLP, rate: float) -> MLP:
     """The same weights with another dropout rate, rounded to a multiple of 1/256, in all layers."""
     rounded = (round_rate(rate),) * len(network.config.dropout_rates)
-    with torch.device("meta"):
-        other = MLP(replace(network.config, dropout_rates=rounded))
-    other.load_state_dict(network.state_dict(), assign=True)
-    return other.requires_grad_(False)
+    return MLP(replace(network.config, dropout_rates=rounded), network.layers)
 
 
 def dataset_of(checkpoint: Checkpoint) -> Dataset:

@@ -23,8 +23,8 @@ from training.config import (
 )
 from training.errors import TrainingError
 
-# What fits and draws, and is not needed to train or to serve.
-_TRAIN_EXTRA = ("matplotlib", "scipy", "sklearn")
+# What trains, fits and draws, and is not needed to serve.
+_TRAIN_EXTRA = ("matplotlib", "scipy", "sklearn", "torch")
 Config = TypeVar("Config")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 

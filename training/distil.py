@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from tqdm import tqdm
 from model.checkpoint import VERSION_DIGITS, load_checkpoint
 from model.errors import CheckpointError
 from model.files import write_atomically
-from model.network import MLP
 from training.augmentation import (
     DISTORTION_CHUNK,
     DROPOUT,
@@ -46,6 +44,7 @@ from training.augmentation import (
 from training.config import TeacherConfig, TrainConfig
 from training.data import Images
 from training.errors import TrainingError
+from training.network import TrainableMLP
 from training.runs import RunFiles
 
 METADATA_KEY = "teacher"
@@ -112,7 +111,7 @@ def load_teacher(paths: Sequence[Path], device: torch.device) -> Teacher:
             members.append(convnet.answer)
             cards.append({"kind": "convnet", **convnet.card})
             continue
-        members.append(partial(_mlp_logits, checkpoint.network.to(device)))
+        members.append(TrainableMLP.from_network(checkpoint.network).to(device).answer)
         recipe = checkpoint.training["recipe"] | {"seed": checkpoint.training["seed"]}
         error = checkpoint.metrics.get("validation", {}).get("error")
         card = {"version": checkpoint.version, "recipe": recipe, "validation_error": error}
@@ -120,12 +119,6 @@ def load_teacher(paths: Sequence[Path], device: torch.device) -> Teacher:
     if not members:
         raise TrainingError("a teacher needs at least one file")
     return Teacher(members, cards, paths[0].with_name("views"))
-
-
-def _mlp_logits(network: MLP, pixels: Tensor) -> Tensor:
-    config = network.config
-    logits: Tensor = network((pixels.flatten(1).float() / 255 - config.mean) / config.std)
-    return logits
 
 
 class Views:

@@ -5,21 +5,18 @@ Dropout of hidden units is part of the network. Each regulariser is a function o
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from model.network import MLP, RATE_STEPS
-from model.sampling.masks import random_bytes
+from model.sampling.masks import DropoutSite, Passes, draw_masks
 from training.config import TrainConfig
-
-# A row of random bytes is a multiple of this; see `model.sampling.masks.random_bytes`.
-_ROW_MULTIPLE = 32
+from training.network import TrainableMLP
 
 
-def initialise(network: MLP, config: TrainConfig, generator: torch.Generator) -> None:
+def initialise(network: TrainableMLP, config: TrainConfig, generator: torch.Generator) -> None:
     """Draws the weights and zeroes the biases.
 
     "he" is normal with variance 2 / inputs (He et al. 2015), made for ReLU; "glorot" is uniform
@@ -34,15 +31,12 @@ def initialise(network: MLP, config: TrainConfig, generator: torch.Generator) ->
         nn.init.zeros_(layer.bias)
 
 
-def build_optimiser(network: MLP, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimiser(network: TrainableMLP, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or SGD, as the settings say."""
+    shared: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
     if config.optimiser == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), lr=config.learning_rate, momentum=config.momentum, fused=True
-        )
-    return torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+        return torch.optim.SGD(network.parameters(), momentum=config.momentum, **shared)
+    return torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay, **shared)
 
 
 def build_schedule(
@@ -88,9 +82,8 @@ def keep_inputs(rate: float, seed: int, images: int, inputs: int, *, first_image
     determine its mask. The rate, the probability of dropping, is a multiple of 1/256; the seed must
     differ from that of the hidden units' masks.
     """
-    row = -(-inputs // _ROW_MULTIPLE) * _ROW_MULTIPLE
-    draws = random_bytes(seed, first_image, images, row)[:, :inputs]
-    return torch.from_numpy(draws >= np.uint8(round(rate * RATE_STEPS)))
+    sites = [DropoutSite(inputs, rate)]
+    return torch.from_numpy(draw_masks(sites, Passes(first_image + images, seed), first_image))
 
 
 def drop_inputs(x: Tensor, keep: Tensor, rate: float) -> Tensor:

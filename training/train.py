@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from model.network import MLP, MLPConfig, normalise, round_rate
-from model.sampling.masks import draw_masks
+from model.network import MLP, MLPConfig
+from model.sampling.masks import Passes, draw_masks, round_rate, split_by_site
 from training.augmentation import (
     DROPOUT,
     INPUT_DROPOUT,
@@ -38,6 +38,7 @@ from training.data import FILES, MNIST, Dataset, Images
 from training.distil import Teacher, Views, distillation_loss
 from training.errors import TrainingError
 from training.metrics import Scores, score
+from training.network import TrainableMLP
 from training.optimisation import (
     best_epoch,
     build_optimiser,
@@ -66,7 +67,7 @@ def train(
     device: torch.device,
     resume: bool = False,
     teacher: Teacher | None = None,
-    measure: Callable[[MLP], Row] | None = None,
+    measure: Callable[[TrainableMLP], Row] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> Checkpoint:
     """Trains a network and saves it.
@@ -119,7 +120,8 @@ def train(
 
     network = run.final_network()
     scores = evaluate_network(network, validation)
-    save_checkpoint(output, _checkpoint_of(network, config, recipe, images.dataset, scores))
+    trained = network.to_network()
+    save_checkpoint(output, _checkpoint_of(trained, config, recipe, images.dataset, scores))
     files.state.unlink(missing_ok=True)
     return load_checkpoint(output)
 
@@ -141,7 +143,9 @@ def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, f
         run.optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
-        _cap_norms(network, config)
+        if config.max_norm > 0:
+            for weight in _weights_of(network)[:-1]:
+                cap_norms(weight, config.max_norm)
         run.schedule.step()
         run.averaged.update_parameters(network)
         total_loss += loss.detach()
@@ -155,11 +159,11 @@ def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, f
     return mean_loss, int(correct) / (steps * config.batch_size)
 
 
-def evaluate_network(network: MLP, images: Images) -> Scores:
+def evaluate_network(network: TrainableMLP, images: Images) -> Scores:
     """Scores of the network's deterministic answers."""
     with torch.inference_mode():
         device = next(network.parameters()).device
-        logits = network(normalise(images.pixels, network.config).to(device))
+        logits = network.answer(torch.from_numpy(images.pixels).to(device))
         return score(logits.softmax(dim=1).cpu(), torch.from_numpy(images.labels))
 
 
@@ -167,7 +171,7 @@ def evaluate_network(network: MLP, images: Images) -> Scores:
 class Run:
     """Everything that changes while training; `averaged` is what is saved."""
 
-    network: MLP
+    network: TrainableMLP
     averaged: AveragedModel
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
@@ -176,10 +180,10 @@ class Run:
     best: dict[str, Tensor] | None = None  # averaged weights of the best epoch, with patience
 
     @property
-    def averaged_network(self) -> MLP:
+    def averaged_network(self) -> TrainableMLP:
         """The network with the averaged weights."""
         network = self.averaged.module
-        assert isinstance(network, MLP)
+        assert isinstance(network, TrainableMLP)
         return network
 
     def end_epoch(self, validation_loss: float, config: TrainConfig) -> None:
@@ -190,7 +194,7 @@ class Run:
             weights = self.averaged_network.state_dict()
             self.best = {name: tensor.clone() for name, tensor in weights.items()}
 
-    def final_network(self) -> MLP:
+    def final_network(self) -> TrainableMLP:
         """The averaged network after the last epoch or, with patience, after the best one."""
         if self.best is not None:
             self.averaged_network.load_state_dict(self.best)
@@ -225,7 +229,7 @@ def start(config: TrainConfig, training: Images, device: torch.device) -> Run:
     )
     if config.normalisation == "none":
         network_config = replace(network_config, mean=0.0, std=1.0)
-    network = MLP(network_config)
+    network = TrainableMLP(network_config)
     initialise(network, config, torch.Generator().manual_seed(stream_seed(config.seed, WEIGHTS)))
     network.to(device)
     optimizer = build_optimiser(network, config)
@@ -255,7 +259,7 @@ def _batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
     """The steps of an epoch; images that fill no batch are left out."""
     B, M = config.batch_size, outliers_per_batch(config)
     steps = len(epoch.labels) // B
-    device, network_config = epoch.labels.device, run.network.config
+    device, sites = epoch.labels.device, run.network.config.dropout_sites
     dropout_seed = stream_seed(config.seed, DROPOUT)
     input_seed = stream_seed(config.seed, INPUT_DROPOUT)
     input_rate = round_rate(config.input_dropout)
@@ -265,11 +269,11 @@ def _batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
         if epoch.outliers is not None:
             outliers = epoch.outliers[step * M : (step + 1) * M]
             pixels = torch.cat([pixels, outliers.to(pixels.dtype)])
-        x = (pixels.flatten(1) / 255 - network_config.mean) / network_config.std
+        x = run.network.normalise(pixels)
         # Every image of the run has a mask of its own: its number counts the generator.
         number = (run.epoch * steps + step) * len(x)
-        drawn = draw_masks(network_config, dropout_seed, len(x), first_pass=number)
-        masks = [mask.to(device) for mask in drawn]
+        drawn = draw_masks(sites, Passes(number + len(x), dropout_seed), number)
+        masks = [torch.from_numpy(mask).to(device) for mask in split_by_site(drawn, sites)]
         if input_rate > 0:
             keep = keep_inputs(input_rate, input_seed, *x.shape, first_image=number)
             x = drop_inputs(x, keep.to(device), input_rate)
@@ -289,7 +293,7 @@ def _loss(
 
 
 def _with_penalties(
-    loss: Tensor, outlier_logits: Tensor, network: MLP, config: TrainConfig
+    loss: Tensor, outlier_logits: Tensor, network: TrainableMLP, config: TrainConfig
 ) -> Tensor:
     """The loss with what the outliers and the size of the weights add to it."""
     if len(outlier_logits) > 0:
@@ -300,13 +304,7 @@ def _with_penalties(
     return loss
 
 
-def _cap_norms(network: MLP, config: TrainConfig) -> None:
-    if config.max_norm > 0:
-        for weight in _weights_of(network)[:-1]:
-            cap_norms(weight, config.max_norm)
-
-
-def _weights_of(network: MLP) -> list[Tensor]:
+def _weights_of(network: TrainableMLP) -> list[Tensor]:
     return [layer.weight for layer in network.layers if isinstance(layer, nn.Linear)]
 
 

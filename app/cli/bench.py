@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from app.cli.options import Commands
-from app.errors import EXIT_OK
+from app.errors import EXIT_OK, UsageError
 from model.files import DEFAULT_CHECKPOINT
 
 
@@ -31,7 +31,15 @@ def add_bench_command(commands: Commands) -> None:
 
 def _bench_engine(options: argparse.Namespace) -> int:
     # Torch is imported only now, so that help answers at once.
-    from app.cli.bench_engine import run_engine_bench
+    try:
+        from app.cli.bench_engine import run_engine_bench
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError(
+            "bench engine compares with torch, which is not installed: pip install "
+            "'dropserve[torch]'"
+        ) from error
 
     run_engine_bench(options)
     return EXIT_OK

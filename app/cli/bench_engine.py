@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from app.api.examples import example_digits
+from app.cli.bench_parts import time_parts
 from app.cli.machine import describe_machine
 from model.arrays import Pixels
 from model.checkpoint import load_checkpoint
-from model.engines.protocol import PassRange
+from model.engines.kernels import CHUNK
+from model.engines.protocol import predict_probs, sample_probs
 from model.engines.relu_mlp import ReluMlpEngine
+from model.engines.sequential import as_sequential
 from model.network import MLP, normalise
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
@@ -57,9 +60,15 @@ def run_engine_bench(options: argparse.Namespace) -> None:
         for size, T in tqdm(settings, desc="measuring", file=sys.stderr)
     ]
     deterministic = _time_deterministic(network, engine, digits[_TYPICAL], options.rounds)
+    parts = time_parts(engine, digits[_TYPICAL], options.rounds)
     machine = describe_machine()
     if "json" in options:
-        document = {"machine": machine, "rows": rows, "deterministic_ratio": deterministic}
+        document: dict[str, Any] = {
+            "machine": machine,
+            "rows": rows,
+            "deterministic_ratio": deterministic,
+        }
+        document["parts"] = parts
         print(json.dumps(document, indent=2))
         return
     print(
@@ -75,6 +84,11 @@ def run_engine_bench(options: argparse.Namespace) -> None:
             f"{row['speedup']:>8.1f}x"
         )
     print(f"\na deterministic answer takes {deterministic:.2f} times a bare forward with softmax")
+    whole = parts.pop("whole")
+    print(f"\none image, {CHUNK} passes: {whole * 1e6:.0f} microseconds, by part")
+    for name, seconds in parts.items():
+        print(f"{name:<12} {seconds * 1e6:6.1f}")
+    print(f"{'together':<12} {sum(parts.values()) * 1e6:6.1f}")
 
 
 def _batches(digits: Sequence[Pixels], size: int) -> list[list[Pixels]]:
@@ -90,22 +104,22 @@ def _measure(
     """A row of the table: all variants with T passes."""
     # Each call has the next batch: digits differ in how many units are active.
     pixels = itertools.cycle(batches)
-    inputs = [normalise(np.stack(batch), network.config) for batch in batches]
+    inputs = [torch.from_numpy(normalise(np.stack(batch), network.config)) for batch in batches]
     textbook_x, expansion_x = itertools.cycle(inputs), itertools.cycle(inputs)
-    sequential = _as_sequential(network)
+    # The inputs are ready: the textbook does not normalise.
+    textbook = nn.Sequential(*list(as_sequential(network))[2:]).train()
     seeds = random.Random(0)  # nosec B311: the same in every run
 
     def run_engine() -> None:
         batch = next(pixels)
-        images = engine.prepare(batch, [Passes(T, seeds.getrandbits(32)) for _ in batch])
-        for probs in engine.sample([PassRange(image, 0, T) for image in images]):
-            summarise(probs)
+        for image in batch:
+            summarise(sample_probs(engine, image, Passes(T, seeds.getrandbits(32))))
 
     times = _time_rounds(
         {
             "engine": run_engine,
-            "textbook": lambda: _textbook(sequential, next(textbook_x), T),
-            "expansion": lambda: _expansion(sequential, next(expansion_x), T),
+            "textbook": lambda: _textbook(textbook, next(textbook_x), T),
+            "expansion": lambda: _expansion(textbook, next(expansion_x), T),
         },
         rounds,
     )
@@ -130,24 +144,16 @@ def _expansion(network: nn.Sequential, x: Tensor, T: int) -> tuple[Tensor, Tenso
         return torch.var_mean(probs, dim=0)
 
 
-def _as_sequential(network: MLP) -> nn.Sequential:
-    """The network as in a textbook, with `nn.Dropout` modules in training mode."""
-    modules: list[nn.Module] = []
-    *hidden, output = network.layers
-    for layer, rate in zip(hidden, network.config.dropout_rates, strict=True):
-        modules += [layer, nn.ReLU(), nn.Dropout(rate)]
-    return nn.Sequential(*modules, output).train()
-
-
 def _time_deterministic(network: MLP, engine: ReluMlpEngine, pixels: Pixels, rounds: int) -> float:
     """Time of a deterministic answer over that of an eager forward with softmax, input ready."""
-    x = normalise(pixels, network.config)
+    x = torch.from_numpy(normalise(pixels, network.config))
+    forward = nn.Sequential(*list(as_sequential(network))[2:]).eval()
 
     def bare() -> None:
         with torch.inference_mode():
-            network(x).softmax(dim=1)
+            forward(x).softmax(dim=1)
 
-    times = _time_rounds({"engine": lambda: engine.predict_probs(pixels), "bare": bare}, rounds)
+    times = _time_rounds({"engine": lambda: predict_probs(engine, pixels), "bare": bare}, rounds)
     return _median_ratio(times["engine"], times["bare"])
 
 

@@ -27,7 +27,7 @@ def _serve(options: argparse.Namespace) -> int:
         from app.api.auth import ApiKeys
 
         ApiKeys(settings.api_keys_file)
-    # Torch is imported only now, so that help and wrong settings answer at once.
+    # The engine is imported only now, so that help and wrong settings answer at once.
     from app.inference.served_checkpoint import load_served_checkpoint
     from app.process.server import run_server
     from model.engines import build_engine

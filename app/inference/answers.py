@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.schemas import Decision, McPrediction, ModelIdentity, Prediction, PredictParameters
-from model.arrays import Pixels
+from model.arrays import Floats, Pixels, Probs
 from model.checkpoint import Checkpoint
 from model.digits.finding import Box
 from model.digits.preprocessing import Preprocessed
-from model.uncertainty.calibration import Calibration, prediction_set, read_calibration
+from model.uncertainty.calibration import (
+    Calibration,
+    apply_temperature,
+    prediction_set,
+    read_calibration,
+)
 from model.uncertainty.decisions import decide
-from model.uncertainty.distribution import Distribution, shannon_entropy, soften
-from model.uncertainty.statistics import summarise_together
+from model.uncertainty.statistics import entropy, summarise
 
 if TYPE_CHECKING:
     from app.inference.jobs import Job
@@ -37,64 +41,44 @@ class AnswerBuilder:
         self.levels = sorted(self._calibration.conformal_quantiles)
 
     def deterministic(
-        self, image: Preprocessed, parameters: PredictParameters, probs: Distribution
+        self, image: Preprocessed, parameters: PredictParameters, probs: Floats
     ) -> Prediction:
         """The answer with dropout off, from C probabilities."""
-        score: Any = np.float32(shannon_entropy(probs))
+        score: Any = np.float32(entropy(probs))
         return Prediction.of(
             self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
         )
 
-    def sampled(self, jobs: "Sequence[Job]") -> list[McPrediction]:
-        """The answer to each job from the passes that it has so far.
-
-        Jobs with equally many passes share the calls into NumPy, which take longer than the
-        arithmetic.
-        """
-        places: dict[int, list[int]] = {}
-        for place, job in enumerate(jobs):
-            assert job.probs is not None
-            places.setdefault(len(job.probs), []).append(place)
-        answers: dict[int, McPrediction] = {}
-        for group in places.values():
-            made = self._sampled_alike([jobs[place] for place in group])
-            answers.update(zip(group, made, strict=True))
-        return [answers[place] for place in range(len(jobs))]
-
-    def _sampled_alike(self, jobs: "Sequence[Job]") -> list[McPrediction]:
-        found = summarise_together([job.probs for job in jobs if job.probs is not None])
-        means, mean_lists = found.mean.astype(np.float32), found.mean.tolist()
-        spreads = None if found.variance is None else found.variance.astype(np.float32)
-        errors = None if found.standard_error is None else found.standard_error.astype(np.float32)
-        scores = found.predictive_entropy.astype(np.float32)
-        expected = found.expected_entropy.astype(np.float32)
-        information = found.mutual_information.astype(np.float32)
-        answers = []
-        for i, job in enumerate(jobs):
-            assert job.probs is not None
-            calibration = self._mc_calibration
-            fields = self._shared(
-                mean_lists[i], scores[i], calibration, job.pixels, job.boxes, job.parameters
-            )
-            fields["mean"] = means[i]
-            fields["variance"] = None if spreads is None else spreads[i]
-            fields["standard_error"] = None if errors is None else errors[i]
-            fields["expected_entropy"] = expected[i]
-            fields["mutual_information"] = information[i]
-            fields["votes"] = found.votes[i]
-            fields["passes"] = len(job.probs)
-            fields["stop_reason"] = job.stop_reason
-            fields["seed"] = job.passes.seed
-            fields["estimator"] = job.passes.estimator
-            if job.dropped is not None:
-                fields["pass_probabilities"] = np.ascontiguousarray(job.probs)
-                fields["dropped"] = job.dropped[: len(job.probs)]
-            answers.append(McPrediction.of(fields))
-        return answers
+    def sampled(self, job: "Job") -> McPrediction:
+        """The answer from the passes that the job has so far."""
+        assert job.probs is not None
+        found = summarise(job.probs)
+        score = np.float32(found.predictive_entropy)
+        # The calibration was fitted with the checkpoint's own rates.
+        calibration = self._mc_calibration if job.passes.dropout is None else Calibration()
+        fields = self._shared(found.mean, score, calibration, job.pixels, job.boxes, job.parameters)
+        fields["mean"] = found.mean.astype(np.float32)
+        fields["variance"] = fields["standard_error"] = None
+        if found.variance is not None and found.standard_error is not None:
+            fields["variance"] = found.variance.astype(np.float32)
+            fields["standard_error"] = found.standard_error.astype(np.float32)
+        fields["expected_entropy"] = np.float32(found.expected_entropy)
+        fields["mutual_information"] = np.float32(found.mutual_information)
+        fields["votes"] = found.votes
+        fields["passes"] = len(job.probs)
+        fields["stop_reason"] = job.stop_reason
+        fields["seed"] = job.passes.seed
+        fields["estimator"] = job.passes.estimator
+        if job.passes.dropout is not None:
+            fields["dropout"] = job.passes.dropout
+        if job.dropped is not None:
+            fields["pass_probabilities"] = np.ascontiguousarray(job.probs)
+            fields["dropped"] = job.dropped[: len(job.probs)]
+        return McPrediction.of(fields)
 
     def _shared(
         self,
-        probs: Distribution,
+        probs: Probs,
         score: Any,
         calibration: Calibration,
         pixels: Pixels,
@@ -102,7 +86,7 @@ class AnswerBuilder:
         parameters: PredictParameters,
     ) -> dict[str, Any]:
         """The fields of both kinds of answer; `score` is the predictive entropy, float32."""
-        probabilities = soften(probs, calibration.temperature)
+        probabilities = apply_temperature(probs, calibration.temperature).tolist()
         confidence = max(probabilities)
         digit = probabilities.index(confidence)
         fields: dict[str, Any] = {
@@ -123,7 +107,7 @@ class AnswerBuilder:
 
 
 def _decide(
-    probs: Distribution, score: Any, calibration: Calibration, boxes: Sequence[Box]
+    probs: Probs, score: Any, calibration: Calibration, boxes: Sequence[Box]
 ) -> Decision | None:
     # Judged by the score that is returned, so that the answer never contradicts itself.
     threshold = calibration.threshold

@@ -9,10 +9,10 @@ from app.schemas import McParameters
 from model.arrays import Floats
 from model.digits.finding import Box
 from model.digits.preprocessing import Preprocessed
-from model.engines.protocol import PreparedImage
+from model.engines.protocol import Prepared
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, sufficient_passes
-from model.sampling.masks import Passes
+from model.sampling.masks import Passes, round_rate
 
 # Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
 _DRAWN_SEED_BITS = 32
@@ -32,7 +32,7 @@ class Job:
     Attributes:
         pixels: what the network sees, uint8, (28, 28).
         boxes: of the digits in the picture, if there are several.
-        passes: which passes: their number, seed and estimator.
+        passes: which passes: their number, seed, estimator and dropout rate.
         prepared: what the passes share; None until it is computed.
         dropped: per pass the dropped units as base64 bits, if they were asked for.
         probs: class probabilities of the passes so far, float32, (passes, C).
@@ -46,19 +46,21 @@ class Job:
         self.pixels = image.pixels
         self.boxes: Sequence[Box] = image.boxes
         self.parameters = parameters
-        self.passes = Passes(parameters.passes, seed, parameters.estimator)
-        self.prepared: PreparedImage | None = None
+        rate = None if parameters.dropout is None else round_rate(parameters.dropout)
+        self.passes = Passes(parameters.passes, seed, parameters.estimator, rate)
+        self.prepared: Prepared | None = None
         self.dropped: list[str] | None = None
         self.probs: Floats | None = None
         self.stop_reason: StopReason | None = None
         self.done = 0
-        self.has_partial_result = is_streamed
-        self.largest_step = self.passes.count
+        self._is_streamed = is_streamed
+        # A partial result or a check is due after each multiple of this number of passes.
+        self._stride = self.passes.count
         if is_streamed:
             partial = -(-self.passes.count // _PARTIAL_RESULTS)
-            self.largest_step = max(partial, _LEAST_PARTIAL_PASSES)
+            self._stride = max(partial, _LEAST_PARTIAL_PASSES)
         if parameters.max_standard_error is not None:
-            self.largest_step = min(self.largest_step, CHECK_PASSES)
+            self._stride = min(self._stride, CHECK_PASSES)
 
     @property
     def remaining(self) -> int:
@@ -69,6 +71,16 @@ class Job:
     def is_finished(self) -> bool:
         """Whether its answer can be made."""
         return self.stop_reason is not None
+
+    @property
+    def next_stop(self) -> int:
+        """The number of passes after which a partial result, a check or the answer is due."""
+        return min(self.done - self.done % self._stride + self._stride, self.passes.count)
+
+    @property
+    def has_partial_result(self) -> bool:
+        """Whether a partial result is due now."""
+        return self._is_streamed and self.done % self._stride == 0
 
     @property
     def needs_masks(self) -> bool:

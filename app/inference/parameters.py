@@ -43,6 +43,12 @@ def parse_parameters(
                 "depend on the number of passes; leave out one of the two",
                 param="max_standard_error",
             )
+        if parameters.dropout is not None and parameters.coverage is not None:
+            raise ErrorCode.INVALID_PARAMETER(
+                "coverage works with the checkpoint's own dropout rate only, with which its "
+                "prediction sets were fitted; leave out coverage or dropout",
+                param="coverage",
+            )
     return parameters
 
 

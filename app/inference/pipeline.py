@@ -23,9 +23,8 @@ from app.telemetry.request_record import Timings
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
-from model.engines.protocol import PassRange
+from model.engines.protocol import predict_probs
 from model.sampling.masks import dropped_units
-from model.uncertainty.distribution import softmax
 
 T = TypeVar("T")
 
@@ -35,15 +34,14 @@ logger = logging.getLogger("dropserve")
 _DETERMINISTIC_COST = 20
 # Preparing an image and summarising its passes.
 _IMAGE_COST = 32
-# A round takes about a millisecond, and can run on the event loop: five images of 50 passes, which
-# fill a block of the engine.
-_ROUND_PASSES = 5 * (50 + _IMAGE_COST)
-# After this many a request lets others go first: one image with the most passes is no longer.
-_SHARE_PASSES = 1024
+# The event loop gets its turn after each round.
+_ROUND_SECONDS = 0.001
+# After this time a request lets others go first: one image with 1000 passes takes about two thirds.
+_SHARE_SECONDS = 0.003
 # Balanced masks of more passes, or what they drop, would hold up the event loop.
 _INLINE_MASKS = 64
-# Images of a batch that are decoded, or whose first layer is computed, before others get their turn
-# on the event loop.
+# Images of a batch that are decoded, or answered without dropout, before others get their turn on
+# the event loop.
 _AT_A_TIME = 32
 
 
@@ -65,9 +63,8 @@ class Predictor:
         self.scheduler: Scheduler[Job, McPrediction] = Scheduler(
             self._step,
             self._answers.sampled,
-            round_passes=_ROUND_PASSES,
-            share_passes=_SHARE_PASSES,
-            job_overhead=_IMAGE_COST,
+            round_seconds=_ROUND_SECONDS,
+            share_seconds=_SHARE_SECONDS,
             max_queued=settings.max_queued_passes,
             note_queued=None if metrics is None else metrics.change_queue,
         )
@@ -82,8 +79,8 @@ class Predictor:
         image, parameters = Preprocessed(pixels), McParameters(seed=0)
         self._predict(image, parameters)
         job = Job(image, parameters)
-        self._compute([(job, job.remaining)])
-        self._answers.sampled([job])
+        self._step(job, job.remaining)
+        self._answers.sampled(job)
 
     async def close(self, seconds: float) -> None:
         """Finishes what is queued, for at most `seconds`; answers the rest with an error."""
@@ -162,7 +159,7 @@ class Predictor:
                             self._count(answer)
                         yield answer, _timings(started, decoded, computing)
             finally:
-                self._count_ended([job])
+                self._count_passes([job])
 
     async def predict_batch(
         self, images: Sequence[Image | ApiError], parameters: PredictParameters
@@ -253,69 +250,38 @@ class Predictor:
 
     def _predict(self, image: Preprocessed, parameters: PredictParameters) -> Prediction:
         """The one way to a deterministic answer."""
-        probs = softmax(self.engine.predict_logits(image.pixels))
+        probs = predict_probs(self.engine, image.pixels)
         return self._answers.deterministic(image, parameters, probs)
 
     async def _run(
         self, jobs: Sequence[Job], deadline: float
     ) -> tuple[list[McPrediction | Exception], float]:
-        """As `Scheduler.run`; passes that are not computed in the end are counted."""
-        computing = 0.0
+        """As `Scheduler.run`; the passes are counted."""
         try:
-            if len(jobs) > 1:
-                computing = await self._prepare_ahead(jobs)
-            answers, seconds = await self.scheduler.run(jobs, deadline)
-            return answers, computing + seconds
+            return await self.scheduler.run(jobs, deadline)
         finally:
-            self._count_ended(jobs)
-
-    async def _prepare_ahead(self, jobs: Sequence[Job]) -> float:
-        """Computes the first layer of all images of a batch, before any of their passes.
-
-        Its weights fill the cache: image by image they would evict those of the later layers.
-
-        Returns:
-            The seconds that it took.
-        """
-        seconds = 0.0
-        async for job in _in_turns([job for job in jobs if not job.needs_masks]):
-            started = time.monotonic()
-            self._prepare([job])
-            seconds += time.monotonic() - started
-        return seconds
+            self._count_passes(jobs)
 
     async def _prepare_masks(self, job: Job, deadline: float) -> None:
         """Prepares a job whose masks would take too long on the event loop, in the thread."""
         if job.needs_masks and job.passes.count > _INLINE_MASKS:
-            await self._reader.in_thread(lambda: self._prepare([job]), deadline)
+            await self._reader.in_thread(lambda: self._prepare(job), deadline)
 
-    def _prepare(self, jobs: Sequence[Job]) -> None:
-        """Computes what the passes of each image share; may run in another thread than a step."""
-        jobs = [job for job in jobs if job.prepared is None]
-        if not jobs:
-            return
-        images = self.engine.prepare([job.pixels for job in jobs], [job.passes for job in jobs])
-        for job, image in zip(jobs, images, strict=True):
-            job.prepared = image
-            if job.parameters.return_passes:
-                bits = dropped_units(self.engine.config, job.passes)
-                job.dropped = [base64.b64encode(row).decode() for row in bits]
+    def _prepare(self, job: Job) -> None:
+        """Computes what the passes of an image share; may run in another thread than a step."""
+        job.prepared = self.engine.prepare(job.pixels, job.passes)
+        if job.parameters.return_passes:
+            bits = dropped_units(self.engine.dropout_sites, job.passes)
+            job.dropped = [base64.b64encode(row).decode() for row in bits]
 
-    def _step(self, batch: Sequence[tuple[Job, int]]) -> None:
-        self._compute(batch)
-        if self._metrics is not None:
-            self._metrics.count_round(len(batch), sum(passes for _, passes in batch))
-
-    def _compute(self, batch: Sequence[tuple[Job, int]]) -> None:
-        """Computes at most the given number of passes of each job."""
-        self._prepare([job for job, _ in batch])
-        ranges = [
-            PassRange(job.prepared, job.done, job.done + passes)
-            for job, passes in batch
-            if job.prepared is not None
-        ]
-        for (job, _), probs in zip(batch, self.engine.sample(ranges), strict=True):
-            job.advance(probs)
+    def _step(self, job: Job, passes: int) -> int:
+        """Computes about as many passes as given, in whole blocks; returns their number."""
+        if job.prepared is None:
+            self._prepare(job)
+        start, block = job.done, self.engine.block_passes
+        stop = min(-(-(start + passes) // block) * block, job.next_stop)
+        job.advance(self.engine.sample(job.prepared, start, stop))
+        return stop - start
 
     def _deadline(self, parameters: PredictParameters) -> float:
         timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms
@@ -340,13 +306,14 @@ class Predictor:
             information,
         )
 
-    def _count_ended(self, jobs: Sequence[Job]) -> None:
-        """Counts the passes that were asked for and never computed."""
+    def _count_passes(self, jobs: Sequence[Job]) -> None:
+        """Counts the passes of an ended request, computed or not."""
         if self._metrics is None:
             return
+        computed = sum(job.done for job in jobs)
         spared = sum(job.remaining for job in jobs if job.is_finished)
         cancelled = sum(job.remaining for job in jobs if not job.is_finished)
-        self._metrics.count_ended(spared=spared, cancelled=cancelled)
+        self._metrics.count_passes(computed=computed, spared=spared, cancelled=cancelled)
 
 
 async def _in_turns(items: Sequence[T]) -> AsyncGenerator[T, None]:

@@ -1,12 +1,10 @@
-"""Shares one engine among requests: takes the queued jobs when it is free, and never waits.
+"""Shares one engine among requests: computes for the request at the front, and never waits.
 
-A request brings one or many jobs, one for each image. The engine computes in rounds, short enough
-to run on the event loop. A round is filled from the queue, oldest request first, with jobs of as
-many requests as fit. A request that has had its share goes to the back, so that a large batch does
-not hold up small requests. Waiting for company would only add its delay: a round costs less.
-
-Passes and answers are computed separately, and answers many at a time: each kind of work finds its
-data in the processor's caches, where alternating would evict the other's.
+A request brings one or many jobs, one for each image. The engine computes one step of one job at a
+time. The number of its passes follows from their measured speed, so that a step is short enough to
+run on the event loop, which gets its turn after each round of steps. A request that has had its
+share of time goes to the back, so that a large batch does not hold up small requests. Waiting for
+company would only add its delay: a pass costs the same in any company.
 
 This module knows asyncio and a clock. What a job computes is known to two functions only.
 """
@@ -26,20 +24,12 @@ logger = logging.getLogger("dropserve")
 
 # Headroom: a request is admitted only if this many of its cost would still fit.
 _HEADROOM = 20
-# At most this many answers of one request are made at a time, which takes half a millisecond.
-_ANSWERED_TOGETHER = 32
+# Of the latest step in the exponential moving average of the speed.
+_WEIGHT = 0.05
 
 
 class Job(Protocol):
     """The computation of one image, in steps."""
-
-    @property
-    def remaining(self) -> int:
-        """Passes still to compute."""
-
-    @property
-    def largest_step(self) -> int:
-        """The most passes that one step should take."""
 
     @property
     def is_finished(self) -> bool:
@@ -47,43 +37,33 @@ class Job(Protocol):
 
     @property
     def has_partial_result(self) -> bool:
-        """Whether a partial result is wanted after each step."""
+        """Whether a partial result is due after this step."""
 
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
 
-# Computes one step of each job, of at most the given number of passes. A step that raises leaves
-# its jobs as they were.
-Step = Callable[[Sequence[tuple[J, int]]], None]
-# Makes the answer of each job from the passes computed so far. An exception in place of an answer
-# concerns that job alone.
-MakeAnswers = Callable[[Sequence[J]], Sequence[R | Exception]]
+# Computes about as many passes of the job as given; returns how many.
+Step = Callable[[J, int], int]
+# Makes the answer of a job from the passes computed so far.
+MakeAnswer = Callable[[J], R]
 
 
 class _Request(Generic[J, R]):
     """The jobs of one request, in the order of its answers."""
 
     def __init__(self, jobs: Sequence[J], deadline: float, done: "asyncio.Future[None]") -> None:
-        self.open = dict(enumerate(jobs))
-        self.finished: list[tuple[int, J]] = []  # not answered yet
-        self.answers: list[R | Exception | None] = [None] * len(jobs)
+        self.open = deque(jobs)  # not answered yet
+        self.answers: list[R | Exception] = []
         self.deadline = deadline
         self.done = done
         self.events: asyncio.Queue[R | None] | None = None  # None in it is the end
-        self.spent = 0  # passes since it was last put at the back
-        self.seconds = 0.0  # of the rounds that it was in
-
-    def take_finished(self) -> "list[tuple[_Request[J, R], int, J]]":
-        """The jobs that are computed and not answered yet; the caller answers them."""
-        taken = [(self, index, job) for index, job in self.finished]
-        self.finished.clear()
-        return taken
+        self.spent = 0.0  # seconds of its steps since it was last put at the back
+        self.seconds = 0.0  # of all its steps
 
     def fail(self, error: Exception) -> None:
         """Ends every job that is not answered yet with the error."""
-        for index in (*self.open, *(index for index, _ in self.finished)):
-            self.answers[index] = error
+        self.answers += [error] * len(self.open)
         self.finish()
 
     def finish(self) -> None:
@@ -99,33 +79,32 @@ class Scheduler(Generic[J, R]):
     """Runs jobs in rounds on the running event loop.
 
     Args:
-        step: computes; called on the event loop, so a round must be short.
-        make_answers: called after a round.
-        round_passes: passes in a round.
-        share_passes: passes after which a request goes to the back of the queue.
-        job_overhead: what a job costs in a round in addition to its passes, in passes.
+        step: computes; called on the event loop.
+        make_answer: called when a job is finished, or a partial result is due.
+        round_seconds: of steps, after which the event loop gets its turn.
+        share_seconds: of its steps, after which a request goes to the back of the queue.
         max_queued: passes that may be admitted at a time.
         note_queued: called with each change of the queue, in passes.
+        passes_per_second: a first guess, replaced by measurements.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         step: Step[J],
-        make_answers: MakeAnswers[J, R],
+        make_answer: MakeAnswer[J, R],
         *,
-        round_passes: int,
-        share_passes: int,
-        job_overhead: int,
+        round_seconds: float,
+        share_seconds: float,
         max_queued: int,
         note_queued: Callable[[int], None] | None = None,
+        passes_per_second: float = 100_000.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._step = step
-        self._make_answers = make_answers
-        self._round_passes = round_passes
-        self._share_passes = share_passes
-        self._job_overhead = job_overhead
+        self._make_answer = make_answer
+        self._round_seconds = round_seconds
+        self._share_seconds = share_seconds
         self._max_queued = max_queued
         self._most_headroom = -(-7 * max_queued // 8)
         self._note_queued = note_queued
@@ -137,7 +116,7 @@ class Scheduler(Generic[J, R]):
         self._is_closed = False  # admits nothing more
         self._is_stopped = False  # computes nothing more
         self._serving: asyncio.Task[None] | None = None
-        self._passes_per_second = 100_000.0  # a cautious first guess, replaced by measurements
+        self._passes_per_second = passes_per_second
         self.queued = 0  # passes admitted and not yet answered
 
     def check(self, cost: int) -> None:
@@ -202,7 +181,7 @@ class Scheduler(Generic[J, R]):
 
         Returns:
             The answers in the order of the jobs, an exception where a job failed; and the seconds
-            of the rounds that the request was in.
+            that they were computed.
 
         Raises:
             ApiError: not_ready, the scheduler was closed and its time to finish is over.
@@ -214,12 +193,12 @@ class Scheduler(Generic[J, R]):
             await request.done
         finally:
             request.open.clear()
-        return [_settled(answer) for answer in request.answers], request.seconds
+        return request.answers, request.seconds
 
     async def stream(self, job: J, deadline: float) -> AsyncGenerator[tuple[R, float], None]:
         """Computes one job and yields its partial results, then its answer; see `run`.
 
-        Each comes with the seconds of the rounds that the request was in so far.
+        Each comes with the seconds that the job was computed so far.
 
         Raises:
             Exception: what the job failed with; also ApiError, deadline_exceeded.
@@ -232,7 +211,7 @@ class Scheduler(Generic[J, R]):
                 yield event, request.seconds
         finally:
             request.open.clear()
-        answer = _settled(request.answers[0])
+        (answer,) = request.answers
         if isinstance(answer, Exception):
             raise answer
         yield answer, request.seconds
@@ -263,18 +242,16 @@ class Scheduler(Generic[J, R]):
         try:
             while True:
                 try:
-                    self._drop_ended()
-                    if self._requests:
-                        self._run_round(self._fill_round())
+                    self._run_round()
                 except Exception as error:  # a defect here must not leave callers waiting for ever
                     logger.exception("the scheduler failed")
                     self._fail_all(_as_internal(error))
-                if not self._requests:
-                    self._note_if_idle()
-                    self._wake.clear()
-                    await self._wake.wait()
-                # Requests that arrived meanwhile are read now, and can be in the next round.
-                await asyncio.sleep(0)
+                if self._requests:
+                    await asyncio.sleep(0)  # requests that arrived meanwhile are read now
+                    continue
+                self._note_if_idle()
+                self._wake.clear()
+                await self._wake.wait()
         finally:  # neither must the end of this task; the next request starts another
             self._fail_all(ErrorCode.NOT_READY())
 
@@ -287,111 +264,59 @@ class Scheduler(Generic[J, R]):
             request.fail(error)
         self._requests.clear()
 
-    def _drop_ended(self) -> None:
-        """Forgets requests that are answered or whose caller went away; ends the overdue."""
-        now = self._clock()
-        for request in self._requests:
-            if request.open and request.deadline <= now:
-                self._answer(request.take_finished())
-                request.fail(ErrorCode.DEADLINE_EXCEEDED())
-        if any(not request.open for request in self._requests):
-            self._requests = deque(request for request in self._requests if request.open)
-
-    def _fill_round(self) -> list[tuple[_Request[J, R], int, J, int]]:
-        """Jobs for one round: request, place in its answers, job, and passes."""
-        batch: list[tuple[_Request[J, R], int, J, int]] = []
-        free = self._round_passes
-        for request in list(self._requests):
-            if free <= 0:
-                break
-            for index, job in request.open.items():
-                if free <= 0:
-                    break
-                passes = min(job.remaining, job.largest_step)
-                if passes > free:
-                    if batch and passes <= self._round_passes:
-                        free = 0  # a step costs more in two rounds than in one: it can wait
-                        break
-                    passes = free
-                batch.append((request, index, job, passes))
-                free -= passes + self._job_overhead
-                request.spent += passes
-            if request.spent >= self._share_passes:
-                request.spent = 0
-                self._requests.remove(request)
-                self._requests.append(request)
-        return batch
-
-    def _run_round(self, batch: Sequence[tuple[_Request[J, R], int, J, int]]) -> None:
-        started = self._clock()
-        requests = list({id(request): request for request, *_ in batch}.values())
-        pending: list[tuple[_Request[J, R], int, J]] = []
-        failures = self._compute([(job, passes) for *_, job, passes in batch])
-        for (request, index, job, _), failure in zip(batch, failures, strict=True):
-            if failure is not None:
-                request.answers[index] = failure
-                del request.open[index]
-            elif job.is_finished:
-                request.finished.append((index, job))
-                del request.open[index]
-            elif job.has_partial_result and request.events is not None:
-                pending.append((request, index, job))
-        for request in requests:
-            if not request.open or len(request.finished) >= _ANSWERED_TOGETHER:
-                pending.extend(request.take_finished())
-        self._answer(pending)
-        seconds = self._clock() - started
-        for request in requests:
+    def _run_round(self) -> None:
+        started = now = self._clock()
+        self._drop_ended(now)
+        while self._requests and now - started < self._round_seconds:
+            request = self._requests[0]
+            passes = self._take_step(request)
+            before, now = now, self._clock()
+            seconds = now - before
             request.seconds += seconds
+            request.spent += seconds
+            if passes and seconds > 0:
+                self._passes_per_second += _WEIGHT * (passes / seconds - self._passes_per_second)
             if not request.open:
+                self._requests.popleft()
                 request.finish()
-        if seconds > 0:
-            rate = sum(passes for *_, passes in batch) / seconds
-            self._passes_per_second += 0.05 * (rate - self._passes_per_second)
+            elif request.spent >= self._share_seconds:
+                request.spent = 0.0
+                self._requests.rotate(-1)
+            if request.events is not None:
+                break  # its reader gets each partial result while the next is computed
 
-    def _compute(self, batch: Sequence[tuple[J, int]]) -> Sequence[Exception | None]:
-        """Takes a step of each job; where it fails, once more for each job alone."""
+    def _drop_ended(self, now: float) -> None:
+        """Ends the overdue requests; forgets them, and those whose caller went away."""
+        for request in self._requests:
+            if request.deadline <= now:
+                request.fail(ErrorCode.DEADLINE_EXCEEDED())
+        self._requests = deque(request for request in self._requests if request.open)
+
+    def _take_step(self, request: _Request[J, R]) -> int:
+        """Computes a step of the first open job, and its answer if one is due.
+
+        Returns:
+            The number of passes computed; 0 if the job failed.
+        """
+        job, passes = request.open[0], 0
+        answer: R | Exception
         try:
-            self._step(batch)
+            passes = self._step(job, max(1, round(self._passes_per_second * self._round_seconds)))
+            if not (job.is_finished or job.has_partial_result):
+                return passes
+            answer = self._make_answer(job)
         except Exception as error:
-            if len(batch) == 1:
-                logger.exception("a job failed")
-                return [_as_internal(error)]
-            # One of them is to blame, and the others must not suffer.
-            return [failure for each in batch for failure in self._compute([each])]
-        return [None] * len(batch)
-
-    def _answer(self, pending: "Sequence[tuple[_Request[J, R], int, J]]") -> None:
-        answers = self._made([job for *_, job in pending]) if pending else ()
-        for (request, index, _), answer in zip(pending, answers, strict=True):
-            if index not in request.open:
-                request.answers[index] = answer
-            elif isinstance(answer, Exception):  # of a partial result: it is the last
-                request.answers[index] = answer
-                del request.open[index]
-            elif request.events is not None:
-                request.events.put_nowait(answer)
-
-    def _made(self, jobs: Sequence[J]) -> Sequence[R | Exception]:
-        """The answers of the jobs; where that fails, each job's alone."""
-        try:
-            answers = self._make_answers(jobs)
-            if len(answers) != len(jobs):
-                raise RuntimeError(f"{len(jobs)} jobs gave {len(answers)} answers")
-        except Exception as error:
-            if len(jobs) == 1:
-                logger.exception("an answer could not be made")
-                return [_as_internal(error)]
-            return [answer for each in jobs for answer in self._made([each])]
-        return answers
+            logger.exception("a job failed")
+            answer = _as_internal(error)
+        if job.is_finished or isinstance(answer, Exception):
+            request.open.popleft()
+            request.answers.append(answer)
+        elif request.events is not None:
+            request.events.put_nowait(answer)
+        return passes
 
 
 def _as_internal(error: Exception) -> ApiError:
     internal = ErrorCode.INTERNAL()
     internal.__cause__ = error
     return internal
-
-
-def _settled(answer: "R | Exception | None") -> "R | Exception":
-    assert answer is not None, "a request ended with an open answer"
-    return answer

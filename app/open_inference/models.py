@@ -22,6 +22,7 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters")
 
 _PLATFORM = "dropserve"
 _MC_SUFFIX = "-mc"
+_UNDECIDED = "none"  # tensors know no null
 _NUMPY: Mapping[Datatype, str] = {"UINT8": "u1", "FP32": "<f4", "INT64": "<i8"}
 
 
@@ -40,7 +41,8 @@ class Tensor:
     def values(self, answers: Sequence[Prediction]) -> NDArray[Any] | list[str]:
         """One answer after the other, little-endian and in memory's order, or strings."""
         if self.datatype == "BYTES":
-            return [getattr(answer, self.name).outcome for answer in answers]
+            decisions = [getattr(answer, self.name) for answer in answers]
+            return [_UNDECIDED if each is None else each.outcome for each in decisions]
         values = [getattr(answer, self.name) for answer in answers]
         # One answer's is mostly an array already, and a list of one array takes long to convert.
         return np.asarray(values[0] if len(values) == 1 else values, _NUMPY[self.datatype])

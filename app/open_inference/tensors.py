@@ -175,7 +175,7 @@ def _pixels_from_binary(binary: memoryview, count: int, datatype: str) -> Pixels
     if len(binary) != count * PIXEL_COUNT * _DATATYPES[PIXELS][datatype]:
         raise invalid("binary_data_size is not what the shape and datatype come to")
     if datatype == "UINT8":
-        # A copy: the pixels outlive the body, and torch wants them writable.
+        # A copy, since the pixels outlive the body.
         return np.frombuffer(binary, dtype=np.uint8).copy()
     return _from_unit_range(np.frombuffer(binary, dtype="<f4"))
 

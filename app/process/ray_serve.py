@@ -8,7 +8,6 @@ their settings have no effect here.
 import os
 from typing import Any
 
-import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
@@ -57,7 +56,6 @@ def app(args: dict[str, Any]) -> Application:
     settings = load_settings(os.environ, {"metrics": False, **args})
 
     def build() -> FastAPI:
-        torch.set_num_threads(1)  # before the first operation
         return create_app(settings)
 
     deployment = serve.deployment(

@@ -13,7 +13,6 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -52,7 +51,7 @@ def run_app(app: FastAPI, settings: Settings) -> NoReturn:
 def _run_workers(settings: Settings) -> int:
     if SIGHUP is not None:  # not on Windows
         multiprocessing.set_start_method("forkserver", force=True)
-        multiprocessing.set_forkserver_preload([__name__])
+        multiprocessing.set_forkserver_preload([__name__, "app.process.preload"])
         # It would import from the current folder first, which may have an `app` of its own.
         os.environ["PYTHONSAFEPATH"] = "1"
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
@@ -108,7 +107,6 @@ class _Server(DrainingServer):
         _exit(EXIT_INTERRUPTED if self.last_signal == signal.SIGINT else EXIT_OK)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        torch.set_num_threads(1)  # on a busy machine a second thread makes requests wait
         # What was imported stays: looking through all of it for garbage takes a tenth of a second
         # each time, in which nobody is answered. The network does not: a reload replaces it.
         gc.freeze()
@@ -178,7 +176,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _exit(code: int) -> NoReturn:
-    """Ends the process without unloading torch, which takes a second that a rollout waits for."""
+    """Ends the process without unloading its libraries, which a rollout would wait for."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

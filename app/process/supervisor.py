@@ -9,7 +9,7 @@ promises:
 - A second signal ends the server now.
 - SIGTERM drains; uvicorn's workers run its own server class, which stops accepting at once.
 
-Workers are forked from a process that has imported everything and computed nothing: importing torch
+Workers are forked from a process that has imported everything and computed nothing, since importing
 takes longer than all else. Signals reach them through a pipe, whose end ends them.
 """
 

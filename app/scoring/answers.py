@@ -14,7 +14,7 @@ import pyarrow as pa
 from app.schemas import TABLE, McPrediction
 from model.uncertainty.calibration import Calibration, apply_temperature
 from model.uncertainty.decisions import decide
-from model.uncertainty.statistics import Summaries
+from model.uncertainty.statistics import Summary
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 # Arrow's type of a value by the type that the answer's field declares.
@@ -50,7 +50,7 @@ def table_schema(classes: int) -> pa.Schema:
 
 
 def answer_columns(
-    summaries: Sequence[Summaries],
+    summaries: Sequence[Summary],
     several_digits: Sequence[bool],
     calibration: Calibration,
     labels: Sequence[str],
@@ -58,34 +58,31 @@ def answer_columns(
     """The columns that follow from the passes.
 
     Args:
-        summaries: of the images, in their order, some at a time; of one image at least.
+        summaries: of the images, in their order; at least one.
         several_digits: of each image, whether it was seen to hold more than one.
         calibration: of MC answers.
         labels: the network's name for each class.
     """
-    joined: list[Any] = [
-        None if values[0] is None else np.concatenate(values)
-        for values in zip(*summaries, strict=True)
-    ]
-    found = Summaries(*joined)
-    probabilities = apply_temperature(found.mean, calibration.temperature)
+    mean, variance, _, predictive, expected, information, votes = zip(*summaries, strict=True)
+    means = np.stack(mean)
+    probabilities = apply_temperature(means, calibration.temperature)
     digits = probabilities.argmax(axis=-1)
-    scores = found.predictive_entropy.astype(np.float32)
+    scores = np.array(predictive, np.float32)
     decisions = [
         decide(mean, score, calibration.threshold, several_digits=several)
-        for mean, score, several in zip(found.mean, scores.tolist(), several_digits, strict=True)
+        for mean, score, several in zip(means, scores.tolist(), several_digits, strict=True)
     ]
     columns = {
         "digit": digits,
         "label": [labels[digit] for digit in digits.tolist()],
         "confidence": probabilities.max(axis=-1),
         "probabilities": probabilities,
-        "mean": found.mean,
-        "variance": [None] * len(digits) if found.variance is None else found.variance,
+        "mean": means,
+        "variance": variance if variance[0] is None else np.stack(variance),
         "predictive_entropy": scores,
-        "expected_entropy": found.expected_entropy,
-        "mutual_information": found.mutual_information,
-        "votes": found.votes,
+        "expected_entropy": expected,
+        "mutual_information": information,
+        "votes": np.stack(votes),
         "decision": [decision and decision.outcome for decision in decisions],
         "reason": [decision and decision.reason for decision in decisions],
     }

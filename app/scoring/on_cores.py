@@ -81,7 +81,7 @@ def _start(options: ScoreOptions, ended: Connection) -> None:
 def _end_with_command(ended: Connection) -> None:
     """Ends a process at once when the command is done, gives up or was killed.
 
-    Nothing is lost but unfinished chunks, and unloading torch would take a second.
+    Nothing is lost but unfinished chunks, and nothing is unloaded.
     """
     ended.poll(None)
     os._exit(1)
@@ -98,7 +98,7 @@ def _scorer() -> "Scorer":
 
 
 def load_scorer(options: ScoreOptions) -> "Scorer":
-    """Imports torch, which the process of the command can do without, and loads the network.
+    """Imports the engine, which the process of the command can do without, and loads the network.
 
     Raises:
         ModelError: the network cannot be used.

@@ -124,7 +124,7 @@ class _Actor:
 
     def _load(self) -> Any:
         if self._scorer is None:
-            from app.scoring.scorer import Scorer  # torch is imported only where it computes
+            from app.scoring.scorer import Scorer  # imported only where it computes
 
             scorer = Scorer(self._options)
             here = f"Dropserve {version('dropserve')} with the network {scorer.version}"

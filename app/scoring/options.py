@@ -1,4 +1,4 @@
-"""What is asked of every image; reading it needs no torch."""
+"""What is asked of every image; reading it imports no engine."""
 
 import argparse
 import hashlib

@@ -1,12 +1,11 @@
 """A chunk of images -> a part of the table: what one process or Ray actor does, on one thread."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from app.errors import ApiError
 from app.inference.jobs import draw_seed
@@ -20,20 +19,16 @@ from app.scoring.parts import FAILURES_KEY, Part
 from app.scoring.sources import Chunk, Piece, open_reader
 from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
-from model.engines.protocol import PassRange
+from model.engines.protocol import sample_probs
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import read_calibration
-from model.uncertainty.statistics import Summaries, summarise_together
-
-# Passes that are in memory together: those of as many images as fit, but of one at least.
-_PASSES_AT_A_TIME = 3200
+from model.uncertainty.statistics import Summary, summarise
 
 
 class Scorer:
     """Scores chunks, one after the other, with one network on one thread."""
 
     def __init__(self, options: ScoreOptions) -> None:
-        torch.set_num_threads(1)
         pa.set_cpu_count(1)
         settings = options.settings
         checkpoint = load_served_checkpoint(settings)
@@ -64,7 +59,7 @@ class Scorer:
         seeds = [draw_seed() if seed is None else seed for _ in found]
         table = self._schema.empty_table()
         if found:
-            summaries = list(self._summarise(found, seeds))
+            summaries = [self._summarise(*each) for each in zip(found, seeds, strict=True)]
             # A whole chunk's columns at once: Arrow's calls cost more than its work.
             columns = answer_columns(
                 summaries, [bool(image.boxes) for image in found], self._calibration, self._labels
@@ -80,20 +75,10 @@ class Scorer:
         )
         return Part(chunk.number, chunk.rows, sink.getvalue().to_pybytes(), failures)
 
-    def _summarise(
-        self, images: Sequence[Preprocessed], seeds: Sequence[int]
-    ) -> Iterator[Summaries]:
-        """Of some images at a time; their passes are forgotten."""
+    def _summarise(self, image: Preprocessed, seed: int) -> Summary:
         asked = self._options.parameters
-        at_a_time = max(1, _PASSES_AT_A_TIME // asked.passes)
-        for first in range(0, len(images), at_a_time):
-            some = slice(first, first + at_a_time)
-            prepared = self._engine.prepare(
-                [image.pixels for image in images[some]],
-                [Passes(asked.passes, seed, asked.estimator) for seed in seeds[some]],
-            )
-            ranges = [PassRange(image, 0, asked.passes) for image in prepared]
-            yield summarise_together(self._engine.sample(ranges))
+        passes = Passes(asked.passes, seed, asked.estimator)
+        return summarise(sample_probs(self._engine, image.pixels, passes))
 
     def _preprocess(self, content: Content) -> Preprocessed | Failure:
         """What the network sees, as the server has it from the same bytes or pixels."""

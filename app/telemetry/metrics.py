@@ -26,7 +26,6 @@ _SECONDS = (
 )
 _NATS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 2.302)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-_IMAGES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 
 class RouteLabels(NamedTuple):
@@ -84,9 +83,6 @@ class Families:
         self.queued = Gauge("dropserve_queued_passes", "Passes admitted and not answered yet.")
         self.queue_limit = Gauge(
             "dropserve_queued_passes_limit", "Queued passes above which requests get 429."
-        )
-        self.round_images = Histogram(
-            "dropserve_round_images", "Images computed in one round of the engine.", {}, _IMAGES
         )
         self.passes = Counter(
             "dropserve_passes_total",
@@ -170,16 +166,10 @@ class Metrics:
         """Adds to the queued passes, or subtracts if negative."""
         self._row[self._families.queued.place()] += passes
 
-    def count_round(self, images: int, passes: int) -> None:
-        """Counts a round of the engine: its images, and its stochastic passes."""
-        families = self._families
-        families.round_images.observe(self._row, families.round_images.place(), images)
-        self._row[families.passes.place("computed")] += passes
-
-    def count_ended(self, *, spared: int, cancelled: int) -> None:
-        """Counts the passes that an ended request had asked for and that were not computed."""
-        self._row[self._families.passes.place("spared")] += spared
-        self._row[self._families.passes.place("cancelled")] += cancelled
+    def count_passes(self, **outcomes: int) -> None:
+        """Counts the passes that an ended request asked for: computed, spared, cancelled."""
+        for outcome, passes in outcomes.items():
+            self._row[self._families.passes.place(outcome)] += passes
 
     def count_image_error(self, code: str) -> None:
         """Counts an image of a batch that failed."""

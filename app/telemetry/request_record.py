@@ -12,7 +12,7 @@ class Timings(NamedTuple):
     Attributes:
         decode: decoding and preprocessing images, including the wait for the decoding thread.
         queue: waiting for the engine.
-        compute: in rounds of the engine, including rounds shared with other requests.
+        compute: computing its passes and making its answers.
     """
 
     decode: float = 0.0

@@ -1,35 +1,37 @@
 """Engines compute a network's answers: deterministic logits, and the passes of MC dropout."""
 
-import torch
-
-from model.engines.device import DeviceEngine
 from model.engines.protocol import Engine
 from model.engines.relu_mlp import ReluMlpEngine
-from model.errors import DeviceError
+from model.errors import DeviceError, PrecisionError
 from model.literals import Precision
 from model.network import MLP
 
 
 def build_engine(network: MLP, device: str = "cpu", precision: Precision = "float32") -> Engine:
-    """Builds the fastest engine for a device.
+    """Builds the fastest engine for a device; only devices other than the CPU need torch.
 
     Args:
-        network: a network with ReLU activations; it is not changed.
+        network: the network; it is not changed.
         device: as torch names it: cpu, cuda, cuda:1.
         precision: of the products of the hidden stochastic layers.
 
     Raises:
-        PrecisionError: the processor cannot compute in that precision.
-        DeviceError: there is no such device.
-        CheckpointError: the network has activations other than ReLU.
+        PrecisionError: bfloat16 without CUDA.
+        DeviceError: there is no such device, or torch is not installed.
     """
+    if precision == "bfloat16" and not device.startswith("cuda"):
+        raise PrecisionError("only CUDA devices compute in bfloat16; use float32")
     if device == "cpu":
-        return ReluMlpEngine(network, precision)
+        return ReluMlpEngine(network)
     try:
-        wanted = torch.device(device)
-        torch.empty(1, device=wanted)
-    except (RuntimeError, AssertionError) as error:
+        from model.engines.sequential import SequentialEngine, as_sequential
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
         raise DeviceError(
-            "there is no such device here; cuda needs a GPU and a CUDA build of torch"
+            "devices other than cpu need torch, which is not installed: "
+            "pip install 'dropserve[torch]'"
         ) from error
-    return DeviceEngine(network, wanted, precision)
+    return SequentialEngine(
+        as_sequential(network), device, precision, input_shape=network.config.input_shape
+    )

@@ -1,88 +1,69 @@
-"""The interface that all engines share, and the values that it takes."""
+"""The interface that all engines share, and what callers compute through it."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
-from model.arrays import Floats, Integers, KeepMasks, Pixels
-from model.network import MLP, MLPConfig
-from model.sampling.masks import Passes
+import numpy as np
 
+from model.arrays import Floats, Pixels
+from model.engines import kernels
+from model.sampling.masks import DropoutSite, Passes
 
-class PreparedImage(NamedTuple):
-    """What all passes of an image share.
-
-    Attributes:
-        passes: the passes that it is prepared for.
-        active: indices of the active units of layer 1, (K,). All others are 0 in every pass.
-        activations: layer 1 of the active units, after its ReLU, (K,).
-        balanced: balanced masks of the active and of all later hidden units, (T, K + units);
-            None for independent masks, which are drawn pass by pass.
-    """
-
-    passes: Passes
-    active: Integers
-    activations: Floats
-    balanced: KeepMasks | None
-
-
-class PassRange(NamedTuple):
-    """Consecutive passes of an image, numbered from `start` up to but not including `stop`."""
-
-    image: PreparedImage
-    start: int
-    stop: int
+# What all passes of an image share; only the engine that made it knows what is in it.
+Prepared = Any
 
 
 class Engine(Protocol):
-    """Computes the answers of one network.
+    """Computes the answers of one network, one image at a time.
 
-    An answer has the same bits whatever else is computed in the same call or before it.
-    `sample` reuses buffers, so only one thread may call it at a time. The other methods are safe
-    to call from any thread.
+    An answer has the same bits whatever else is computed before it or at the same time. All methods
+    may be called from any thread.
 
     Attributes:
-        network: the network.
-        config: its configuration.
+        dropout_sites: where the network's masks act, in order.
+        block_passes: passes from a multiple of this number up to the next are best computed in one
+            call: some of them alone take nearly as long.
         passes_computed: number of passes computed since the engine was built.
     """
 
-    network: MLP
-    config: MLPConfig
+    dropout_sites: tuple[DropoutSite, ...]
+    block_passes: int
     passes_computed: int
 
-    def predict_logits(self, pixels: Pixels) -> list[float]:
-        """Computes deterministic logits, dropout off.
+    def predict_logits(self, pixels: Pixels) -> Floats:
+        """Computes deterministic logits, (C,), dropout off.
 
         Args:
             pixels: ink 0 to 255, (28, 28).
-
-        Returns:
-            C numbers.
         """
         ...
 
-    def predict_probs(self, pixels: Pixels) -> Floats:
-        """Computes deterministic class probabilities, (C,): the softmax of `predict_logits`."""
-        ...
-
-    def prepare(self, pixels: Sequence[Pixels], passes: Sequence[Passes]) -> list[PreparedImage]:
-        """Computes what the passes of each image share: layer 1 and balanced masks.
+    def prepare(self, pixels: Pixels, passes: Passes) -> Prepared:
+        """Computes what the passes of an image share, such as layer 1 and balanced masks.
 
         Args:
-            pixels: images, each ink 0 to 255, (28, 28).
-            passes: the passes that will be sampled, one entry per image.
+            pixels: ink 0 to 255, (28, 28).
+            passes: the passes that will be sampled.
         """
         ...
 
-    def sample(self, ranges: Sequence[PassRange]) -> list[Floats]:
-        """Computes the class probabilities of passes, of any number of images.
+    def sample(self, prepared: Prepared, start: int, stop: int) -> Floats:
+        """Computes the class probabilities of passes, from `start` up to but not including `stop`.
 
         Returns:
-            For each range an array (stop - start, C). The bits of a pass depend on its image, its
-            number and `PreparedImage.passes` only.
+            (stop - start, C). The bits of a pass depend on its image, its number and the `Passes`
+            that it was prepared for only.
         """
         ...
 
-    def sample_probs(self, pixels: Pixels, passes: Passes) -> Floats:
-        """Computes the class probabilities of all passes of one image, (T, C)."""
-        ...
+
+def predict_probs(engine: Engine, pixels: Pixels) -> Floats:
+    """Computes deterministic class probabilities, (C,): the softmax of the logits."""
+    logits = engine.predict_logits(pixels)
+    probs = np.empty_like(logits)
+    kernels.softmax_rows(logits[None], np.empty(len(logits)), probs[None])
+    return probs
+
+
+def sample_probs(engine: Engine, pixels: Pixels, passes: Passes) -> Floats:
+    """Computes the class probabilities of all passes of one image, (T, C)."""
+    return engine.sample(engine.prepare(pixels, passes), 0, passes.count)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from model.arrays import Probs
-from model.uncertainty.statistics import standard_error
+from model.uncertainty.statistics import summarise
 
 # A standard error of fewer passes is unreliable, since the distribution of a pass is very skewed.
 LEAST_PASSES = 32
@@ -34,6 +34,8 @@ def sufficient_passes(probs: Probs, checked: int, max_standard_error: float) -> 
     for passes in range(first, len(p) + 1):
         promising = errors[passes - 1] <= max_standard_error
         # The answer's own statistic decides, so that the answer never contradicts itself.
-        if promising and standard_error(probs[:passes]).max() <= max_standard_error:
-            return passes
+        if promising:
+            error = summarise(probs[:passes]).standard_error
+            if error is not None and error.max() <= max_standard_error:
+                return passes
     return None

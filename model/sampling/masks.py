@@ -1,36 +1,65 @@
-"""Dropout masks from counter-based random bytes: a seed and a pass number determine every unit.
+"""Dropout masks from counter-based random bits: a seed and a pass number determine every unit.
 
-The key of Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is the seed,
-and its counter follows from the number of the pass. A mask therefore depends neither on the batch,
-nor on the order of requests, nor on the worker that draws it, and the first 50 of 100 independent
-passes are those of a 50-pass answer. Global generators are neither read nor advanced.
+The generator is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+Its key is the seed, lower word first; its counter is (block of units, number of the pass, stream,
+0), and each counter gives four words of 32 bits, written down in little-endian order. A mask
+therefore depends neither on the batch, nor on the order of requests, nor on the machine that draws
+it, and the first 50 of 100 independent passes are those of a 50-pass answer.
+
+- Independent masks are stream 0. Unit u has byte u mod 16 of block u div 16: a byte below k drops
+  it, which has rate k / 256 exactly.
+- Balanced masks are streams 1 and 2; see `draw_balanced`.
+
+Units are counted through all dropout sites, one site after the other.
 """
 
-import sys
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from model.arrays import Integers, KeepMasks
+from model.arrays import Floats, KeepMasks
+from model.compiling import compiled
 from model.literals import Estimator
-from model.network import RATE_STEPS, MLPConfig
 
-MAX_BALANCED_PASSES = 2**16  # the number of a pass takes half of a 32-bit sorting key
+# A dropout rate is a multiple of 1/256, so that one random byte decides one unit exactly.
+RATE_STEPS = 256
 
-# One step of Philox's counter gives four 64-bit words; their size in bytes and in 16-bit words.
-_BLOCK_BYTES = 32
-_BLOCK_WORDS = 16
-_WORDS_16_IN_64 = 4
-# Philox's key has 128 bits: a seed takes the lower half, and the upper half selects a stream.
-_BALANCED_STREAM = 1 << 64
-_WORD = (1 << 64) - 1
-# Each unit has a header before its sorting keys: its offset, and the pass from which equal keys are
-# ranked.
-_HEADER_WORDS = 4
+MAX_BALANCED_PASSES = 2**16  # their masks are drawn as a whole
+
+Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint32]
+
+_INDEPENDENT, _BALANCED, _OFFSETS = 0, 1, 2
+_BLOCK_WORDS = 4
+_BLOCK_BYTES = 16
+_ROUNDS = 10
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+
+
+def round_rate(rate: float) -> float:
+    """Rounds a dropout rate to the nearest multiple of 1/256."""
+    return round(rate * RATE_STEPS) / RATE_STEPS
+
+
+class DropoutSite(NamedTuple):
+    """A place in a network where dropout acts.
+
+    Attributes:
+        units: number of units that are dropped or kept.
+        rate: the probability of zeroing a unit, in [0, 1), a multiple of 1/256.
+        is_input: whether the units are the network's inputs, whose rate requests do not change.
+    """
+
+    units: int
+    rate: float
+    is_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,172 +69,145 @@ class Passes:
     Attributes:
         count: T, the number of passes.
         seed: 0 to `MAX_SEED`.
-        estimator: "independent" or "balanced"; see `independent_keep` and `balanced_keep`.
+        estimator: "independent" or "balanced"; see `draw_balanced`.
+        dropout: replaces the rate of all sites but the input, a multiple of 1/256; None keeps them.
     """
 
     count: int
     seed: int
     estimator: Estimator = "independent"
+    dropout: float | None = None
 
 
-def hidden_units(config: MLPConfig) -> int:
-    """Counts the units of all hidden layers."""
-    return sum(config.hidden_sizes)
+def rates(sites: Sequence[DropoutSite], dropout: float | None = None) -> list[float]:
+    """Returns the rate of each site; see `Passes.dropout`."""
+    return [
+        site.rate if dropout is None or site.is_input else round_rate(dropout) for site in sites
+    ]
 
 
-def row_bytes(config: MLPConfig) -> int:
-    """Counts the random bytes of a pass: one per hidden unit, padded to whole Philox blocks."""
-    return -(-hidden_units(config) // _BLOCK_BYTES) * _BLOCK_BYTES
+@lru_cache(maxsize=32)
+def thresholds(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> Bytes:
+    """Returns k for each unit of all sites: a byte below k drops it, (units,)."""
+    per_site = [round(rate * RATE_STEPS) for rate in rates(sites, dropout)]
+    return np.repeat(np.array(per_site, np.uint8), [site.units for site in sites])
 
 
-def drop_thresholds(config: MLPConfig) -> NDArray[np.uint8]:
-    """Returns k for each hidden unit: a byte below k drops it, which has rate k / 256 exactly."""
-    per_layer = [round(rate * RATE_STEPS) for rate in config.dropout_rates]
-    return np.repeat(np.array(per_layer, dtype=np.uint8), config.hidden_sizes)
+@lru_cache(maxsize=32)
+def scales(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> Floats:
+    """Returns 1 / (1 - rate) of each site, which preserves the expectation of kept units."""
+    return np.array([1 / (1 - rate) for rate in rates(sites, dropout)], np.float32)
 
 
-def random_bytes(seed: int, first_pass: int, passes: int, row_bytes: int) -> NDArray[np.uint8]:
-    """Draws the uniform random bytes of consecutive passes.
-
-    Args:
-        seed: 0 to `MAX_SEED`.
-        first_pass: number of the first pass, from 0.
-        passes: T, the number of passes.
-        row_bytes: bytes per pass, a multiple of 32.
-
-    Returns:
-        uint8, (T, row_bytes). Row t depends on the seed, `first_pass + t` and `row_bytes` only.
-    """
-    first_block = first_pass * (row_bytes // _BLOCK_BYTES)
-    words = _random_words(seed, passes * row_bytes // 2, counter=first_block)
-    return words.view(np.uint8).reshape(passes, row_bytes)
-
-
-def independent_keep(
-    config: MLPConfig, seed: int, passes: int, *, first_pass: int = 0
+def draw_masks(
+    sites: Sequence[DropoutSite], passes: Passes, start: int = 0, stop: int | None = None
 ) -> KeepMasks:
-    """Draws independent masks: each unit is dropped or kept in each pass independently.
-
-    Args:
-        config: the network's configuration.
-        seed: 0 to `MAX_SEED`.
-        passes: T, the number of passes.
-        first_pass: number of the first pass, from 0.
+    """Draws the masks of passes `start` to `stop`, by default of all.
 
     Returns:
-        (T, hidden units), layer after layer; True keeps the unit.
+        (stop - start, units), site after site; True keeps the unit.
     """
-    draws = random_bytes(seed, first_pass, passes, row_bytes(config))
-    keep: KeepMasks = draws[:, : hidden_units(config)] >= drop_thresholds(config)
-    return keep
+    stop = passes.count if stop is None else stop
+    limits = thresholds(tuple(sites), passes.dropout)
+    if passes.estimator == "balanced":
+        keep = np.empty((passes.count, len(limits)), np.uint8)
+        draw_balanced(passes.seed, limits, keep)
+        return keep[start:stop].view(np.bool_)
+    keep = np.empty((stop - start, len(limits)), np.uint8)
+    draw_independent(passes.seed, start, limits, keep)
+    return keep.view(np.bool_)
 
 
-def balanced_keep(
-    config: MLPConfig, seed: int, passes: int, units: Integers | None = None
-) -> KeepMasks:
-    """Draws balanced masks: systematic sampling of the passes that drop a unit.
+def split_by_site(keep: KeepMasks, sites: Sequence[DropoutSite]) -> list[KeepMasks]:
+    """Splits masks (T, units) into those of each site."""
+    ends = np.cumsum([site.units for site in sites])
+    return np.split(keep, ends[:-1], axis=1)
 
-    Each unit has a random permutation pi of the T passes and an offset v in [0, 1). It is dropped
-    in pass t if (pi_t + v) / T < rate. In each single pass the unit is dropped with exactly this
-    rate, but over all passes it is dropped floor or ceil of rate x T times. This negative
-    correlation between passes makes the error of their mean smaller. The masks depend on T.
 
-    The permutation ranks 16-bit keys. Equal keys are ranked in the order of the passes, starting
-    from a random pass, so that no pass is favoured. The offset is a multiple of 1/256 like the
-    rate, which makes the expected number of drops exactly rate x T.
-
-    Args:
-        config: the network's configuration.
-        seed: 0 to `MAX_SEED`.
-        passes: T, at most `MAX_BALANCED_PASSES`.
-        units: indices of hidden units, counted through all layers; all units by default.
+def dropped_units(sites: Sequence[DropoutSite], passes: Passes) -> Bytes:
+    """Returns the units that each pass drops, as bits.
 
     Returns:
-        (T, units); True keeps the unit.
+        uint8, (T, ceil(units / 8)), site after site, the first unit in the highest bit; a bit of 1
+        is a dropped unit.
+    """
+    return np.packbits(~draw_masks(sites, passes), axis=1)
+
+
+@compiled("void(int64, int64, uint8[::1], uint8[:, ::1])")
+def draw_independent(seed: int, start: int, thresholds: Bytes, keep: Bytes) -> None:
+    """Draws independent masks of passes from number `start` on: 1 keeps a unit, 0 drops it.
+
+    Args:
+        seed: 0 to `MAX_SEED`.
+        start: number of the first pass.
+        thresholds: see `thresholds`.
+        keep: receives the masks, (passes, units).
+    """
+    units = len(thresholds)
+    words = np.empty(-(-units // _BLOCK_BYTES) * _BLOCK_WORDS, np.uint32)
+    drawn = words.view(np.uint8)
+    for t in range(len(keep)):
+        random_words(seed, start + t, _INDEPENDENT, words)
+        row = keep[t]
+        for unit in range(units):
+            row[unit] = drawn[unit] >= thresholds[unit]
+
+
+@compiled("void(int64, uint8[::1], uint8[:, ::1])")
+def draw_balanced(seed: int, thresholds: Bytes, keep: Bytes) -> None:
+    """Draws balanced masks: a unit's drops are spread over the T passes like a systematic sample.
+
+    In each single pass a unit is dropped with exactly its rate, but over all passes it is dropped
+    floor or ceil of rate x T times, which passes being a random choice. This negative correlation
+    between passes makes the error of their mean smaller. The masks depend on T.
+
+    The number of a unit's drops is the number of ranks j with (j + v) / T < rate, where v is a
+    multiple of 1/256 like the rate, which makes the expected number exactly rate x T. The passes
+    are chosen one by one: with d drops left for r passes, this one is dropped with probability
+    d / r (Knuth, "The Art of Computer Programming", section 3.4.2, algorithm S).
+
+    v is byte u mod 16 of block u div 16 of stream 2, pass 0. Each pass's choice is word u mod 4 of
+    block u div 4 of stream 1.
+
+    Args:
+        seed: 0 to `MAX_SEED`.
+        thresholds: see `thresholds`.
+        keep: receives the masks, (T, units): 1 keeps a unit, 0 drops it.
 
     References:
         Cochran 1977, "Sampling Techniques", chapter 8, for systematic sampling.
     """
-    unit_words = -(-(_HEADER_WORDS + passes) // _BLOCK_WORDS) * _BLOCK_WORDS
-    draws = _random_words(seed | _BALANCED_STREAM, hidden_units(config) * unit_words, counter=0)
-    words = draws.view(np.uint16).reshape(-1, unit_words)  # (units, words)
-    thresholds = drop_thresholds(config).astype(np.int64)
-    if units is not None:
-        words, thresholds = words[units], thresholds[units]
-    offset = (words[:, 0] & 0xFF).astype(np.int64)  # v = offset / 256
-    # The number of ranks j with (j + v) / T < rate, which is 256 j < 256 rate T - offset.
-    drops = np.maximum(-((offset - thresholds * passes) // 256), 0)
-    first = (words[:, 1].astype(np.uint32) << 16 | words[:, 2]) % np.uint32(passes)
-    order = (np.arange(passes, dtype=np.uint32) + first[:, None]) % np.uint32(passes)
-    keys = words[:, _HEADER_WORDS : _HEADER_WORDS + passes].astype(np.uint32) << 16 | order
-    ranked = np.sort(keys, axis=1)
-    # The largest key that is dropped; without drops there is no such key.
-    last = np.take_along_axis(ranked, np.maximum(drops - 1, 0)[:, None], axis=1)
-    keep = (keys > last) | (drops == 0)[:, None]  # (units, T)
-    return np.ascontiguousarray(keep.T)
+    passes, units = keep.shape
+    words = np.empty(-(-units // _BLOCK_BYTES) * _BLOCK_WORDS, np.uint32)
+    random_words(seed, 0, _OFFSETS, words)
+    offsets = words.view(np.uint8)
+    left = np.empty(units, np.uint64)  # drops
+    for unit in range(units):
+        steps = thresholds[unit] * passes - offsets[unit]
+        left[unit] = max(-(-steps // RATE_STEPS), 0)
+    choices = np.empty(-(-units // _BLOCK_WORDS) * _BLOCK_WORDS, np.uint32)
+    for t in range(passes):
+        random_words(seed, t, _BALANCED, choices)
+        row, remaining = keep[t], np.uint64(passes - t)
+        for unit in range(units):
+            is_dropped = (choices[unit] * remaining) >> _HALF < left[unit]
+            left[unit] -= np.uint64(is_dropped)
+            row[unit] = not is_dropped
 
 
-def draw_masks(
-    config: MLPConfig,
-    seed: int,
-    passes: int,
-    *,
-    first_pass: int = 0,
-    estimator: Estimator = "independent",
-) -> list[Tensor]:
-    """Draws masks layer by layer, as `MLP.forward` and `reference.sample_probs` take them.
-
-    Args:
-        config: the network's configuration.
-        seed: 0 to `MAX_SEED`.
-        passes: T, the number of passes.
-        first_pass: number of the first pass, from 0; balanced masks always start at 0.
-        estimator: see `Passes`.
-
-    Returns:
-        One mask per hidden layer, bool, (T, units); True keeps the unit.
-    """
-    if estimator == "balanced":
-        keep = balanced_keep(config, seed, passes)
-    else:
-        keep = independent_keep(config, seed, passes, first_pass=first_pass)
-    ends = np.cumsum(config.hidden_sizes)
-    return [
-        torch.from_numpy(np.ascontiguousarray(part)) for part in np.split(keep, ends[:-1], axis=1)
-    ]
-
-
-def dropped_units(config: MLPConfig, passes: Passes) -> NDArray[np.uint8]:
-    """Returns the units that each pass drops, as bits.
-
-    Returns:
-        uint8, (T, ceil(hidden units / 8)), layer after layer, the first unit in the highest bit; a
-        bit of 1 is a dropped unit.
-    """
-    if passes.estimator == "balanced":
-        keep = balanced_keep(config, passes.seed, passes.count)
-    else:
-        keep = independent_keep(config, passes.seed, passes.count)
-    return np.packbits(~keep, axis=1)
-
-
-class _Generator(threading.local):
-    """One Philox generator per thread: setting its state takes a tenth of the time of a new one."""
-
-    def __init__(self) -> None:
-        self.philox = np.random.Philox(key=0)
-        self.state = self.philox.state  # without buffered numbers of an earlier draw
-
-
-_generator = _Generator()
-
-
-def _random_words(key: int, words: int, counter: int) -> NDArray[np.uint64]:
-    """Draws `words` 16-bit words, a multiple of 4, in little-endian 64-bit integers."""
-    philox, state = _generator.philox, _generator.state
-    numbers = state["state"]
-    numbers["key"][:] = key & _WORD, key >> 64
-    numbers["counter"][:] = counter, 0, 0, 0
-    philox.state = state
-    drawn: NDArray[np.uint64] = philox.random_raw(words // _WORDS_16_IN_64)
-    return drawn.byteswap() if sys.byteorder == "big" else drawn
+@compiled()
+def random_words(seed: int, number: int, stream: int, words: Words) -> None:
+    """Fills `words`, a multiple of 4, with the numbers of consecutive blocks of Philox4x32-10."""
+    for block in range(len(words) // _BLOCK_WORDS):
+        x0, x1, x2, x3 = np.uint64(block), np.uint64(number), np.uint64(stream), np.uint64(0)
+        k0, k1 = np.uint64(seed) & _LOW, np.uint64(seed) >> _HALF
+        for _ in range(_ROUNDS):
+            p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
+            x0, x1 = (p1 >> _HALF) ^ x1 ^ k0, p1 & _LOW
+            x2, x3 = (p0 >> _HALF) ^ x3 ^ k1, p0 & _LOW
+            k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+        words[4 * block] = x0
+        words[4 * block + 1] = x1
+        words[4 * block + 2] = x2
+        words[4 * block + 3] = x3

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from model.arrays import Array, Probs
+from model.compiling import compiled
+from model.elementary import exp, log
 from model.literals import Mode
-from model.uncertainty.statistics import finite_log, softmax_in_place
 
 _TEMPERATURE_KEYS: dict[Mode, str] = {"predict": "temperature", "mc": "mc_temperature"}
 
@@ -75,10 +76,24 @@ def apply_temperature(probs: Probs, temperature: float) -> Array:
     Returns:
         float64, of the same shape.
     """
-    p = np.asarray(probs, dtype=np.float64)
-    if temperature == 1:
-        return p
-    return softmax_in_place(finite_log(p) / temperature, axis=-1)
+    p = np.array(probs, np.float64, order="C")
+    if temperature != 1:
+        _soften(p.reshape(-1, p.shape[-1]), temperature)
+    return p
+
+
+@compiled("void(float64[:, ::1], float64)")
+def _soften(probs: Array, temperature: float) -> None:
+    """Raises probabilities, (B, C), to the power 1 / temperature and normalises them, in place."""
+    for i in range(len(probs)):
+        p = probs[i]
+        largest = p.max()  # by which all are divided, so that the powers do not all underflow
+        total = 0.0
+        for c in range(len(p)):
+            p[c] = exp(log(p[c] / largest) / temperature) if p[c] > 0 else 0.0
+            total += p[c]
+        for c in range(len(p)):
+            p[c] /= total
 
 
 def prediction_set(probabilities: Array | Sequence[float], conformal_quantile: float) -> list[int]:

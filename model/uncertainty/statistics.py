@@ -1,34 +1,36 @@
 """Statistics of the passes of MC dropout: their mean, their spread, and their entropies.
 
-Unless stated otherwise, functions take the class probabilities of all passes, `probs`, with the
-passes on the first axis: (T, C) for one image, (T, B, C) for several. They compute in float64 and
-from the whole array, so an answer does not depend on how its passes were grouped. Logarithms are
-natural.
+All are computed in float64 and from the whole array of an image's passes, (T, C), one pass after
+the other, so an answer does not depend on how its passes were grouped. Logarithms are natural.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
-from model.arrays import Array, Floats, Integers, Probs
-
-AnyFloats = TypeVar("AnyFloats", Floats, Array)
-
-_TINY = float(np.finfo(np.float64).tiny)
+from model.arrays import Array, Integers, Probs
+from model.compiling import compiled
+from model.elementary import log
 
 
 class Summary(NamedTuple):
-    """All statistics of the passes of one image; see the functions of the same names.
+    """All statistics of the passes of one image.
 
     Attributes:
-        mean: (C,).
-        variance: (C,), or None for a single pass.
-        standard_error: (C,), or None for a single pass.
-        predictive_entropy: `entropy` of the mean, nats.
-        expected_entropy: nats.
-        mutual_information: nats.
-        votes: (C,).
+        mean: over the passes, (C,): the MC-dropout prediction; Gal and Ghahramani 2016, equation 6.
+        variance: unbiased, with the denominator T - 1, (C,); None for a single pass.
+        standard_error: the Monte Carlo standard error of the mean, s / sqrt(T), (C,); None for a
+            single pass. It is unreliable where the mean is below about 1 / T, since the
+            distribution of a pass is very skewed there. For balanced masks it is too large, since
+            their passes are not independent.
+        predictive_entropy: `entropy` of the mean, nats: the total predictive uncertainty.
+        expected_entropy: mean of the passes' entropies, nats: the part of the predictive
+            uncertainty that lies in the image (aleatoric).
+        mutual_information: predictive minus expected entropy, nats: the part that lies in the model
+            (epistemic), known as BALD; Houlsby et al. 2011, "Bayesian Active Learning for
+            Classification and Preference Learning", equation 2. It is clamped at 0, since rounding
+            can make the difference negative where all passes agree.
+        votes: number of passes that chose each class, (C,); ties go to the lower class index.
     """
 
     mean: Array
@@ -40,152 +42,73 @@ class Summary(NamedTuple):
     votes: Integers
 
 
-class Summaries(NamedTuple):
-    """The summaries of B images: `Summary` with the images on the first axis of each array."""
-
-    mean: Array
-    variance: Array | None
-    standard_error: Array | None
-    predictive_entropy: Array
-    expected_entropy: Array
-    mutual_information: Array
-    votes: Integers
-
-
 def summarise(probs: Probs) -> Summary:
-    """Computes all statistics of one image, (T, C).
-
-    The results have the bits of the single functions, in half the time.
-    """
-    found = summarise_together([probs])
+    """Computes all statistics of one image, (T, C)."""
+    p = np.array(probs, np.float64, order="C")
+    per_class, votes = np.empty((3, p.shape[1])), np.zeros(p.shape[1], np.int64)
+    predictive, expected = _summarise(p, per_class, votes)
+    has_spread = len(p) > 1
     return Summary(
-        mean=found.mean[0],
-        variance=None if found.variance is None else found.variance[0],
-        standard_error=None if found.standard_error is None else found.standard_error[0],
-        predictive_entropy=float(found.predictive_entropy[0]),
-        expected_entropy=float(found.expected_entropy[0]),
-        mutual_information=float(found.mutual_information[0]),
-        votes=found.votes[0],
+        mean=per_class[0],
+        variance=per_class[1] if has_spread else None,
+        standard_error=per_class[2] if has_spread else None,
+        predictive_entropy=predictive,
+        expected_entropy=expected,
+        mutual_information=max(predictive - expected, 0.0),
+        votes=votes,
     )
 
 
-def summarise_together(probs: Sequence[Probs]) -> Summaries:
-    """Computes the statistics of several images, each (T, C) with the same T.
-
-    Each image has the bits that it has alone. For fifty passes NumPy's calls cost more than their
-    arithmetic, and here images share them.
-    """
-    p = np.array(probs, np.float64)  # (B, T, C)
-    images, passes, classes = p.shape
-    centres = np.add.reduce(p, axis=1) / passes
-    spreads = errors = None
-    if passes > 1:
-        deviations = p - centres[:, None]
-        spreads = np.add.reduce(np.square(deviations, out=deviations), axis=1) / (passes - 1)
-        errors = np.sqrt(spreads / passes)
-    total = entropy(centres)
-    expected = _negative_sum(_x_log_x(p).reshape(images, -1)) / passes
-    # Each class of each image has its own bin.
-    bins = p.argmax(axis=2) + np.arange(0, images * classes, classes)[:, None]
-    counts = np.bincount(bins.reshape(-1), minlength=images * classes).reshape(images, classes)
-    information = np.maximum(total - expected, 0.0)
-    return Summaries(centres, spreads, errors, total, expected, information, counts)
-
-
-def mean(probs: Probs) -> Array:
-    """Computes the mean over the passes, (C,) or (B, C).
-
-    This is the MC-dropout prediction; Gal and Ghahramani 2016, equation 6.
-    """
-    result: Array = _in_one_layout(probs).mean(axis=0)
-    return result
-
-
-def variance(probs: Probs) -> Array:
-    """Computes the unbiased variance over the passes, (C,) or (B, C).
-
-    The denominator is T - 1, so T must be at least 2.
-    """
-    p = _in_one_layout(probs)
-    deviations = p - p.mean(axis=0)
-    result: Array = np.square(deviations, out=deviations).sum(axis=0) / (len(p) - 1)
-    return result
-
-
-def standard_error(probs: Probs) -> Array:
-    """Computes the Monte Carlo standard error of the mean, s / sqrt(T), (C,) or (B, C).
-
-    T must be at least 2. The standard error is unreliable where the mean is below about 1 / T,
-    since the distribution of a pass is very skewed there. For balanced masks it is too large, since
-    their passes are not independent.
-    """
-    result: Array = np.sqrt(variance(probs) / len(probs))
-    return result
-
-
 def entropy(probs: Probs) -> Array:
-    """Computes the Shannon entropy over the last axis, nats, 0 to ln C; x log x is 0 at 0.
+    """Computes the Shannon entropy over the last axis, nats, 0 to ln C; x log x is 0 at 0."""
+    p = np.array(probs, np.float64, order="C")
+    found = np.empty(p.shape[:-1])
+    _entropies(p.reshape(-1, p.shape[-1]), found.reshape(-1))
+    return found
 
-    The entropy of the mean over the passes is the predictive entropy: the total predictive
-    uncertainty.
+
+@compiled("Tuple((float64, float64))(float64[:, ::1], float64[:, ::1], int64[::1])")
+def _summarise(p: Array, per_class: Array, votes: Integers) -> tuple[float, float]:
+    """Fills mean, variance and standard error, (3, C), and adds to the votes, (C,).
+
+    Returns:
+        The predictive and the expected entropy.
     """
-    return _negative_sum(_x_log_x(_in_one_layout(probs)))
+    passes, classes = p.shape
+    mean, variance, error = per_class[0], per_class[1], per_class[2]
+    mean[:] = 0.0
+    variance[:] = 0.0
+    expected = 0.0
+    for t in range(passes):
+        favourite = 0
+        for c in range(classes):
+            mean[c] += p[t, c]
+            if p[t, c] > p[t, favourite]:
+                favourite = c
+        votes[favourite] += 1
+        expected += one_entropy(p[t])
+    for c in range(classes):
+        mean[c] /= passes
+    for t in range(passes):
+        for c in range(classes):
+            variance[c] += (p[t, c] - mean[c]) * (p[t, c] - mean[c])
+    for c in range(classes):
+        variance[c] /= max(passes - 1, 1)
+        error[c] = np.sqrt(variance[c] / passes)
+    return one_entropy(mean), expected / passes
 
 
-def expected_entropy(probs: Probs) -> Array:
-    """Computes the mean of the passes' entropies, nats, a scalar or (B,).
-
-    This is the part of the predictive uncertainty that lies in the image (aleatoric).
-    """
-    # Passes and classes on adjacent axes: the terms of an image are one sum, alone or among others.
-    p = _in_one_layout(np.moveaxis(probs, 0, -2))  # (T, C) or (B, T, C)
-    return _negative_sum(_x_log_x(p).reshape(*p.shape[:-2], -1)) / len(probs)
+@compiled("void(float64[:, ::1], float64[::1])")
+def _entropies(p: Array, entropies: Array) -> None:
+    for i in range(len(p)):
+        entropies[i] = one_entropy(p[i])
 
 
-def _x_log_x(p: Array) -> Array:
-    logs = finite_log(p)  # 0 times a finite number is 0
-    return np.multiply(p, logs, out=logs)
-
-
-def finite_log(p: Array) -> Array:
-    """Computes the natural logarithm, with the smallest normal number in place of 0."""
-    result: Array = np.log(np.maximum(p, _TINY))
-    return result
-
-
-def softmax_in_place(z: AnyFloats, axis: int) -> AnyFloats:
-    """Computes the softmax of logits over an axis, in the memory of `z`, and returns `z`."""
-    z -= z.max(axis=axis, keepdims=True)
-    np.exp(z, out=z)
-    z /= z.sum(axis=axis, keepdims=True)
-    return z
-
-
-def _negative_sum(terms: Array) -> Array:
-    """Minus the sum over the last axis, not below 0."""
-    result: Array = np.maximum(-np.add.reduce(terms, axis=-1), 0.0)
-    return result
-
-
-def mutual_information(probs: Probs) -> Array:
-    """Computes predictive minus expected entropy, nats, a scalar or (B,).
-
-    This is the part of the predictive uncertainty that lies in the model (epistemic), known as
-    BALD; Houlsby et al. 2011, "Bayesian Active Learning for Classification and Preference
-    Learning", equation 2. It is clamped at 0, since rounding can make the difference negative where
-    all passes agree.
-    """
-    return np.maximum(entropy(mean(probs)) - expected_entropy(probs), 0.0)
-
-
-def votes(probs: Probs) -> Integers:
-    """Counts the passes that chose each class, (C,) or (B, C); ties go to the lower class index."""
-    choices = np.asarray(probs).argmax(axis=-1)  # (T,) or (T, B)
-    classes = np.arange(probs.shape[-1])
-    result: Integers = (choices[..., None] == classes).sum(axis=0)
-    return result
-
-
-def _in_one_layout(probs: Probs) -> Array:
-    """Converts to float64 in C order; sums in another memory order differ in their last bits."""
-    return np.ascontiguousarray(probs, dtype=np.float64)
+@compiled()
+def one_entropy(p: Array) -> float:
+    """Computes the entropy of one distribution, (C,)."""
+    total = 0.0
+    for c in range(len(p)):
+        if p[c] > 0:
+            total -= p[c] * log(p[c])
+    return max(total, 0.0)

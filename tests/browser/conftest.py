@@ -66,6 +66,7 @@ def page(browser: Browser, server: RunningServer, seen: Seen) -> Iterator[Page]:
     seen.watch(opened)
     # A drawn seed would make each run another.
     opened.goto(f"{server.address}/#seed=1")
+    expect(opened.locator("#seed")).to_have_value("1")
     yield opened
     context.close()
     assert seen.complaints == []

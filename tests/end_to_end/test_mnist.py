@@ -5,11 +5,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
 from PIL import Image
 
 from model.checkpoint import Checkpoint
 from model.network import normalise
+from tests.model.engines.torch_reference import forward
 from training.data import load_images
 
 
@@ -19,8 +19,8 @@ async def test_every_test_image_gets_the_digit_of_the_network_called_directly(
 ) -> None:
     pixels = load_images("test", mnist_folder).pixels  # (10000, 28, 28)
     network = default_checkpoint.network
-    with torch.inference_mode():
-        direct: list[int] = network(normalise(pixels, network.config)).argmax(dim=1).tolist()
+    logits = forward(network, normalise(pixels, network.config))
+    direct: list[int] = logits.argmax(dim=1).tolist()
 
     served = []
     for image in pixels:

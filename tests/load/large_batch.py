@@ -18,7 +18,6 @@ from statistics import median
 from typing import Any
 
 import httpx
-import torch
 
 from app.api.examples import example_pngs
 from app.cli.machine import describe_machine
@@ -27,7 +26,7 @@ from model.arrays import Pixels
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.digits.preprocessing import take_as_it_is
 from model.engines import build_engine
-from model.engines.protocol import Engine, PassRange
+from model.engines.protocol import Engine, sample_probs
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
 from tests.load.processes import assign_cores, on_core
@@ -94,9 +93,8 @@ def _decode(file: bytes) -> Pixels:
 
 
 def _compute(engine: Engine, pixels: list[Pixels], passes: int) -> None:
-    images = engine.prepare(pixels, [Passes(passes, 1)] * len(pixels))
-    for probs in engine.sample([PassRange(image, 0, passes) for image in images]):
-        summarise(probs)
+    for image in pixels:
+        summarise(sample_probs(engine, image, Passes(passes, 1)))
 
 
 def main() -> None:
@@ -105,7 +103,6 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     server_core, own_core = assign_cores()
     with serving(core=server_core) as server, on_core(own_core):
         counts = options.images, options.passes, options.rounds

@@ -59,6 +59,7 @@ def draw_requests(count: int, chance: random.Random) -> list[SeededRequest]:
                 f"/mc?passes={passes}&seed={seed}",
                 f"/mc?passes={passes}&seed={seed}",
                 f"/mc?passes={passes}&seed={seed}&estimator=balanced",
+                f"/mc?passes={passes}&seed={seed}&dropout=0.6",
                 f"/mc?passes=300&seed={seed}&max_standard_error=0.02",
                 f"/mc?passes=20&seed={seed}&return_passes=true",
                 "?preprocess=auto",

@@ -71,6 +71,9 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any],
     if "balanced" in (query.get("estimator"), body.get("estimator")):
         for given in (query, body):
             given.pop("max_standard_error", None)
+    if any(given.get("dropout") is not None for given in (query, body)):
+        for given in (query, body):
+            given.pop("coverage", None)
     for given in (query, body):
         # A level of the committed checkpoint; the schema refers to GET /model for them.
         if given.get("coverage") is not None:

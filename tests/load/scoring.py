@@ -3,7 +3,7 @@
 `python -m tests.load.scoring` scores MNIST's 60,000 training images (in DROPSERVE_DATA_DIR) with 50
 passes. Between any two runs the engine alone computes the same passes in as many processes, with
 one thread each, from pixels in memory: without statistics and files. The steady rate counts from
-when every process has scored its first chunk, so it leaves out the start of Python and torch.
+when every process has scored its first chunk, so it leaves out the start of Python.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app.cli.machine import describe_machine
@@ -30,13 +29,12 @@ from app.scoring.on_cores import usable_cores
 from app.scoring.sources import CHUNK_ROWS
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines import build_engine
-from model.engines.protocol import PassRange
+from model.engines.protocol import sample_probs
 from model.sampling.masks import Passes
 from tests.load.processes import descendants_of, resident_mib
 from tests.load.servers import OURS, ROOT
 from training.data import DATA_DIR_VARIABLE, find_folder
 
-_IMAGES_AT_A_TIME = 64
 _POLL_SECONDS = 0.5
 _SUMMARY = re.compile(
     r"([\d,]+) of them in this run in ([\d.,]+) s \(([\d.,]+) s until the first\)"
@@ -106,14 +104,11 @@ def _compute(
     barrier: Barrier,
     results: "multiprocessing.SimpleQueue[tuple[float, float]]",
 ) -> None:
-    torch.set_num_threads(1)
     engine = build_engine(load_checkpoint(DEFAULT_CHECKPOINT).network, "cpu", "float32")
     barrier.wait()
     begin = time.monotonic()
-    for start in range(0, len(pixels), _IMAGES_AT_A_TIME):
-        some = list(pixels[start : start + _IMAGES_AT_A_TIME])
-        images = engine.prepare(some, [Passes(passes, 1)] * len(some))
-        engine.sample([PassRange(image, 0, passes) for image in images])
+    for image in pixels:
+        sample_probs(engine, image, Passes(passes, 1))
     results.put((begin, time.monotonic()))
 
 

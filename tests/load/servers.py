@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 OURS = (sys.executable, "-m", "app")
 # The product's application with one more route, POST /constant; takes settings, but no options.
 WITH_CONSTANT = (sys.executable, "-m", "tests.load.constant_app")
-# Importing torch from a cold disk on a busy machine takes most of it.
+# Imports from a cold disk on a busy machine take most of it; the peers import torch.
 _START_SECONDS = 120.0
 # Longer than a server gives its last requests.
 _STOP_SECONDS = 20.0

@@ -23,7 +23,7 @@ from app.schemas import McParameters
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.digits.preprocessing import find_digits
 from model.engines import build_engine
-from model.engines.protocol import PassRange
+from model.engines.protocol import predict_probs, sample_probs
 from model.errors import NoInkError
 from tests.conftest import ROOT
 from tests.samples import no_digits
@@ -54,7 +54,7 @@ class Reader:
             return "no ink"
         if found.boxes:
             return "several"
-        return int(self._engine.predict_probs(found.pixels).argmax())
+        return int(predict_probs(self._engine, found.pixels).argmax())
 
     def judge(self, file: bytes) -> tuple[str, float]:
         """What becomes of a picture with dropout, and the predictive entropy: nan without one."""
@@ -63,9 +63,8 @@ class Reader:
         except (NoInkError, ApiError):
             return "422", float("nan")
         job = Job(found, McParameters(passes=_PASSES, seed=0))
-        (image,) = self._engine.prepare([job.pixels], [job.passes])
-        job.advance(self._engine.sample([PassRange(image, 0, _PASSES)])[0])
-        (answer,) = self._answers.sampled([job])
+        job.advance(sample_probs(self._engine, job.pixels, job.passes))
+        answer = self._answers.sampled(job)
         entropy = float(answer.predictive_entropy)
         if found.boxes:
             return "several", entropy

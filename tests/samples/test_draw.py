@@ -6,6 +6,7 @@ from PIL import Image
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.digits.preprocessing import preprocess_image
 from model.network import MLP, normalise
+from tests.model.engines.torch_reference import forward
 from tests.samples.draw import FOLDER, committed_samples, draw_digit
 
 
@@ -16,7 +17,8 @@ def network() -> MLP:
 
 def probabilities(network: MLP, picture: Image.Image) -> list[float]:
     pixels = preprocess_image(np.array(picture.convert("L")))
-    probs: list[float] = network(normalise(pixels, network.config)).softmax(dim=1)[0].tolist()
+    logits = forward(network, normalise(pixels, network.config))
+    probs: list[float] = logits.softmax(dim=1)[0].tolist()
     return probs
 
 

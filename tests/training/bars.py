@@ -4,10 +4,11 @@ import numpy as np
 import torch
 
 from model.checkpoint import Checkpoint
-from model.network import MLP, MLPConfig
+from model.network import MLPConfig
 from training.calibrate import fit
 from training.config import CalibrationRules
 from training.data import Images
+from training.network import TrainableMLP
 
 RULES = CalibrationRules(nll_tolerance=0.5, accepted_error=0.9)
 
@@ -25,7 +26,7 @@ def draw_digits(count: int, seed: int) -> Images:
 def train_small() -> Checkpoint:
     """A small network that has learnt the bars, in a few steps."""
     torch.manual_seed(0)
-    network = MLP(MLPConfig(layer_sizes=(784, 32, 16, 16, 10), mean=0.15, std=0.2))
+    network = TrainableMLP(MLPConfig(layer_sizes=(784, 32, 16, 16, 10), mean=0.15, std=0.2))
     images = draw_digits(200, 0)
     x = (torch.from_numpy(images.pixels).flatten(1) / 255 - 0.15) / 0.2
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -34,14 +35,15 @@ def train_small() -> Checkpoint:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    network.requires_grad_(False)
     training = {
         "dataset": "mnist",
         "recipe": {"validation_images": 300, "epochs": 1},
         "seed": 7,
         "dropout_rates": [0.2, 0.2, 0.2],
     }
-    return Checkpoint(network, training=training, metrics={"validation": {"error": 0.125}})
+    return Checkpoint(
+        network.to_network(), training=training, metrics={"validation": {"error": 0.125}}
+    )
 
 
 def calibrated(trained: Checkpoint) -> Checkpoint:

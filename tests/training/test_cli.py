@@ -18,12 +18,13 @@ import training.experiments.grid
 import training.train
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from model.network import MLP, MLPConfig
+from model.network import MLPConfig
 from tests.conftest import ROOT
 from training.cli import main
 from training.config import CompareOptions, Experiment, TrainConfig
 from training.data import KMNIST, MNIST
 from training.experiments import compare, regularisers, sweep
+from training.network import TrainableMLP
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +130,9 @@ def test_a_bad_data_folder_is_one_line_and_exit_code_1(
     if command != "train":
         checkpoint = tmp_path / "net.safetensors"
         training = {"dataset": "mnist", "recipe": {"validation_images": 10}}
-        save_checkpoint(checkpoint, Checkpoint(MLP(MLPConfig()), training=training))
+        save_checkpoint(
+            checkpoint, Checkpoint(TrainableMLP(MLPConfig()).to_network(), training=training)
+        )
         arguments += ["--checkpoint", str(checkpoint)]
     assert run(*arguments) == 1
     out, err = capsys.readouterr()
@@ -298,7 +301,7 @@ def test_an_impossible_setting_is_named(
     assert options[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["sklearn", "matplotlib"])
+@pytest.mark.parametrize("package", ["sklearn", "matplotlib", "torch"])
 def test_without_the_train_extra_evaluate_says_what_to_install(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

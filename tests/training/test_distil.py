@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.arrays import Floats
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.network import MLP, MLPConfig
+from model.network import MLPConfig
 from tests.training.patterns import CPU, IMAGES
 from tests.training.patterns import TINY as PLAIN
 from training.augmentation import Epoch, make_epochs
@@ -19,6 +20,7 @@ from training.config import TeacherConfig, TrainConfig
 from training.data import Images
 from training.distil import ConvNet, Teacher, Views, load_convnet, load_teacher, train_convnet
 from training.errors import TrainingError
+from training.network import TrainableMLP
 from training.runs import RunFiles
 from training.train import TEACHER_SETTINGS, _loss, train
 
@@ -90,8 +92,10 @@ def test_a_teacher_is_the_mean_of_its_members_log_probabilities(
     convnet_file: Path, tmp_path: Path
 ) -> None:
     checkpoint_file = tmp_path / "mlp.safetensors"
-    mlp = MLP(MLPConfig())
-    save_checkpoint(checkpoint_file, Checkpoint(mlp, training={"recipe": {}, "seed": 3}))
+    mlp = TrainableMLP(MLPConfig())
+    save_checkpoint(
+        checkpoint_file, Checkpoint(mlp.to_network(), training={"recipe": {}, "seed": 3})
+    )
     teacher = load_teacher([convnet_file, checkpoint_file], CPU)
     assert [card["kind"] for card in teacher.cards] == ["convnet", "mlp"]
     pixels = torch.from_numpy(IMAGES.pixels[:7])
@@ -182,7 +186,8 @@ def test_a_student_learns_what_only_its_teacher_knows(tmp_path: Path) -> None:
     with torch.inference_mode():
         x = torch.from_numpy(IMAGES.pixels).flatten(1) / 255
         network_config = checkpoint.network.config
-        answers = checkpoint.network((x - network_config.mean) / network_config.std).argmax(dim=1)
+        network = TrainableMLP.from_network(checkpoint.network)
+        answers = network((x - network_config.mean) / network_config.std).argmax(dim=1)
     assert float((answers == torch.from_numpy(IMAGES.labels)).double().mean()) > 0.9
     recipe = load_checkpoint(tmp_path / "net.safetensors").training["recipe"]
     assert recipe["teacher"][0]["kind"] == "convnet"
@@ -201,14 +206,13 @@ def test_the_changes_below_are_all_that_concern_the_teacher() -> None:
 
 @pytest.mark.parametrize("setting", CHANGES)
 def test_every_setting_of_the_teaching_changes_the_weights(setting: str, tmp_path: Path) -> None:
-    def weights(config: TrainConfig, name: str) -> Tensor:
+    def weights(config: TrainConfig, name: str) -> Floats:
         teacher = teacher_of(tmp_path, Oracle())
         checkpoint = train(config, IMAGES, tmp_path / name, device=CPU, teacher=teacher)
-        weight: Tensor = checkpoint.network.state_dict()["layers.3.weight"]
-        return weight
+        return checkpoint.network.layers[3].weight
 
     changed = replace(SHORT, **{setting: CHANGES[setting]})  # type: ignore[arg-type]
-    assert not torch.equal(weights(SHORT, "plain"), weights(changed, "changed"))
+    assert not np.array_equal(weights(SHORT, "plain"), weights(changed, "changed"))
 
 
 def test_the_convnet_is_small_enough_to_ask_about_millions_of_images() -> None:

@@ -1,5 +1,6 @@
 """The recipe on ten made-up patterns: it learns, repeats its bytes, and minds every setting."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import training.train
+from model.arrays import Floats, KeepMasks
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.network import MLPConfig, normalise
-from model.sampling.masks import draw_masks
+from model.network import normalise
+from model.sampling.masks import DropoutSite, Passes, draw_masks
 from tests.training.patterns import CPU, IMAGES, TINY, read_history, refusal, run, without_seconds
 from training.augmentation import Epoch
 from training.data import Images
 from training.errors import TrainingError
+from training.network import TrainableMLP
 from training.outliers import SHOWN, make_unfamiliar
 from training.train import TEACHER_SETTINGS, Run, evaluate_network, start, train, train_epoch
 
@@ -37,7 +39,7 @@ def test_the_recorded_scores_are_those_of_the_saved_network_on_the_held_out_imag
     undisturbed: Path,
 ) -> None:
     checkpoint = load_checkpoint(undisturbed)
-    scores = evaluate_network(checkpoint.network, IMAGES[500:])
+    scores = evaluate_network(TrainableMLP.from_network(checkpoint.network), IMAGES[500:])
     assert checkpoint.metrics == {
         "validation": {
             "images": 100,
@@ -152,13 +154,13 @@ SHORT = replace(TINY, epochs=2)
 
 
 @pytest.fixture(scope="module")
-def short_weights(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Tensor]:
+def short_weights(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> list[Floats]:
     """The weights that two epochs of the tiny recipe end with."""
     return weights_of(run(tmp_path_factory.mktemp("short") / "net", SHORT))
 
 
-def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    return dict(checkpoint.network.state_dict())
+def weights_of(checkpoint: Checkpoint) -> list[Floats]:
+    return [layer.weight for layer in checkpoint.network.layers]
 
 
 @pytest.mark.parametrize(
@@ -194,11 +196,11 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
     ],
 )
 def test_every_setting_changes_the_weights(
-    output: Path, short_weights: dict[str, Tensor], setting: str, value: Any
+    output: Path, short_weights: list[Floats], setting: str, value: Any
 ) -> None:
     weights = weights_of(run(output, replace(SHORT, **{setting: value})))
-    assert weights.keys() == short_weights.keys()
-    assert not torch.equal(weights["layers.3.weight"], short_weights["layers.3.weight"])
+    assert len(weights) == len(short_weights) == 4
+    assert not np.array_equal(weights[3], short_weights[3])
 
 
 def test_the_settings_above_are_all_there_are() -> None:
@@ -220,15 +222,13 @@ def test_every_image_of_a_run_has_dropout_masks_of_its_own(
     """Passes of the mask generator are counted through the run; a run's seed keys it."""
     drawn: list[tuple[int, range]] = []
 
-    def draw_and_record(
-        config: MLPConfig, seed: int, passes: int, *, first_pass: int
-    ) -> list[Tensor]:
-        drawn.append((seed, range(first_pass, first_pass + passes)))
-        return draw_masks(config, seed, passes, first_pass=first_pass)
+    def draw_and_record(sites: Sequence[DropoutSite], passes: Passes, start: int) -> KeepMasks:
+        drawn.append((passes.seed, range(start, passes.count)))
+        return draw_masks(sites, passes, start)
 
     monkeypatch.setattr(training.train, "draw_masks", draw_and_record)
     run(output, SHORT)
-    assert [number for _, passes in drawn for number in passes] == list(range(2 * 20 * 25))
+    assert [number for _, numbers in drawn for number in numbers] == list(range(2 * 20 * 25))
     (seed,) = {seed for seed, _ in drawn}
     drawn.clear()
     run(output.with_name("other"), replace(SHORT, epochs=1, seed=1))
@@ -267,8 +267,9 @@ def mean_entropy(checkpoint: Checkpoint) -> float:
     """Of the answers to outliers, nats."""
     pixels = make_unfamiliar(IMAGES, 50, 7, SHOWN)
     with torch.inference_mode():
-        network = checkpoint.network
-        probs = network(normalise(pixels, network.config)).softmax(dim=1)
+        network = TrainableMLP.from_network(checkpoint.network)
+        x = torch.from_numpy(normalise(pixels, network.config))
+        probs = network(x).softmax(dim=1)
         return float(-(probs * probs.log()).sum(dim=1).mean())
 
 

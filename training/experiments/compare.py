@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
-from model.network import MLP
+from model.network import MLPConfig
 from training.config import CompareOptions, Experiment, TrainConfig
 from training.data import Images
 from training.experiments import ARTICLE, NO_DROPOUT, RELU_DROPOUT
@@ -82,7 +81,7 @@ def compare(options: CompareOptions, experiment: Experiment) -> None:
         images = _join(images, test)  # the last ones are held out
     settings = {WITH: preset.config, WITHOUT: replace(preset.config, dropout=NO_DROPOUT)}
     groups = run_groups(settings, images, experiment)
-    print(summarise_network(groups[WITH][0].network))
+    print(summarise_network(groups[WITH][0].network.config))
     print(
         f"\n{experiment.epochs or preset.config.epochs} epochs; seeds: {experiment.seeds}, "
         "mean (lowest-highest)\n"
@@ -98,20 +97,17 @@ def compare(options: CompareOptions, experiment: Experiment) -> None:
     draw(groups, experiment.figures, options.preset)
 
 
-def summarise_network(network: MLP) -> str:
+def summarise_network(config: MLPConfig) -> str:
     """Each layer's shape and number of parameters, and their sum."""
-    config = network.config
-    last = len(network.layers) - 1
+    last, total = len(config.hidden_sizes), 0
     lines = [f"{'layer':10}{'inputs':>8}{'units':>8}{'parameters':>12}  activation"]
-    for index, layer in enumerate(network.layers):
-        assert isinstance(layer, nn.Linear)
-        parameters = layer.weight.numel() + layer.bias.numel()
+    for index, (units, inputs) in enumerate(config.layer_shapes):
+        parameters = units * (inputs + 1)
+        total += parameters
         name = "output" if index == last else f"hidden {index + 1}"
         activation = "softmax" if index == last else config.activation
-        lines.append(
-            f"{name:10}{layer.in_features:8}{layer.out_features:8}{parameters:12,}  {activation}"
-        )
-    return "\n".join([*lines, f"{'together':26}{network.parameter_count():12,}"])
+        lines.append(f"{name:10}{inputs:8}{units:8}{parameters:12,}  {activation}")
+    return "\n".join([*lines, f"{'together':26}{total:12,}"])
 
 
 _QUANTITIES = {

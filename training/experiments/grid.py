@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from model.network import MLP
 from training.config import Experiment, TrainConfig
 from training.data import Images, load_images
+from training.network import TrainableMLP
 from training.optimisation import best_epoch
 from training.runs import Row, RunFiles, find_device
 from training.train import evaluate_network, recipe_of, train
@@ -36,7 +36,7 @@ class Outcome:
             weights as they are after the epoch.
     """
 
-    network: MLP
+    network: TrainableMLP
     kept: Row
     history: Sequence[Row]
 
@@ -102,7 +102,7 @@ def _run(
 ) -> Outcome:
     measured = _training_part(config, images)[:_MEASURED_IMAGES]
 
-    def measure(network: MLP) -> Row:
+    def measure(network: TrainableMLP) -> Row:
         scores = evaluate_network(network, measured)
         return {"plain_train_loss": scores.nll, "plain_train_accuracy": 1 - scores.error}
 
@@ -116,7 +116,7 @@ def _run(
     history = files.rows()
     losses = [row["validation_loss"] for row in history]
     kept = history[best_epoch(losses) - 1] if config.patience > 0 else history[-1]
-    return Outcome(checkpoint.network, kept, history)
+    return Outcome(TrainableMLP.from_network(checkpoint.network), kept, history)
 
 
 def _training_part(config: TrainConfig, images: Images) -> Images:

@@ -4,7 +4,7 @@ Scores, calibration, abstaining and prediction sets on the test images; then oth
 digits and out-of-distribution sets, and how many passes an answer needs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -14,10 +14,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from model.arrays import Array
+from model.engines.protocol import sample_probs
 from model.literals import Estimator, Mode
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import apply_temperature, prediction_set
-from model.uncertainty.statistics import mean, variance
 from training import metrics
 from training.answers import (
     ABSTAINING_SCORE,
@@ -162,7 +162,7 @@ def measure_rotated_digit(subject: Subject) -> dict[str, Any]:
     digit = subject.images.pixels[number : number + 1]
     images = [rotate(digit, angle)[0] for angle in ANGLES]
     passes = Passes(_ROTATED_PASSES, subject.seed)
-    probs = [subject.engine.sample_probs(image, passes) for image in images]
+    probs = [sample_probs(subject.engine, image, passes) for image in images]
     return {
         "image": number,
         "angles": list(ANGLES),
@@ -240,7 +240,10 @@ def measure_convergence(subject: Subject) -> dict[str, Any]:
     Over the most uncertain test images, where passes matter, all classes, and several seeds.
     """
     uncertain = np.argsort(-subject.sampled.predictive_entropy, kind="stable")[:_IMAGES]
-    statistics = {"mean": mean, "variance": variance}
+    statistics: dict[str, Callable[[Array], Array]] = {
+        "mean": lambda probs: np.mean(probs, axis=0),
+        "variance": lambda probs: np.var(probs, axis=0, ddof=1),
+    }
     squares: dict[Estimator, dict[str, Array]] = {
         estimator: {name: np.zeros(len(PASSES)) for name in statistics}
         for estimator in get_args(Estimator)
@@ -270,10 +273,11 @@ def measure_convergence(subject: Subject) -> dict[str, Any]:
 
 def _probs(
     subject: Subject, pixels: Pixels, passes: int, repetition: int, estimator: Estimator
-) -> NDArray[np.float32]:
+) -> Array:
     """Passes with a seed per repetition, far above the seeds of the test images."""
     seed = 2_000_000 + subject.seed + repetition
-    return subject.engine.sample_probs(pixels, Passes(passes, seed, estimator))
+    probs = sample_probs(subject.engine, pixels, Passes(passes, seed, estimator))
+    return probs.astype(np.float64)
 
 
 def measure_uncertain(subject: Subject) -> dict[str, Any]:

@@ -81,6 +81,11 @@ def add_predict_command(commands: Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    if options.fail_on_abstain and options.dropout is not None:
+        raise UsageError(
+            "--fail-on-abstain has no meaning with --dropout, which leaves decisions out; leave "
+            "out one of the two"
+        )
     if options.format is None and options.output is not None:
         endings = {".json": "json", ".jsonl": "json", ".csv": "csv"}
         options.format = endings.get(options.output.suffix.lower())
@@ -105,13 +110,10 @@ async def _connect(options: argparse.Namespace) -> AsyncIterator["AsyncDropserve
             yield client
         return
     settings = load_settings(os.environ, {"checkpoint": options.checkpoint})
-    # Torch is imported only now: --url needs none, and wrong usage answers at once.
-    import torch
-
+    # The engine is imported only now: --url needs none, and wrong usage answers at once.
     from app.api.application import create_app
     from app.inference.served_checkpoint import load_served_checkpoint
 
-    torch.set_num_threads(1)  # as in a server
     here = Settings(
         **settings.model_dump(include={"device", "precision", "max_pixels", "max_passes"}),
         max_body_bytes=_NO_LIMIT,

@@ -27,10 +27,12 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
     label, decision, counts = answer.label, answer.decision, _count_votes(answer, labels)
     agreed = answer.votes[answer.digit] == answer.passes
     if decision is None:
+        cause = "This network has no threshold"
+        if answer.dropout is not None:
+            cause = "No threshold holds for another dropout rate"
         return Verdict(
             f"Most likely {_a(label)}.",
-            f"{counts} This network has no threshold: whether that is certain enough is for you to "
-            "decide.",
+            f"{counts} {cause}: whether that is certain enough is for you to decide.",
         )
     if not decision.abstains:
         limit = "" if agreed else " The predictive entropy is within my threshold."

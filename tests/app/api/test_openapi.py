@@ -271,7 +271,13 @@ async def test_the_form_of_a_batch_is_read(
 
 QUERIES: dict[str, list[str]] = {
     "/predict": ["", "return_input=true"],
-    "/predict/mc": ["", "passes=1", "seed=1&return_input=true", "return_passes=true&passes=2"],
+    "/predict/mc": [
+        "",
+        "passes=1",
+        "seed=1&return_input=true",
+        "return_passes=true&passes=2",
+        "dropout=0.9",
+    ],
 }
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,12 +19,13 @@ from app.api.application import create_app
 from app.schemas import McPrediction, Prediction
 from app.settings import Settings
 from model.checkpoint import Checkpoint
-from model.engines.reference import sample_probs
 from model.network import normalise
-from model.sampling.masks import draw_masks
 from tests.app.api.bad_requests import DIGIT
 from tests.app.api.request_bodies import as_json, encode, network_input
 from tests.conftest import connect, sample
+from tests.model.engines.networks import draw_by_site
+from tests.model.engines.torch_reference import forward, sample_probs
+from training.network import TrainableMLP
 
 NAMES = [f"{digit}.png" for digit in range(10)]
 ROUTES = ["/predict", "/predict/mc?seed=1"]
@@ -56,8 +56,7 @@ async def test_a_digit_gets_the_networks_own_answer(
     client: httpx.AsyncClient, default_checkpoint: Checkpoint, name: str
 ) -> None:
     network = default_checkpoint.network
-    with torch.inference_mode():
-        logits = network(normalise(network_input(sample(name)), network.config))[0].double()
+    logits = forward(network, normalise(network_input(sample(name)), network.config))[0].double()
     temperature = default_checkpoint.calibration["temperature"]
 
     answer = await ask(client, "/predict", sample(name))
@@ -130,10 +129,9 @@ async def test_seed_and_passes_are_those_of_the_masks(
     client: httpx.AsyncClient, default_checkpoint: Checkpoint, passes: int
 ) -> None:
     network = default_checkpoint.network
-    masks = draw_masks(network.config, seed=2**53 - 1, passes=passes)
+    masks = draw_by_site(network.config.dropout_sites, 2**53 - 1, passes)
     x = normalise(network_input(sample("doubtful.png")), network.config)
-    with torch.inference_mode():
-        probs = sample_probs(network, x, masks)[:, 0].double()  # (T, C)
+    probs = sample_probs(TrainableMLP.from_network(network), x, masks)[:, 0].double()  # (T, C)
 
     answer = await ask(
         client, f"/predict/mc?seed={2**53 - 1}&passes={passes}", sample("doubtful.png")

@@ -156,6 +156,7 @@ async def test_an_answer_is_the_native_answer_bit_for_bit(
         {"seed": 4, "passes": 200, "estimator": "balanced"},
         {"seed": 5, "passes": 400, "max_standard_error": 0.02},
         {"seed": 6, "preprocess": "auto", "timeout": 20_000_000},
+        {"seed": 7, "dropout": 0.6},
     ],
 )
 @pytest.mark.parametrize("is_binary", [False, True])
@@ -173,6 +174,20 @@ async def test_every_image_of_a_batch_gets_its_native_answer(
         native = await client.post("/predict/mc", content=file, params=query)
         assert_bits(outputs, index, native.json())
     assert (outputs["seed"] == parameters["seed"]).all()
+
+
+@pytest.mark.parametrize("is_binary", [False, True])
+async def test_with_another_dropout_rate_the_decision_is_none(
+    client: httpx.AsyncClient, is_binary: bool
+) -> None:
+    parameters = {"dropout": 0.5, "binary_data_output": is_binary}
+    files = [sample("7.png"), sample("doubtful.png")]
+
+    outputs = read_outputs(await infer(client, "mnist-mc", files_body(files, parameters)))
+
+    assert list(outputs) == MC_OUTPUTS
+    assert outputs["decision"].tolist() == ["none", "none"]
+    assert outputs["probabilities"].tobytes() == outputs["mean"].tobytes()
 
 
 async def test_a_batch_of_pixels_equals_its_single_answers(client: httpx.AsyncClient) -> None:

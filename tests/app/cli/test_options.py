@@ -15,6 +15,7 @@ ARGUMENTS = {
     "passes": ["7"],
     "seed": ["0"],
     "estimator": ["balanced"],
+    "dropout": ["0.25"],
     "max_standard_error": ["0.5"],
     "return_passes": [],
 }

@@ -15,9 +15,10 @@ from safetensors.torch import load, save
 import app.process.server
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, save_checkpoint
-from model.network import MLP, MLPConfig
+from model.network import MLPConfig
 from tests.app.cli.conftest import run
 from tests.conftest import ROOT
+from training.network import TrainableMLP
 
 
 class Server:
@@ -160,7 +161,7 @@ def for_other_images(path: Path) -> None:
         mean=0.5,
         std=0.5,
     )
-    save_checkpoint(path, Checkpoint(MLP(config)))
+    save_checkpoint(path, Checkpoint(TrainableMLP(config).to_network()))
 
 
 class Explosive:
@@ -188,7 +189,7 @@ def a_torch_archive(path: Path) -> None:
         (without_its_last_byte, "truncated"),
         (text, "truncated or no safetensors"),
         (another_shape, "shape"),
-        (another_type, "float16"),
+        (another_type, "F16, not F32"),
         (with_a_nan, "not finite"),
         (with_an_infinity, "not finite"),
         (for_other_images, "28x28"),

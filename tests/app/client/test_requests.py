@@ -56,11 +56,13 @@ async def check_types(client: DropserveClient, asking: AsyncDropserveClient) -> 
     """Never called: the type checker knows the parameters, and complains of others."""
     assert_type(client.predict(PICTURE, preprocess="none", timeout_ms=None), Prediction)
     assert_type(client.predict_mc("7.png", passes=4, estimator="balanced"), McPrediction)
+    assert_type(client.predict_mc("7.png", dropout=0.5).dropout, float | None)
     assert_type(client.predict_batch([PICTURE], coverage=0.99), list[Prediction | DropserveError])
     assert_type(client.predict_mc_stream(PICTURE, seed=1), Iterator[McPrediction])
     assert_type(asking.predict_mc_stream(PICTURE, seed=1), AsyncIterator[McPrediction])
     assert_type(await asking.predict(PICTURE), Prediction)
     client.predict(PICTURE, passes=4)  # type: ignore[call-arg]
+    client.predict(PICTURE, dropout=0.5)  # type: ignore[call-arg]
     client.predict(7)  # type: ignore[arg-type]
     client.predict_mc(PICTURE, estimator="odd")  # type: ignore[arg-type]
     client.predict_mc_batch([PICTURE], sed=4)  # type: ignore[call-arg]
@@ -71,6 +73,16 @@ async def test_none_is_the_servers_default(asking: AsyncDropserveClient) -> None
     answer = await asking.predict_mc(PICTURE, passes=nothing, seed=4, estimator=nothing)
 
     assert answer == await asking.predict_mc(PICTURE, seed=4)
+
+
+async def test_another_dropout_rate_is_a_field_of_the_answer(asking: AsyncDropserveClient) -> None:
+    answer = await asking.predict_mc(PICTURE, dropout=0.9)
+    again = await asking.predict_mc(PICTURE, dropout=answer.dropout, seed=answer.seed)
+    plain = await asking.predict_mc(PICTURE)
+
+    assert (answer.dropout, answer.decision) == (230 / 256, None)
+    assert again == answer
+    assert plain.dropout is None
 
 
 async def test_a_batch_has_the_single_answers_and_errors_in_order(

@@ -1,10 +1,8 @@
 """An engine that fails on the way."""
 
-from collections.abc import Sequence
-
 from app.inference.pipeline import Predictor
 from model.arrays import Floats
-from model.engines.protocol import PassRange
+from model.engines.protocol import Prepared
 
 
 class FailingSample:
@@ -14,8 +12,8 @@ class FailingSample:
         self._sample = predictor.engine.sample
         self._left = steps
 
-    def __call__(self, ranges: Sequence[PassRange]) -> list[Floats]:
+    def __call__(self, prepared: Prepared, start: int, stop: int) -> Floats:
         self._left -= 1
         if self._left < 0:
             raise RuntimeError("SECRET of the engine")
-        return self._sample(ranges)
+        return self._sample(prepared, start, stop)

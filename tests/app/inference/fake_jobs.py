@@ -12,7 +12,9 @@ from app.inference.scheduler import Scheduler
 NEVER = math.inf
 # A test that would wait longer than this has found a caller who waits for ever.
 PATIENCE_SECONDS = 20.0
-ROUND, SHARE, OVERHEAD, MOST_QUEUED = 100, 300, 10, 10_000
+# A pass takes a second, so that these are both passes and seconds.
+ROUND, SHARE = 100, 300
+MOST_QUEUED = 10_000
 Answer = tuple[int, int]
 
 
@@ -22,24 +24,20 @@ class Sum:
 
     number: int
     passes: int
-    largest_step: int = 1_000_000
+    stride: int = 1_000_000  # a step ends after a multiple of this
     is_streamed: bool = False
-    is_failing: bool = False  # makes the whole step fail
-    is_unanswerable: bool = False  # makes all answers fail that are made with its own
+    is_failing: bool = False
+    is_unanswerable: bool = False
     done: int = 0
     total: int = 0
 
     @property
-    def remaining(self) -> int:
-        return self.passes - self.done
-
-    @property
     def is_finished(self) -> bool:
-        return self.remaining == 0
+        return self.done == self.passes
 
     @property
     def has_partial_result(self) -> bool:
-        return self.is_streamed
+        return self.is_streamed and self.done % self.stride == 0
 
     @property
     def right(self) -> Answer:
@@ -64,56 +62,60 @@ class Adder:
     """The step: adds up passes, and takes time to do so.
 
     Attributes:
-        rounds: number and passes of the jobs in each call.
+        steps: number of the job and passes of each call.
         before: called with the number of each call, from 0, before anything is computed.
-        answered: whose answers were made in each call.
-        alter_answers: what becomes of the right answers.
     """
 
     clock: Clock = field(default_factory=Clock)
-    seconds_per_pass: float = 0.001
+    seconds_per_pass: float = 1.0
     before: Callable[[int], object] = lambda number: None
-    rounds: list[list[tuple[int, int]]] = field(default_factory=list)
-    alter_answers: Callable[[list[Any]], Any] = lambda answers: answers
-    answered: list[list[int]] = field(default_factory=list)
+    steps: list[tuple[int, int]] = field(default_factory=list)
 
-    def __call__(self, batch: Sequence[tuple[Sum, int]]) -> None:
-        number = len(self.rounds)
-        self.rounds.append([(job.number, passes) for job, passes in batch])
+    def __call__(self, job: Sum, passes: int) -> int:
+        assert passes > 0
+        stop = min(job.done + passes, job.done - job.done % job.stride + job.stride, job.passes)
+        passes = stop - job.done
+        number = len(self.steps)
+        self.steps.append((job.number, passes))
         self.before(number)
-        if any(job.is_failing for job, _ in batch):
-            raise ValueError("this batch cannot be computed")
-        for job, passes in batch:
-            assert 0 < passes <= min(job.remaining, job.largest_step)
-            self.clock.now += passes * self.seconds_per_pass
-            for index in range(job.done, job.done + passes):
-                job.total += pass_value(job.number, index)
-            job.done += passes
+        if job.is_failing:
+            self.clock.now += 1
+            raise ValueError("this step cannot be computed")
+        self.clock.now += passes * self.seconds_per_pass
+        job.total += sum(pass_value(job.number, index) for index in range(job.done, stop))
+        job.done = stop
+        return passes
 
-    def make_answers(self, jobs: Sequence[Sum]) -> Any:
-        self.answered.append([job.number for job in jobs])
-        if any(job.is_unanswerable for job in jobs):
-            raise ValueError("these answers cannot be made")
-        return self.alter_answers([(job.number, job.total) for job in jobs])
+    def make_answer(self, job: Sum) -> Answer:
+        if job.is_unanswerable:
+            raise ValueError("this answer cannot be made")
+        return job.number, job.total
 
     @property
     def passes(self) -> int:
-        return sum(passes for batch in self.rounds for _, passes in batch)
+        return sum(passes for _, passes in self.steps)
+
+    def passes_of(self, number: int) -> int:
+        return sum(passes for each, passes in self.steps if each == number)
+
+
+def make_scheduler(step: Adder, **options: Any) -> Scheduler[Sum, Answer]:
+    return Scheduler(
+        step,
+        step.make_answer,
+        round_seconds=ROUND,
+        share_seconds=SHARE,
+        passes_per_second=1.0,
+        clock=step.clock,
+        **{"max_queued": MOST_QUEUED, **options},
+    )
 
 
 @asynccontextmanager
 async def serving(
     step: Adder, *, max_queued: int = MOST_QUEUED
 ) -> AsyncGenerator[Scheduler[Sum, Answer], None]:
-    scheduler: Scheduler[Sum, Answer] = Scheduler(
-        step,
-        step.make_answers,
-        round_passes=ROUND,
-        share_passes=SHARE,
-        job_overhead=OVERHEAD,
-        max_queued=max_queued,
-        clock=step.clock,
-    )
+    scheduler = make_scheduler(step, max_queued=max_queued)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             yield scheduler

@@ -17,10 +17,10 @@ from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import Preprocessed
 from model.sampling.adaptive import CHECK_PASSES
-from model.uncertainty.statistics import standard_error
 from tests.app.api.conversation import Conversation
 from tests.app.api.request_bodies import small
 from tests.conftest import connect, sample
+from tests.model.sampling.test_adaptive import largest_error
 
 # Seeds
 
@@ -74,9 +74,7 @@ async def test_an_adaptive_answer_is_the_shortest_that_meets_the_target(
     picture = sample("doubtful.png")
     whole = await client.post("/predict/mc?seed=6&passes=1000&return_passes=true", content=picture)
     probs: NDArray[np.float32] = np.array(whole.json()["pass_probabilities"], dtype=np.float32)
-    enough = next(
-        passes for passes in range(32, 1001) if standard_error(probs[:passes]).max() <= target
-    )
+    enough = next(passes for passes in range(32, 1001) if largest_error(probs[:passes]) <= target)
 
     adaptive = await client.post(
         f"/predict/mc?seed=6&passes=1000&max_standard_error={target}", content=picture
@@ -135,7 +133,7 @@ def test_a_job_is_finished_when_its_last_pass_is_there() -> None:
 
 def test_a_job_stops_at_the_first_number_of_passes_whose_standard_error_is_small_enough() -> None:
     probs = passes_of(100, spread=0.2)
-    enough = next(count for count in range(32, 101) if standard_error(probs[:count]).max() <= 0.014)
+    enough = next(count for count in range(32, 101) if largest_error(probs[:count]) <= 0.014)
     assert 32 < enough < 64
 
     one = job(passes=1000, max_standard_error=0.014)
@@ -157,7 +155,7 @@ def test_a_target_that_the_last_pass_does_not_meet_ends_with_all_passes() -> Non
 
 
 @pytest.mark.parametrize(
-    ("passes", "options", "largest"),
+    ("passes", "options", "first"),
     [
         (1000, {}, 1000),
         (1000, {"is_streamed": True}, 100),
@@ -169,9 +167,19 @@ def test_a_target_that_the_last_pass_does_not_meet_ends_with_all_passes() -> Non
     ],
 )
 def test_a_step_ends_where_a_partial_result_or_a_check_is_due(
-    passes: int, options: dict[str, Any], largest: int
+    passes: int, options: dict[str, Any], first: int
 ) -> None:
-    assert job(passes=passes, **options).largest_step == largest
+    one = job(passes=passes, **options)
+    stops = list(range(first, passes, first))
+    for stop in stops:
+        assert one.next_stop == stop
+        one.advance(passes_of(1, spread=1.0))
+        # A step may end before: its time is limited, too.
+        assert (one.next_stop, one.has_partial_result) == (stop, False)
+        one.advance(passes_of(stop - one.done, spread=1.0))
+        assert one.has_partial_result == options.get("is_streamed", False)
+
+    assert one.next_stop == passes
 
 
 def test_balanced_and_returned_passes_need_their_masks() -> None:

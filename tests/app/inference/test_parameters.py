@@ -46,6 +46,14 @@ PARAMETERS: dict[str, Bad] = {
     **parameter(SECRET, "preprocess", names="auto or none"),
     **parameter("AUTO", "preprocess"),
     **parameter("even", "estimator", names="independent or balanced"),
+    **parameter("0.91", "dropout", names="a number from 0 to 0.9"),
+    **parameter("1", "dropout"),
+    **parameter("-0.1", "dropout"),
+    **parameter("NaN", "dropout"),
+    **parameter("-1e999", "dropout"),
+    **parameter("true", "dropout"),
+    **parameter("half", "dropout"),
+    **parameter("", "dropout"),
     **parameter("0", "max_standard_error", names="above 0"),
     **parameter("1e999", "max_standard_error"),
     **parameter("NaN", "max_standard_error"),
@@ -68,6 +76,9 @@ PARAMETERS: dict[str, Bad] = {
     **json_parameter("{}", "passes"),
     **json_parameter("1e999", "passes"),
     **json_parameter('"0.5"', "passes"),
+    **json_parameter('"0.5"', "dropout", names="a number from 0 to 0.9"),
+    **json_parameter("1e999", "dropout"),
+    **json_parameter("[0.5]", "dropout"),
     **json_parameter(str(2**53), "seed"),
     **json_parameter(str(10**30), "seed"),
     **json_parameter("-1", "seed"),
@@ -116,6 +127,14 @@ NAMES: dict[str, Bad] = {
     ),
     "preproces without dropout": Bad(
         422, "unknown_parameter", query="preproces=none", path="/predict", names="is preprocess"
+    ),
+    "a dropout rate without dropout": Bad(
+        422,
+        "unknown_parameter",
+        query="dropout=0.5",
+        path="/predict",
+        names="dropout is a parameter of /predict/mc",
+        param="dropout",
     ),
     "seed in JSON without dropout": Bad(
         422,
@@ -271,3 +290,14 @@ def test_balanced_masks_and_a_target_exclude_each_other() -> None:
     with raises_error(ErrorCode.INVALID_PARAMETER, match="leave out one") as caught:
         mc(("estimator", "balanced"), ("max_standard_error", 0.1))
     assert caught.value.param == "max_standard_error"
+
+
+@pytest.mark.parametrize("rate", [0, 0.3, 0.9])
+def test_sets_of_the_checkpoints_own_rate_and_another_rate_exclude_each_other(rate: float) -> None:
+    with raises_error(ErrorCode.INVALID_PARAMETER) as caught:
+        mc(("dropout", rate), ("coverage", 0.99))
+    assert caught.value.param == "coverage"
+    assert caught.value.message == (
+        "coverage works with the checkpoint's own dropout rate only, with which its prediction "
+        "sets were fitted; leave out coverage or dropout"
+    )

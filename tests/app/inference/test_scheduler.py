@@ -1,4 +1,4 @@
-"""The scheduler alone: a step whose answers depend on what it was given, and a clock moved by hand.
+"""The scheduler alone: a step whose answers depend on what it was given, and a clock that it moves.
 
 Each fault that other servers' schedulers had is a test: lost callers, exchanged rows, a scheduler
 that died and was still asked, waiting for company. Deadlines, admission, streams and closing are in
@@ -8,7 +8,8 @@ that died and was still asked, waiting for company. Deadlines, admission, stream
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -31,7 +32,22 @@ from tests.app.inference.fake_jobs import (
     turns,
 )
 
-# Sharing rounds
+# Rounds and shares of time
+
+
+@asynccontextmanager
+async def turns_between(step: Adder) -> AsyncGenerator[list[int], None]:
+    """The number of steps taken before each turn of the event loop."""
+    seen: list[int] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(len(step.steps))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    yield seen
+    looking.cancel()
 
 
 async def test_one_job_is_computed_at_once_and_waits_for_no_company() -> None:
@@ -41,21 +57,32 @@ async def test_one_job_is_computed_at_once_and_waits_for_no_company() -> None:
         # No timer ends within so few turns of the event loop.
         await turns(3)
 
-        assert step.rounds == [[(1, 50)]]
+        assert step.steps == [(1, 50)]
         assert await request == [Sum(1, 50).right]
 
 
-async def test_what_is_queued_together_shares_a_round() -> None:
+async def test_requests_share_a_round_until_its_time_is_over() -> None:
     step = Adder()
-    async with serving(step) as scheduler:
-        jobs = [Sum(1, 1), Sum(2, 30), Sum(3, 7), Sum(4, 12)]
+    async with serving(step) as scheduler, turns_between(step) as seen:
+        jobs = [Sum(number, 25) for number in range(12)]
         requests = [ask(scheduler, job) for job in jobs]
 
         assert await asyncio.gather(*requests) == [[job.right] for job in jobs]
-        assert step.rounds == [[(1, 1), (2, 30), (3, 7), (4, 12)]]
+
+    assert step.steps == [(number, 25) for number in range(12)]
+    assert set(seen) == {0, 4, 8, 12}
 
 
-async def test_what_comes_during_a_round_is_in_the_next() -> None:
+async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
+    step = Adder()
+    async with serving(step) as scheduler, turns_between(step) as seen:
+        await ask(scheduler, Sum(1, 20 * ROUND))
+
+    assert step.steps == [(1, ROUND)] * 20
+    assert set(seen) == set(range(21))
+
+
+async def test_what_comes_during_a_round_is_computed_in_the_next() -> None:
     late: list[Running] = []
 
     def arrive(number: int) -> None:
@@ -63,49 +90,43 @@ async def test_what_comes_during_a_round_is_in_the_next() -> None:
             late.append(ask(scheduler, Sum(2, 10)))
 
     step = Adder(before=arrive)
-    async with serving(step) as scheduler:
+    async with serving(step) as scheduler, turns_between(step) as seen:
         await ask(scheduler, Sum(1, 150))
         assert await late[0] == [Sum(2, 10).right]
 
-    assert step.rounds[1] == [(1, 50), (2, 10)]
-
-
-async def test_a_round_counts_passes_and_an_overhead_for_each_job() -> None:
-    step = Adder()
-    async with serving(step) as scheduler:
-        jobs = [Sum(number, 15) for number in range(12)]
-        await asyncio.gather(*(ask(scheduler, job) for job in jobs))
-
-    # 15 and an overhead of 10 fill a quarter of a round.
-    assert [len(batch) for batch in step.rounds] == [4, 4, 4]
-
-
-async def test_what_fits_a_round_is_not_split_over_two() -> None:
-    step = Adder()
-    async with serving(step) as scheduler:
-        jobs = [Sum(1, 60), Sum(2, 60), Sum(3, 20)]
-        await asyncio.gather(*(ask(scheduler, job) for job in jobs))
-
-    # 30 passes were left in the first round; the second job needs 60, all at once.
-    assert step.rounds == [[(1, 60)], [(2, 60), (3, 20)]]
-
-
-async def test_what_fits_no_round_fills_what_is_left_of_one() -> None:
-    step = Adder()
-    async with serving(step) as scheduler:
-        await asyncio.gather(ask(scheduler, Sum(1, 60)), ask(scheduler, Sum(2, 110)))
-
-    assert step.rounds == [[(1, 60), (2, 30)], [(2, 80)]]
+    assert step.steps == [(1, 100), (1, 50), (2, 10)]
+    assert 2 not in seen
 
 
 async def test_a_step_takes_no_more_than_the_job_wants() -> None:
     step = Adder()
     async with serving(step) as scheduler:
-        job = Sum(1, 70, largest_step=32)
+        assert await ask(scheduler, Sum(1, 70, stride=32)) == [Sum(1, 70).right]
 
-        assert await ask(scheduler, job) == [Sum(1, 70).right]
+    assert step.steps == [(1, 32), (1, 32), (1, 6)]
 
-    assert step.rounds == [[(1, 32)], [(1, 32)], [(1, 6)]]
+
+@pytest.mark.parametrize(
+    ("seconds_per_pass", "passes"), [(0.25, 400), (1.0, 100), (4.0, 25), (1000.0, 1)]
+)
+async def test_a_step_has_as_many_passes_as_take_a_round(
+    seconds_per_pass: float, passes: int
+) -> None:
+    step = Adder(seconds_per_pass=seconds_per_pass)
+    async with serving(step) as scheduler:
+        await ask(scheduler, *(Sum(1, 1000) for _ in range(60)))
+
+    *_, (_, latest), _ = step.steps  # the last step of a job may be shorter
+    assert latest == pytest.approx(passes, rel=0.1)
+
+
+async def test_steps_that_fail_say_nothing_about_the_speed() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        await ask(scheduler, *(Sum(1, 100, is_failing=True) for _ in range(60)))
+        await ask(scheduler, Sum(2, 200))
+
+    assert step.steps[-2:] == [(2, ROUND), (2, ROUND)]
 
 
 async def test_the_oldest_request_is_answered_first() -> None:
@@ -137,10 +158,8 @@ async def test_a_large_request_lets_others_go_first_once_it_had_its_share(name: 
 
         assert await small == [Sum(2, 60).right]
 
-        passes_before = sum(
-            passes for batch in step.rounds for number, passes in batch if number == 1
-        )
-        assert SHARE <= passes_before < SHARE + 2 * ROUND
+        before = step.steps[: step.steps.index((2, 60))]
+        assert SHARE <= sum(passes for _, passes in before) < SHARE + ROUND
         assert not large.done()
         await large
 
@@ -150,25 +169,8 @@ async def test_two_large_requests_take_turns() -> None:
     async with serving(step) as scheduler:
         await asyncio.gather(ask(scheduler, Sum(1, 4 * SHARE)), ask(scheduler, Sum(2, 4 * SHARE)))
 
-    order = [number for number, _ in itertools.chain.from_iterable(step.rounds)]
+    order = [number for number, _ in step.steps]
     assert [number for number, _ in itertools.groupby(order)] == [1, 2] * 4
-
-
-async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
-    seen: list[int] = []
-
-    async def look() -> None:
-        while True:
-            seen.append(len(step.rounds))
-            await asyncio.sleep(0)
-
-    step = Adder()
-    async with serving(step) as scheduler:
-        looking = asyncio.create_task(look())
-        await ask(scheduler, Sum(1, 20 * ROUND))
-        looking.cancel()
-
-    assert set(range(1, 20)) <= set(seen)
 
 
 async def test_a_request_without_jobs_has_no_answers() -> None:
@@ -176,17 +178,13 @@ async def test_a_request_without_jobs_has_no_answers() -> None:
         assert await scheduler.run([], NEVER) == ([], 0.0)
 
 
-async def test_a_run_returns_how_long_it_was_computed() -> None:
-    step = Adder()
-    async with serving(step) as scheduler:
+async def test_a_run_returns_how_long_its_own_jobs_were_computed() -> None:
+    async with serving(Adder()) as scheduler:
         (_, first), (_, second) = await asyncio.gather(
-            scheduler.run([Sum(1, 60)], NEVER), scheduler.run([Sum(2, 60), Sum(3, 20)], NEVER)
+            scheduler.run([Sum(1, 60)], NEVER), scheduler.run([Sum(2, 460), Sum(3, 20)], NEVER)
         )
 
-    # A thousandth of a second a pass; two images in one round are one round.
-    assert step.rounds == [[(1, 60)], [(2, 60), (3, 20)]]
-    assert first == pytest.approx(0.060)
-    assert second == pytest.approx(0.080)
+    assert (first, second) == (60, 480)
 
 
 # Every caller gets its own answers
@@ -202,7 +200,7 @@ def requests_of_jobs(draw: st.DrawFn) -> list[list[Sum]]:
         return Sum(
             number,
             passes=draw(st.integers(1, 3 * ROUND)),
-            largest_step=draw(st.sampled_from([1_000_000, 32, 5])),
+            stride=draw(st.sampled_from([1_000_000, 32, 5])),
             is_failing=kind == "poison",
             is_unanswerable=kind == "mute",
         )
@@ -226,24 +224,6 @@ async def test_every_caller_gets_its_own_answers_in_its_order(requests: list[lis
                 assert answer == job.right
 
 
-async def test_the_answers_of_a_round_are_made_together() -> None:
-    step = Adder()
-    async with serving(step) as scheduler:
-        await asyncio.gather(*(ask(scheduler, Sum(number, 20)) for number in (1, 2, 3)))
-
-    assert step.answered == [[1, 2, 3]]
-
-
-async def test_the_answers_of_a_large_request_are_made_many_at_a_time_but_not_all() -> None:
-    step = Adder()
-    async with serving(step) as scheduler:
-        answers = await ask(scheduler, *(Sum(number, 80) for number in range(70)))
-
-    assert answers == [Sum(number, 80).right for number in range(70)]
-    assert [number for made in step.answered for number in made] == list(range(70))
-    assert [len(made) for made in step.answered] == [32, 32, 6]
-
-
 # One caller's cancellation
 
 
@@ -258,8 +238,7 @@ async def test_a_request_cancelled_before_its_turn_is_never_computed() -> None:
         assert await third == [Sum(3, 150).right]
         assert second.cancelled()
 
-    computed = {number for number, _ in itertools.chain.from_iterable(step.rounds)}
-    assert computed == {1, 3}
+    assert {number for number, _ in step.steps} == {1, 3}
 
 
 async def test_a_request_cancelled_between_rounds_is_computed_no_further() -> None:
@@ -268,7 +247,7 @@ async def test_a_request_cancelled_between_rounds_is_computed_no_further() -> No
         leaving = ask(scheduler, Sum(1, 50 * ROUND))
         staying = ask(scheduler, Sum(2, 4 * ROUND))
         await turns(6)
-        assert len(step.rounds) >= 2
+        assert len(step.steps) >= 2
         leaving.cancel()
 
         assert await staying == [Sum(2, 4 * ROUND).right]
@@ -295,35 +274,27 @@ async def test_a_request_cancelled_during_its_round_harms_nobody(who: int) -> No
 # Failures
 
 
-async def test_a_batch_that_fails_is_computed_one_by_one_and_the_next_one_works(
+async def test_a_step_that_fails_fails_its_job_alone_and_the_next_one_works(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     step = Adder()
     async with serving(step) as scheduler:
         jobs = [Sum(1, 20), Sum(2, 20, is_failing=True), Sum(3, 20)]
-        answers = await asyncio.gather(*(ask(scheduler, job) for job in jobs))
-
-        assert answers[0] == [Sum(1, 20).right]
-        assert answers[2] == [Sum(3, 20).right]
-        (failed,) = answers[1]
-        assert is_error(failed, ErrorCode.INTERNAL)
-        assert isinstance(failed, ApiError)
-        assert isinstance(failed.__cause__, ValueError)
-        assert step.rounds == [[(1, 20), (2, 20), (3, 20)], [(1, 20)], [(2, 20)], [(3, 20)]]
-        assert "this batch cannot be computed" in caplog.text
+        alone = [ask(scheduler, job) for job in jobs]
+        together = ask(scheduler, Sum(4, 20), Sum(5, 20, is_failing=True), Sum(6, 20))
+        rights: list[Answer | Exception] = []
+        for answers in ([each for (each,) in await asyncio.gather(*alone)], await together):
+            first, failed, third = answers
+            assert is_error(failed, ErrorCode.INTERNAL)
+            assert isinstance(failed, ApiError)
+            assert isinstance(failed.__cause__, ValueError)
+            rights.extend([first, third])
+        assert rights == [Sum(number, 20).right for number in (1, 3, 4, 6)]
+        assert step.steps == [(number, 20) for number in range(1, 7)]
+        assert "this step cannot be computed" in caplog.text
 
         again = await asyncio.gather(*(ask(scheduler, Sum(number, 20)) for number in range(3)))
         assert again == [[Sum(number, 20).right] for number in range(3)]
-
-
-@pytest.mark.parametrize("change", [lambda found: found[:-1], lambda found: [*found, found[0]]])
-async def test_a_result_of_the_wrong_length_is_given_to_nobody_and_nobody_waits(
-    change: Callable[[list[Any]], list[Any]],
-) -> None:
-    async with serving(Adder(alter_answers=change)) as scheduler:
-        answers = await asyncio.gather(*(ask(scheduler, Sum(number, 20)) for number in range(3)))
-
-        assert all(is_error(answer, ErrorCode.INTERNAL) for (answer,) in answers)
 
 
 def cancel(_: object) -> Any:
@@ -331,7 +302,6 @@ def cancel(_: object) -> Any:
 
 
 DEFECTS: dict[str, Callable[[Adder], object]] = {
-    "no answers at all": lambda step: setattr(step, "alter_answers", lambda made: None),
     "the clock": lambda step: setattr(step.clock, "now", "midnight"),
     "a step that is cancelled": lambda step: setattr(step, "before", cancel),
 }
@@ -351,7 +321,7 @@ async def test_whatever_breaks_every_caller_gets_an_error_and_the_next_request_i
             (answer,) = own
             assert is_error(answer, ErrorCode.INTERNAL, ErrorCode.NOT_READY)
 
-        step.alter_answers, step.before, step.clock.now = lambda made: made, lambda _: None, 0.0
+        step.before, step.clock.now = lambda _: None, 0.0
         assert await ask(scheduler, Sum(4, 20)) == [Sum(4, 20).right]
 
 
@@ -381,16 +351,14 @@ async def test_an_answer_that_cannot_be_made_fails_its_job_alone() -> None:
 # All at once
 
 
-async def test_ten_thousand_requests_with_cancellations_and_failing_batches() -> None:
+async def test_ten_thousand_requests_with_cancellations_and_failing_steps() -> None:
     chance = random.Random(0)
     unlucky: set[int] = set()
 
     def fail_one_in_a_hundred(_: int) -> None:
         if chance.random() < 0.01:
-            (*others, last) = step.rounds[-1]
-            if not others:  # tried alone: this one fails for good
-                unlucky.add(last[0])
-            raise ValueError("this batch fails")
+            unlucky.add(step.steps[-1][0])
+            raise ValueError("this step fails")
 
     step = Adder(before=fail_one_in_a_hundred)
     cancelled: set[int] = set()
@@ -419,11 +387,9 @@ async def test_ten_thousand_requests_with_cancellations_and_failing_batches() ->
             answers = await asyncio.gather(*(request(number) for number in numbers))
             answered += sum(each is not None for each in answers)
 
-    failures = len(step.rounds)
     assert answered + len(cancelled) == 10_000
     assert 1_000 < len(cancelled) < 2_200
-    assert 1 <= len(unlucky) < 100
-    assert failures > 1_000
+    assert 50 < len(unlucky) < 500
 
 
 async def _ended(task: "asyncio.Task[Any]") -> bool:

@@ -61,7 +61,8 @@ def test_a_checkpoint_with_thresholds_has_a_decision(default_checkpoint: Checkpo
         SimpleNamespace(decision=SimpleNamespace(outcome=outcome))
         for outcome in ("accept", "abstain")
     ]
-    assert decision.values(answers) == ["accept", "abstain"]
+    undecided: Any = SimpleNamespace(decision=None)
+    assert decision.values([*answers, undecided]) == ["accept", "abstain", "none"]
 
 
 @pytest.mark.parametrize(

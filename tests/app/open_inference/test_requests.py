@@ -67,6 +67,8 @@ PARAMETERS = {
             ("estimator", SECRET, "independent"),
             ("preprocess", SECRET, "auto or none"),
             ("max_standard_error", -1, "max_standard_error"),
+            ("dropout", 0.91, "dropout must be a number from 0 to 0.9"),
+            ("dropout", "0.5", "0 to 0.9"),
             ("timeout", 0, "microseconds"),
             ("timeout", -1, "microseconds"),
             ("timeout", 1.5, "microseconds"),

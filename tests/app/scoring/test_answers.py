@@ -11,7 +11,7 @@ import pytest
 from app.scoring.answers import answer_columns, table_schema
 from model.checkpoint import Checkpoint
 from model.uncertainty.calibration import read_calibration
-from model.uncertainty.statistics import summarise_together
+from model.uncertainty.statistics import summarise
 from tests.app.scoring.inputs import PIXELS, write_folder, write_idx
 from tests.app.scoring.runs import rows, score
 from tests.conftest import SAMPLES
@@ -89,19 +89,23 @@ def test_the_columns_are_those_that_the_answer_declares_for_a_table() -> None:
 
 
 @pytest.mark.parametrize("passes", [1, 5])
-def test_columns_of_images_summarised_some_at_a_time_are_those_of_all_together(
+def test_columns_have_a_row_for_each_image_in_order(
     passes: int, default_checkpoint: Checkpoint
 ) -> None:
     generator = np.random.default_rng(0)
     probs = [generator.dirichlet(np.ones(10), passes).astype(np.float32) for _ in range(6)]
+    summaries = [summarise(each) for each in probs]
     calibration = read_calibration(default_checkpoint.calibration, "mc")
     labels = default_checkpoint.network.config.labels
     several = [False] * 5 + [True]
 
-    together = answer_columns([summarise_together(probs)], several, calibration, labels)
-    pieces = [summarise_together(probs[:2]), summarise_together(probs[2:])]
-    apart = answer_columns(pieces, several, calibration, labels)
+    columns = answer_columns(summaries, several, calibration, labels)
 
-    assert together == apart
-    assert together["variance"].null_count == (6 if passes == 1 else 0)
-    assert together["reason"].to_pylist()[-1] == "several_digits"
+    for row in range(6):
+        alone = answer_columns(
+            summaries[row : row + 1], several[row : row + 1], calibration, labels
+        )
+        for name, column in columns.items():
+            assert column[row].as_py() == alone[name][0].as_py()
+    assert columns["variance"].null_count == (6 if passes == 1 else 0)
+    assert columns["reason"].to_pylist()[-1] == "several_digits"

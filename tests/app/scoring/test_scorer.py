@@ -63,13 +63,3 @@ def test_a_chunk_of_failures_only_is_a_table_without_rows(scorer: Scorer, tmp_pa
     table = pq.read_table(pa.BufferReader(part.content))
     assert (table.num_rows, len(part.failures)) == (0, 1)
     assert table.schema.names == table_schema(10).names
-
-
-def test_a_chunk_gives_the_same_bytes_however_many_images_are_computed_together(
-    scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chunk = chunk_of(write_idx(tmp_path / "x-idx3-ubyte", PIXELS))
-    together = scorer.score(chunk).content
-    monkeypatch.setattr("app.scoring.scorer._PASSES_AT_A_TIME", 6)
-
-    assert scorer.score(chunk).content == together

@@ -21,6 +21,7 @@ from tests.load.peers.report import Cell, Key, best_configurations, to_text
 from tests.load.peers.servers import OFF, PEERS, TASKS, peer_environment
 from tests.load.servers import ROOT
 from tests.load.wrk import Result
+from tests.model.engines.torch_reference import forward
 from tests.pages import command_for
 
 PIXELS = np.stack(example_digits()[:4]).reshape(4, SIDE * SIDE)
@@ -42,7 +43,7 @@ def normalised(network: MLP) -> torch.Tensor:
 
 def test_peers_answer_as_the_product_does(digits: Digits) -> None:
     network = load_checkpoint(DEFAULT_CHECKPOINT).network
-    exact = network(normalised(network)).softmax(-1)
+    exact = forward(network, normalised(network)).softmax(-1)
     answers = digits.answer(PIXELS)
     assert [answer["digit"] for answer in answers] == exact.argmax(-1).tolist()
     # Within the error of 400 passes, and without dropout within that of floats.

@@ -9,15 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from model.arrays import Array, Floats, Pixels
+from model.arrays import Array, Floats, KeepMasks, Pixels
 from model.digits.preprocessing import preprocess_image
-from model.engines.blocks import BLOCK_ROWS
-from model.engines.protocol import Engine, PassRange
+from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.literals import MAX_SEED, Estimator
-from model.network import MLP, MLPConfig
-from model.sampling.masks import Passes
+from model.network import MLP, Linear, MLPConfig
+from model.sampling.masks import DropoutSite, Passes, draw_masks, split_by_site
 from tests.samples.draw import DIGITS, draw_digit, draw_strokes
 
 BOTH: tuple[Estimator, ...] = ("independent", "balanced")
@@ -36,13 +34,37 @@ def make_network(layer_sizes: tuple[int, ...], *, rates: tuple[float, ...] = RAT
     """A random network whose answers are neither certain nor all alike."""
     hidden = len(layer_sizes) - 2
     labels = tuple(f"class {number}" for number in range(layer_sizes[-1]))
-    network = MLP(MLPConfig(layer_sizes, rates[:hidden], (28, 28), labels, mean=0.3, std=0.25))
+    config = MLPConfig(layer_sizes, rates[:hidden], (28, 28), labels, mean=0.3, std=0.25)
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            scale = 1.5 / math.sqrt(parameter.shape[-1])
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return network
+
+    def draw(*shape: int) -> Floats:
+        scale = 1.5 / math.sqrt(shape[-1])
+        return (torch.randn(shape, generator=generator) * scale).numpy()
+
+    return MLP(config, tuple(Linear(draw(*shape), draw(shape[0])) for shape in config.layer_shapes))
+
+
+def draw_by_site(
+    sites: Sequence[DropoutSite],
+    seed: int,
+    passes: int,
+    *,
+    first_pass: int = 0,
+    estimator: Estimator = "independent",
+) -> list[KeepMasks]:
+    """Masks of consecutive passes, one per dropout site, (T, units)."""
+    which = Passes(first_pass + passes, seed, estimator)
+    return split_by_site(draw_masks(sites, which, first_pass), sites)
+
+
+def mean(probs: Floats | Array) -> Array:
+    """NumPy's mean over the passes, in float64."""
+    return np.asarray(np.mean(probs, axis=0, dtype=np.float64))
+
+
+def variance(probs: Floats | Array) -> Array:
+    """NumPy's unbiased variance over the passes, in float64."""
+    return np.asarray(np.var(probs, axis=0, ddof=1, dtype=np.float64))
 
 
 CLEAR_AND_SCRAWLED = 40  # the first of the images below
@@ -76,16 +98,16 @@ def draw_images() -> tuple[Pixels, ...]:
     return tuple(image.astype(np.uint8) for image in images)
 
 
-def textbook_probs(network: MLP, pixels: Pixels, masks: Sequence[Tensor] | None = None) -> Array:
+def textbook_probs(network: MLP, pixels: Pixels, masks: Sequence[KeepMasks] | None = None) -> Array:
     """Softmax of W relu(...) + b in float64, inverted dropout, (T, C) or without masks (1, C)."""
     config = network.config
-    parameters = [tensor.double().numpy() for tensor in network.state_dict().values()]
-    *hidden, (W_out, b_out) = zip(parameters[::2], parameters[1::2], strict=True)
+    *hidden, (W_out, b_out) = ((W.astype(float), b.astype(float)) for W, b in network.layers)
     h = (pixels.reshape(1, -1) / 255.0 - config.mean) / config.std
     for index, (W, b) in enumerate(hidden):
-        h = np.maximum(h @ W.T + b, 0)
+        z = h @ W.T + b
+        h = np.maximum(z, 0) if config.activation == "relu" else z
         if masks is not None:
-            h = np.where(masks[index].numpy(), h / (1 - config.dropout_rates[index]), 0)
+            h = np.where(masks[index], h / (1 - config.dropout_rates[index]), 0)
     logits = h @ W_out.T + b_out
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
@@ -106,8 +128,7 @@ def draw_requests(count: int) -> list[Request]:
         Request(
             images[number],
             Passes(
-                # Few, many, and what just fills a block of rows or just does not.
-                int(generator.choice([1, 2, 3, 4, 7, 10, 31, 50, 64, 100, BLOCK_ROWS, 257])),
+                int(generator.choice([1, 2, 3, 4, 7, 10, 31, 50, 64, 100, 256, 257])),
                 int(generator.integers(MAX_SEED, endpoint=True)),
                 BOTH[generator.integers(2)],
             ),
@@ -132,29 +153,24 @@ def digest(probs: Floats) -> str:
 
 
 def digests_alone(engine: Engine, requests: Sequence[Request]) -> list[str]:
-    return [digest(engine.sample_probs(request.pixels, request.passes)) for request in requests]
+    return [digest(sample_probs(engine, request.pixels, request.passes)) for request in requests]
 
 
 def digests_in_company(engine: Engine, requests: Sequence[Request], *, seed: int) -> list[str]:
-    """In another order, in batches of 2 to 64, in pieces, between deterministic answers."""
+    """In another order, several at a time, in pieces, between deterministic answers."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(requests)).tolist()
     digests = [""] * len(requests)
     while order:
         batch = [order.pop() for _ in range(min(len(order), int(generator.integers(2, 65))))]
-        images = engine.prepare(
-            [requests[number].pixels for number in batch],
-            [requests[number].passes for number in batch],
-        )
-        engine.predict_probs(requests[batch[0]].pixels)
-        cuts = [int(generator.integers(image.passes.count + 1)) for image in images]
-        first = [PassRange(image, 0, cut) for image, cut in zip(images, cuts, strict=True)]
-        last = [
-            PassRange(image, cut, image.passes.count)
-            for image, cut in zip(images, cuts, strict=True)
-        ]
-        last.reverse()
-        heads, tails = engine.sample(first), engine.sample(last)[::-1]
-        for number, head, tail in zip(batch, heads, tails, strict=True):
+        images = [engine.prepare(requests[each].pixels, requests[each].passes) for each in batch]
+        predict_probs(engine, requests[batch[0]].pixels)
+        counts = [requests[number].passes.count for number in batch]
+        cuts = [int(generator.integers(count + 1)) for count in counts]
+        heads = [engine.sample(image, 0, cut) for image, cut in zip(images, cuts, strict=True)]
+        for number, image, head, count in reversed(
+            list(zip(batch, images, heads, counts, strict=True))
+        ):
+            tail = engine.sample(image, len(head), count)
             digests[number] = digest(np.concatenate([head, tail]))
     return digests

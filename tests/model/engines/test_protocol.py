@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,12 +10,11 @@ import pytest
 import torch
 
 from model.arrays import Array, Floats
-from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.engines.protocol import Engine, PassRange
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
+from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.literals import MAX_SEED, Estimator, Precision
-from model.network import normalise
-from model.sampling.masks import Passes, draw_masks, dropped_units
-from model.uncertainty.statistics import mean, variance
+from model.network import MLP, normalise
+from model.sampling.masks import Passes, dropped_units
 from tests.model.engines.kinds import Kind, build
 from tests.model.engines.networks import (
     BOTH,
@@ -23,11 +23,15 @@ from tests.model.engines.networks import (
     digest,
     digests_alone,
     digests_in_company,
+    draw_by_site,
     draw_images,
     draw_requests,
     make_network,
+    mean,
     textbook_probs,
+    variance,
 )
+from tests.model.engines.torch_reference import forward
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,8 +51,9 @@ PASS_COUNTS = (1, 2, 3, 4, 5, 10, 50, 100, 127, 128, 129, 255, 256, 257, 300, 10
 def reference(estimator: Estimator) -> tuple[Array, ...]:
     """50 passes of the default network for each of the images, image i with seed i."""
     network = load_checkpoint(DEFAULT_CHECKPOINT).network
+    sites = network.config.dropout_sites
     return tuple(
-        textbook_probs(network, pixels, draw_masks(network.config, seed, 50, estimator=estimator))
+        textbook_probs(network, pixels, draw_by_site(sites, seed, 50, estimator=estimator))
         for seed, pixels in enumerate(draw_images())
     )
 
@@ -71,17 +76,20 @@ def test_mean_and_variance_are_those_of_a_float64_textbook_computation(
     for seed, (pixels, expected) in enumerate(
         zip(draw_images(), reference(estimator), strict=True)
     ):
-        assert_agree(engine.sample_probs(pixels, Passes(50, seed, estimator)), expected, kind[1])
+        assert_agree(sample_probs(engine, pixels, Passes(50, seed, estimator)), expected, kind[1])
         uncertain += float(expected.var(axis=0).max()) > 0.01
     assert uncertain > 20  # or nothing was tested
 
 
-def test_deterministic_answers_are_those_of_the_network(engine: Engine) -> None:
-    network = engine.network
+def test_deterministic_answers_are_those_of_the_network(
+    engine: Engine, default_checkpoint: Checkpoint
+) -> None:
+    network = default_checkpoint.network
     for pixels in draw_images():
-        with torch.inference_mode():
-            expected = network(normalise(pixels, network.config))[0].softmax(dim=0).numpy()
-        probs = engine.predict_probs(pixels)
+        logits = forward(network, normalise(pixels, network.config))[0]
+        assert engine.predict_logits(pixels) == pytest.approx(logits.numpy(), abs=1e-3)
+        expected = logits.softmax(dim=0).numpy()
+        probs = predict_probs(engine, pixels)
         assert probs.shape == (10,)
         assert probs.dtype == np.float32
         # In float32 whatever the precision of the passes.
@@ -97,23 +105,22 @@ def test_networks_of_other_sizes_are_computed_as_the_textbook_does(
     network = make_network(layer_sizes)
     engine = build(kind, network)
     for pixels in draw_images()[::9]:
-        masks = draw_masks(network.config, 3, 50, estimator=estimator)
-        probs = engine.sample_probs(pixels, Passes(50, 3, estimator))
+        masks = draw_by_site(network.config.dropout_sites, 3, 50, estimator=estimator)
+        probs = sample_probs(engine, pixels, Passes(50, 3, estimator))
         assert_agree(probs, textbook_probs(network, pixels, masks), kind[1])
         expected = textbook_probs(network, pixels)[0]
-        assert engine.predict_probs(pixels) == pytest.approx(expected, abs=1e-5)
+        assert predict_probs(engine, pixels) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("estimator", BOTH)
 def test_a_network_whose_first_layer_is_inactive_answers(kind: Kind, estimator: Estimator) -> None:
     network = make_network((784, 64, 32, 10))
-    with torch.no_grad():
-        next(layer.bias for layer in network.layers).fill_(-1000)  # type: ignore[operator]
+    network.layers[0].bias.fill(-1000)
     engine = build(kind, network)
     for pixels in draw_images()[::20]:
-        masks = draw_masks(network.config, 3, 50, estimator=estimator)
+        masks = draw_by_site(network.config.dropout_sites, 3, 50, estimator=estimator)
         expected = textbook_probs(network, pixels, masks)
-        assert_agree(engine.sample_probs(pixels, Passes(50, 3, estimator)), expected, kind[1])
+        assert_agree(sample_probs(engine, pixels, Passes(50, 3, estimator)), expected, kind[1])
         assert float(expected.var(axis=0).max()) > 0  # the second layer still drops units
 
 
@@ -122,31 +129,48 @@ def test_rate_0_gives_the_same_bits_in_every_pass(kind: Kind, estimator: Estimat
     for layer_sizes in ((784, 512, 256, 128, 10), (784, 33, 17, 5, 3)):
         engine = build(kind, make_network(layer_sizes, rates=(0.0, 0.0, 0.0)))
         for pixels in draw_images()[::20]:
-            probs = engine.sample_probs(pixels, Passes(300, 0, estimator))
+            probs = sample_probs(engine, pixels, Passes(300, 0, estimator))
             assert len({row.tobytes() for row in probs}) == 1
             assert variance(probs).tolist() == [0] * layer_sizes[-1]
             of_mean, _ = TOLERANCES[kind[1]]
-            assert probs[0] == pytest.approx(engine.predict_probs(pixels), abs=of_mean)
+            assert probs[0] == pytest.approx(predict_probs(engine, pixels), abs=of_mean)
 
 
 @pytest.mark.parametrize("estimator", BOTH)
 def test_the_units_reported_as_dropped_are_those_that_were(
-    engine: Engine, kind: Kind, estimator: Estimator
+    engine: Engine, kind: Kind, default_checkpoint: Checkpoint, estimator: Estimator
 ) -> None:
-    network, pixels, passes = engine.network, draw_images()[40], Passes(50, 8, estimator)
-    bits = np.unpackbits(dropped_units(network.config, passes), axis=1)
+    network, pixels = default_checkpoint.network, draw_images()[40]
+    passes = Passes(50, 8, estimator)
+    assert engine.dropout_sites == network.config.dropout_sites
+    bits = np.unpackbits(dropped_units(engine.dropout_sites, passes), axis=1)
     ends = np.cumsum(network.config.hidden_sizes)
-    masks = [torch.from_numpy(part == 0) for part in np.split(bits, ends, axis=1)[:-1]]
+    masks = [part == 0 for part in np.split(bits, ends, axis=1)[:-1]]
     assert_agree(
-        engine.sample_probs(pixels, passes), textbook_probs(network, pixels, masks), kind[1]
+        sample_probs(engine, pixels, passes), textbook_probs(network, pixels, masks), kind[1]
     )
 
 
 def test_rows_sum_to_1(engine: Engine) -> None:
     for pixels in draw_images()[::10]:
-        probs = engine.sample_probs(pixels, Passes(100, 1))
+        probs = sample_probs(engine, pixels, Passes(100, 1))
         assert probs.sum(axis=1) == pytest.approx(1, abs=1e-6)
         assert float(probs.min()) >= 0
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+def test_a_network_without_activations_is_computed_as_the_textbook_does(
+    kind: Kind, estimator: Estimator
+) -> None:
+    relu = make_network((784, 33, 17, 10))
+    network = MLP(replace(relu.config, activation="linear"), relu.layers)
+    engine = build(kind, network)
+    for pixels in draw_images()[::9]:
+        masks = draw_by_site(network.config.dropout_sites, 3, 50, estimator=estimator)
+        probs = sample_probs(engine, pixels, Passes(50, 3, estimator))
+        assert_agree(probs, textbook_probs(network, pixels, masks), kind[1])
+        expected = textbook_probs(network, pixels)[0]
+        assert predict_probs(engine, pixels) == pytest.approx(expected, abs=1e-5)
 
 
 # The same bits, whatever else is computed
@@ -155,9 +179,9 @@ def test_rows_sum_to_1(engine: Engine) -> None:
 def test_a_pass_has_the_same_bits_in_answers_of_any_length(engine: Engine) -> None:
     for number in (7, 40, 99):
         pixels = draw_images()[number]
-        whole = engine.sample_probs(pixels, Passes(1000, number))
+        whole = sample_probs(engine, pixels, Passes(1000, number))
         for count in PASS_COUNTS:
-            probs = engine.sample_probs(pixels, Passes(count, number))
+            probs = sample_probs(engine, pixels, Passes(count, number))
             assert probs.tobytes() == whole[:count].tobytes()
 
 
@@ -166,11 +190,11 @@ def test_a_pass_has_the_same_bits_wherever_a_range_starts_and_stops(
     engine: Engine, estimator: Estimator
 ) -> None:
     pixels = draw_images()[40]
-    (image,) = engine.prepare([pixels], [Passes(600, 5, estimator)])
-    (whole,) = engine.sample([PassRange(image, 0, 600)])
+    image = engine.prepare(pixels, Passes(600, 5, estimator))
+    whole = engine.sample(image, 0, 600)
     starts, lengths = (0, 1, 3, 50, 127, 255, 256, 300), (0, 1, 2, 3, 4, 5, 17, 128, 257, 300)
     for start, length in itertools.product(starts, lengths):
-        (part,) = engine.sample([PassRange(image, start, start + length)])
+        part = engine.sample(image, start, start + length)
         assert part.shape == (length, 10)
         assert part.tobytes() == whole[start : start + length].tobytes()
 
@@ -180,13 +204,11 @@ def test_networks_of_other_sizes_keep_their_bits_too(
     kind: Kind, layer_sizes: tuple[int, ...]
 ) -> None:
     engine = build(kind, make_network(layer_sizes))
-    pixels = draw_images()[40], draw_images()[3]
-    passes = [Passes(600, seed, estimator) for seed, estimator in enumerate(BOTH)]
-    images = engine.prepare(pixels, passes)
-    wholes = [engine.sample([PassRange(image, 0, 600)])[0] for image in images]
-    for start, length in itertools.product((0, 1, 255, 300), (1, 2, 3, 5, 130, 300)):
-        ranges = [PassRange(image, start, start + length) for image in images]
-        for part, whole in zip(engine.sample(ranges), wholes, strict=True):
+    for pixels, estimator in zip((draw_images()[40], draw_images()[3]), BOTH, strict=True):
+        image = engine.prepare(pixels, Passes(600, 1, estimator))
+        whole = engine.sample(image, 0, 600)
+        for start, length in itertools.product((0, 1, 255, 300), (1, 2, 3, 5, 130, 300)):
+            part = engine.sample(image, start, start + length)
             assert part.tobytes() == whole[start : start + length].tobytes()
 
 
@@ -199,9 +221,11 @@ def test_every_kind_of_engine_gives_the_same_bytes_alone_and_in_any_company(
     assert digests_in_company(engine, requests, seed=2) == alone
 
 
-def test_engines_built_anew_give_the_same_bytes(kind: Kind, engine: Engine) -> None:
-    requests = draw_requests(30)
-    assert digests_alone(build(kind, engine.network), requests) == digests_alone(engine, requests)
+def test_engines_built_anew_give_the_same_bytes(
+    kind: Kind, engine: Engine, default_checkpoint: Checkpoint
+) -> None:
+    requests, again = draw_requests(30), build(kind, default_checkpoint.network)
+    assert digests_alone(again, requests) == digests_alone(engine, requests)
 
 
 @pytest.mark.parametrize("estimator", BOTH)
@@ -210,12 +234,12 @@ def test_other_seeds_images_and_estimators_give_other_passes(
 ) -> None:
     pixels = draw_images()[40]
     answers = {
-        digest(engine.sample_probs(pixels, Passes(50, seed, estimator)))
+        digest(sample_probs(engine, pixels, Passes(50, seed, estimator)))
         for seed in (0, 1, 2**32, MAX_SEED)
     }
     assert len(answers) == 4
-    assert digest(engine.sample_probs(draw_images()[41], Passes(50, 0, estimator))) not in answers
-    others = {digest(engine.sample_probs(pixels, Passes(50, 0, other))) for other in BOTH}
+    assert digest(sample_probs(engine, draw_images()[41], Passes(50, 0, estimator))) not in answers
+    others = {digest(sample_probs(engine, pixels, Passes(50, 0, other))) for other in BOTH}
     assert len(others) == 2
 
 
@@ -224,50 +248,48 @@ def test_other_seeds_images_and_estimators_give_other_passes(
 
 def test_neither_the_network_nor_a_global_generator_is_touched(kind: Kind) -> None:
     network = make_network((784, 64, 32, 10))
-    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    weights = [array.tobytes() for layer in network.layers for array in layer]
     before = torch.get_rng_state(), repr(np.random.get_state(legacy=False))
     engine = build(kind, network)
     for seed, pixels in enumerate(draw_images()[::10]):
         given = pixels.copy()
-        engine.predict_probs(pixels)
+        predict_probs(engine, pixels)
         for estimator in BOTH:
-            engine.sample_probs(pixels, Passes(20, seed, estimator))
+            sample_probs(engine, pixels, Passes(20, seed, estimator))
         assert pixels.tobytes() == given.tobytes()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert repr(np.random.get_state(legacy=False)) == before[1]
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, weights[name])
-    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert [array.tobytes() for layer in network.layers for array in layer] == weights
 
 
 def test_an_answer_is_not_overwritten_by_the_next(engine: Engine) -> None:
     images = draw_images()
     passes, other_passes = Passes(50, 0), Passes(50, 1)
-    prepared = engine.prepare([images[40]], [passes])[0]
-    answer = engine.sample([PassRange(prepared, 0, 50)])[0]
-    probs = engine.predict_probs(images[40])
+    prepared = engine.prepare(images[40], passes)
+    answer = engine.sample(prepared, 0, 50)
+    probs = predict_probs(engine, images[40])
     kept = answer.tobytes(), probs.tobytes()
-    engine.sample_probs(images[41], other_passes)
-    engine.predict_probs(images[41])
+    sample_probs(engine, images[41], other_passes)
+    predict_probs(engine, images[41])
     assert (answer.tobytes(), probs.tobytes()) == kept
-    assert engine.sample([PassRange(prepared, 0, 50)])[0].tobytes() == kept[0]
+    assert engine.sample(prepared, 0, 50).tobytes() == kept[0]
 
 
 def test_deterministic_answers_are_the_same_while_another_thread_samples(engine: Engine) -> None:
     images = draw_images()[::5]
-    expected = [engine.predict_probs(pixels).tobytes() for pixels in images]
-    sampled = engine.sample_probs(images[9], Passes(100, 0)).tobytes()
+    expected = [predict_probs(engine, pixels).tobytes() for pixels in images]
+    sampled = sample_probs(engine, images[9], Passes(100, 0)).tobytes()
     stop, repeats = threading.Event(), []
 
     def sample() -> None:
         while not stop.is_set():
-            repeats.append(engine.sample_probs(images[9], Passes(100, 0)).tobytes() == sampled)
+            repeats.append(sample_probs(engine, images[9], Passes(100, 0)).tobytes() == sampled)
 
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
         for _ in range(25):
-            assert [engine.predict_probs(pixels).tobytes() for pixels in images] == expected
+            assert [predict_probs(engine, pixels).tobytes() for pixels in images] == expected
     finally:
         stop.set()
         sampler.join()
@@ -277,8 +299,9 @@ def test_deterministic_answers_are_the_same_while_another_thread_samples(engine:
 
 def test_requested_passes_are_counted(kind: Kind) -> None:
     engine = build(kind, make_network((784, 20, 10)))
-    images = engine.prepare(draw_images()[:2], [Passes(300, 0), Passes(5, 1, "balanced")])
-    engine.sample([PassRange(images[0], 0, 300), PassRange(images[1], 0, 3)])
-    engine.sample([PassRange(images[1], 3, 5)])
-    engine.predict_probs(draw_images()[0])
+    engine.sample(engine.prepare(draw_images()[0], Passes(300, 0)), 0, 300)
+    image = engine.prepare(draw_images()[1], Passes(5, 1, "balanced"))
+    engine.sample(image, 0, 3)
+    engine.sample(image, 3, 5)
+    predict_probs(engine, draw_images()[0])
     assert engine.passes_computed == 305

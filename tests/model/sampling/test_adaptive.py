@@ -1,17 +1,19 @@
 """Early stopping against a search through every number of passes."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
-from model.arrays import Floats
+from model.arrays import Floats, Pixels
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
 from model.engines import build_engine
-from model.engines.protocol import Engine, PassRange, PreparedImage
+from model.engines.protocol import Engine, sample_probs
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, LEAST_PASSES, sufficient_passes
 from model.sampling.masks import Passes
-from model.uncertainty.statistics import standard_error
+from model.uncertainty.statistics import summarise
 from tests.samples.draw import DIGITS, FOUR_OR_NINE, Stroke, draw_strokes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,26 +33,36 @@ def engine(one_thread: None, default_checkpoint: Checkpoint) -> Engine:
     return build_engine(default_checkpoint.network)
 
 
+class Case(NamedTuple):
+    """An image, and the passes that are computed at most."""
+
+    pixels: Pixels
+    passes: Passes
+
+
 @pytest.fixture(scope="module")
-def images(engine: Engine) -> list[PreparedImage]:
-    return prepare(engine, MOST)
+def images() -> list[Case]:
+    return draw_cases(MOST)
 
 
-def prepare(engine: Engine, count: int) -> list[PreparedImage]:
-    pixels = [preprocess_image(np.array(draw_strokes(drawing))) for drawing in DRAWINGS]
-    return engine.prepare(pixels, [Passes(count, seed) for seed in range(len(pixels))])
+def draw_cases(count: int) -> list[Case]:
+    pictures = [np.array(draw_strokes(drawing)) for drawing in DRAWINGS]
+    return [
+        Case(preprocess_image(picture), Passes(count, seed))
+        for seed, picture in enumerate(pictures)
+    ]
 
 
 def sample_until(
-    engine: Engine, image: PreparedImage, target: float, *, step: int = CHECK_PASSES
+    engine: Engine, image: Case, target: float, *, step: int = CHECK_PASSES
 ) -> tuple[Floats, StopReason]:
     """Samples `step` passes at a time until the criterion is met, as the server does."""
-    probs = np.empty((0, engine.config.layer_sizes[-1]), dtype=np.float32)
+    prepared = engine.prepare(*image)
+    probs = np.empty((0, 10), dtype=np.float32)
     while len(probs) < image.passes.count:
         checked = len(probs)
         stop = min(checked + step, image.passes.count)
-        (further,) = engine.sample([PassRange(image, checked, stop)])
-        probs = np.concatenate([probs, further])
+        probs = np.concatenate([probs, engine.sample(prepared, checked, stop)])
         enough = sufficient_passes(probs, checked, target)
         if enough is not None:
             return probs[:enough], "standard_error"
@@ -58,7 +70,9 @@ def sample_until(
 
 
 def largest_error(probs: Floats) -> float:
-    return float(standard_error(probs).max())
+    errors = summarise(probs).standard_error
+    assert errors is not None
+    return float(errors.max())
 
 
 def search(probs: Floats, target: float) -> tuple[Floats, StopReason]:
@@ -78,9 +92,9 @@ def targets_for(probs: Floats) -> list[float]:
 
 @pytest.mark.parametrize("number", range(len(DRAWINGS)))
 def test_it_stops_at_the_smallest_number_of_passes_that_is_enough(
-    engine: Engine, images: list[PreparedImage], number: int
+    engine: Engine, images: list[Case], number: int
 ) -> None:
-    (whole,) = engine.sample([PassRange(images[number], 0, MOST)])
+    whole = sample_probs(engine, *images[number])
     lengths = set()
     for target in targets_for(whole):
         probs, reason = sample_until(engine, images[number], target)
@@ -93,9 +107,7 @@ def test_it_stops_at_the_smallest_number_of_passes_that_is_enough(
     assert len(lengths) >= 6  # or little was tested
 
 
-def test_the_answer_never_contradicts_its_reason(
-    engine: Engine, images: list[PreparedImage]
-) -> None:
+def test_the_answer_never_contradicts_its_reason(engine: Engine, images: list[Case]) -> None:
     for image in images:
         for target in np.geomspace(0.2, 1e-6, 20):
             probs, reason = sample_until(engine, image, float(target))
@@ -105,31 +117,29 @@ def test_the_answer_never_contradicts_its_reason(
 
 
 def test_a_target_that_is_never_reached_takes_all_passes(
-    engine: Engine, images: list[PreparedImage]
+    engine: Engine, images: list[Case]
 ) -> None:
     probs, reason = sample_until(engine, images[1], 1e-9)
     assert reason == "passes"
-    assert probs.tobytes() == engine.sample([PassRange(images[1], 0, MOST)])[0].tobytes()
+    assert probs.tobytes() == sample_probs(engine, *images[1]).tobytes()
 
 
 @pytest.mark.parametrize("count", [1, 2, 31])
 def test_fewer_than_32_passes_are_all_computed(engine: Engine, count: int) -> None:
-    for image in prepare(engine, count):
+    for image in draw_cases(count):
         probs, reason = sample_until(engine, image, 1.0)
         assert reason == "passes"
-        assert probs.tobytes() == engine.sample([PassRange(image, 0, count)])[0].tobytes()
+        assert probs.tobytes() == sample_probs(engine, *image).tobytes()
 
 
 @pytest.mark.parametrize("count", [32, 33, 64, 65])
 def test_32_passes_are_enough_to_stop(engine: Engine, count: int) -> None:
-    probs, reason = sample_until(engine, prepare(engine, count)[1], 1.0)
+    probs, reason = sample_until(engine, draw_cases(count)[1], 1.0)
     assert (len(probs), reason) == (32, "standard_error")
 
 
 @pytest.mark.parametrize("step", [1, 7, 31, 32, 33, 100, 1000])
-def test_how_often_it_checks_changes_nothing(
-    engine: Engine, images: list[PreparedImage], step: int
-) -> None:
+def test_how_often_it_checks_changes_nothing(engine: Engine, images: list[Case], step: int) -> None:
     cases = [(image, target) for image in images[1:] for target in (0.5, 0.05, 0.03, 1e-6)]
     expected = [sample_until(engine, image, target) for image, target in cases]
     actual = [sample_until(engine, image, target, step=step) for image, target in cases]
@@ -139,7 +149,7 @@ def test_how_often_it_checks_changes_nothing(
 
 
 def test_no_more_passes_are_computed_than_until_the_next_check(
-    engine: Engine, images: list[PreparedImage]
+    engine: Engine, images: list[Case]
 ) -> None:
     before = engine.passes_computed
     probs, _ = sample_until(engine, images[1], 0.03)

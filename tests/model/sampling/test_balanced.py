@@ -7,18 +7,21 @@ from functools import cache
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from model.arrays import Array, Pixels
+from model.arrays import Array, KeepMasks, Pixels
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
 from model.engines import build_engine
-from model.engines.protocol import Engine, PassRange, PreparedImage
+from model.engines.protocol import Engine, sample_probs
 from model.literals import Estimator
-from model.network import MLPConfig
-from model.sampling import masks
-from model.sampling.masks import MAX_BALANCED_PASSES, Passes, balanced_keep, dropped_units
-from model.uncertainty.statistics import mean, variance
+from model.sampling.masks import (
+    MAX_BALANCED_PASSES,
+    DropoutSite,
+    Passes,
+    draw_masks,
+    dropped_units,
+)
+from tests.model.engines.networks import mean, variance
 from tests.samples.draw import DIGITS, draw_strokes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,17 +33,20 @@ RATES = (51 / 256, 128 / 256)
 CASES = [(passes, rate) for passes in (2, 3, 16, 50) for rate in RATES]
 
 
-def make_config(*rates: float) -> MLPConfig:
+def make_sites(*rates: float) -> list[DropoutSite]:
     """60 hidden units, in as many layers as there are rates."""
-    hidden = (UNITS // len(rates),) * len(rates)
-    return MLPConfig((4, *hidden, 3), rates, (2, 2), ("a", "b", "c"))
+    return [DropoutSite(UNITS // len(rates), rate) for rate in rates]
+
+
+def balanced_keep(sites: Sequence[DropoutSite], seed: int, passes: int) -> KeepMasks:
+    return draw_masks(sites, Passes(passes, seed, "balanced"))
 
 
 @cache
 def draw_dropped(passes: int, rate: float) -> Array:
     """1 where a unit is dropped, else 0, (seeds, T, units)."""
-    config = make_config(rate, rate)
-    draws = [~balanced_keep(config, seed, passes) for seed in range(SEEDS)]
+    sites = make_sites(rate, rate)
+    draws = [~balanced_keep(sites, seed, passes) for seed in range(SEEDS)]
     return np.array(draws, dtype=np.float64)
 
 
@@ -102,7 +108,7 @@ def test_distinct_units_are_uncorrelated(passes: int, rate: float) -> None:
 
 def test_each_layer_has_its_own_rate() -> None:
     rates = (26 / 256, 128 / 256, 230 / 256)
-    keep = balanced_keep(make_config(*rates), 7, 100)
+    keep = balanced_keep(make_sites(*rates), 7, 100)
     for layer, rate in enumerate(rates):
         drops = (~keep[:, 20 * layer : 20 * (layer + 1)]).sum(axis=0)
         assert set(drops.tolist()) <= {math.floor(100 * rate), math.ceil(100 * rate)}
@@ -110,55 +116,28 @@ def test_each_layer_has_its_own_rate() -> None:
 
 @pytest.mark.parametrize("passes", [1, 2, 7, 300])
 def test_rate_0_drops_nothing(passes: int) -> None:
-    assert balanced_keep(make_config(0.0, 0.0), 3, passes).all()
+    assert balanced_keep(make_sites(0.0, 0.0), 3, passes).all()
 
 
 @pytest.mark.parametrize("rate", [1 / 256, 51 / 256, 255 / 256])
 def test_a_single_pass_is_bernoulli_too(rate: float) -> None:
-    dropped = np.array([~balanced_keep(make_config(rate), seed, 1) for seed in range(SEEDS)])
+    dropped = np.array([~balanced_keep(make_sites(rate), seed, 1) for seed in range(SEEDS)])
     error = math.sqrt(rate * (1 - rate) / dropped.size)
     assert abs(float(dropped.mean()) - rate) < 5 * error
 
 
-@pytest.mark.parametrize("passes", [1, 2, 50, 333])
-def test_some_units_have_the_masks_that_they_have_among_all(passes: int) -> None:
-    """The engine draws the masks of an image's active units only."""
-    config = make_config(*RATES)
-    whole = balanced_keep(config, 5, passes)
-    assert whole.shape == (passes, UNITS)
-    units = np.array([0, 3, 4, 29, 30, 59])
-    assert (balanced_keep(config, 5, passes, units) == whole[:, units]).all()
-
-
 def test_the_seed_decides_and_so_does_the_number_of_passes() -> None:
-    config = make_config(*RATES)
-    masks = balanced_keep(config, 5, 50)
-    assert (balanced_keep(config, 5, 50) == masks).all()
-    assert (balanced_keep(config, 6, 50) != masks).any()
+    sites = make_sites(*RATES)
+    masks = balanced_keep(sites, 5, 50)
+    assert (balanced_keep(sites, 5, 50) == masks).all()
+    assert (balanced_keep(sites, 6, 50) != masks).any()
     # Unlike independent ones, the first passes of more are others.
-    assert (balanced_keep(config, 5, 100)[:50] != masks).any()
-
-
-def test_passes_with_equal_sorting_keys_are_dropped_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys have 16 bits, so that two passes now and then draw the same; here all of them do."""
-    draw_words, rate, passes = masks._random_words, 51 / 256, 12
-
-    def draw_equal_keys(key: int, words: int, counter: int) -> NDArray[np.uint64]:
-        drawn = draw_words(key, words, counter)
-        drawn.reshape(-1, 4)[:, 1:] = 0  # after the four 16-bit words of a unit's header
-        return drawn
-
-    monkeypatch.setattr(masks, "_random_words", draw_equal_keys)
-    config = make_config(rate)
-    dropped = np.array([~balanced_keep(config, seed, passes) for seed in range(SEEDS)])
-    error = math.sqrt(rate * (1 - rate) / (SEEDS * UNITS))
-    assert np.abs(dropped.mean(axis=(0, 2)) - rate).max() < 5 * error
-    assert set(np.unique(dropped.sum(axis=1))) == {2, 3}  # 12 * 51 / 256 is 2.4
+    assert (balanced_keep(sites, 5, 100)[:50] != masks).any()
 
 
 def test_the_largest_number_of_passes_is_balanced_too() -> None:
     rate, passes = 51 / 256, MAX_BALANCED_PASSES
-    dropped = ~balanced_keep(make_config(rate), 1, passes)
+    dropped = ~balanced_keep(make_sites(rate), 1, passes)
     assert (dropped.sum(axis=0) == passes * rate).all()
     quarters = dropped.reshape(4, -1).mean(axis=1)
     error = math.sqrt(rate * (1 - rate) / (dropped.size / 4))
@@ -167,9 +146,9 @@ def test_the_largest_number_of_passes_is_balanced_too() -> None:
 
 @pytest.mark.parametrize("passes", [1, 3, 50])
 def test_the_units_that_are_reported_are_those_that_are_dropped(passes: int) -> None:
-    config = make_config(*RATES)
-    bits = np.unpackbits(dropped_units(config, Passes(passes, 9, "balanced")), axis=1)
-    assert (bits[:, :UNITS] == ~balanced_keep(config, 9, passes)).all()
+    sites = make_sites(*RATES)
+    bits = np.unpackbits(dropped_units(sites, Passes(passes, 9, "balanced")), axis=1)
+    assert (bits[:, :UNITS] == ~balanced_keep(sites, 9, passes)).all()
     assert not bits[:, UNITS:].any()
 
 
@@ -201,61 +180,30 @@ def engine(one_thread: None, default_checkpoint: Checkpoint) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def images(engine: Engine) -> list[PreparedImage]:
-    pixels = draw_images()
-    return engine.prepare(pixels, [Passes(TRUTH_PASSES, seed) for seed in range(len(pixels))])
-
-
-@pytest.fixture(scope="module")
-def truth(engine: Engine, images: list[PreparedImage]) -> tuple[Array, Array]:
+def truth(engine: Engine) -> tuple[Array, Array]:
     """Mean and variance of 10,000 independent passes, each (images, C)."""
     answers = [
-        engine.sample([PassRange(image, 0, TRUTH_PASSES)])[0].astype(np.float64) for image in images
+        sample_probs(engine, pixels, Passes(TRUTH_PASSES, seed)).astype(np.float64)
+        for seed, pixels in enumerate(draw_images())
     ]
     return np.array([mean(a) for a in answers]), np.array([variance(a) for a in answers])
 
 
-def with_passes(
-    engine: Engine, images: Sequence[PreparedImage], passes: Passes
-) -> list[PreparedImage]:
-    """What `Engine.prepare` makes of other passes, with masks that are drawn once for all."""
-    if passes.estimator == "independent":
-        return [image._replace(passes=passes) for image in images]
-    keep = balanced_keep(engine.config, passes.seed, passes.count)
-    first = engine.config.hidden_sizes[0]
-    return [
-        image._replace(passes=passes, balanced=np.hstack([keep[:, image.active], keep[:, first:]]))
-        for image in images
-    ]
-
-
-def sample_all(engine: Engine, images: Sequence[PreparedImage], passes: Passes) -> Array:
+def sample_all(engine: Engine, images: Sequence[Pixels], passes: Passes) -> Array:
     """All passes of all images, (images, T, C)."""
-    prepared = with_passes(engine, images, passes)
-    ranges = [PassRange(image, 0, passes.count) for image in prepared]
-    return np.array(engine.sample(ranges), dtype=np.float64)
-
-
-@pytest.mark.parametrize("estimator", ["independent", "balanced"])
-def test_the_shortcut_of_these_tests_samples_what_the_engine_does(
-    engine: Engine, images: list[PreparedImage], estimator: Estimator
-) -> None:
-    passes = Passes(PASSES, 77, estimator)
-    sampled = sample_all(engine, images[::7], passes)
-    for pixels, probs in zip(draw_images()[::7], sampled, strict=True):
-        assert (engine.sample_probs(pixels, passes) == probs).all()
+    return np.array([sample_probs(engine, pixels, passes) for pixels in images], np.float64)
 
 
 @pytest.mark.slow
 def test_the_mean_has_no_bias_and_at_most_half_of_independents_squared_error(
-    engine: Engine, images: list[PreparedImage], truth: tuple[Array, Array]
+    engine: Engine, truth: tuple[Array, Array]
 ) -> None:
     true_means, true_variances = truth
     estimators: tuple[Estimator, ...] = ("independent", "balanced")
     squared_error = {}
     for estimator in estimators:
         samples = (
-            sample_all(engine, images, Passes(PASSES, seed, estimator)) for seed in MSE_SEEDS
+            sample_all(engine, draw_images(), Passes(PASSES, seed, estimator)) for seed in MSE_SEEDS
         )
         means = np.array([probs.mean(axis=1) for probs in samples])  # (seeds, images, C)
         squared_error[estimator] = float(((means - true_means) ** 2).sum(axis=2).mean())
@@ -271,11 +219,11 @@ def test_the_mean_has_no_bias_and_at_most_half_of_independents_squared_error(
 
 
 def test_the_variance_of_independent_passes_has_no_bias(
-    engine: Engine, images: list[PreparedImage], truth: tuple[Array, Array]
+    engine: Engine, truth: tuple[Array, Array]
 ) -> None:
     of_image = truth[1].sum(axis=1)
     most_uncertain = np.argsort(of_image)[-30:]
-    chosen = [images[number] for number in most_uncertain]
+    chosen = [draw_images()[number] for number in most_uncertain]
     samples = (sample_all(engine, chosen, Passes(VARIANCE_PASSES, seed)) for seed in VARIANCE_SEEDS)
     # Summed over the classes, (seeds, images).
     estimates = np.array([[variance(probs).sum() for probs in sampled] for sampled in samples])

@@ -52,6 +52,13 @@ def test_it_is_the_softmax_of_the_logits_divided_by_the_temperature(
     assert scaled == pytest.approx(softmax(logits / temperature), rel=1e-12)
 
 
+def test_a_small_temperature_leaves_the_likeliest() -> None:
+    # Each power alone would be 0.
+    assert apply_temperature(np.array([0.4, 0.35, 0.25]), 1e-4) == pytest.approx(
+        [1, 0, 0], abs=1e-300
+    )
+
+
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_the_order_of_the_classes_is_kept(temperature: float) -> None:
     probs = softmax(draw_logits(50, 10))

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from model.network import MLP, MLPConfig
+from model.network import MLPConfig
 from tests.training.patterns import make_images
 from training.config import Experiment
 from training.experiments import grid
 from training.experiments.grid import Outcome
+from training.network import TrainableMLP
 
 # The experiments hold out 5,000 images, or validate on 10,000.
 TRAINING, TEST = make_images(5600), make_images(10_000)
@@ -29,7 +30,7 @@ def outcome(**quantities: Sequence[float]) -> Outcome:
         dict(zip(quantities, values, strict=True))
         for values in zip(*quantities.values(), strict=True)
     ]
-    return Outcome(MLP(MLPConfig()), rows[-1], rows)
+    return Outcome(TrainableMLP(MLPConfig()), rows[-1], rows)
 
 
 def figures_in(experiment: Experiment) -> dict[str, bytes]:

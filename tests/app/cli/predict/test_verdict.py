@@ -71,6 +71,15 @@ def test_the_verdict_says_what_the_decision_rests_on(
     assert " ".join(word_verdict(answer_of(votes, decision), DIGITS)) == words
 
 
+def test_another_dropout_rate_leaves_the_verdict_to_the_reader() -> None:
+    answer = answer_of({4: 49, 9: 1}, None, dropout=0.5)
+
+    assert " ".join(word_verdict(answer, DIGITS)) == (
+        "Most likely a 4. 49 of 50 passes say 4, 1 says 9. No threshold holds for another dropout "
+        "rate: whether that is certain enough is for you to decide."
+    )
+
+
 def test_the_rival_of_an_ambiguous_image_is_the_second_by_mean() -> None:
     means = (0.0, 0.4, 0.05, 0.0, 0.45, 0.0, 0.0, 0.1, 0.0, 0.0)
     answer = answer_of({4: 45, 7: 5}, abstain("ambiguous"), mean=means)

@@ -149,6 +149,19 @@ def test_json_is_what_the_api_describes(tmp_path: Path, capsys: pytest.CaptureFi
     assert (good["passes"], good["estimator"], good["seed"]) == (40, "balanced", 9)
 
 
+def test_another_dropout_rate_is_in_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [DOUBTFUL, "--seed", "1", "--dropout", "0.9"]
+
+    assert predict(*options, "--json") == 0
+    (answer,) = json_lines(capsys.readouterr().out)
+    assert (answer["dropout"], answer["decision"]) == (230 / 256, None)
+    assert predict(*options, "--csv") == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["dropout"], row["outcome"], row["reason"]) == ("0.8984375", "", "")
+    assert predict(*options) == 0
+    assert "No threshold holds for another dropout rate" in capsys.readouterr().out
+
+
 def test_without_a_seed_each_image_draws_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(SEVEN, SEVEN, "--json") == 0
 
@@ -164,7 +177,7 @@ def test_csv_has_a_row_for_each_image(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (seven["file"], seven["digit"], seven["votes"]) == (SEVEN, "7", "0 0 0 0 0 0 0 50 0 0")
     assert (none["digit"], none["error"]) == ("", "unreadable_file")
     assert (doubtful["digit"], doubtful["seed"], doubtful["error"]) == ("4", "1", "")
-    assert float(doubtful["predictive_entropy"]) == pytest.approx(0.860, abs=0.01)
+    assert float(doubtful["predictive_entropy"]) == pytest.approx(0.913, abs=0.01)
     assert "\r" not in text
 
 
@@ -176,7 +189,8 @@ def test_csv_columns_are_the_fields_that_are_declared_for_csv() -> None:
     declared = [each.name for each in fields(McPrediction) if CSV in each.metadata["places"]]
     assert ",".join(row) == (
         "file,digit,label,confidence,predictive_entropy,outcome,reason,model,prediction_set,"
-        "expected_entropy,mutual_information,votes,passes,stop_reason,seed,estimator,error,message"
+        "expected_entropy,mutual_information,votes,passes,stop_reason,seed,estimator,dropout,"
+        "error,message"
     )
     assert {*declared} - {*row} == {"decision"}
     assert (row["outcome"], row["reason"], row["model"]) == ("accept", "", "mnist 0")

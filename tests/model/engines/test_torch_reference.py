@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from model.arrays import Array
 from model.checkpoint import Checkpoint
 from model.digits.preprocessing import preprocess_image
-from model.engines.reference import sample_probs
 from model.errors import ShapeError
 from model.literals import Estimator
-from model.network import MLP, MLPConfig, normalise
-from model.sampling.masks import draw_masks
-from model.uncertainty.statistics import mean, variance
+from model.network import MLPConfig, normalise
+from tests.model.engines.networks import mean, variance
+from tests.model.engines.torch_reference import draw_tensors, sample_probs
 from tests.samples.draw import DIGITS, FOUR_OR_NINE, STAR, draw_strokes
+from training.network import TrainableMLP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,12 +27,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 77 / 256
 
 
-def make_network(layer_sizes: tuple[int, ...], rates: tuple[float, ...], *, seed: int = 0) -> MLP:
+def make_network(
+    layer_sizes: tuple[int, ...], rates: tuple[float, ...], *, seed: int = 0
+) -> TrainableMLP:
     """A network whose logits are moderate, so that no probability is lost in float32."""
     side = math.isqrt(layer_sizes[0])
     labels = tuple(str(number) for number in range(layer_sizes[-1]))
-    network = MLP(MLPConfig(layer_sizes, rates, (side, side), labels))
-    generator = torch.Generator().manual_seed(seed)
+    network = TrainableMLP(MLPConfig(layer_sizes, rates, (side, side), labels))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             inputs = parameter.shape[-1]
@@ -44,7 +46,7 @@ def draw_x(images: int, inputs: int) -> Tensor:
     return torch.randn(images, inputs, generator=torch.Generator().manual_seed(1))
 
 
-def textbook_probs(network: MLP, x: Tensor, masks: Sequence[Tensor]) -> Array:
+def textbook_probs(network: TrainableMLP, x: Tensor, masks: Sequence[Tensor]) -> Array:
     """Softmax of W relu(...) + b in float64, one pass and one image after the other, (T, B, C)."""
     layers = [tensor.double().numpy() for tensor in network.state_dict().values()]
     *hidden, (W_out, b_out) = zip(layers[::2], layers[1::2], strict=True)
@@ -65,7 +67,7 @@ def textbook_probs(network: MLP, x: Tensor, masks: Sequence[Tensor]) -> Array:
 def test_passes_are_those_of_the_network_called_once_per_pass(estimator: Estimator) -> None:
     network = make_network((16, 13, 11, 7, 5), (RATE, 26 / 256, 128 / 256))
     x = draw_x(4, 16)
-    masks = draw_masks(network.config, 3, 20, estimator=estimator)
+    masks = draw_tensors(network.config.dropout_sites, 3, 20, estimator=estimator)
     probs = sample_probs(network, x, masks)
     assert (probs.shape, probs.dtype) == ((20, 4, 5), torch.float32)
     for number in range(20):
@@ -75,10 +77,10 @@ def test_passes_are_those_of_the_network_called_once_per_pass(estimator: Estimat
 
 def test_a_linear_network_is_sampled_without_activations() -> None:
     relu = make_network((16, 13, 11, 5), (RATE, 26 / 256))
-    network = MLP(replace(relu.config, activation="linear"))
+    network = TrainableMLP(replace(relu.config, activation="linear"))
     network.load_state_dict(relu.state_dict())
     x = draw_x(4, 16)
-    masks = draw_masks(network.config, 3, 6)
+    masks = draw_tensors(network.config.dropout_sites, 3, 6)
     probs = sample_probs(network, x, masks)
     for number in range(6):
         logits = network(x, [mask[number] for mask in masks])
@@ -89,7 +91,7 @@ def test_a_linear_network_is_sampled_without_activations() -> None:
 def test_mean_and_variance_are_those_of_a_float64_textbook_computation() -> None:
     network = make_network((16, 13, 11, 7, 5), (RATE, 26 / 256, 128 / 256))
     x = draw_x(4, 16)
-    masks = draw_masks(network.config, 5, 50)
+    masks = draw_tensors(network.config.dropout_sites, 5, 50)
     probs = sample_probs(network, x, masks).numpy()
     expected = textbook_probs(network, x, masks)
     assert mean(probs) == pytest.approx(expected.mean(axis=0), abs=1e-5)
@@ -100,7 +102,7 @@ def test_mean_and_variance_are_those_of_a_float64_textbook_computation() -> None
 def test_each_image_sees_the_same_masks() -> None:
     network = make_network((16, 13, 5), (RATE,))
     x = draw_x(1, 16).expand(3, 16)
-    probs = sample_probs(network, x, draw_masks(network.config, 0, 10))
+    probs = sample_probs(network, x, draw_tensors(network.config.dropout_sites, 0, 10))
     assert torch.allclose(probs, probs[:, :1].expand_as(probs), rtol=0, atol=1e-6)
     assert not torch.allclose(probs[0], probs[1], atol=1e-3)
 
@@ -108,7 +110,7 @@ def test_each_image_sees_the_same_masks() -> None:
 def test_the_answer_of_an_image_is_the_same_alone_and_among_others() -> None:
     network = make_network((16, 13, 11, 5), (RATE, RATE))
     x = draw_x(5, 16)
-    masks = draw_masks(network.config, 0, 10)
+    masks = draw_tensors(network.config.dropout_sites, 0, 10)
     together = sample_probs(network, x, masks)
     for number in range(5):
         alone = sample_probs(network, x[number : number + 1], masks)
@@ -117,7 +119,7 @@ def test_the_answer_of_an_image_is_the_same_alone_and_among_others() -> None:
 
 def test_rows_sum_to_1() -> None:
     network = make_network((16, 13, 11, 5), (RATE, RATE))
-    probs = sample_probs(network, draw_x(3, 16), draw_masks(network.config, 0, 100))
+    probs = sample_probs(network, draw_x(3, 16), draw_tensors(network.config.dropout_sites, 0, 100))
     assert torch.allclose(probs.sum(dim=-1), torch.ones(100, 3), rtol=0, atol=1e-6)
 
 
@@ -132,7 +134,7 @@ def test_one_hidden_layer_whose_units_are_all_dropped_leaves_the_output_bias() -
 def test_rate_0_gives_no_variance(passes: int) -> None:
     network = make_network((784, 64, 32, 10), (0.0, 0.0))
     x = draw_x(3, 784)
-    probs = sample_probs(network, x, draw_masks(network.config, 0, passes))
+    probs = sample_probs(network, x, draw_tensors(network.config.dropout_sites, 0, passes))
     # A matrix library may give the last rows of a product other low bits than the first. (The
     # engine takes care that it does not; its variance is exactly 0.)
     assert variance(probs.numpy()) == pytest.approx(0, abs=1e-13)
@@ -154,7 +156,7 @@ def test_the_network_and_the_global_generators_are_left_alone() -> None:
     network = make_network((16, 13, 5), (RATE,))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     before = torch.get_rng_state(), repr(np.random.get_state(legacy=False))
-    sample_probs(network, draw_x(2, 16), draw_masks(network.config, 0, 50))
+    sample_probs(network, draw_x(2, 16), draw_tensors(network.config.dropout_sites, 0, 50))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert repr(np.random.get_state(legacy=False)) == before[1]
     for name, tensor in network.state_dict().items():
@@ -166,7 +168,7 @@ def test_the_network_and_the_global_generators_are_left_alone() -> None:
 PASSES = 20_000
 
 
-def closed_form(network: MLP, x: Tensor) -> tuple[Array, Array]:
+def closed_form(network: TrainableMLP, x: Tensor) -> tuple[Array, Array]:
     """h, (units,), and W and b of the output layer side by side, (C, units + 1)."""
     weights = [tensor.double().numpy() for tensor in network.state_dict().values()]
     W_in, b_in, W, b = weights
@@ -191,7 +193,7 @@ def test_logits_have_the_closed_forms_mean_and_variance() -> None:
     x = draw_x(1, 16)
     h, W_and_b = closed_form(network, x)
     W, b = W_and_b[:, :-1], W_and_b[:, -1]
-    logits = network(x, draw_masks(network.config, 1, PASSES)).double().numpy()
+    logits = network(x, draw_tensors(network.config.dropout_sites, 1, PASSES)).double().numpy()
     assert_moments(logits, W @ h + b, RATE / (1 - RATE) * W**2 @ h**2)
 
 
@@ -201,7 +203,11 @@ def test_sampled_probabilities_have_the_closed_forms_mean_and_variance() -> None
     x = draw_x(1, 16)
     h, W_and_b = closed_form(network, x)
     W, b = (W_and_b[1:] - W_and_b[0])[:, :-1], (W_and_b[1:] - W_and_b[0])[:, -1]
-    probs = sample_probs(network, x, draw_masks(network.config, 1, PASSES)).double().numpy()
+    probs = (
+        sample_probs(network, x, draw_tensors(network.config.dropout_sites, 1, PASSES))
+        .double()
+        .numpy()
+    )
     ratios = np.log(probs[:, 0, 1:] / probs[:, 0, :1])
     assert_moments(ratios, W @ h + b, RATE / (1 - RATE) * W**2 @ h**2)
 
@@ -209,7 +215,7 @@ def test_sampled_probabilities_have_the_closed_forms_mean_and_variance() -> None
 # An independent implementation
 
 
-def with_torchs_dropout(network: MLP) -> nn.Sequential:
+def with_torchs_dropout(network: TrainableMLP) -> nn.Sequential:
     """The same network from torch's own parts, dropout active."""
     *hidden, output = (layer for layer in network.layers if isinstance(layer, nn.Linear))
     parts: list[nn.Module] = []
@@ -221,15 +227,15 @@ def with_torchs_dropout(network: MLP) -> nn.Sequential:
 def test_means_agree_with_4000_passes_of_torchs_own_dropout(
     default_checkpoint: Checkpoint,
 ) -> None:
-    network, passes = default_checkpoint.network, 4000
+    network, passes = TrainableMLP.from_network(default_checkpoint.network), 4000
     # Clear digits, and two drawn over each other: passes disagree about many of these.
     pairs = [(3, 5), (4, 9), (0, 6), (1, 2), (5, 6), (6, 7), (2, 4)]
     drawings = [FOUR_OR_NINE, STAR, DIGITS[1], DIGITS[8]]
     drawings += [(*DIGITS[some], *DIGITS[other]) for some, other in pairs]
     pictures = [draw_strokes(drawing) for drawing in drawings]
     images = np.stack([preprocess_image(np.array(picture)) for picture in pictures])
-    x = normalise(images, network.config)
-    ours = sample_probs(network, x, draw_masks(network.config, 0, passes)).double()
+    x = torch.from_numpy(normalise(images, network.config))
+    ours = sample_probs(network, x, draw_tensors(network.config.dropout_sites, 0, passes)).double()
     reference = with_torchs_dropout(network).train()
     with torch.inference_mode(), torch.random.fork_rng():
         torch.manual_seed(0)
