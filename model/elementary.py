@@ -52,11 +52,11 @@ def log(x: float) -> float:
     log m = 2 (s + s^3 / 3 + s^5 / 5 + ...).
     """
     bits = np.float64(x).view(np.int64)
-    k = (bits >> _MANTISSA_BITS) - _BIAS
+    k = np.int32((bits >> _MANTISSA_BITS) - _BIAS)
     m = np.int64((bits & _MANTISSA) | (_BIAS << _MANTISSA_BITS)).view(np.float64)
-    if m > _SQRT_2:
-        m *= 0.5
-        k += 1
+    is_large = m > _SQRT_2
+    m = m * 0.5 if is_large else m
+    k = k + is_large
     s = (m - 1.0) / (m + 1.0)
     q = s * s
     y = q / 21.0 + 1 / 19.0

@@ -183,15 +183,13 @@ def _kept(
     hidden: Floats, keep: Bytes, scale: float, is_relu: bool, units: Indices, values: Floats
 ) -> int:
     """Finds the kept units that are not 0; returns their number, filled up to whole eights."""
-    count = 0
-    if is_relu:
-        for unit in range(len(hidden)):
-            units[count] = unit
-            count += (hidden[unit] > 0) & keep[unit]
-    else:
-        for unit in range(len(hidden)):
-            units[count] = unit
-            count += (hidden[unit] != 0) & keep[unit]
+    flags, count = values.view(np.uint8), 0  # where there is room, until the values are known
+    for unit in range(len(hidden)):
+        is_active = hidden[unit] > 0 if is_relu else hidden[unit] != 0
+        flags[unit] = is_active & keep[unit]
+    for unit in range(len(hidden)):  # without a branch, which the processor could not predict
+        units[count] = unit
+        count += flags[unit]
     for i in range(count):
         values[i] = hidden[units[i]] * scale
     whole = -(-count // _EIGHT) * _EIGHT

@@ -13,6 +13,10 @@ from model.compiling import compiled
 from model.elementary import log
 
 
+# 0 times the logarithm of this is 0.
+_TINY = float(np.finfo(np.float64).tiny)
+
+
 class Summary(NamedTuple):
     """All statistics of the passes of one image.
 
@@ -78,7 +82,6 @@ def _summarise(p: Array, per_class: Array, votes: Integers) -> tuple[float, floa
     mean, variance, error = per_class[0], per_class[1], per_class[2]
     mean[:] = 0.0
     variance[:] = 0.0
-    expected = 0.0
     for t in range(passes):
         favourite = 0
         for c in range(classes):
@@ -86,7 +89,6 @@ def _summarise(p: Array, per_class: Array, votes: Integers) -> tuple[float, floa
             if p[t, c] > p[t, favourite]:
                 favourite = c
         votes[favourite] += 1
-        expected += one_entropy(p[t])
     for c in range(classes):
         mean[c] /= passes
     for t in range(passes):
@@ -95,20 +97,25 @@ def _summarise(p: Array, per_class: Array, votes: Integers) -> tuple[float, floa
     for c in range(classes):
         variance[c] /= max(passes - 1, 1)
         error[c] = np.sqrt(variance[c] / passes)
-    return one_entropy(mean), expected / passes
+    entropies = np.empty(passes)
+    _entropies(p, entropies)
+    expected = 0.0
+    for t in range(passes):
+        expected += entropies[t]
+    total = np.empty(1)
+    _entropies(mean.reshape(1, -1), total)
+    return total[0], expected / passes
 
 
 @compiled("void(float64[:, ::1], float64[::1])")
 def _entropies(p: Array, entropies: Array) -> None:
-    for i in range(len(p)):
-        entropies[i] = one_entropy(p[i])
-
-
-@compiled()
-def one_entropy(p: Array) -> float:
-    """Computes the entropy of one distribution, (C,)."""
-    total = 0.0
-    for c in range(len(p)):
-        if p[c] > 0:
-            total -= p[c] * log(p[c])
-    return max(total, 0.0)
+    flat = p.reshape(-1)
+    terms = np.empty(len(flat))
+    for i in range(len(flat)):  # one long loop, for vector instructions
+        terms[i] = flat[i] * log(max(flat[i], _TINY))
+    classes = p.shape[1]
+    for row in range(len(p)):
+        total = 0.0
+        for c in range(classes):
+            total -= terms[row * classes + c]
+        entropies[row] = max(total, 0.0)
