@@ -2,9 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.conftest import ROOT
 
@@ -42,27 +39,3 @@ def command_for(what: str) -> str:
     """The command of CONTRIBUTING.md for tests that the gate skips."""
     (command,) = re.findall(rf"^\| {what} \| `(.*)` \|$", read("CONTRIBUTING.md"), re.MULTILINE)
     return str(command)
-
-
-def assert_close(found: Any, promised: Any) -> None:
-    """Equal, except for the last bits of numbers: pages were printed on one kind of machine."""
-    if isinstance(promised, dict):
-        assert list(found) == list(promised)
-        for key in promised:
-            assert_close(found[key], promised[key])
-    elif isinstance(promised, list):
-        assert len(found) == len(promised)
-        for each, other in zip(found, promised, strict=True):
-            assert_close(each, other)
-    elif isinstance(promised, float):
-        assert found == pytest.approx(promised, rel=1e-2, abs=1e-6)
-    else:
-        assert found == promised
-
-
-def assert_same_text(found: str, promised: str) -> None:
-    """Equal, except for the last digit of decimals: pages were printed on one kind of machine."""
-    decimal = re.compile(r"\d+\.\d+")
-    assert decimal.sub("#", found) == decimal.sub("#", promised)
-    for number, other in zip(decimal.findall(found), decimal.findall(promised), strict=True):
-        assert float(number) == pytest.approx(float(other), abs=0.0011)

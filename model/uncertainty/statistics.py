@@ -12,7 +12,6 @@ from model.arrays import Array, Integers, Probs
 from model.compiling import compiled
 from model.elementary import log
 
-
 # 0 times the logarithm of this is 0.
 _TINY = float(np.finfo(np.float64).tiny)
 

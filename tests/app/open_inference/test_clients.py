@@ -182,12 +182,8 @@ def program(title: str) -> tuple[str, str]:
 
 
 def assert_prints(printed: str, promised: str) -> None:
-    """The same text, but for the last digits of numbers and for line breaks between them."""
-    found, stated = NUMBER.findall(printed), NUMBER.findall(promised)
-    assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", promised).split()
-    assert [float(one) for one in found] == pytest.approx(
-        [float(one) for one in stated], rel=1e-2, abs=1e-6
-    )
+    """The same text, but for line breaks between numbers."""
+    assert printed.split() == promised.split()
 
 
 def test_the_pages_curl_answers_as_printed(server: RunningServer) -> None:
