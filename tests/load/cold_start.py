@@ -1,6 +1,6 @@
 """Start-up time and idle memory of a server, compared with the imports that it cannot do without.
 
-`python -m tests.load.cold_start` starts one worker and `python -c "import torch, fastapi"` in turn.
+`python -m tests.load.cold_start` starts one worker and `python -c "import numba, fastapi"` in turn.
 The server's time ends with the first 200 from `/health/ready`, and its memory is read a second
 later; the bare process's time ends, and its memory is read, after its imports. Ratios are medians
 of the ratios within a round. A first round, which fills the system's file cache and compiles
@@ -20,7 +20,7 @@ from tests.load.processes import resident_mib
 from tests.load.servers import serving, without_settings
 
 # What is wanted, as multiples of the bare process.
-LONGEST, LARGEST = 1.5, 1.25
+LONGEST, LARGEST = 2.2, 2.0
 _IDLE_SECONDS = 1.0
 # As with installed packages, bytecode is kept.
 _BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
@@ -37,7 +37,7 @@ def start_bare() -> Start:
     """The imports alone."""
     began = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, "-c", "import torch, fastapi; print(flush=True); input()"],
+        [sys.executable, "-c", "import numba, fastapi; print(flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=without_settings() | _BYTECODE,
@@ -60,7 +60,7 @@ def start_server(idle_seconds: float = _IDLE_SECONDS) -> Start:
 
 def describe(rounds: Sequence[tuple[Start, Start]]) -> Iterator[str]:
     """Medians and ratios of rounds, each of a bare start and a server's."""
-    names = ("import torch, fastapi", "dropserve serve")
+    names = ("import numba, fastapi", "dropserve serve")
     for name, starts in zip(names, zip(*rounds, strict=True), strict=True):
         seconds, mib = (median(values) for values in zip(*starts, strict=True))
         yield f"{name:<22} {seconds:6.2f} s {mib:7.0f} MiB"

@@ -49,4 +49,4 @@ def test_ratios_of_starts_are_medians_of_the_rounds() -> None:
     lines = list(cold_start.describe(rounds))
 
     assert lines[1].split() == ["dropserve", "serve", "2.40", "s", "150", "MiB"]
-    assert lines[2] == "time 1.20 times (wanted: 1.5), memory 1.50 times (wanted: 1.25)"
+    assert lines[2] == "time 1.20 times (wanted: 2.2), memory 1.50 times (wanted: 2.0)"
