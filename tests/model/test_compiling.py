@@ -109,6 +109,7 @@ def kept(package: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_of_processes_that_start_together_one_compiles_and_says_so(
     first: tuple[Path, list[tuple[str, str]]],
 ) -> None:
@@ -120,6 +121,7 @@ def test_of_processes_that_start_together_one_compiles_and_says_so(
     assert stat.S_IMODE(kept(package).stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_only_the_contents_of_the_sources_count_and_all_of_them(package: Path) -> None:
     for source in package.rglob("*.py"):
         os.utime(source, (1, 1))
@@ -130,6 +132,7 @@ def test_only_the_contents_of_the_sources_count_and_all_of_them(package: Path) -
     assert out == COMPILED
 
 
+@pytest.mark.slow
 def test_the_installation_has_all_levels_and_needs_no_place_to_write(package: Path) -> None:
     shutil.rmtree(package.parent / "cache")
     nowhere = package / "compiling.py"
@@ -150,6 +153,7 @@ def test_the_installation_has_all_levels_and_needs_no_place_to_write(package: Pa
     assert not unused.exists()
 
 
+@pytest.mark.slow
 def test_without_a_place_to_write_every_start_compiles_and_says_so(
     package: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +179,7 @@ def lose(folder: Path) -> None:
     next(folder.glob("*.nbi")).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [interrupt, damage, lose])
 def test_a_spoilt_folder_is_compiled_again(package: Path, spoil: Callable[[Path], None]) -> None:
     spoil(kept(package))
@@ -198,6 +203,7 @@ def replace_by_link(folder: Path) -> None:
     folder.symlink_to(folder.rename(folder.with_name("elsewhere")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expose", [open_to_others, give_away, replace_by_link])
 def test_code_that_another_user_could_have_written_is_not_loaded(
     package: Path, expose: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch

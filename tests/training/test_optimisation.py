@@ -217,6 +217,7 @@ def assert_close_networks(found: MLP, expected: MLP) -> None:
         np.testing.assert_allclose(one.bias, other.bias, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_l1_shrinks_the_sum_of_absolute_weights(output: Path) -> None:
     sums = []
     for l1 in (0.0, 1e-3):
@@ -368,6 +369,7 @@ def test_a_run_stops_when_patience_ends_and_keeps_the_best_epoch(
     assert not np.array_equal(saved, losses.weights[3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted_at", [2, 3, 4, 5])
 def test_a_resumed_run_stops_at_the_same_epoch_with_the_same_bytes(
     output: Path, monkeypatch: pytest.MonkeyPatch, interrupted_at: int

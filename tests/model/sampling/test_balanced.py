@@ -218,6 +218,7 @@ def test_the_mean_has_no_bias_and_at_most_half_of_independents_squared_error(
     assert squared_error["independent"] == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_variance_of_independent_passes_has_no_bias(
     engine: Engine, truth: tuple[Array, Array]
 ) -> None:
