@@ -24,7 +24,7 @@ from training.network import TrainableMLP
 from training.runs import RunFiles
 from training.train import TEACHER_SETTINGS, _loss, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 TINY = replace(PLAIN, views=2)

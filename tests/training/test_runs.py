@@ -27,7 +27,7 @@ from tests.training.patterns import (
 from training.runs import RunFiles
 from training.train import evaluate_network, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 # Where `train` finds the functions that the tests interrupt.

@@ -22,7 +22,7 @@ from training.network import TrainableMLP
 from training.outliers import SHOWN, make_unfamiliar
 from training.train import TEACHER_SETTINGS, Run, evaluate_network, start, train, train_epoch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 # Learning
