@@ -10,6 +10,7 @@ import importlib
 import multiprocessing
 import os
 import platform
+import subprocess  # nosec B404: see _compile_elsewhere
 import sys
 import threading
 import time
@@ -90,9 +91,18 @@ def compiled(signature: str = "") -> Callable[[F], F]:
 def compile_all() -> None:
     """Makes sure that everything is compiled, so that no request waits for it.
 
-    It says on stderr when it must compile, which takes some ten seconds. Processes that start
-    together compile once. All calls but the first do nothing.
+    It says on stderr when it must compile, which takes some ten seconds: in another process, if the
+    code can be kept. Processes that start together compile once; later calls do nothing.
     """
+    _compile_all(elsewhere=True)
+
+
+def compile_here() -> None:
+    """Does the same in this process alone, which then keeps the compiler's memory."""
+    _compile_all(elsewhere=False)
+
+
+def _compile_all(elsewhere: bool) -> None:
     with _lock:
         for module in _MODULES:
             importlib.import_module(f"model.{module}")
@@ -102,11 +112,29 @@ def compile_all() -> None:
         if is_complete(INSTALLED / name):
             return _load_or_compile(INSTALLED / name)
         folder = own_folder(config.CACHE_DIR, name)
+        # Unoptimised code cannot be kept.
+        if elsewhere and folder and config.OPT and not is_complete(folder):
+            _compile_elsewhere()
         if not is_complete(folder):
             with locked(folder):
                 if not is_complete(folder):  # and no other process was first
                     return _compile_with_notice(folder)
         return _load_or_compile(folder)
+
+
+def _compile_elsewhere() -> None:
+    """Compiles in a process that ends: the compiler leaves 120 MB, which a server would keep."""
+    # Ctrl-C ends it without a traceback; this process says what there is to say.
+    command = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    command += "from model.compiling import compile_here; compile_here()"
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with suppress(OSError):
+        subprocess.run(  # nosec B603: this program itself
+            [sys.executable, "-P", "-c", command],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
 
 
 def _compile_with_notice(folder: Path | None) -> None:
@@ -152,7 +180,7 @@ def main() -> None:
     """Compiles for all levels, into the installation, for all users."""
     os.umask(0o022)
     os.environ |= {"NUMBA_CACHE_DIR": str(INSTALLED), "NUMBA_CPU_FEATURES": ""}
-    compile_once = importlib.import_module("model.compiling").compile_all  # this one is __main__'s
+    compile_once = importlib.import_module("model.compiling").compile_here  # not __main__'s
     for level in LEVELS:
         os.environ["NUMBA_CPU_NAME"] = level
         process = multiprocessing.get_context("spawn").Process(target=compile_once)

@@ -63,12 +63,12 @@ def run_engine_bench(options: argparse.Namespace) -> None:
     parts = time_parts(engine, digits[_TYPICAL], options.rounds)
     machine = describe_machine()
     if "json" in options:
-        document: dict[str, Any] = {
+        document = {
             "machine": machine,
             "rows": rows,
             "deterministic_ratio": deterministic,
+            "parts": parts,
         }
-        document["parts"] = parts
         print(json.dumps(document, indent=2))
         return
     print(
