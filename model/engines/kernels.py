@@ -95,7 +95,7 @@ def first_layer(
     """Computes the first stochastic layer, before its activation, of passes that share its inputs.
 
     A pass adds, for each four units, one of the 16 sums that four masks can give. A table has them:
-    it takes as long as twenty passes, and spares each pass three of four additions.
+    making it takes as long as several passes, and spares each three of four additions.
     """
     table = np.empty((_TABLE_FOURS, 16, layer[2]), np.float32)
     for tile in range(layer[1] // layer[2]):

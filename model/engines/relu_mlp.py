@@ -39,7 +39,7 @@ class ReluMlpEngine:
     def __init__(self, network: MLP) -> None:
         compile_all()
         self.dropout_sites = network.config.dropout_sites
-        self.block_passes = 32  # each call makes a table, which takes as long as twenty passes
+        self.block_passes = 32  # each call makes a table, which takes as long as several passes
         self.passes_computed = 0
         self._config = network.config
         self.is_relu = network.config.activation == "relu"
