@@ -1,5 +1,6 @@
 """Builds the application; nothing runs at import."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -34,7 +35,7 @@ def create_app(
     """The application.
 
     Its `state` has `settings`, `models` (the model repository), `metrics` (None: off),
-    `is_draining` (set by the server), and `unread_body_bytes` (see `app.api.bodies`).
+    `is_draining` (set by the server), `unread_body_bytes` and `parsing` (see `app.api.receiving`).
 
     Args:
         settings: how the application runs.
@@ -76,6 +77,7 @@ def create_app(
     app.state.models = models
     app.state.is_draining = False
     app.state.unread_body_bytes = 0
+    app.state.parsing = asyncio.Lock()
     # Not included, but joined: an included router is searched by a slower path of its own.
     app.router.routes.extend(v2.infer_routes)
     app.router.routes.append(v2.mount)

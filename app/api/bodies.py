@@ -5,12 +5,10 @@ as numbers in JSON. Parameters come in the query, or under the same names in the
 form fields. Raw bodies are the fast path: multipart parsing alone takes longer than a prediction.
 """
 
-import asyncio
 import itertools
 import json
 import re
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
@@ -19,22 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from app.api.receiving import INLINE_BYTES, Headers, headers_of, parse_body, read_body
 from app.errors import ApiError, ErrorCode
 from app.inference.decoding import Image, decode_base64
+from app.inference.json_structure import check_structure
 from app.inference.parameters import parse_parameters
 from app.schemas import PredictParameters
 from app.settings import Settings
 from model.literals import SIDE
-
-# What is read off a body that is too large before the answer, so that its sender sees the answer
-# and not a broken pipe.
-_DISCARDED_BYTES = 32 * 2**20
-_DISCARDING_SECONDS = 2.0
-# All bodies that arrive in pieces hold at most the memory of this many of the largest, whatever the
-# number of connections.
-_MOST_UNREAD_BODIES = 8
 
 _IMAGE_FIELDS = ("image", "pixels")
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -45,6 +37,7 @@ _LONGEST_NUMBER = 400
 _REMEMBERED_QUERY = 256  # the longest, in bytes
 
 P = TypeVar("P", bound=PredictParameters)
+Fields = Iterable[tuple[str, Any]]
 
 
 async def read_image_request(request: Request, parameters_type: type[P]) -> tuple[Image, P]:
@@ -58,11 +51,9 @@ async def read_image_request(request: Request, parameters_type: type[P]) -> tupl
     content_type = _content_type(headers)
     query: bytes = request.scope["query_string"]
     image: Image
-    fields: Iterable[tuple[str, Any]]
+    fields: Fields
     if content_type == "application/json":
-        document = _parse_json(body)
-        image = _take_image(document)
-        fields = document.items()
+        image, fields = await parse_body(request, body, _image_of_json)
     elif content_type == "multipart/form-data":
         one_file = ErrorCode.INVALID_MULTIPART(
             "the form must have one file, the image, in the field named file "
@@ -107,17 +98,10 @@ async def read_batch_request(
     content_type = _content_type(headers)
     limit = settings.max_batch_images
     images: list[Image | ApiError]
+    fields: Fields
     if content_type == "application/json":
-        document = _parse_json(body)
-        inputs = document.pop("inputs", None)
-        if not isinstance(inputs, list) or not inputs:
-            raise ErrorCode.INVALID_PARAMETER(
-                'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
-            )
-        if len(inputs) > limit:
-            raise _too_many(limit)
-        images = [_image_or_error(item) for item in inputs]
-        pairs.extend(document.items())
+        images, fields = await parse_body(request, body, lambda text: _images_of_json(text, limit))
+        pairs.extend(fields)
     elif content_type == "multipart/form-data":
         files, fields = await _parse_multipart(request, body, limit, _too_many(limit))
         if not files or any(name != "file" for name, _ in files):
@@ -139,81 +123,6 @@ async def read_batch_request(
 def _too_many(limit: int) -> ApiError:
     return ErrorCode.TOO_MANY_IMAGES(
         f"a batch takes at most {limit} images; send several smaller batches"
-    )
-
-
-Headers = dict[bytes, bytes]
-
-
-def headers_of(request: Request) -> Headers:
-    """By name; of several of one name the first."""
-    return dict(reversed(request.scope["headers"]))
-
-
-async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
-    """The whole body.
-
-    Raises:
-        ApiError: body_too_large, after a little of the rest was read off;
-            overloaded, the bodies that are still arriving hold too much memory.
-    """
-    declared = headers.get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > limit:
-        # A client that waits for "100 Continue" has sent nothing yet, and will not.
-        if b"expect" not in headers:
-            await _discard(request.stream())
-        _raise_too_large(limit)
-    # As `request.stream` does, without a generator: nearly every body is a single chunk.
-    message = await request.receive()
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    chunk: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        return await _read_rest(request, chunk, limit)
-    if len(chunk) > limit:
-        _raise_too_large(limit)
-    return chunk
-
-
-async def _read_rest(request: Request, first: bytes, limit: int) -> bytes:
-    state = request.app.state
-    body = bytearray()
-    chunk: bytes | None = first
-    rest = request.stream()
-    try:
-        while chunk is not None:
-            if len(body) + len(chunk) > limit:
-                state.unread_body_bytes -= len(body)
-                body = bytearray()  # not held while the rest is read off
-                await _discard(rest)
-                _raise_too_large(limit)
-            body += chunk
-            state.unread_body_bytes += len(chunk)
-            if state.unread_body_bytes > _MOST_UNREAD_BODIES * limit:
-                raise ErrorCode.OVERLOADED(
-                    "too many large bodies are on their way to this server; try again after the "
-                    "seconds in Retry-After"
-                )
-            chunk = await anext(rest, None)
-        return bytes(body)
-    finally:
-        state.unread_body_bytes -= len(body)
-
-
-async def _discard(stream: AsyncGenerator[bytes, None]) -> None:
-    left = _DISCARDED_BYTES
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_DISCARDING_SECONDS):
-            async for chunk in stream:
-                left -= len(chunk)
-                if left < 0:
-                    return
-
-
-def _raise_too_large(limit: int) -> NoReturn:
-    raise ErrorCode.BODY_TOO_LARGE(
-        f"the body is larger than the {limit:,} bytes this server accepts; send a smaller image",
-        headers={"connection": "close"},
     )
 
 
@@ -244,11 +153,37 @@ def _content_type(headers: Headers) -> str:
     return value.partition(";")[0].strip().lower()
 
 
-def _parse_json(body: bytes) -> dict[str, Any]:
+def _image_of_json(body: bytes) -> tuple[Image, Fields]:
+    document = _parse_json(body, 1)
+    return _take_image(document), document.items()
+
+
+def _images_of_json(body: bytes, limit: int) -> tuple[list[Image | ApiError], Fields]:
+    document = _parse_json(body, limit)
+    inputs = document.pop("inputs", None)
+    if not isinstance(inputs, list) or not inputs:
+        raise ErrorCode.INVALID_PARAMETER(
+            'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
+        )
+    if len(inputs) > limit:
+        raise _too_many(limit)
+    return [_image_or_error(item) for item in inputs], document.items()
+
+
+def _parse_json(body: bytes, images: int) -> dict[str, Any]:
     if not body:
         raise ErrorCode.EMPTY_BODY()
+    check_structure(body, images)
+    in_thread = len(body) > INLINE_BYTES
     try:
-        document = json.loads(body, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        document = json.loads(
+            body,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            # A thread lets others have the interpreter only where it calls Python functions.
+            parse_int=(lambda text: int(text)) if in_thread else None,
+            parse_float=(lambda text: float(text)) if in_thread else None,
+        )
     except (ValueError, RecursionError) as error:
         raise ErrorCode.INVALID_JSON() from error
     if not isinstance(document, dict):
@@ -325,6 +260,10 @@ def _parse_pixels(value: Any) -> NDArray[np.uint8]:
     return np.array(rows, dtype=np.uint8).reshape(SIDE, SIDE)
 
 
+class _FormParser(MultiPartParser):
+    spool_max_size = 0  # nothing goes to the disk, which may be read-only: the body is in memory
+
+
 async def _parse_multipart(
     request: Request, body: bytes, max_files: int, too_many: ApiError
 ) -> tuple[list[tuple[str, bytes]], list[tuple[str, Any]]]:
@@ -333,7 +272,7 @@ async def _parse_multipart(
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=max_files, max_fields=100)
+    parser = _FormParser(request.headers, stream(), max_files=max_files, max_fields=100)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:

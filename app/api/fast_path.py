@@ -30,7 +30,7 @@ class DirectApp(FastAPI):
     the direct routes, and FastAPI's router. What a handler of `add_exception_handler` answers
     passes the same middleware on its way out, also for `Exception`; Starlette's own stack has that
     handler outermost. FastAPI's telemetry and its limit on bodies are left out: the request context
-    and `app.api.bodies` do both.
+    and `app.api.receiving` do both.
 
     Args:
         metrics: counts the requests; None: they are not counted.

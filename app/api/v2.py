@@ -3,6 +3,7 @@
 Raw routes, outside FastAPI's description: these clients send no Content-Type, or any.
 """
 
+import asyncio
 from collections.abc import Mapping
 from importlib.metadata import version
 from weakref import WeakKeyDictionary
@@ -13,15 +14,15 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from app.api.answers import BytesResponse, JsonResponse
-from app.api.bodies import headers_of, read_body
 from app.api.dispatch import answer_many, answer_one, predictor_of
+from app.api.receiving import Headers, headers_of, large_body, parse_body, read_body
 from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
-from app.open_inference.compression import deflate, inflate
+from app.open_inference.compression import deflate, inflate, inflate_inline
 from app.open_inference.models import EXTENSIONS, SERVER_NAME, ServedModel, served_models
 from app.open_inference.protocol import VERSION, invalid
-from app.open_inference.requests import InferenceRequest, parse_request
+from app.open_inference.requests import InferenceRequest, load_json, parse_request
 from app.open_inference.responses import build_response
 from app.schemas import Prediction
 
@@ -55,7 +56,7 @@ async def repository_index(request: Request) -> JsonResponse:
     state = request.app.state
     text = await read_body(request, headers_of(request), state.settings.max_body_bytes)
     try:
-        document = orjson.loads(text) if text else {}
+        document = load_json(text, 1) if text else {}
     except orjson.JSONDecodeError as error:
         raise invalid("the body is not valid JSON") from error
     if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
@@ -83,11 +84,7 @@ async def infer(request: Request) -> Response:
     model = _find_model(request)
     predictor = predictor_of(request, model.parameters_type)
     headers = headers_of(request)
-    limit = request.app.state.settings.max_body_bytes
-    body = await read_body(request, headers, limit)
-    if encoding := headers.get(b"content-encoding"):
-        body = await inflate(body, encoding.decode("latin-1"), limit)
-    asked = parse_request(body, headers.get(_HEADER_LENGTH), model)
+    asked = await _read_request(request, headers, model)
     answers = await _answer(request, predictor, asked)
     content, json_length = build_response(model, asked.header, answers)
     accepted = headers.get(b"accept-encoding", b"").decode("latin-1")
@@ -97,6 +94,21 @@ async def infer(request: Request) -> Response:
         return BytesResponse(content, b"application/json", headers=described)
     described = {_HEADER_LENGTH.decode(): str(json_length), **described}
     return BytesResponse(content, b"application/octet-stream", headers=described)
+
+
+async def _read_request(request: Request, headers: Headers, model: ServedModel) -> InferenceRequest:
+    limit = request.app.state.settings.max_body_bytes
+    body = await read_body(request, headers, limit)
+
+    def parse(body: bytes) -> InferenceRequest:
+        return parse_request(body, headers.get(_HEADER_LENGTH), model)
+
+    encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+    inflated = inflate_inline(body, encoding, limit)
+    if inflated is not None:
+        return await parse_body(request, inflated, parse)
+    async with large_body(request, body):  # which may inflate a thousandfold
+        return await asyncio.to_thread(lambda: parse(inflate(body, encoding, limit)))
 
 
 def _models(request: Request) -> Mapping[str, ServedModel]:

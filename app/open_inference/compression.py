@@ -18,19 +18,8 @@ _LEVEL = 1
 _DAMAGED = "the body is not what Content-Encoding says, or is cut off; send it again, or as it is"
 
 
-async def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undoes a request's Content-Encoding.
-
-    Args:
-        body: as it was received.
-        encoding: the header's value; empty: there was none.
-        limit: the most bytes that may come out; no more than that is ever allocated.
-
-    Raises:
-        ApiError: unsupported_media_type, an encoding that is not undone here.
-        ApiError: invalid_request, the body is damaged.
-        ApiError: body_too_large, more than `limit` comes out.
-    """
+def inflate_inline(body: bytes, encoding: str, limit: int) -> bytes | None:
+    """As `inflate`, on the event loop; None: so much comes out that a thread must do it."""
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return body
@@ -42,13 +31,33 @@ async def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     inflater = zlib.decompressobj(_WINDOW_BITS[name])
     inflated = _take(inflater, body, min(_INLINE_BYTES, limit))
     if not inflater.eof and inflater.unconsumed_tail:
-        rest = limit - len(inflated)
-        # One byte more than is allowed shows that there is more.
-        inflated += await asyncio.to_thread(_take, inflater, inflater.unconsumed_tail, rest + 1)
+        return None
+    return _checked(inflater, inflated)
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """Undoes a request's Content-Encoding.
+
+    Args:
+        body: as it was received.
+        encoding: the header's value, which `inflate_inline` has checked.
+        limit: the most bytes that may come out; no more than that is ever allocated.
+
+    Raises:
+        ApiError: invalid_request, the body is damaged.
+        ApiError: body_too_large, more than `limit` comes out.
+    """
+    inflater = zlib.decompressobj(_WINDOW_BITS[encoding.strip().lower()])
+    # One byte more than is allowed shows that there is more.
+    inflated = _take(inflater, body, limit + 1)
     if len(inflated) > limit:
         raise ErrorCode.BODY_TOO_LARGE(
             f"the body inflates to more than the {limit:,} bytes this server accepts; send less"
         )
+    return _checked(inflater, inflated)
+
+
+def _checked(inflater: "zlib._Decompress", inflated: bytes) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise invalid(_DAMAGED)
     return inflated

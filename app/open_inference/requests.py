@@ -1,5 +1,6 @@
 """The body of an inference request -> what is asked for: images, parameters, outputs."""
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.errors import ErrorCode
+from app.inference.json_structure import check_structure
 from app.inference.parameters import parse_parameters
 from app.open_inference.models import ServedModel, Tensor
 from app.open_inference.protocol import PIXELS, invalid
@@ -98,7 +100,7 @@ def _raw_header(size: int, model: ServedModel) -> RequestHeader:
 
 
 def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
-    document = _parse_json(text)
+    document = _parse_json(text, model.settings.max_batch_images)
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise invalid("inputs must be a list of one input: pixels or image")
@@ -117,9 +119,20 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
 _remembered_header = lru_cache(maxsize=256)(_parse_header)
 
 
-def _parse_json(text: bytes) -> dict[str, Any]:
+def load_json(text: bytes, images: int) -> Any:
+    """Parses UTF-8, perhaps with a byte order mark, of a request for at most `images`.
+
+    Raises:
+        ApiError: as `check_structure`.
+        JSONDecodeError: it is not valid.
+    """
+    check_structure(text, images)
+    return orjson.loads(text.removeprefix(BOM_UTF8))
+
+
+def _parse_json(text: bytes, images: int) -> dict[str, Any]:
     try:
-        document = orjson.loads(text)
+        document = load_json(text, images)
     except orjson.JSONDecodeError as error:
         raise invalid(
             "the body is not valid JSON; where raw data follows the JSON, the header "

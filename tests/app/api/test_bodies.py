@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 from typing import Any
@@ -67,6 +68,10 @@ GOOD_BODIES: dict[str, Callable[[Pixels], dict[str, Any]]] = {
     "JSON image, with a charset": lambda p: {
         "content": json.dumps({"image": base64_of(encode(p, "PNG"))}),
         "headers": {"content-type": "Application/JSON; charset=utf-8"},
+    },
+    "JSON, with a byte order mark": lambda p: {
+        "content": BOM_UTF8 + json.dumps({"pixels": p.tolist()}).encode(),
+        "headers": {"content-type": "application/json"},
     },
     "JSON pixels, rows": lambda p: as_json(pixels=p.tolist()),
     "JSON pixels, flat": lambda p: as_json(pixels=p.ravel().tolist()),

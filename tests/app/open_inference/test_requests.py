@@ -1,6 +1,7 @@
 """The body of an inference request: its JSON, parameters, outputs and the length of its header."""
 
 import json
+from codecs import BOM_UTF8
 
 import httpx
 import numpy as np
@@ -176,6 +177,23 @@ async def test_one_pass_has_no_scatter(client: httpx.AsyncClient) -> None:
     assert list(outputs) == [
         name for name in MC_OUTPUTS if name not in ("variance", "standard_error")
     ]
+
+
+@pytest.mark.parametrize("body", [json_body(SEVEN), binary_body(SEVEN)], ids=["JSON", "raw"])
+async def test_json_may_begin_with_a_byte_order_mark(
+    client: httpx.AsyncClient, body: InferBody
+) -> None:
+    headers = body.all_headers
+    if body.raw is not None:
+        headers = {HEADER_LENGTH: str(int(headers[HEADER_LENGTH]) + len(BOM_UTF8))}
+
+    response = await client.post(
+        "/v2/models/mnist/infer", content=BOM_UTF8 + body.content, headers=headers
+    )
+    index = await client.post("/v2/repository/index", content=BOM_UTF8 + b'{"ready": true}')
+
+    assert response.content == (await infer(client, "mnist", body)).content
+    assert index.status_code == 200
 
 
 # The function alone

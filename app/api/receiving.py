@@ -1,0 +1,127 @@
+"""The bytes of a body, and the memory that all bodies have until they are parsed."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import NoReturn, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import ErrorCode
+
+# What is read off a body that is too large before the answer, so that its sender sees the answer
+# and not a broken pipe.
+_DISCARDED_BYTES = 32 * 2**20
+_DISCARDING_SECONDS = 2.0
+# All bodies that arrive in pieces hold at most the memory of this many of the largest, whatever the
+# number of connections.
+_MOST_UNREAD_BODIES = 8
+# What is parsed on the event loop: a few milliseconds at most.
+INLINE_BYTES = 256 * 2**10
+
+T = TypeVar("T")
+Headers = dict[bytes, bytes]
+
+
+def headers_of(request: Request) -> Headers:
+    """By name; of several of one name the first."""
+    return dict(reversed(request.scope["headers"]))
+
+
+async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: body_too_large, after a little of the rest was read off;
+            overloaded, the bodies that are still arriving hold too much memory.
+    """
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit:
+        # A client that waits for "100 Continue" has sent nothing yet, and will not.
+        if b"expect" not in headers:
+            await _discard(request.stream())
+        _raise_too_large(limit)
+    # As `request.stream` does, without a generator: nearly every body is a single chunk.
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    chunk: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        return await _read_rest(request, chunk, limit)
+    if len(chunk) > limit:
+        _raise_too_large(limit)
+    return chunk
+
+
+async def _read_rest(request: Request, first: bytes, limit: int) -> bytes:
+    state = request.app.state
+    body = bytearray()
+    chunk: bytes | None = first
+    rest = request.stream()
+    try:
+        while chunk is not None:
+            if len(body) + len(chunk) > limit:
+                state.unread_body_bytes -= len(body)
+                body = bytearray()  # not held while the rest is read off
+                await _discard(rest)
+                _raise_too_large(limit)
+            body += chunk
+            state.unread_body_bytes += len(chunk)
+            _check_unread_bodies(request)
+            chunk = await anext(rest, None)
+        return bytes(body)
+    finally:
+        state.unread_body_bytes -= len(body)
+
+
+def _check_unread_bodies(request: Request) -> None:
+    state = request.app.state
+    if state.unread_body_bytes > _MOST_UNREAD_BODIES * state.settings.max_body_bytes:
+        raise ErrorCode.OVERLOADED(
+            "too many large bodies are on their way to this server; try again after the seconds in "
+            "Retry-After"
+        )
+
+
+@asynccontextmanager
+async def large_body(request: Request, body: bytes) -> AsyncIterator[None]:
+    """One large body at a time is parsed, since parsing multiplies its memory.
+
+    A body that waits for its turn still counts as one that is on its way.
+
+    Raises:
+        ApiError: overloaded, these bodies hold too much memory.
+    """
+    state = request.app.state
+    state.unread_body_bytes += len(body)
+    try:
+        _check_unread_bodies(request)
+        async with state.parsing:
+            yield
+    finally:
+        state.unread_body_bytes -= len(body)
+
+
+async def parse_body(request: Request, body: bytes, parse: Callable[[bytes], T]) -> T:
+    """The result of `parse`, which a thread calls if the body is large."""
+    if len(body) <= INLINE_BYTES:
+        return parse(body)
+    async with large_body(request, body):
+        return await asyncio.to_thread(parse, body)
+
+
+async def _discard(stream: AsyncGenerator[bytes, None]) -> None:
+    left = _DISCARDED_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARDING_SECONDS):
+            async for chunk in stream:
+                left -= len(chunk)
+                if left < 0:
+                    return
+
+
+def _raise_too_large(limit: int) -> NoReturn:
+    raise ErrorCode.BODY_TOO_LARGE(
+        f"the body is larger than the {limit:,} bytes this server accepts; send a smaller image",
+        headers={"connection": "close"},
+    )
