@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 
 from app.api.answers import BytesResponse, JsonResponse
 from app.api.bodies import headers_of, read_body
-from app.api.dispatch import answer_many, answer_one, predictor_of
+from app.api.dispatch import answer_many, answer_one, predictor_of, refuse_early
 from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
@@ -80,13 +80,13 @@ async def model_config(request: Request) -> JsonResponse:
 
 async def infer(request: Request) -> Response:
     """`POST /v2/models/NAME/infer`: the numbers of the native routes, as tensors."""
-    model = _find_model(request)
-    predictor = predictor_of(request, model.parameters_type)
+    refuse_early(request, _find_model(request).parameters_type)
     headers = headers_of(request)
     limit = request.app.state.settings.max_body_bytes
     body = await read_body(request, headers, limit)
     if encoding := headers.get(b"content-encoding"):
         body = await inflate(body, encoding.decode("latin-1"), limit)
+    model, predictor = _find_model(request), predictor_of(request)
     asked = parse_request(body, headers.get(_HEADER_LENGTH), model)
     answers = await _answer(request, predictor, asked)
     content, json_length = build_response(model, asked.header, answers)
@@ -105,7 +105,7 @@ def _models(request: Request) -> Mapping[str, ServedModel]:
     Raises:
         ApiError: not_ready, no model can answer yet, or any more.
     """
-    predictor: Predictor = request.app.state.models.predictor
+    predictor = predictor_of(request)
     models = _served.get(predictor)
     if models is None:
         models = served_models(predictor.checkpoint, request.app.state.settings)
