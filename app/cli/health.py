@@ -11,8 +11,7 @@ from app.cli.options import Commands, add_setting_options
 from app.errors import EXIT_FAILED, EXIT_OK
 from app.settings import load_settings
 
-# What a container was started with.
-_FIRST_PROCESS = Path("/proc/1/cmdline")
+_FIRST_PROCESS = Path("/proc/1/cmdline")  # what a container was started with
 
 
 def add_health_command(commands: Commands) -> None:

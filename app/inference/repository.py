@@ -1,6 +1,7 @@
 """The network that is served, and how another one takes its place without downtime."""
 
 import asyncio
+import gc
 import logging
 import math
 
@@ -76,11 +77,7 @@ class ModelRepository:
         return self._predictor is not None
 
     def load(self, checkpoint: Checkpoint | None = None) -> None:
-        """Serves a checkpoint; the one that the settings name, if none is given.
-
-        Raises:
-            CheckpointError: see `load_predictor`.
-        """
+        """Serves a checkpoint, or the one that the settings name; fails as `load_predictor`."""
         self._serve(load_predictor(self._settings, self._metrics, checkpoint))
 
     async def reload(self) -> None:
@@ -101,6 +98,8 @@ class ModelRepository:
         # No request is answered later than this.
         await asyncio.sleep(self._settings.max_timeout_ms / 1000)
         await old.close(_CLOSING_SECONDS)
+        del old
+        gc.collect()  # a predictor and its scheduler refer to each other
 
     async def close(self) -> None:
         """Serves nothing more; finishes what is queued."""

@@ -13,6 +13,7 @@ Workers are forked from a process that has imported everything and computed noth
 takes longer than all else. Signals reach them through a pipe, whose end ends them.
 """
 
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -173,6 +174,7 @@ class Supervisor:
         copy.write_bytes(read_checkpoint_file(self._settings.checkpoint or DEFAULT_CHECKPOINT))
         settings = self._settings.model_copy(update={"checkpoint": copy})
         checkpoint = load_predictor(settings).checkpoint
+        gc.collect()  # a predictor refers to itself
         copy.replace(self._served)
         return checkpoint
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +89,17 @@ async def test_reloading_serves_the_new_file_and_closes_the_old_predictor(
     assert (await digit_of(repository.predictor)) == 7
     with raises_error(ErrorCode.NOT_READY):
         old.check(PredictParameters)
+    await repository.close()
+
+
+async def test_a_network_that_is_replaced_is_freed(settings: Settings) -> None:
+    repository = ModelRepository(settings)
+    repository.load()
+    old = weakref.ref(repository.predictor)
+
+    await repository.reload()
+
+    assert old() is None
     await repository.close()
 
 
