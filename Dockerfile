@@ -47,6 +47,6 @@ EXPOSE 8000
 # It serves on for DROPSERVE_DRAIN_SECONDS, 5, and ends within 2 more: `docker stop` waits for 10.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import http.client, os, sys; connection = http.client.HTTPConnection('127.0.0.1', int(os.environ['DROPSERVE_PORT']), timeout=2); connection.request('GET', '/health/ready'); sys.exit(connection.getresponse().status != 200)"]
+    CMD ["dropserve", "health"]
 ENTRYPOINT ["dropserve"]
 CMD ["serve"]

@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_tensors
 from model.arrays import Floats
 from model.errors import CheckpointError, ShapeError
 from model.files import DEFAULT_CHECKPOINT as DEFAULT_CHECKPOINT
-from model.files import write_atomically
+from model.files import read_bounded, write_atomically
 from model.literals import Mode
 from model.network import MLP, Linear, MLPConfig
 from model.uncertainty.calibration import read_calibration
@@ -28,6 +28,8 @@ from model.uncertainty.calibration import read_calibration
 FORMAT_VERSION = 1
 METADATA_KEY = "dropserve"
 VERSION_DIGITS = 12
+# Of a file: 64 million weights, a hundred times as many as the committed network has.
+MOST_BYTES = 256 * 2**20
 
 _FLOAT32 = "F32"  # as safetensors names it
 
@@ -107,13 +109,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint, and checks that the tensors fit the description.
 
     Raises:
-        CheckpointError: the file is missing, truncated, a pickle or of another format, or a tensor
-            has a wrong name, shape or dtype or a value that is not finite. The message is one line.
+        CheckpointError: the file cannot be read, is truncated, a pickle or of another format, or a
+            tensor has a wrong name, shape or dtype or a value that is not finite. The message is
+            one line.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    content = read_checkpoint_file(path)
     card, tensors = _parse(path, content)
     try:
         config = _config_from(card["config"])
@@ -135,6 +135,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
     network = MLP(config, layers)
     return Checkpoint(network, calibration, training, metrics, _version(content))
+
+
+def read_checkpoint_file(path: Path) -> bytes:
+    """The bytes of a file that may be a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, no regular file, or larger than `MOST_BYTES`.
+    """
+    try:
+        return read_bounded(path, MOST_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
 
 
 def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

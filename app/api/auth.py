@@ -23,11 +23,14 @@ from app.api.middleware import KEY_PREFIX
 from app.api.routes import OPEN_ROUTES, path_within, route_label
 from app.errors import ErrorCode
 from app.settings import SettingsError
+from model.files import read_bounded
 
 _KEY_BYTES = 32
 _DIGEST = re.compile("[0-9a-fA-F]{64}")
 _SCHEME = b"bearer "
 _CHECK_SECONDS = 1.0
+# Of the file of digests: some ten thousand keys.
+_MOST_BYTES = 2**20
 
 logger = logging.getLogger("dropserve")
 
@@ -45,7 +48,8 @@ def key_line(key: str, name: str) -> str:
 class ApiKeys:
     """The keys that a file admits; a changed file is read again within a second.
 
-    A changed file that cannot be used changes nothing, and the log says why.
+    A changed file that cannot be used, one that is empty or gone included, admits nobody until it
+    can: who empties it wants to revoke the keys. The log says why, once.
 
     Args:
         path: the file. Each line is a digest, followed by any text; # begins a comment.
@@ -56,7 +60,8 @@ class ApiKeys:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp: tuple[int, ...] | None = _stamp(path)
+        self._problem = ""
         self._digests = _read_digests(path)
         self._checked_at = time.monotonic()
 
@@ -67,15 +72,19 @@ class ApiKeys:
 
     def _refresh(self) -> None:
         self._checked_at = time.monotonic()
-        before, self._stamp = self._stamp, _stamp(self._path)
-        if self._stamp == before:
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
             return
         try:
-            self._digests = _read_digests(self._path)
+            self._digests, self._stamp, problem = _read_digests(self._path), stamp, ""
         except SettingsError as error:
-            logger.error("the API keys stay as they are: %s", error)
-        else:
+            # Without a stamp the file is read again, whatever kept it from being read.
+            self._digests, self._stamp, problem = frozenset(), None, str(error)
+        if problem and problem != self._problem:
+            logger.error("nobody has an API key that is admitted: %s", problem)
+        elif not problem:
             logger.info("API keys: %s", len(self._digests))
+        self._problem = problem
 
 
 class ApiKeyMiddleware:
@@ -111,18 +120,20 @@ def _stamp(path: Path) -> tuple[int, ...]:
         status = path.stat()
     except OSError:
         return ()
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    # Permissions change the last of them only.
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
 
 
 def _read_digests(path: Path) -> frozenset[bytes]:
     hint = "dropserve new-key makes a key and its line"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = read_bounded(path, _MOST_BYTES).decode()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise SettingsError(f"cannot read the API keys in {path}: {reason}") from None
     digests = set()
-    for number, line in enumerate(lines, 1):
+    # Some editors begin a file with a byte order mark.
+    for number, line in enumerate(text.replace("\ufeff", "").splitlines(), 1):
         for digest in line.partition("#")[0].split()[:1]:
             if not _DIGEST.fullmatch(digest):
                 # The message does not repeat the line: it may be a key.

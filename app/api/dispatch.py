@@ -19,15 +19,22 @@ T = TypeVar("T")
 _WATCHED_PASSES = 256
 
 
-def predictor_of(request: Request, parameters_type: type[PredictParameters]) -> "Predictor":
-    """What answers, before the request's body is read.
+def refuse_early(request: Request, parameters_type: type[PredictParameters]) -> None:
+    """Refuses what would be refused of any request of this kind, before its body is read.
 
     Raises:
-        ApiError: not_ready, the server is starting or stopping;
-            overloaded, no request of this kind would be admitted.
+        ApiError: see `predictor_of` and `Predictor.check`.
+    """
+    predictor_of(request).check(parameters_type)
+
+
+def predictor_of(request: Request) -> "Predictor":
+    """What answers now; asked after the body is read, since a reload may close an earlier one.
+
+    Raises:
+        ApiError: not_ready, the server is starting or stopping.
     """
     predictor: Predictor = request.app.state.models.predictor
-    predictor.check(parameters_type)
     return predictor
 
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
-from app.api.dispatch import answer_many, answer_one, predictor_of
+from app.api.dispatch import answer_many, answer_one, predictor_of, refuse_early
 from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
 from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
@@ -69,9 +69,9 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     The result is the answer of `/predict/mc`, byte for byte. An `error` has the error shape; a
     stream that ends without `result` has failed.
     """
-    predictor = predictor_of(request, McParameters)
+    refuse_early(request, McParameters)
     image, parameters = await read_image_request(request, McParameters)
-    answers = predictor.stream_mc(image, parameters)
+    answers = predictor_of(request).stream_mc(image, parameters)
     # The first answer is awaited here, so that a bad image is a plain error response.
     first = await anext(answers)
     return _EventStream(first, answers, request.scope["state"])
@@ -98,15 +98,15 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
 
 
 async def _answer_one(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
-    predictor = predictor_of(request, parameters_type)
+    refuse_early(request, parameters_type)
     image, parameters = await read_image_request(request, parameters_type)
-    return JsonResponse(await answer_one(request, predictor, image, parameters))
+    return JsonResponse(await answer_one(request, predictor_of(request), image, parameters))
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
-    predictor = predictor_of(request, parameters_type)
+    refuse_early(request, parameters_type)
     images, parameters = await read_batch_request(request, parameters_type)
-    answers = await answer_many(request, predictor, images, parameters)
+    answers = await answer_many(request, predictor_of(request), images, parameters)
     predictions = [
         failed_image(answer) if isinstance(answer, ApiError) else answer for answer in answers
     ]

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from app.api.answers import BytesResponse, JsonResponse
-from app.api.dispatch import answer_many, answer_one, predictor_of
+from app.api.dispatch import answer_many, answer_one, predictor_of, refuse_early
 from app.api.receiving import Headers, headers_of, large_body, parse_body, read_body
 from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
@@ -81,10 +81,10 @@ async def model_config(request: Request) -> JsonResponse:
 
 async def infer(request: Request) -> Response:
     """`POST /v2/models/NAME/infer`: the numbers of the native routes, as tensors."""
-    model = _find_model(request)
-    predictor = predictor_of(request, model.parameters_type)
+    refuse_early(request, _find_model(request).parameters_type)
     headers = headers_of(request)
-    asked = await _read_request(request, headers, model)
+    asked = await _read_request(request, headers)
+    model, predictor = _find_model(request), predictor_of(request)
     answers = await _answer(request, predictor, asked)
     content, json_length = build_response(model, asked.header, answers)
     accepted = headers.get(b"accept-encoding", b"").decode("latin-1")
@@ -96,9 +96,10 @@ async def infer(request: Request) -> Response:
     return BytesResponse(content, b"application/octet-stream", headers=described)
 
 
-async def _read_request(request: Request, headers: Headers, model: ServedModel) -> InferenceRequest:
+async def _read_request(request: Request, headers: Headers) -> InferenceRequest:
     limit = request.app.state.settings.max_body_bytes
     body = await read_body(request, headers, limit)
+    model = _find_model(request)
 
     def parse(body: bytes) -> InferenceRequest:
         return parse_request(body, headers.get(_HEADER_LENGTH), model)
@@ -117,7 +118,7 @@ def _models(request: Request) -> Mapping[str, ServedModel]:
     Raises:
         ApiError: not_ready, no model can answer yet, or any more.
     """
-    predictor: Predictor = request.app.state.models.predictor
+    predictor = predictor_of(request)
     models = _served.get(predictor)
     if models is None:
         models = served_models(predictor.checkpoint, request.app.state.settings)

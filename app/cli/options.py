@@ -6,6 +6,7 @@ from types import NoneType
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from app.schemas import McParameters
+from app.settings import PREFIX, Settings
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -26,6 +27,20 @@ def add_parameter_options(
             f"--{name.replace('_', '-')}",
             help=f"{field.description}{default}".replace("`", "").replace("%", "%%"),
             **_option_of(field.annotation),
+        )
+
+
+def add_setting_options(
+    parser: argparse.ArgumentParser, only: Collection[str] = tuple(Settings.model_fields)
+) -> None:
+    """Adds an option for each setting, as `Settings` declares them."""
+    for name in only:
+        field = Settings.model_fields[name]
+        default = f"; default {field.default}" if field.default not in (None, ()) else ""
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar="VALUE",
+            help=f"{field.description}{default} [{PREFIX}{name.upper()}]",
         )
 
 

@@ -72,15 +72,14 @@ class Predictor:
         self._metrics = metrics
         self._reader = PictureReader(settings)
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> list[Prediction]:
         """Computes one answer of each kind, so that no caller pays for first times."""
         pixels = np.zeros(self.checkpoint.network.config.input_shape, dtype=np.uint8)
         pixels[4:24, 12:16] = 255
         image, parameters = Preprocessed(pixels), McParameters(seed=0)
-        self._predict(image, parameters)
         job = Job(image, parameters)
         self._step(job, job.remaining)
-        self._answers.sampled(job)
+        return [self._predict(image, parameters), self._answers.sampled(job)]
 
     async def close(self, seconds: float) -> None:
         """Finishes what is queued, for at most `seconds`; answers the rest with an error."""

@@ -1,21 +1,49 @@
 """The network that is served, and how another one takes its place without downtime."""
 
 import asyncio
+import gc
 import logging
-from collections.abc import Callable
+import math
+
+import numpy as np
 
 from app.errors import ErrorCode
+from app.inference.encoding import encode_json
 from app.inference.pipeline import Predictor
 from app.inference.served_checkpoint import load_served_checkpoint
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
-from model.checkpoint import Checkpoint
-from model.errors import ModelError
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
+from model.errors import CheckpointError, ModelError
 
 # For requests that are still computed when their connections are gone.
 _CLOSING_SECONDS = 1.0
 
 logger = logging.getLogger("dropserve")
+
+
+def load_predictor(
+    settings: Settings, metrics: Metrics | None = None, checkpoint: Checkpoint | None = None
+) -> Predictor:
+    """A predictor that is warm, and whose answers can be sent.
+
+    Args:
+        settings: how it predicts.
+        metrics: count what it does, if not None.
+        checkpoint: the network; the one that the settings name, if none is given.
+
+    Raises:
+        CheckpointError: see `load_served_checkpoint`, or an answer is not finite.
+    """
+    predictor = Predictor(checkpoint or load_served_checkpoint(settings), settings, metrics)
+    with np.errstate(all="ignore"):
+        answers = predictor.warm_up()
+    for answer in answers:
+        if not math.isfinite(answer.confidence):
+            path = settings.checkpoint or DEFAULT_CHECKPOINT
+            raise CheckpointError(f"the checkpoint {path} gives answers that are not finite")
+        encode_json(answer)
+    return predictor
 
 
 class ModelRepository:
@@ -49,12 +77,8 @@ class ModelRepository:
         return self._predictor is not None
 
     def load(self, checkpoint: Checkpoint | None = None) -> None:
-        """Serves a checkpoint; the one that the settings name, if none is given.
-
-        Raises:
-            CheckpointError: see `load_served_checkpoint`.
-        """
-        self._serve(self._warm(lambda: checkpoint or load_served_checkpoint(self._settings)))
+        """Serves a checkpoint, or the one that the settings name; fails as `load_predictor`."""
+        self._serve(load_predictor(self._settings, self._metrics, checkpoint))
 
     async def reload(self) -> None:
         """Serves the checkpoint as its file is now, once that is checked and warm.
@@ -64,9 +88,7 @@ class ModelRepository:
         """
         async with self._reloading:  # one after the other: the last one that was asked for stays
             try:
-                predictor = await asyncio.to_thread(
-                    self._warm, lambda: load_served_checkpoint(self._settings)
-                )
+                predictor = await asyncio.to_thread(load_predictor, self._settings, self._metrics)
             except ModelError as error:
                 logger.error("the checkpoint is not reloaded, the old one serves on: %s", error)
                 return
@@ -76,16 +98,13 @@ class ModelRepository:
         # No request is answered later than this.
         await asyncio.sleep(self._settings.max_timeout_ms / 1000)
         await old.close(_CLOSING_SECONDS)
+        del old
+        gc.collect()  # a predictor and its scheduler refer to each other
 
     async def close(self) -> None:
         """Serves nothing more; finishes what is queued."""
         predictor, self._predictor = self.predictor, None
         await predictor.close(_CLOSING_SECONDS)
-
-    def _warm(self, load: Callable[[], Checkpoint]) -> Predictor:
-        predictor = Predictor(load(), self._settings, self._metrics)
-        predictor.warm_up()
-        return predictor
 
     def _serve(self, predictor: Predictor) -> None:
         self._predictor = predictor

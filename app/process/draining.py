@@ -7,7 +7,8 @@ then is answered.
 
 Besides the methods that it overrides, it uses these insides of uvicorn, whose version is pinned for
 that: `Config.encoded_headers` and `ServerState.default_headers`, which every answer carries, the
-`cycle` of a connection, which is its latest request, and `lifespan.state`.
+`cycle` of a connection, which is its latest request, its `scope`, which has no method until the
+headers are complete, and `lifespan.state`.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -103,5 +105,11 @@ class DrainingServer(uvicorn.Server):
 
     def _is_anyone_waiting(self) -> bool:
         """Whether a connection has no complete answer, even if its request is still on the way."""
-        cycles = [getattr(each, "cycle", None) for each in self.server_state.connections]
-        return any(cycle is None or not cycle.response_complete for cycle in cycles)
+        return any(map(_is_waiting, self.server_state.connections))
+
+
+def _is_waiting(connection: Any) -> bool:
+    cycle, scope = getattr(connection, "cycle", None), getattr(connection, "scope", None)
+    # The headers of another request have begun, and have no end yet.
+    is_partial_head = scope is not None and "method" not in scope
+    return cycle is None or not cycle.response_complete or is_partial_head

@@ -18,9 +18,11 @@ from fastapi import FastAPI
 
 from app.api.application import create_app
 from app.api.examples import example_png_base64
-from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from app.process.draining import UVICORN_SECONDS, DrainingServer
-from app.process.supervisor import SIGHUP, Supervisor, Worker
+from app.process.listening import address_of, cannot_listen
+from app.process.signals import SIGHUP, hold_reloads
+from app.process.supervisor import Supervisor, Worker
 from app.settings import Settings
 from app.telemetry.logs import chosen_format, configure_logs
 from app.telemetry.metrics import MetricsRow
@@ -29,41 +31,46 @@ from model.checkpoint import Checkpoint
 logger = logging.getLogger("dropserve")
 
 
-def run_server(settings: Settings, checkpoint: Checkpoint) -> NoReturn:
+def run_server(
+    settings: Settings, checkpoint: Checkpoint, listeners: list[socket.socket]
+) -> NoReturn:
     """Serves until SIGINT or SIGTERM, and exits.
 
     Args:
         settings: how to serve.
         checkpoint: the network, already loaded and checked.
+        listeners: bound, and not listening yet.
+
+    Raises:
+        SettingsError: several workers have no folder for temporary files.
     """
     access_log = configure_logs(settings)
     if settings.workers > 1:
-        _exit(_run_workers(settings))
-    run_app(create_app(settings, checkpoint, access_log=access_log), settings)
+        _exit(_run_workers(settings, listeners))
+    run_app(create_app(settings, checkpoint, access_log=access_log), settings, listeners)
 
 
-def run_app(app: FastAPI, settings: Settings) -> NoReturn:
+def run_app(app: FastAPI, settings: Settings, listeners: list[socket.socket]) -> NoReturn:
     """Serves an application in this process until SIGINT or SIGTERM, and exits."""
-    _Server(configure(settings, app), app).run()
+    _Server(configure(settings, app), app).run(listeners)
     _exit(EXIT_FAILED)  # it did not serve
 
 
-def _run_workers(settings: Settings) -> int:
+def _run_workers(settings: Settings, listeners: list[socket.socket]) -> int:
     if SIGHUP is not None:  # not on Windows
         multiprocessing.set_start_method("forkserver", force=True)
         multiprocessing.set_forkserver_preload([__name__, "app.process.preload"])
         # It would import from the current folder first, which may have an `app` of its own.
         os.environ["PYTHONSAFEPATH"] = "1"
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    listener = configure(settings).bind_socket()
-    host, port = listener.getsockname()[:2]
-    start = partial(Worker, _serve_worker, listener)
+    host, port = listeners[0].getsockname()[:2]
+    start = partial(Worker, _serve_worker, listeners)
     announce = partial(_print_hint, host, port, settings)
-    return Supervisor(start, settings, listener, announce).run()
+    return Supervisor(start, settings, listeners, announce).run()
 
 
 def _serve_worker(
-    listener: socket.socket, settings: Settings, row: MetricsRow | None, pipe: Connection
+    listeners: list[socket.socket], settings: Settings, row: MetricsRow | None, pipe: Connection
 ) -> NoReturn:
     """Runs in the process of a worker, from its start to its end."""
     # The supervisor handles what reaches the whole process group, such as Ctrl-C.
@@ -71,12 +78,12 @@ def _serve_worker(
         signal.signal(sig, signal.SIG_IGN)
     metrics = None if row is None else row.open()
     app = create_app(settings, metrics=metrics, access_log=configure_logs(settings))
-    _WorkerServer(configure(settings, app), app, pipe).run([listener])
+    _WorkerServer(configure(settings, app), app, pipe).run(listeners)
     _exit(EXIT_FAILED)  # it did not serve
 
 
 def configure(settings: Settings, app: FastAPI | None = None) -> uvicorn.Config:
-    """The configuration of uvicorn; without an application, for a listener only."""
+    """The configuration of uvicorn; without an application, to look at it only."""
     http: Any = "auto"
     if importlib.util.find_spec("httptools"):  # not on Windows
         from app.process.connections import bounded_protocol
@@ -84,8 +91,6 @@ def configure(settings: Settings, app: FastAPI | None = None) -> uvicorn.Config:
         http = bounded_protocol(settings, app.state.metrics if app else None)
     return uvicorn.Config(
         app or "",
-        host=settings.host,
-        port=settings.port,
         http=http,
         ws="none",
         log_config=None,  # see app.telemetry.logs
@@ -107,6 +112,13 @@ class _Server(DrainingServer):
         _exit(EXIT_INTERRUPTED if self.last_signal == signal.SIGINT else EXIT_OK)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in sockets or ():
+            try:
+                listener.listen(self.config.backlog)  # uvloop would hide that it cannot
+            except OSError as error:  # another program has begun to listen since it was bound
+                host, port = listener.getsockname()[:2]
+                sys.stderr.write(f"dropserve: {cannot_listen(host, port, error)}\n")
+                _exit(EXIT_USAGE)
         # What was imported stays: looking through all of it for garbage takes a tenth of a second
         # each time, in which nobody is answered. The network does not: a reload replaces it.
         gc.freeze()
@@ -118,6 +130,7 @@ class _Server(DrainingServer):
     def begin_to_serve(self) -> None:
         if SIGHUP is not None:
             asyncio.get_running_loop().add_signal_handler(SIGHUP, self.reload)
+            hold_reloads(False)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         _print_hint(host, port, self.app.state.settings)
 
@@ -154,7 +167,7 @@ class _WorkerServer(_Server):
 
 
 def _print_hint(host: str, port: int, settings: Settings) -> None:
-    address = _address(host, port)
+    address = address_of(host, port)
     if chosen_format(settings) == "json":
         logger.info("Dropserve answers at %s; API docs: %s/docs", address, address)
         return
@@ -166,13 +179,6 @@ def _print_hint(host: str, port: int, settings: Settings) -> None:
         f"curl --data-binary @- '{address}/predict/mc?seed=1'\n"
     )
     sys.stderr.flush()
-
-
-def _address(host: str, port: int) -> str:
-    """Where this machine reaches the server; a server on every interface, at the loopback one."""
-    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104: compared with, not listened on
-    host = every.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _exit(code: int) -> NoReturn:

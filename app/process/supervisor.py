@@ -13,30 +13,31 @@ Workers are forked from a process that has imported everything and computed noth
 takes longer than all else. Signals reach them through a pipe, whose end ends them.
 """
 
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
-import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import FrameType
 
 from app.api.routes import ROUTE_LABELS
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from app.inference.served_checkpoint import load_served_checkpoint
-from app.settings import Settings
+from app.inference.repository import load_predictor
+from app.process.signals import SIGHUP, hold_reloads
+from app.settings import Settings, SettingsError
 from app.telemetry.metrics import MetricsRow
-from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
-from model.errors import CheckpointError
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, read_checkpoint_file
+from model.errors import ModelError
 
 logger = logging.getLogger("dropserve")
-
-SIGHUP: int | None = getattr(signal, "SIGHUP", None)  # None on Windows
 
 _POLL_SECONDS = 0.1
 _PAUSE_SECONDS = 1.0  # after a worker that died before it served, as its replacement may, too
@@ -71,7 +72,7 @@ class Supervisor:
     Args:
         start: starts a worker with its settings and the row in which it counts.
         settings: how to serve.
-        listener: what the workers accept connections from; closed when the end begins.
+        listeners: what the workers accept connections from; closed when the end begins.
         announce: called once, when the first worker serves.
     """
 
@@ -79,11 +80,11 @@ class Supervisor:
         self,
         start: Callable[[Settings, MetricsRow | None], Worker],
         settings: Settings,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         announce: Callable[[], None],
     ) -> None:
         self._start, self._announce = start, announce
-        self._settings, self._listener = settings, listener
+        self._settings, self._listeners = settings, listeners
         self._signals: deque[int] = deque()
         # By number; a replacement counts on in the row of the worker before it.
         self._workers: dict[int, Worker] = {}
@@ -92,14 +93,28 @@ class Supervisor:
         self._no_start_before = 0.0
 
     def run(self) -> int:
-        """Serves until SIGINT or SIGTERM; returns the exit code."""
+        """Serves until SIGINT or SIGTERM; returns the exit code.
+
+        Raises:
+            SettingsError: there is no folder for temporary files.
+        """
         for sig in filter(None, (signal.SIGINT, signal.SIGTERM, SIGHUP)):
-            signal.signal(sig, lambda number, _: self._signals.append(number))
-        with tempfile.TemporaryDirectory(prefix="dropserve-") as folder:
-            self._served = Path(folder, "served.safetensors")
-            self._copy_checkpoint()
-            if self._settings.metrics:
-                self._rows = MetricsRow.create(ROUTE_LABELS, Path(folder, "rows"), len(self._rows))
+            signal.signal(sig, self._note)
+        hold_reloads(False)
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dropserve-"))
+                self._served = Path(folder, "served.safetensors")
+                self._copy_checkpoint()
+                if self._settings.metrics:
+                    rows = Path(folder, "rows")
+                    self._rows = MetricsRow.create(ROUTE_LABELS, rows, self._settings.workers)
+            except OSError as error:
+                cure = "mount one (docker: --tmpfs /tmp), name one in TMPDIR, or use --workers 1"
+                text = (
+                    f"several workers need a folder for temporary files: {error.strerror}; {cure}"
+                )
+                raise SettingsError(text) from None
             try:
                 while self._keep_workers():
                     multiprocessing.connection.wait(self._alive(), _POLL_SECONDS)
@@ -112,6 +127,12 @@ class Supervisor:
                 for worker in self._workers.values():
                     worker.process.kill()
                     worker.process.join()
+
+    def _note(self, sig: int, frame: FrameType | None) -> None:
+        self._signals.append(sig)
+        # Nobody is connected, and the start of the first worker waits until all is imported.
+        if not self._workers and sig != SIGHUP:
+            sys.exit(_exit_code(sig))
 
     def _alive(self) -> list[int]:
         """The sentinels of workers that are alive, for `multiprocessing.connection.wait`."""
@@ -150,15 +171,17 @@ class Supervisor:
     def _copy_checkpoint(self) -> Checkpoint:
         """Copies the checkpoint; once the copy is checked, it is what workers read."""
         copy = self._served.with_name("copy.safetensors")
-        shutil.copyfile(self._settings.checkpoint or DEFAULT_CHECKPOINT, copy)
-        checkpoint = load_served_checkpoint(self._settings.model_copy(update={"checkpoint": copy}))
+        copy.write_bytes(read_checkpoint_file(self._settings.checkpoint or DEFAULT_CHECKPOINT))
+        settings = self._settings.model_copy(update={"checkpoint": copy})
+        checkpoint = load_predictor(settings).checkpoint
+        gc.collect()  # a predictor refers to itself
         copy.replace(self._served)
         return checkpoint
 
     def _reload(self) -> None:
         try:
             checkpoint = self._copy_checkpoint()
-        except (CheckpointError, OSError) as error:
+        except (ModelError, OSError) as error:
             logger.error("the checkpoint is not reloaded, the one before serves on: %s", error)
         else:
             logger.info("the workers reload %s %s", checkpoint.name, checkpoint.version)
@@ -167,7 +190,12 @@ class Supervisor:
     def _end(self, sig: int) -> int:
         """Passes this signal and those after it on, until every worker has ended."""
         # The workers have copies: when the last of them is closed, the kernel must refuse clients.
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
+        if not any(worker.has_served() for worker in self._workers.values()):
+            return _exit_code(
+                sig
+            )  # nobody is connected, and a worker that starts would drain first
         drain_seconds = self._settings.drain_seconds if sig == signal.SIGTERM else 0
         deadline = time.monotonic() + drain_seconds + _END_SECONDS
         self._send(sig)
@@ -176,4 +204,8 @@ class Supervisor:
             while self._signals:
                 if (other := self._signals.popleft()) != SIGHUP:
                     self._send(other)
-        return EXIT_INTERRUPTED if sig == signal.SIGINT else EXIT_OK
+        return _exit_code(sig)
+
+
+def _exit_code(sig: int) -> int:
+    return EXIT_INTERRUPTED if sig == signal.SIGINT else EXIT_OK

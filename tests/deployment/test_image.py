@@ -36,6 +36,11 @@ def test_settings_in_the_image_are_settings_of_the_server() -> None:
     assert f"EXPOSE {Settings().port}" in DOCKERFILE
 
 
+def test_the_health_check_is_the_programs_own() -> None:
+    # Which knows where the server listens; see tests/app/cli/test_health.py.
+    assert re.search(r'HEALTHCHECK .*\\\n    CMD \["dropserve", "health"\]', DOCKERFILE)
+
+
 def test_the_server_ends_before_docker_kills_it() -> None:
     assert Settings().drain_seconds + _ENDING_SECONDS < _DOCKER_SECONDS
 

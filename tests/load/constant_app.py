@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from app.api.application import create_app
 from app.inference.served_checkpoint import load_served_checkpoint
+from app.process.listening import bind_listeners
 from app.process.server import run_app
 from app.settings import Settings, load_settings
 from app.telemetry.logs import configure_logs
@@ -42,4 +43,4 @@ def create_constant_app(settings: Settings) -> FastAPI:
 
 if __name__ == "__main__":
     settings = load_settings(os.environ)
-    sys.exit(run_app(create_constant_app(settings), settings))
+    sys.exit(run_app(create_constant_app(settings), settings, bind_listeners(settings)))

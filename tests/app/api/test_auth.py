@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -271,22 +272,63 @@ def test_a_changed_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (keys.admits(ALICE.encode()), keys.admits(BOB.encode())) == (False, True)
 
 
-@pytest.mark.parametrize("content", ["", ALICE, "# nobody\n", "ab  alice\n"])
-def test_a_file_that_cannot_be_used_changes_nothing_and_says_why(
-    tmp_path: Path,
-    content: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def make_unreadable(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def make_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_it_endless(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+UNUSABLE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_text(""),
+    "comments": lambda path: path.write_text("# nobody\n"),
+    "a key": lambda path: path.write_text(ALICE),
+    "no digest": lambda path: path.write_text("ab  alice\n"),
+    "gone": Path.unlink,
+    "unreadable": make_unreadable,
+    "pipe": make_a_pipe,
+    "endless": make_it_endless,
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_file_that_cannot_be_used_any_more_admits_nobody_and_says_why_once(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "keys"
+    path, now = tmp_path / "keys", [time.monotonic()]
     path.write_text(key_line(ALICE, "alice"))
     keys = ApiKeys(path)
+    monkeypatch.setattr("app.api.auth.time.monotonic", lambda: now[0])
 
-    later(path, content, keys, monkeypatch)
+    UNUSABLE[kind](path)
+    for _ in range(2):
+        now[0] += 10
+        assert not keys.admits(ALICE.encode())
 
-    assert keys.admits(ALICE.encode())
-    assert str(path) in caplog.text
+    (record,) = caplog.records
+    assert str(path) in record.getMessage()
     assert ALICE not in caplog.text
+
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.write_text(key_line(ALICE, "alice"))
+    now[0] += 10
+    assert keys.admits(ALICE.encode())
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\xef\xbb\xbf# keys\r\n"])
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(start + key_line(ALICE, "alice").encode())
+
+    assert ApiKeys(path).admits(ALICE.encode())
 
 
 @pytest.mark.parametrize(
@@ -295,7 +337,8 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_says_why(
         (None, "No such file"),
         (b"", "no API keys"),
         (b"# nobody\n\n", "no API keys"),
-        (b"\xff\xfe", "not text"),
+        (b"\xff\xfe", "not text in UTF-8"),
+        (key_line(ALICE, "").encode("utf-16"), "not text in UTF-8"),
         (ALICE.encode(), "line 1 "),
         (key_line(ALICE, "").encode() + b"\nalice\n", "line 2 "),
         (b"g" * 64, "line 1 "),

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 from model.checkpoint import Checkpoint
 from tests.app.api.conversation import MANY_PASSES, PATIENT, Conversation, serving
-from tests.app.api.request_bodies import FORM, PREDICTIONS, form_bytes, small
+from tests.app.api.request_bodies import FORM, PREDICTIONS, form_bytes, network_input, small
+from tests.app.open_inference.inference_requests import json_body
 from tests.conftest import connect, sample
 
 LONG_REQUESTS = {
@@ -68,3 +70,26 @@ async def test_a_full_server_refuses_before_it_reads_the_body(
 
         await client.post(path, content=body())
         assert pieces_read == 1
+
+
+@pytest.mark.parametrize("path", [*PREDICTIONS, "/v2/models/mnist-mc/infer"])
+async def test_a_body_that_arrives_after_a_reload_is_answered_by_the_new_engine(
+    default_checkpoint: Checkpoint, path: str
+) -> None:
+    seven = network_input(sample("7.png")).reshape(1, -1)
+    asked = PREDICTIONS.get(path) or {"content": json_body(seven).content}
+    sent = httpx.Request("POST", "http://dropserve", **asked)
+    async with serving(default_checkpoint, max_timeout_ms=300) as app, connect(app) as client:
+        old = app.state.models.predictor
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield sent.content[:10]
+            await app.state.models.reload()  # and the old engine is closed
+            assert app.state.models.predictor is not old
+            yield sent.content[10:]
+
+        headers = {"content-type": sent.headers.get("content-type", "")}
+        response = await client.post(path, content=slowly(), headers=headers)
+
+    assert response.status_code == 200, response.text
+    assert b'"error"' not in response.content

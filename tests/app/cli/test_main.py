@@ -24,13 +24,16 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 HEAVY = ("torch", "numpy", "PIL", "fastapi", "uvicorn", "httpx")
 
 
-def test_help_and_wrong_settings_answer_before_torch_is_imported() -> None:
+def test_help_wrong_settings_and_a_port_in_use_answer_before_torch_is_imported() -> None:
     script = (
-        "import sys\n"
+        "import socket, sys\n"
+        "taken = socket.create_server(('127.0.0.1', 0))\n"
+        "port = str(taken.getsockname()[1])\n"
         "from app.__main__ import main\n"
         "for arguments in (['--help'], ['serve', '--help'], ['bench', 'engine', '--help'],\n"
         "                  ['predict', '--help'], ['predict'], ['--version'],\n"
-        "                  ['serve', '--port', 'many'], ['serve', '--prot', '1']):\n"
+        "                  ['serve', '--port', 'many'], ['serve', '--prot', '1'],\n"
+        "                  ['serve', '--port', port]):\n"
         "    try:\n"
         "        main(arguments)\n"
         "    except SystemExit:\n"
@@ -42,6 +45,7 @@ def test_help_and_wrong_settings_answer_before_torch_is_imported() -> None:
     )
 
     assert finished.stdout.splitlines()[-1] == "[]"
+    assert "the port is in use" in finished.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("arguments", [[], ["serv"], ["serve", "--prot", "1"], ["serve", "x"]])

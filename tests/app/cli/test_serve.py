@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+import app.process.listening
 import app.process.server
+import app.process.signals
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, save_checkpoint
 from model.network import MLPConfig
@@ -27,7 +30,10 @@ class Server:
     def __init__(self) -> None:
         self.started: list[tuple[Settings, Checkpoint]] = []
 
-    def run(self, settings: Settings, checkpoint: Checkpoint) -> int:
+    def run(
+        self, settings: Settings, checkpoint: Checkpoint, listeners: list[socket.socket]
+    ) -> int:
+        assert listeners == []
         self.started.append((settings, checkpoint))
         return 0
 
@@ -37,6 +43,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     # Patched and not passed in: `main` is where the program begins.
     server = Server()
     monkeypatch.setattr(app.process.server, "run_server", server.run)
+    monkeypatch.setattr(app.process.listening, "bind_listeners", lambda settings: [])
+    monkeypatch.setattr(app.process.signals, "hold_reloads", lambda is_held: None)
     return server
 
 
@@ -171,6 +179,40 @@ class Explosive:
         return os.mkdir, ("exploded",)
 
 
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)  # nobody will ever write to it
+
+
+def huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(3 * 2**30)
+
+
+def described(path: Path, **changes: object) -> None:
+    """The default checkpoint with another description, which JSON can hold."""
+    content = DEFAULT_CHECKPOINT.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    card = json.loads(header["__metadata__"]["dropserve"])
+    document = json.dumps({**card, **changes, "config": {**card["config"], **changes}})
+    path.write_bytes(save(load(content), metadata={"dropserve": document}))
+
+
+def with_half_a_character(path: Path) -> None:
+    described(path, labels=["\ud800", *"123456789"])
+
+
+def with_a_large_number(path: Path) -> None:
+    described(path, metrics={"error": 10**30})
+
+
+def with_a_name_of_half_a_character(path: Path) -> None:
+    described(path, training={"dataset": "\udc00"})
+
+
+def with_endless_answers(path: Path) -> None:
+    changed(path, lambda weight: weight / weight.abs().max() * 3e38)
+
+
 def a_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps(Explosive()))
 
@@ -193,6 +235,12 @@ def a_torch_archive(path: Path) -> None:
         (with_a_nan, "not finite"),
         (with_an_infinity, "not finite"),
         (for_other_images, "28x28"),
+        (a_pipe, "pipe"),
+        (huge, "more than 268,435,456 bytes"),
+        (with_half_a_character, "cannot be sent"),
+        (with_a_name_of_half_a_character, "cannot be sent"),
+        (with_a_large_number, "cannot be sent"),
+        (with_endless_answers, "answers that are not finite"),
         (a_pickle, "pickle"),
         (a_torch_archive, "torch archive"),
     ],

@@ -2,9 +2,11 @@
 
 import asyncio
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.errors import ErrorCode
@@ -13,6 +15,7 @@ from app.inference.repository import ModelRepository
 from app.schemas import PredictParameters
 from app.settings import Settings
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, save_checkpoint
+from model.network import MLP, Linear
 from tests.api_errors import raises_error
 from tests.app.api.request_bodies import small
 
@@ -89,6 +92,17 @@ async def test_reloading_serves_the_new_file_and_closes_the_old_predictor(
     await repository.close()
 
 
+async def test_a_network_that_is_replaced_is_freed(settings: Settings) -> None:
+    repository = ModelRepository(settings)
+    repository.load()
+    old = weakref.ref(repository.predictor)
+
+    await repository.reload()
+
+    assert old() is None
+    await repository.close()
+
+
 async def test_a_damaged_file_keeps_the_old_predictor_and_the_log_says_why(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,6 +117,36 @@ async def test_a_damaged_file_keeps_the_old_predictor_and_the_log_says_why(
     assert (await digit_of(old)) == 7
     assert "the checkpoint is not reloaded" in caplog.text
     assert str(settings.checkpoint) in caplog.text
+    await repository.close()
+
+
+@pytest.mark.parametrize(
+    ("labels", "largest", "reason"),
+    [(["\ud800", *"123456789"], 1.0, "cannot be sent"), (None, 3e38, "not finite")],
+)
+async def test_a_network_whose_answers_cannot_be_sent_is_not_served(
+    settings: Settings,
+    default_checkpoint: Checkpoint,
+    labels: list[str] | None,
+    largest: float,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    repository = ModelRepository(settings)
+    repository.load()
+    old, network = repository.predictor, default_checkpoint.network
+    config = replace(network.config, labels=tuple(labels or network.config.labels))
+    weight, bias = network.layers[-1]
+    last = Linear(weight / np.abs(weight).max() * np.float32(largest), bias)
+    changed = MLP(config, (*network.layers[:-1], last))
+    assert settings.checkpoint is not None
+    save_checkpoint(settings.checkpoint, replace(default_checkpoint, network=changed))
+
+    await repository.reload()
+
+    assert repository.predictor is old
+    assert (await digit_of(old)) == 7
+    assert reason in caplog.text
     await repository.close()
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -29,6 +30,7 @@ class _App:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await Request(scope, receive).body()
         await PlainTextResponse("here")(scope, receive, send)
 
 
@@ -136,6 +138,37 @@ async def test_who_is_connected_but_not_accepted_yet_is_answered() -> None:
             client.settimeout(PATIENCE_SECONDS)
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
             client.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "first", "rest"),
+    [
+        (b"", REQUEST[:20], REQUEST[20:]),
+        (REQUEST, REQUEST[:20], REQUEST[20:]),
+        (REQUEST, b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbo", b"dy"),
+    ],
+    ids=["headers", "later headers", "body"],
+)
+async def test_who_has_begun_a_request_may_end_it_after_the_listener_is_closed(
+    before: bytes, first: bytes, rest: bytes
+) -> None:
+    async with serving(drain_seconds=60) as running:
+        reader, writer = await asyncio.open_connection(*running.address)
+        if before:
+            writer.write(before)
+            await reader.readuntil(b"here")
+        writer.write(first)
+        await asyncio.sleep(0.05)
+        ending = asyncio.create_task(running.server.shutdown())
+        await asyncio.sleep(0.3)
+        with pytest.raises(ConnectionRefusedError):
+            await running.get()
+        writer.write(rest)
+
+        answer = await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        writer.close()
+        await ending
 
 
 async def test_a_silent_connection_does_not_hold_up_the_end() -> None:

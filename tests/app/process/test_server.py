@@ -1,11 +1,15 @@
-"""How uvicorn is configured, and what address the server prints."""
+"""How uvicorn is configured, and a port that another program takes meanwhile."""
 
+import socket
+import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from app.process.server import _address, configure
+from app.process.listening import bind_listeners
+from app.process.server import _Server, configure
 from app.settings import Settings
 
 FORWARDED = [(b"x-forwarded-for", b"203.0.113.9, 10.9.9.9"), (b"x-forwarded-proto", b"https")]
@@ -42,14 +46,18 @@ async def test_forwarded_headers_are_ignored(peer: str, monkeypatch: pytest.Monk
     assert (app.client, app.scheme) == (peer, "http")
 
 
-@pytest.mark.parametrize(
-    ("host", "address"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:80"),
-        ("0.0.0.0", "http://127.0.0.1:80"),
-        ("::", "http://[::1]:80"),
-        ("2001:db8::1", "http://[2001:db8::1]:80"),
-    ],
-)
-def test_the_printed_address_is_one_that_this_machine_reaches(host: str, address: str) -> None:
-    assert _address(host, 80) == address
+async def test_a_port_that_is_taken_while_the_server_loads_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.process.server._exit", sys.exit)
+    app: Any = _App()
+    (listener,) = bind_listeners(Settings(port=0))
+    with listener, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(listener.getsockname())
+        other.listen()
+        with pytest.raises(SystemExit, match="2"):
+            await _Server(configure(Settings(), app), app).startup([listener])
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the port is in use" in line

@@ -1,8 +1,10 @@
 """The supervisor with workers that are no processes: replaced, reloaded, ended."""
 
 import multiprocessing.connection
+import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from app.process.supervisor import SIGHUP, Supervisor
-from app.settings import Settings
+from app.process.signals import SIGHUP
+from app.process.supervisor import Supervisor
+from app.settings import Settings, SettingsError
 from app.telemetry.metrics import MetricsRow
 from model.checkpoint import Checkpoint, save_checkpoint
 
@@ -88,7 +91,7 @@ class Workers:
         self.steps = list(steps)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             start, announce = self.start, self.announce
-            return Supervisor(start, self.settings, listener, announce).run()  # type: ignore[arg-type]
+            return Supervisor(start, self.settings, [listener], announce).run()  # type: ignore[arg-type]
 
     def end(self, number: int) -> None:
         self.started[number].process.lives = False
@@ -130,6 +133,29 @@ def test_a_signal_ends_all_workers(workers: Workers, sig: int, code: int) -> Non
     assert [worker.signals for worker in workers.started] == [[sig], [sig]]
     assert workers.announced == 1
     assert not any(worker.process.was_killed for worker in workers.started)
+
+
+def test_a_signal_before_anyone_has_served_ends_the_workers_at_once(workers: Workers) -> None:
+    def begin_slowly() -> None:
+        for worker in workers.started:
+            worker.serves, worker.is_stuck = False, True
+        signal.raise_signal(signal.SIGTERM)
+
+    assert workers.run(begin_slowly) == EXIT_OK
+
+    assert all(worker.process.was_killed for worker in workers.started)
+
+
+def test_without_a_folder_for_temporary_files_one_line_says_what_to_do(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+
+    with pytest.raises(SettingsError, match=r"No such file.*TMPDIR.*--workers 1") as caught:
+        workers.run()
+
+    assert len(str(caught.value).splitlines()) == 1
+    assert workers.started == []
 
 
 def test_a_second_signal_reaches_the_workers(workers: Workers) -> None:
@@ -215,17 +241,36 @@ def test_a_reload_reaches_all_workers_and_replacements_serve_it(
     assert workers.started[2].checkpoint == served.read_bytes()
 
 
-@pytest.mark.parametrize("content", [b"no checkpoint", None])
+def remove(served: Path) -> None:
+    served.unlink()
+
+
+def damage(served: Path) -> None:
+    served.write_bytes(b"no checkpoint")
+
+
+def make_a_pipe(served: Path) -> None:
+    served.unlink()
+    os.mkfifo(served)
+
+
+def make_it_endless(served: Path) -> None:
+    served.unlink()
+    served.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("spoil", [remove, damage, make_a_pipe, make_it_endless])
 def test_a_file_that_cannot_be_served_changes_nothing(
-    workers: Workers, served: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+    workers: Workers,
+    served: Path,
+    spoil: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def spoil() -> None:
-        served.unlink()
-        if content is not None:
-            served.write_bytes(content)
+    def reload() -> None:
+        spoil(served)
         signal.raise_signal(signal.SIGHUP)
 
-    assert workers.run(spoil, raising(signal.SIGTERM)) == EXIT_OK
+    assert workers.run(reload, raising(signal.SIGTERM)) == EXIT_OK
 
     assert [worker.signals for worker in workers.started] == [[signal.SIGTERM]] * 2
     assert "the checkpoint is not reloaded, the one before serves on: " in caplog.text
