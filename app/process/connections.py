@@ -38,8 +38,6 @@ _LINGER_SECONDS = 2.0
 _CLOSED_SHARE = 10
 _SEARCH_SECONDS = 0.05
 _HEALTH = frozenset(route.encode() for route in OPEN_ROUTES if "/health/" in route)
-# A connection that is slower than this many times the least rate is slow where room is needed.
-_SLOW_RATES = 4
 
 # What a connection waits for: another request, which uvicorn limits; request headers, those of the
 # first request included; a request body; a client that reads; or the server's own answer.
@@ -56,7 +54,6 @@ class BoundedProtocol(PipeliningProtocol):
     # A body must bring this many bytes per second, measured after the first seconds.
     least_rate = 1024
     least_rate_after_seconds = 5.0
-
     _next_search: ClassVar[float] = 0.0  # of `_make_room`
 
     _ignores_input = False
@@ -83,10 +80,6 @@ class BoundedProtocol(PipeliningProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._ignores_input:
-            super().data_received(data)
 
     def _feed(self, data: bytes) -> None:
         """Parses as uvicorn does, without its own answers and warnings."""
@@ -182,9 +175,6 @@ class BoundedProtocol(PipeliningProtocol):
             self._waits_for, self._waits_since = (phase, self.cycle), now
         return phase, now - self._waits_since
 
-    def _is_slower_than(self, rate: float, waited: float) -> bool:
-        return self._body_bytes < rate * max(1.0, waited)
-
     def _check_timeouts(self) -> None:
         """Ends a connection whose other end has had its time."""
         now = self.loop.time()
@@ -198,7 +188,7 @@ class BoundedProtocol(PipeliningProtocol):
             return
         settings, (phase, waited) = self.settings, self._observe(now)
         limit = settings.max_head_seconds if phase == "head" else settings.max_body_seconds
-        if phase == "body" and self._is_slower_than(self.least_rate, waited):
+        if phase == "body" and self._body_bytes < self.least_rate * waited:
             limit = min(limit, self.least_rate_after_seconds)
         if phase in ("answer", "idle") or waited < limit:
             return
@@ -212,24 +202,20 @@ class BoundedProtocol(PipeliningProtocol):
         """Closes connections that wait for their clients; whether there is room then.
 
         First those that have been slow to send a body or to read an answer for a second, then those
-        that wait for a request, then bodies that have just begun; of each the longest waiting.
+        that have waited for a request as long, then both kinds of new ones: of each the oldest.
         """
         now, protocol, most = self.loop.time(), type(self), self.settings.max_connections
         if now < protocol._next_search and len(self.connections) <= most + SPARE_CONNECTIONS:
             return False
-        found: tuple[list[BoundedProtocol], ...] = ([], [], [])
+        found: tuple[list[BoundedProtocol], ...] = ([], [], [], [])
         for other in self.connections:
             if isinstance(other, BoundedProtocol) and other is not self:
                 phase, waited = other._observe(now)
-                is_slow = phase == "body" and other._is_slower_than(
-                    _SLOW_RATES * self.least_rate, waited
-                )
-                if waited >= 1.0 and (is_slow or phase == "reader"):
-                    found[0].append(other)
-                elif phase in _IDLE:
-                    found[1].append(other)
-                elif is_slow:
-                    found[2].append(other)
+                is_new, is_idle = waited < 1.0, phase in _IDLE
+                enough = 4 * self.least_rate * max(1.0, waited)
+                is_slow = phase == "body" and other._body_bytes < enough
+                if is_idle or is_slow or (phase == "reader" and not is_new):
+                    found[2 * is_new + is_idle].append(other)
         closed = next(filter(None, found), [])
         closed.sort(key=lambda other: other._waits_since)
         for connection in closed[: max(1, most // _CLOSED_SHARE)]:

@@ -8,8 +8,8 @@ from app.settings import Settings
 
 # Beyond the limit of connections, for health checks only.
 SPARE_CONNECTIONS = 8
-# A worker's own: about twenty, and some for reloading.
-_OWN_FILES = 32
+# Those, and a worker's own: about twenty, and some for reloading.
+_OTHER_FILES = SPARE_CONNECTIONS + 32
 # Connections that the event loop may accept before any is closed for them.
 _MOST_PENDING = 2048
 
@@ -18,23 +18,19 @@ logger = logging.getLogger("dropserve")
 
 def fit_to_file_limit(settings: Settings) -> Settings:
     """Raises the limit of this process and its children, or lowers that of connections to fit."""
-    files = _raise_limit(settings.max_connections + _MOST_PENDING + SPARE_CONNECTIONS + _OWN_FILES)
-    left = files - _OWN_FILES - SPARE_CONNECTIONS
+    files = _raise_limit(settings.max_connections + _MOST_PENDING + _OTHER_FILES)
+    left = files - _OTHER_FILES
     if settings.max_connections <= left * 7 // 8:
         return settings
     connections = max(1, left // 2)
-    logger.warning(
-        "a process may open only %d files, so that it takes %d connections instead of %d; raise "
-        "the limit, as with ulimit -n",
-        *(files, connections, settings.max_connections),
-    )
+    text = "at most %d open files: %d connections instead of %d; raise the limit, as with ulimit -n"
+    logger.warning(text, files, connections, settings.max_connections)
     return settings.model_copy(update={"max_connections": connections})
 
 
 def pending_connections(settings: Settings) -> int:
     """The number of connections that the kernel may hold until they are accepted."""
-    left = _raise_limit(0) - _OWN_FILES - SPARE_CONNECTIONS - settings.max_connections
-    return max(1, min(left, _MOST_PENDING))
+    return max(1, min(_raise_limit(0) - _OTHER_FILES - settings.max_connections, _MOST_PENDING))
 
 
 def _raise_limit(wanted: int) -> int:

@@ -13,14 +13,15 @@ request whose headers are complete) and `pipeline` (it and others that wait for 
 import asyncio
 import select
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-# For a client that has closed its sending side, or is gone: nobody can tell.
+# For a client that has closed its sending side or is gone: nobody can tell.
 _HALF_CLOSED_SECONDS = 0.05
-# Pipelined input is parsed up to the first head that ends behind this, seven requests at most.
+# Pipelined input is parsed up to the first head that ends behind this: eight requests or so.
 _PIECE_BYTES = 128
 _HEAD_END = b"\r\n\r\n"
 # By all connections together; one that would hold more is closed.
@@ -28,7 +29,9 @@ _MOST_HELD_BYTES = 32 * 2**20
 
 
 class _Flow(FlowControl):
-    on_resume: Callable[[], None] | None = None  # while input is held; called instead of reading on
+    on_resume: Callable[[], object] | None = (
+        None  # while input is held; called instead of reading on
+    )
 
     def resume_reading(self) -> None:
         if self.read_paused:
@@ -70,9 +73,10 @@ class PipeliningProtocol(HttpToolsProtocol):
             self._abort()
 
     def data_received(self, data: bytes) -> None:
+        first = data.find(_HEAD_END)
         if self.pipeline:
             self._hold(data)
-        elif data.count(_HEAD_END) <= 1:
+        elif first < 0 or data.find(_HEAD_END, first + len(_HEAD_END)) < 0:
             self._feed(data)
         else:
             start = 0
@@ -86,6 +90,8 @@ class PipeliningProtocol(HttpToolsProtocol):
         if self.pipeline and self._waiting_bytes() > HIGH_WATER_LIMIT:
             self._hold(b"")
 
+    _feed = HttpToolsProtocol.data_received
+
     def on_headers_complete(self) -> None:
         latest = self.cycle
         super().on_headers_complete()
@@ -94,9 +100,6 @@ class PipeliningProtocol(HttpToolsProtocol):
             self._ahead = tuple(cycle for cycle in ahead if not cycle.response_complete)
             # uvicorn has paused it, and would not see that the client goes away.
             self.flow.resume_reading()
-
-    def _feed(self, data: bytes) -> None:
-        raise NotImplementedError
 
     def _waiting_bytes(self) -> int:
         return sum(len(cycle.body) for cycle, _ in self.pipeline)
@@ -108,13 +111,10 @@ class PipeliningProtocol(HttpToolsProtocol):
         type(self).held_bytes += held - self._held
         self._held = held
         self.flow.pause_reading()
-        self.flow.on_resume = self._go_on
+        # Not at once, since uvicorn may be in the middle of its next step.
+        self.flow.on_resume = partial(self.loop.call_soon, self._feed_rest)
         if self.held_bytes > _MOST_HELD_BYTES:
             self._abort()
-
-    def _go_on(self) -> None:
-        if not self.pipeline:  # not at once, since uvicorn may be in the middle of its next step
-            self.loop.call_soon(self._feed_rest)
 
     def _feed_rest(self) -> None:
         if self.flow.on_resume and not self.pipeline and not self.transport.is_closing():

@@ -251,7 +251,8 @@ async def _send_garbage(writer: asyncio.StreamWriter, number: int) -> None:
 
 
 async def _pipeline(writer: asyncio.StreamWriter, number: int) -> None:
-    writer.write(b"GET /health/live HTTP/1.1\r\n\r\n" * 7000)
+    last = b"GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
+    writer.write(b"GET /health/live HTTP/1.1\r\n\r\n" * 7000 + last)
     await asyncio.sleep(_PIPELINE_SECONDS)  # before anything is read
 
 
