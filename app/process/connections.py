@@ -55,7 +55,6 @@ class BoundedProtocol(PipeliningProtocol):
     least_rate = 1024
     least_rate_after_seconds = 5.0
     _next_search: ClassVar[float] = 0.0  # of `_make_room`
-
     _ignores_input = False
     _is_spare = False
     _refused_at: float | None = None

@@ -21,7 +21,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 # For a client that has closed its sending side or is gone: nobody can tell.
 _HALF_CLOSED_SECONDS = 0.05
-# Pipelined input is parsed up to the first head that ends behind this: eight requests or so.
+# Requests that wait for the answer to an earlier one, beyond which input is held; the input is
+# parsed in pieces up to the first head that ends behind these bytes: eight requests or so.
+_MOST_WAITING = 4
 _PIECE_BYTES = 128
 _HEAD_END = b"\r\n\r\n"
 # By all connections together; one that would hold more is closed.
@@ -42,7 +44,6 @@ class PipeliningProtocol(HttpToolsProtocol):
     """One connection; a subclass parses in `_feed`."""
 
     held_bytes: ClassVar[int] = 0  # by all connections
-
     flow: _Flow
     _rest = b""
     _held = 0  # the rest, and the bodies of requests that wait
@@ -74,13 +75,13 @@ class PipeliningProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         first = data.find(_HEAD_END)
-        if self.pipeline:
+        if len(self.pipeline) >= _MOST_WAITING:
             self._hold(data)
         elif first < 0 or data.find(_HEAD_END, first + len(_HEAD_END)) < 0:
             self._feed(data)
         else:
             start = 0
-            while start < len(data) and not self.pipeline:
+            while start < len(data) and len(self.pipeline) < _MOST_WAITING:
                 end = data.find(_HEAD_END, start + _PIECE_BYTES)
                 end = len(data) if end < 0 else end + len(_HEAD_END)
                 self._feed(data[start:end])

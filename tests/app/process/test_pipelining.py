@@ -19,8 +19,8 @@ from tests.app.process.waiting import until
 
 WATCHED = WHOLE.replace(b"whole", b"watched")
 GET = b"GET / HTTP/1.1\r\n\r\n"
-# The requests of one piece, and one that ends behind it.
-FEW = pipelining._PIECE_BYTES // len(GET) + 2
+# Those that may wait, and those of one piece.
+FEW = pipelining._MOST_WAITING + pipelining._PIECE_BYTES // len(GET) + 2
 
 Scenario = Callable[[Server], Coroutine[None, None, None]]
 
@@ -127,9 +127,10 @@ def test_what_all_connections_hold_is_limited(monkeypatch: pytest.MonkeyPatch) -
     run(scenario)
 
 
-@pytest.mark.parametrize("more", [b"", GET, WHOLE, GET * 5], ids=["none", "one", "body", "five"])
+@pytest.mark.parametrize("more", [b"", GET, WHOLE, WHOLE * 3], ids=["none", "one", "body", "three"])
 def test_a_caller_who_resets_is_given_up(more: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(server: Server) -> None:
+        server.protocol.check_seconds = 60.0  # at once, that is
         client = await server.connect()
         client.send(WATCHED + more)
         await until(lambda: len(server.app.scopes) == 1)
