@@ -19,7 +19,7 @@ from typing import ClassVar
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-# For a client that has closed its sending side or is gone: nobody can tell.
+# For a client that has closed its sending side or is gone: both look alike.
 _HALF_CLOSED_SECONDS = 0.05
 # Requests that wait for the answer to an earlier one, beyond which input is held; the input is
 # parsed in pieces up to the first head that ends behind these bytes: eight requests or so.
