@@ -7,21 +7,24 @@ nothing.
 
 It uses these insides of uvicorn, whose version is pinned for that: the parser's callbacks and
 `_should_upgrade`, which are overridden, `_unset_keepalive_if_required`, and the state of a
-connection. `scope`, `url` and `headers` belong to the headers that are being parsed; `cycle` is the
-latest request whose headers are complete; `pipeline` holds it, and others, if they wait for the
-answer to an earlier one. `_phase`, `_is_partial_head` and `_refuse_request` interpret that state.
+connection. `scope`, `url` and `headers` belong to the headers that are being parsed; for `cycle`
+and `pipeline` see `app.process.pipelining`. `_phase`, `_is_partial_head` and `_refuse_request`
+interpret that state.
 """
 
 import asyncio
-from typing import Literal
+from typing import ClassVar, Literal
 
 import httptools
 import orjson
 from uvicorn.protocols.http import httptools_impl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.api.middleware import SECURITY_HEADERS
+from app.api.routes import OPEN_ROUTES
 from app.errors import ApiError, ErrorCode
+from app.process.file_limit import SPARE_CONNECTIONS
+from app.process.pipelining import PipeliningProtocol
 from app.schemas import error_body
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -30,8 +33,11 @@ MAX_HEADERS = 100
 MAX_HEAD_BYTES = 32 * 1024
 # How long a refused client may take to read why, and to stop sending.
 _LINGER_SECONDS = 2.0
-# At the limit, a tenth of the connections may be closed at once, so that the search is rare.
+# At the limit, a tenth of the connections may be closed at once, so that the search is rare; and
+# for some time after one that found none there is no other.
 _CLOSED_SHARE = 10
+_SEARCH_SECONDS = 0.05
+_HEALTH = frozenset(route.encode() for route in OPEN_ROUTES if "/health/" in route)
 
 # What a connection waits for: another request, which uvicorn limits; request headers, those of the
 # first request included; a request body; a client that reads; or the server's own answer.
@@ -39,46 +45,56 @@ Phase = Literal["idle", "head", "body", "reader", "answer"]
 _IDLE = ("idle", "head")
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(PipeliningProtocol):
     """One connection; `bounded_protocol` makes the class that has the settings."""
 
     settings: Settings
     metrics: Metrics | None
     check_seconds = 1.0
-
+    # A body must bring this many bytes per second, measured after the first seconds.
+    least_rate = 1024
+    least_rate_after_seconds = 5.0
+    _next_search: ClassVar[float] = 0.0  # of `_make_room`
     _ignores_input = False
+    _is_spare = False
     _refused_at: float | None = None
     _chunk_bytes = 0
+    _body_bytes = 0  # received since the latest head, with its chunk
     # The headers that are not complete yet, as their scope, and the size of their whole chunks.
     _partial: object = None
     _partial_bytes = 0
     _waits_for: tuple[Phase, RequestResponseCycle | None] = ("head", None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Closes the longest idle connections if there are too many."""
+        """Closes connections that wait for their clients if there are too many."""
         super().connection_made(transport)
         self._waits_since = self.loop.time()
         self._timer = self.loop.call_later(self.check_seconds, self._check_timeouts)
-        if len(self.connections) > self.settings.max_connections and not self._make_room():
-            self._refuse(ErrorCode.OVERLOADED)
+        most = self.settings.max_connections
+        if len(self.connections) > most and not self._make_room():
+            self._is_spare = True
+            if len(self.connections) > most + SPARE_CONNECTIONS:
+                self._refuse(ErrorCode.OVERLOADED)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Does what uvicorn's does, without its own answers and warnings."""
+    def _feed(self, data: bytes) -> None:
+        """Parses as uvicorn does, without its own answers and warnings."""
         if self._ignores_input:
             return
         self._unset_keepalive_if_required()
         self._chunk_bytes = len(data)
+        self._body_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            is_large = isinstance(error.__context__, _HeadTooLargeError)
-            self._refuse_request(ErrorCode.HEAD_TOO_LARGE if is_large else ErrorCode.INVALID_HTTP)
+            cause = error.__context__
+            code = cause.code if isinstance(cause, _RefusedError) else ErrorCode.INVALID_HTTP
+            self._refuse_request(code)
         else:
             if not self._is_partial_head():
                 return
@@ -92,7 +108,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Does what uvicorn's does, up to a number of headers; the rest is not even parsed."""
         if len(self.headers) == MAX_HEADERS:
-            raise _HeadTooLargeError
+            raise _RefusedError(ErrorCode.HEAD_TOO_LARGE)
         # uvicorn's own lines: a call more for each header costs half a microsecond of a request.
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
@@ -100,17 +116,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Refuses headers that are too large, before the request's task is made."""
+        """Refuses too large headers, or too many connections, before the request's task is made."""
+        if self._is_spare and not self._may_be_served():
+            raise _RefusedError(ErrorCode.OVERLOADED)
         # Headers within one small chunk are not worth counting.
         if self._chunk_bytes > MAX_HEAD_BYTES or self._partial is self.scope:
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > MAX_HEAD_BYTES:
-                raise _HeadTooLargeError
+                raise _RefusedError(ErrorCode.HEAD_TOO_LARGE)
         if self.parser.should_upgrade():
             return  # the parser stops here; see `_ignore_upgrade`
         super().on_headers_complete()
+        self._body_bytes = self._chunk_bytes
         # Trailers of a chunked body are not the request's headers: a proxy would not check them.
         self.headers = []
+
+    def _may_be_served(self) -> bool:
+        is_health_check = self.url.partition(b"?")[0] in _HEALTH
+        return is_health_check or len(self.connections) <= self.settings.max_connections
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Goes on in HTTP/1.1 where a client offers another protocol, as Java's does.
@@ -144,36 +167,63 @@ class BoundedProtocol(HttpToolsProtocol):
             return "head" if cycle is None or self._is_partial_head() else "idle"
         return "body" if cycle.more_body and not self.pipeline else "answer"
 
+    def _observe(self, now: float) -> tuple[Phase, float]:
+        """What the connection waits for, and the seconds since this was first seen."""
+        phase = self._phase()
+        if (phase, self.cycle) != self._waits_for:
+            self._waits_for, self._waits_since = (phase, self.cycle), now
+        return phase, now - self._waits_since
+
     def _check_timeouts(self) -> None:
         """Ends a connection whose other end has had its time."""
         now = self.loop.time()
         self._timer = self.loop.call_later(self.check_seconds, self._check_timeouts)
         if self._refused_at is not None:
             if now >= self._refused_at + _LINGER_SECONDS:
-                self.transport.abort()
+                self._abort()
             return
-        phase = self._phase()
-        if (phase, self.cycle) != self._waits_for:
-            self._waits_for, self._waits_since = (phase, self.cycle), now
+        if self.flow.read_paused and not self.transport.is_closing() and self._is_reset():
+            self._abort()
             return
-        settings = self.settings
+        settings, (phase, waited) = self.settings, self._observe(now)
         limit = settings.max_head_seconds if phase == "head" else settings.max_body_seconds
-        if phase in ("answer", "idle") or now < self._waits_since + limit:
+        if phase == "body" and self._body_bytes < self.least_rate * waited:
+            limit = min(limit, self.least_rate_after_seconds)
+        if phase in ("answer", "idle") or waited < limit:
             return
         is_request_partial = phase == "body" or (phase == "head" and self._is_partial_head())
         if is_request_partial and not self.transport.is_closing():
             self._refuse_request(ErrorCode.REQUEST_TIMEOUT)
         else:
-            self.transport.abort()
+            self._abort()
 
     def _make_room(self) -> bool:
-        """Closes the connections that have waited the longest for a request; whether any has."""
-        others = (other for other in self.connections if isinstance(other, BoundedProtocol))
-        idle = [other for other in others if other is not self and other._phase() in _IDLE]
-        idle.sort(key=lambda other: other._waits_since)
-        for connection in idle[: max(1, self.settings.max_connections // _CLOSED_SHARE)]:
-            connection.transport.abort()
-        return bool(idle)
+        """Closes connections that wait for their clients; whether there is room then.
+
+        First those that have been slow to send a body or to read an answer for a second, then those
+        that have waited for a request as long, then both kinds of new ones: of each the oldest.
+        """
+        now, protocol, most = self.loop.time(), type(self), self.settings.max_connections
+        if now < protocol._next_search and len(self.connections) <= most + SPARE_CONNECTIONS:
+            return False
+        found: tuple[list[BoundedProtocol], ...] = ([], [], [], [])
+        for other in self.connections:
+            if isinstance(other, BoundedProtocol) and other is not self:
+                phase, waited = other._observe(now)
+                is_new, is_idle = waited < 1.0, phase in _IDLE
+                enough = 4 * self.least_rate * max(1.0, waited)
+                is_slow = phase == "body" and other._body_bytes < enough
+                if is_idle or is_slow or (phase == "reader" and not is_new):
+                    found[2 * is_new + is_idle].append(other)
+        closed = next(filter(None, found), [])
+        closed.sort(key=lambda other: other._waits_since)
+        for connection in closed[: max(1, most // _CLOSED_SHARE)]:
+            if connection._waits_for[0] != "idle" and self.metrics is not None:
+                self.metrics.count_refusal(ErrorCode.OVERLOADED.text)
+            connection._abort()
+        if not closed:
+            protocol._next_search = now + _SEARCH_SECONDS
+        return len(self.connections) <= most
 
     def _refuse_request(self, code: ErrorCode) -> None:
         """Refuses the request that is being received; whole ones before it are answered first."""
@@ -184,10 +234,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._ignores_input = True
             cycle.keep_alive = False
         elif self.pipeline or cycle.response_started:
-            self.transport.abort()
+            self._abort()
         else:
-            cycle.disconnected = True
-            cycle.message_event.set()
+            self._give_up()
             self._refuse(code)
 
     def _refuse(self, code: ErrorCode) -> None:
@@ -215,8 +264,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-class _HeadTooLargeError(Exception):
+class _RefusedError(Exception):
     """Raised in a callback of the parser, which then stops."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        self.code = code
 
 
 def bounded_protocol(settings: Settings, metrics: Metrics | None = None) -> type[BoundedProtocol]:

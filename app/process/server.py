@@ -20,6 +20,7 @@ from app.api.application import create_app
 from app.api.examples import example_png_base64
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from app.process.draining import UVICORN_SECONDS, DrainingServer
+from app.process.file_limit import fit_to_file_limit, pending_connections
 from app.process.listening import address_of, cannot_listen
 from app.process.signals import SIGHUP, hold_reloads
 from app.process.supervisor import Supervisor, Worker
@@ -45,6 +46,7 @@ def run_server(
         SettingsError: several workers have no folder for temporary files.
     """
     access_log = configure_logs(settings)
+    settings = fit_to_file_limit(settings)
     if settings.workers > 1:
         _exit(_run_workers(settings, listeners))
     run_app(create_app(settings, checkpoint, access_log=access_log), settings, listeners)
@@ -100,6 +102,7 @@ def configure(settings: Settings, app: FastAPI | None = None) -> uvicorn.Config:
         proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=UVICORN_SECONDS,
+        backlog=pending_connections(settings),
     )
 
 

@@ -2,8 +2,9 @@
 
 `python -m tests.load.hostile_connections` starts a server on one core. On the other a polite client
 sends one request after the other, first alone and then while another process holds 500 idle and
-dribbling connections, and sends 1,000 uploads that are too large, headers of 10,000 lines, and
-pipelined requests with garbage behind them. The tests assert only the answers: on a shared machine
+dribbling connections and 500 half bodies, and sends 1,000 uploads that are too large, headers of
+10,000 lines, pipelined requests with garbage behind them, and thousands of pipelined requests whose
+answers it does not read. The tests assert only the answers: on a shared machine
 the latencies vary. The exit code is 1 after an unexpected answer, or if the polite client's p99
 grows to more than three times.
 """
@@ -34,19 +35,23 @@ LARGEST_RATIO = 3.0
 _PAUSE_SECONDS = 0.003
 _TIMEOUT_SECONDS = 30.0
 _DRIBBLE_SECONDS = 0.5
+_PIPELINE_SECONDS = 1.0
 _MIB = 2**20
 # The hostile process shares a core with the polite client, which must not wait for it.
 _NICENESS = 10
 
-_IDLE = "idle or dribbling"
+_IDLE, _HALF = "idle or dribbling", "half body"
 _UPLOAD, _LINES, _GARBAGE = "upload", "10,000 lines", "garbage"
+_PIPELINED = "pipelined"
 # Statuses. A connection may also end without one, where this side was too slow to send or to read.
 EXPECTED = {
     _UPLOAD: {"413"},
     _LINES: {"431"},
     # The requests before the garbage have their answers.
     _GARBAGE: {"200"},
+    _PIPELINED: {"200"},
     _IDLE: {"408"},
+    _HALF: {"408"},
 }
 
 
@@ -56,9 +61,11 @@ class Attack:
 
     seconds: float = 40.0
     connections: int = 500
+    halves: int = 500
     uploads: int = 1000
     heads: int = 200
     garbage: int = 200
+    pipelined: int = 20
 
 
 @dataclass
@@ -184,18 +191,21 @@ async def _attack(address: str, attack: Attack, pipe: Connection) -> None:
             await asyncio.sleep(attack.seconds / count)
         await asyncio.gather(*running)
 
-    async def hold(number: int, until: float) -> None:
+    async def hold(kind: str, number: int, until: float) -> None:
         await asyncio.sleep(Random(number).random() * 2)
+        act = _send_half if kind == _HALF else _dribble if number % 2 else _say_nothing
         while time.monotonic() < until:
-            await once(_IDLE, _dribble if number % 2 else _say_nothing, until)
+            await once(kind, act, until)
 
     pipe.send("begun")
     until = time.monotonic() + attack.seconds
     await asyncio.gather(
-        *(hold(number, until) for number in range(attack.connections)),
+        *(hold(_IDLE, number, until) for number in range(attack.connections)),
+        *(hold(_HALF, number, until) for number in range(attack.halves)),
         spread(_UPLOAD, attack.uploads, _upload),
         spread(_LINES, attack.heads, _send_lines),
         spread(_GARBAGE, attack.garbage, _send_garbage),
+        spread(_PIPELINED, attack.pipelined, _pipeline),
     )
     pipe.send(outcomes)
 
@@ -209,6 +219,10 @@ async def _dribble(writer: asyncio.StreamWriter, until: float) -> None:
     while not writer.transport.is_closing() and time.monotonic() < until + _TIMEOUT_SECONDS / 2:
         await asyncio.sleep(_DRIBBLE_SECONDS)
         writer.write(b"a")
+
+
+async def _send_half(writer: asyncio.StreamWriter, until: float) -> None:
+    writer.write(b"POST /predict HTTP/1.1\r\nContent-Length: 1000\r\n\r\nhalf")
 
 
 async def _upload(writer: asyncio.StreamWriter, number: int) -> None:
@@ -234,6 +248,12 @@ async def _send_lines(writer: asyncio.StreamWriter, number: int) -> None:
 async def _send_garbage(writer: asyncio.StreamWriter, number: int) -> None:
     garbage = Random(number).randbytes(1000)
     writer.write(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n" * 20 + b"\x00" + garbage)
+
+
+async def _pipeline(writer: asyncio.StreamWriter, number: int) -> None:
+    last = b"GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
+    writer.write(b"GET /health/live HTTP/1.1\r\n\r\n" * 7000 + last)
+    await asyncio.sleep(_PIPELINE_SECONDS)  # before anything is read
 
 
 def describe(figures: Figures) -> list[str]:

@@ -300,7 +300,7 @@ def test_whatever_follows_from_the_description_is_answered(tmp_path: Path) -> No
 
 def test_hostile_connections_are_refused_and_a_polite_client_is_served() -> None:
     attack = hostile_connections.Attack(
-        seconds=2.0, connections=40, uploads=10, heads=10, garbage=10
+        seconds=2.0, connections=40, halves=40, uploads=10, heads=10, garbage=10, pipelined=4
     )
     with serving("--log-level", "error", "--max-head-seconds", "1") as server:
         figures = hostile_connections.measure(server.address, server.pid, 0.5, attack)

@@ -2,125 +2,24 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-import uvicorn
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
-from uvicorn.server import ServerState
 
 from app.api.routes import ROUTE_LABELS
-from app.process.connections import MAX_HEAD_BYTES, MAX_HEADERS, bounded_protocol
+from app.process.connections import MAX_HEAD_BYTES, MAX_HEADERS
+from app.process.file_limit import SPARE_CONNECTIONS
 from app.process.server import configure
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
-from tests.app.process.waiting import PATIENCE_SECONDS, until
+from tests.app.process.raw_clients import WHOLE, Client, Server, serving
+from tests.app.process.waiting import until
 from tests.app.telemetry.prometheus_text import Scrape
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PATIENT = Settings()
 HASTY = Settings(max_head_seconds=0.05, max_body_seconds=0.05)
-WHOLE = b"POST /whole HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\nbody"
-
-
-class _App:
-    """Reads the body and answers with what it was; knows the requests it was asked."""
-
-    def __init__(self) -> None:
-        self.scopes: list[Scope] = []
-        self.left: list[str] = []
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scopes.append(scope)
-        path = scope["path"]
-        response: Response
-        if path == "/large":
-            response = Response(bytes(16 * 2**20))
-        else:
-            try:
-                body = await Request(scope, receive).body()
-            except ClientDisconnect:
-                self.left.append(path)
-                return
-            await self.may_answer.wait()
-            response = PlainTextResponse(f"{path} {len(body)}")
-        await response(scope, receive, send)
-
-
-class _Client:
-    """A connection on which anything can be sent."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    def send(self, content: bytes) -> None:
-        self.writer.write(content)
-
-    async def answer(self) -> tuple[int, str, dict[str, str]]:
-        """Status, body and headers of the next answer."""
-        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
-        status, *lines = head.decode().lower().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines if line)
-        body = await self.reader.readexactly(int(headers["content-length"]))
-        return int(status.split()[1]), body.decode(), headers
-
-    async def refusal(self) -> tuple[int, str]:
-        """Status and code of an answer in the error shape, after which the connection ends."""
-        status, body, headers = await self.answer()
-        error = json.loads(body)["error"]
-        assert error.keys() == {"code", "message", "param", "request_id"}
-        assert headers["content-type"] == "application/json"
-        assert headers["x-content-type-options"] == "nosniff"
-        assert headers["connection"] == "close"
-        assert await self.is_ended()
-        return status, error["code"]
-
-    async def is_ended(self) -> bool:
-        """Whether the server ends the connection, and has nothing more to say."""
-        try:
-            return await asyncio.wait_for(self.reader.read(), PATIENCE_SECONDS) == b""
-        except ConnectionResetError:
-            return True
-
-
-class _Server:
-    def __init__(self, app: _App, state: ServerState, port: int) -> None:
-        self.app, self.state, self.port = app, state, port
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def connect(self, **options: Any) -> _Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, **options)
-        self._writers.append(writer)
-        return _Client(reader, writer)
-
-    def close(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-
-@asynccontextmanager
-async def serving(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[_Server]:
-    """The protocol, looking often, and a small application behind it."""
-    app, state = _App(), ServerState()
-    protocol = bounded_protocol(settings, metrics)
-    protocol.check_seconds = 0.02
-    config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
-    one = _Server(app, state, server.sockets[0].getsockname()[1])
-    try:
-        yield one
-    finally:
-        one.close()
-        server.close()
-        await server.wait_closed()
+HALF = WHOLE[:-1]
 
 
 async def test_the_protocol_serves_as_any_other() -> None:
@@ -325,21 +224,93 @@ async def test_where_all_are_connected_the_longest_idle_give_way() -> None:
             assert (await client.answer())[:2] == (200, "/whole 4")
 
 
-async def test_where_all_are_busy_another_gets_a_429() -> None:
-    async with serving(Settings(max_connections=2)) as server:
-        server.app.may_answer.clear()
-        busy = [await server.connect() for _ in range(2)]
-        for client in busy:
-            client.send(WHOLE)
-        await until(lambda: len(server.app.scopes) == 2)
+async def fill(server: Server, count: int) -> list[Client]:
+    """Clients that wait for an answer, which takes until `may_answer` is set."""
+    server.app.may_answer.clear()
+    busy = [await server.connect() for _ in range(count)]
+    for client in busy:
+        client.send(WHOLE)
+    await until(lambda: len(server.app.scopes) == count)
+    return busy
 
-        status, body, headers = await (await server.connect()).answer()
+
+async def test_where_all_are_busy_another_gets_a_429() -> None:
+    metrics = Metrics(ROUTE_LABELS)
+    async with serving(Settings(max_connections=2), metrics) as server:
+        busy = await fill(server, 2)
+        other = await server.connect()
+        other.send(WHOLE)
+
+        status, body, headers = await other.answer()
 
         assert (status, json.loads(body)["error"]["code"]) == (429, "overloaded")
         assert headers["retry-after"] == "1"
         server.app.may_answer.set()
         for client in busy:
             assert (await client.answer())[0] == 200
+    scrape = Scrape(metrics.text().decode())
+    assert scrape.by("code", "connections_refused_total") == {"overloaded": 1}
+
+
+async def test_where_all_are_busy_health_is_answered() -> None:
+    async with serving(Settings(max_connections=2)) as server:
+        await fill(server, 2)
+        for _ in range(2 * SPARE_CONNECTIONS):  # who is silent there gives way, too
+            await server.connect()
+        check = await server.connect()
+        check.send(b"GET /health/live?from=lb HTTP/1.1\r\n\r\n")
+
+        assert (await check.answer())[0] == 200
+
+
+async def test_half_bodies_give_way_and_are_counted() -> None:
+    metrics = Metrics(ROUTE_LABELS)
+    async with serving(Settings(max_connections=20), metrics) as server:
+        for _ in range(5 * 20):
+            (await server.connect()).send(HALF)
+            client = await server.connect()
+            client.send(b"GET /health/live HTTP/1.1\r\n\r\n")
+            assert (await client.answer())[0] == 200
+            assert len(server.state.connections) <= 20
+        client = await server.connect()
+        client.send(WHOLE)
+        assert (await client.answer())[0] == 200
+    scrape = Scrape(metrics.text().decode())
+    assert scrape.by("code", "connections_refused_total")["overloaded"] > 20
+
+
+async def test_a_slow_body_and_a_slow_reader_give_way_before_who_rests() -> None:
+    async with serving(Settings(max_connections=4)) as server:
+        resting, slow, reader, fast = [await server.connect(limit=1024) for _ in range(4)]
+        resting.send(WHOLE)
+        await resting.answer()
+        slow.send(HALF)
+        reader.send(b"GET /large HTTP/1.1\r\n\r\n")
+        fast.send(b"POST /whole HTTP/1.1\r\nContent-Length: 200001\r\n\r\n" + bytes(200_000))
+        await asyncio.sleep(1.1)
+
+        others = [await server.connect() for _ in range(2)]
+        await until(lambda: server.app.left == ["/whole"])
+        for client in (resting, *others):
+            client.send(WHOLE)
+            assert (await client.answer())[:2] == (200, "/whole 4")
+        fast.send(b"e")
+        assert (await fast.answer())[:2] == (200, "/whole 200001")
+
+
+async def test_a_body_has_a_least_rate() -> None:
+    async with serving(PATIENT) as server:
+        protocol = server.protocol
+        protocol.least_rate, protocol.least_rate_after_seconds = 10_000, 0.2
+        client, steady = await server.connect(), await server.connect()
+        client.send(HALF)
+        steady.send(b"POST /whole HTTP/1.1\r\nContent-Length: 40000\r\n\r\n")
+        for _ in range(40):
+            steady.send(bytes(1000))
+            await asyncio.sleep(0.01)
+
+        assert (await steady.answer())[:2] == (200, "/whole 40000")
+        assert await client.refusal() == (408, "request_timeout")
 
 
 # No HTTP
