@@ -16,7 +16,10 @@ _OTHER_NAMES = frozenset({"API_KEY", "DATA_DIR", "URL"})
 # Variables that are no setting any more: since which version, from which version they are unknown,
 # and why. They are ignored with a warning for two versions, so that an upgrade starts.
 _RETIRED = MappingProxyType(
-    {"TRUSTED_PROXIES": ("0.2", "0.4", "no answer depends on a client's address")}
+    {
+        "TRUSTED_PROXIES": ("0.2", "0.4", "no answer depends on a client's address"),
+        "MAX_QUEUED_PASSES": ("0.2", "0.4", "DROPSERVE_MAX_WAIT_MS limits the wait instead"),
+    }
 )
 # Kubernetes injects these into every container for a Service named `dropserve`.
 _KUBERNETES_NAME = re.compile(r"(.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT_\d+_.*")
@@ -85,10 +88,10 @@ class Settings(BaseModel):
     )
     max_passes: int = _setting(1000, "Most stochastic passes per request", ge=1, le=65_536)
     max_batch_images: int = _setting(256, "Most images per batch request", ge=1)
-    max_queued_passes: int = _setting(
-        20_000,
-        "Most stochastic passes in the queue; a request is answered with 429 unless twenty of its "
-        "cost would still fit, or seven eighths are free",
+    max_wait_ms: int = _setting(
+        1000,
+        "Longest predicted wait of a request before its own work begins, in milliseconds; beyond "
+        "it, the answer is 429",
         ge=1,
     )
     max_timeout_ms: int = _setting(30_000, "Longest deadline of a request, in milliseconds", ge=1)

@@ -22,7 +22,7 @@ from model.checkpoint import Checkpoint
 _DESCRIPTION = "Which handwritten digit is this, and how sure is the network? MC dropout over HTTP."
 _CORS_METHODS = ("GET", "POST")
 _CORS_SENT = ("authorization", "content-type", "inference-header-content-length", "x-request-id")
-_CORS_READ = ("inference-header-content-length", "retry-after", "x-request-id")
+_CORS_READ = ("inference-header-content-length", "retry-after", "retry-after-ms", "x-request-id")
 
 
 def create_app(

@@ -8,15 +8,13 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.errors import ApiError
 from app.schemas import McParameters, Prediction, PredictParameters
+from app.telemetry.request_record import Timings
 
 if TYPE_CHECKING:
     from app.inference.decoding import Image
     from app.inference.pipeline import Predictor
 
 T = TypeVar("T")
-
-# A shorter request is answered before its caller can be seen to be gone.
-_WATCHED_PASSES = 256
 
 
 def refuse_early(request: Request, parameters_type: type[PredictParameters]) -> None:
@@ -47,11 +45,12 @@ async def answer_one(
         ApiError: it is refused or fails.
         ClientDisconnect: the client is gone; nothing more is computed.
     """
-    if not isinstance(parameters, McParameters):
-        answer, request.scope["state"]["timings"] = await predictor.predict(image, parameters)
-        return answer
-    computing = predictor.predict_mc(image, parameters)
-    if parameters.passes > _WATCHED_PASSES:
+    computing: Coroutine[Any, Any, tuple[Prediction, Timings]]
+    if isinstance(parameters, McParameters):
+        computing = predictor.predict_mc(image, parameters)
+    else:
+        computing = predictor.predict(image, parameters)
+    if predictor.may_take_long(image, parameters):
         computing = while_connected(request, computing)
     answer, request.scope["state"]["timings"] = await computing
     return answer

@@ -123,7 +123,7 @@ def error_from_body(
 
 def error_from_response(response: httpx.Response) -> DropserveError:
     """The exception for a response that is no success."""
-    retry_after = _parse_retry_after(response.headers.get("retry-after"))
+    retry_after = _retry_after(response.headers)
     try:
         return error_from_body(response.json()["error"], response.status_code, retry_after)
     except (ValueError, TypeError, KeyError):
@@ -157,8 +157,12 @@ def connection_error(error: httpx.RequestError) -> ConnectionFailedError:
     return ConnectionFailedError("connection_failed", f"{failure} ({reason})")
 
 
-def _parse_retry_after(value: str | None) -> float | None:
-    """Seconds from a header that has seconds or a date."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from `Retry-After-Ms`, or from `Retry-After`, which has whole seconds or a date."""
+    milliseconds = headers.get("retry-after-ms", "")
+    if milliseconds.isdecimal():
+        return float(milliseconds) / 1000
+    value = headers.get("retry-after")
     if value is None:
         return None
     if value.isdecimal():

@@ -61,9 +61,7 @@ def exchange(request: httpx.Request, policy: RetryPolicy) -> Flow[httpx.Response
             may_retry = isinstance(outcome, _BROKEN)
         # Callers who failed together should not come back together.
         spread = random.uniform(0.5, 1.0)  # nosec B311: nobody gains by guessing it
-        wait_seconds = _FIRST_WAIT_SECONDS * 2**retry * spread
-        if error.retry_after is not None:
-            wait_seconds = error.retry_after
+        wait_seconds = (error.retry_after or 0.0) + _FIRST_WAIT_SECONDS * 2**retry * spread
         if not may_retry or retry == policy.retries or wait_seconds > remaining_seconds:
             raise error from (outcome if isinstance(outcome, Exception) else None)
         remaining_seconds -= wait_seconds

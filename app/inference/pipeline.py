@@ -12,9 +12,10 @@ import numpy as np
 
 from app.errors import ApiError, ErrorCode
 from app.inference.answers import AnswerBuilder
+from app.inference.backlog import Charge
 from app.inference.decoding import Image
 from app.inference.jobs import Job
-from app.inference.reading import PictureReader
+from app.inference.reading import PictureReader, picture_cost
 from app.inference.scheduler import Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
@@ -34,6 +35,8 @@ logger = logging.getLogger("dropserve")
 _DETERMINISTIC_COST = 20
 # Preparing an image and summarising its passes.
 _IMAGE_COST = 32
+# A smaller request, or one that waits less, is answered before its caller can be seen to be gone.
+_WATCHED_PASSES, _WATCHED_SECONDS = 256, 0.01
 # The event loop gets its turn after each round.
 _ROUND_SECONDS = 0.001
 # After this time a request lets others go first: one image with 1000 passes takes about two thirds.
@@ -65,7 +68,8 @@ class Predictor:
             self._answers.sampled,
             round_seconds=_ROUND_SECONDS,
             share_seconds=_SHARE_SECONDS,
-            max_queued=settings.max_queued_passes,
+            max_wait_seconds=settings.max_wait_ms / 1000,
+            job_cost=_IMAGE_COST,
             note_queued=None if metrics is None else metrics.change_queue,
         )
         self._settings = settings
@@ -85,6 +89,16 @@ class Predictor:
         """Finishes what is queued, for at most `seconds`; answers the rest with an error."""
         await self.scheduler.close(seconds)
         self._reader.close()
+
+    def may_take_long(self, image: Image, parameters: PredictParameters) -> bool:
+        """Whether a request takes or waits long enough for its caller to go away meanwhile."""
+        if picture_cost(image) > 0:
+            return True
+        if not isinstance(parameters, McParameters):
+            return False
+        if parameters.passes > _WATCHED_PASSES:
+            return True
+        return self.scheduler.backlog.wait(parameters.passes + _IMAGE_COST) > _WATCHED_SECONDS
 
     def check(self, parameters_type: type[PredictParameters]) -> None:
         """Refuses what admission would refuse of the smallest request: before its body is read.
@@ -113,7 +127,8 @@ class Predictor:
         started = time.monotonic()
         read = self._reader.read_inline(image, parameters.preprocess)
         if read is None:
-            with self._admit([image], parameters):
+            decoding = self._reader.charge([image])
+            with self._admit([image], parameters, decoding), decoding:
                 deadline = self._deadline(parameters)
                 read = await self._reader.read(image, parameters.preprocess, deadline)
         decoded = time.monotonic()
@@ -126,12 +141,15 @@ class Predictor:
         self, image: Image, parameters: McParameters
     ) -> tuple[McPrediction, Timings]:
         """The MC-dropout answer; see `predict`."""
-        with self._admit([image], parameters):
+        decoding = self._reader.charge([image])
+        with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
-            job = Job(await self._reader.read(image, parameters.preprocess, deadline), parameters)
+            with decoding:
+                read = await self._reader.read(image, parameters.preprocess, deadline)
+            job = Job(read, parameters)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
-            (answer,), computing = await self._run([job], deadline)
+            (answer,), computing = await self._run([job], deadline, charge)
         if isinstance(answer, Exception):
             raise answer
         self._count(answer)
@@ -145,14 +163,16 @@ class Predictor:
         The first step of the iterator admits the request and decodes the image: what is wrong with
         either is raised there.
         """
-        with self._admit([image], parameters):
+        decoding = self._reader.charge([image])
+        with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
-            read = await self._reader.read(image, parameters.preprocess, deadline)
+            with decoding:
+                read = await self._reader.read(image, parameters.preprocess, deadline)
             job = Job(read, parameters, is_streamed=True)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             try:
-                async with aclosing(self.scheduler.stream(job, deadline)) as answers:
+                async with aclosing(self.scheduler.stream(job, deadline, charge)) as answers:
                     async for answer, computing in answers:
                         if answer.is_final:
                             self._count(answer)
@@ -172,12 +192,14 @@ class Predictor:
         Raises:
             ApiError: the request is refused, or its deadline is over.
         """
-        with self._admit(images, parameters):
+        decoding = self._reader.charge(images)
+        with self._admit(images, parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
-            read = [
-                await self._read_of_batch(image, parameters, deadline)
-                async for image in _in_turns(images)
-            ]
+            with decoding:
+                read = [
+                    await self._read_of_batch(image, parameters, deadline)
+                    async for image in _in_turns(images)
+                ]
             good = [one for one in read if not isinstance(one, ApiError)]
             answers: Sequence[Prediction | Exception]
             if isinstance(parameters, McParameters):
@@ -185,7 +207,7 @@ class Predictor:
                 for job in jobs:
                     await self._prepare_masks(job, deadline)
                 decoded = time.monotonic()
-                answers, computing = await self._run(jobs, deadline)
+                answers, computing = await self._run(jobs, deadline, charge)
             else:
                 decoded = time.monotonic()
                 answers = [
@@ -200,8 +222,11 @@ class Predictor:
         return found, _timings(started, decoded, computing)
 
     def _admit(
-        self, images: Sequence[Image | ApiError], parameters: PredictParameters
-    ) -> AbstractContextManager[None]:
+        self,
+        images: Sequence[Image | ApiError],
+        parameters: PredictParameters,
+        decoding: Charge,
+    ) -> AbstractContextManager[Charge]:
         """Counts a request as queued while the block lasts; refuses what cannot be answered.
 
         Raises:
@@ -212,8 +237,9 @@ class Predictor:
         cost = _DETERMINISTIC_COST
         if isinstance(parameters, McParameters):
             cost = parameters.passes + _IMAGE_COST
-        decoding = sum(map(self._reader.cost, images))
-        return self.scheduler.admit(cost * len(images), extra=decoding)
+        before = self._reader.backlog.wait(decoding.cost) if decoding.cost else 0.0
+        timeout = self._timeout(parameters)
+        return self.scheduler.admit(cost * len(images), before=before, timeout=timeout)
 
     def _require_level(self, parameters: PredictParameters) -> None:
         """Refuses a coverage that the checkpoint has no prediction sets for."""
@@ -253,11 +279,11 @@ class Predictor:
         return self._answers.deterministic(image, parameters, probs)
 
     async def _run(
-        self, jobs: Sequence[Job], deadline: float
+        self, jobs: Sequence[Job], deadline: float, charge: Charge
     ) -> tuple[list[McPrediction | Exception], float]:
         """As `Scheduler.run`; the passes are counted."""
         try:
-            return await self.scheduler.run(jobs, deadline)
+            return await self.scheduler.run(jobs, deadline, charge)
         finally:
             self._count_passes(jobs)
 
@@ -282,9 +308,11 @@ class Predictor:
         job.advance(self.engine.sample(job.prepared, start, stop))
         return stop - start
 
+    def _timeout(self, parameters: PredictParameters) -> float:
+        return (parameters.timeout_ms or self._settings.max_timeout_ms) / 1000
+
     def _deadline(self, parameters: PredictParameters) -> float:
-        timeout_ms = parameters.timeout_ms or self._settings.max_timeout_ms
-        return time.monotonic() + timeout_ms / 1000
+        return time.monotonic() + self._timeout(parameters)
 
     def _count(self, answer: Prediction | ApiError) -> None:
         if self._metrics is None:
@@ -312,6 +340,7 @@ class Predictor:
         computed = sum(job.done for job in jobs)
         spared = sum(job.remaining for job in jobs if job.is_finished)
         cancelled = sum(job.remaining for job in jobs if not job.is_finished)
+        self._metrics.limit_queue(self.scheduler.most_queued)
         self._metrics.count_passes(computed=computed, spared=spared, cancelled=cancelled)
 
 

@@ -1,14 +1,24 @@
-"""From a picture to what the network sees: decides where the work is done, and what it costs."""
+"""From a picture to what the network sees: decides where the work is done, and when."""
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from app.errors import ApiError, ErrorCode
-from app.inference.decoding import INLINE_BYTES, Image, decode, decode_inline
+from app.inference.backlog import Backlog, Charge, size_of
+from app.inference.decoding import (
+    INLINE_BYTES,
+    INLINE_PIXELS,
+    Image,
+    decode,
+    decode_inline,
+)
+from app.inference.decoding_cost import LARGE, decoding_cost
 from app.inference.memory import picture_memory, return_memory
 from app.settings import Settings
 from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
@@ -17,9 +27,15 @@ from model.literals import Preprocess
 
 T = TypeVar("T")
 
-# Bytes of an image file that take as long to decode as one pass: 2 MB of JPEG take 30 ms.
-_BYTES_PER_PASS = 150
-
+# Costs are microseconds of a core.
+_COSTS_PER_SECOND = 1_000_000.0
+# Of large pictures one is decoded at a time, in one of two threads, so that a small picture never
+# waits for a large one. More would take memory, and the engine's core from it.
+_THREADS = 2
+# Of small pictures given to the threads at a time, so that these need not wait for the event loop.
+_AHEAD = 20_000
+# Of anything else that is done in a thread.
+_OTHER_COST = 2000
 
 _FROM_MODEL: Mapping[type[ImageError], ErrorCode] = {
     InvalidPixelsError: ErrorCode.INVALID_PIXELS,
@@ -58,25 +74,38 @@ def read_picture(
     raise refusal
 
 
-class PictureReader:
-    """Reads small pictures on the event loop and large ones in a thread.
+def picture_cost(image: Image | ApiError) -> int:
+    """What reading a picture in a thread costs; 0: it is read on the event loop."""
+    if not isinstance(image, bytes):
+        return 0
+    return decoding_cost(image, inline_pixels=INLINE_PIXELS, inline_bytes=INLINE_BYTES)
 
-    One thread: more decoding at a time would only take the engine's core from it.
-    """
+
+@dataclass(eq=False)
+class _Task:
+    cost: int
+    function: Callable[[], Any]
+    started: "asyncio.Future[Future[Any]]"
+
+
+class PictureReader:
+    """Reads small pictures on the event loop and larger ones in a thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._max_pixels = settings.max_pixels
         self._max_memory = picture_memory(settings.max_image_memory, settings.workers)
         return_memory()
-        # One photo is decoded while the engine works: it alone must not turn everybody away.
-        self._most_cost = settings.max_queued_passes // 2
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="decode")
+        self._waiting: list[_Task] = []  # the oldest first
+        self._running: list[_Task] = []
+        self._since = 0.0  # when the latest of them ended, or the first began
+        self._is_closed = False
+        # What is admitted and not decoded yet.
+        self.backlog = Backlog(_COSTS_PER_SECOND)
 
-    def cost(self, image: Image | ApiError) -> int:
-        """What decoding in the thread costs, in passes; small files cost nothing extra."""
-        if isinstance(image, bytes) and len(image) > INLINE_BYTES:
-            return min(len(image) // _BYTES_PER_PASS, self._most_cost)
-        return 0
+    def charge(self, images: Sequence[Image | ApiError]) -> Charge:
+        """What decoding a request's images in threads costs; 0 if all are small."""
+        return Charge(self.backlog, sum(map(picture_cost, images)))
 
     def read_inline(self, image: Image, mode: Preprocess) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
@@ -108,22 +137,74 @@ class PictureReader:
                     image, mode, max_pixels=self._max_pixels, max_memory=self._max_memory
                 ),
                 deadline,
+                picture_cost(image),
             )
         return read
 
-    async def in_thread(self, function: Callable[[], T], deadline: float) -> T:
-        """Calls a function in the decoding thread.
+    async def in_thread(
+        self, function: Callable[[], T], deadline: float, cost: int = _OTHER_COST
+    ) -> T:
+        """Calls a function in a thread, unless the caller is gone or the deadline over before.
 
         Raises:
-            ApiError: deadline_exceeded; or what the function raises.
+            ApiError: deadline_exceeded, not_ready; or what the function raises.
         """
-        result = asyncio.get_running_loop().run_in_executor(self._thread, function)
+        if self._is_closed:
+            raise ErrorCode.NOT_READY()
+        task = _Task(cost, function, asyncio.get_running_loop().create_future())
+        self._waiting.append(task)
+        self._start_next()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await result
+                result: T = await asyncio.wrap_future(await task.started)
+                return result
         except TimeoutError as error:
             raise ErrorCode.DEADLINE_EXCEEDED() from error
 
+    def _start_next(self) -> None:
+        self._waiting = [task for task in self._waiting if not task.started.done()]
+        while True:
+            small = [task.cost for task in self._running if task.cost < LARGE]
+            is_large_running = len(small) < len(self._running)
+            ready = [
+                task for task in self._waiting if not (is_large_running and task.cost >= LARGE)
+            ]
+            if not ready or sum(small) >= _AHEAD:
+                return
+            smallest, oldest = min(ready, key=lambda task: size_of(task.cost)), ready[0]
+            is_larger = size_of(oldest.cost) > size_of(smallest.cost)
+            task = oldest if is_larger and self.backlog.takes_oldest else smallest
+            if is_larger:
+                self.backlog.take(task.cost, of_oldest=task is oldest)
+            self._waiting.remove(task)
+            self._start(task)
+
+    def _start(self, task: _Task) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._running:
+            self._since = time.monotonic()
+        self._running.append(task)
+        running = self._threads.submit(task.function)
+
+        def note_end(_: "Future[Any]") -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._end, task, running)
+
+        running.add_done_callback(note_end)
+        task.started.set_result(running)
+
+    def _end(self, task: _Task, running: "Future[Any]") -> None:
+        self._running.remove(task)
+        if not running.cancelled():
+            now = time.monotonic()
+            self.backlog.measure(task.cost, now - self._since)
+            self._since = now
+        self._start_next()
+
     def close(self) -> None:
-        """Takes nothing more; pictures in the thread are answered, if only with an error."""
-        self._thread.shutdown(wait=False)
+        """Takes nothing more; what is in the threads is answered, and what waits gets an error."""
+        self._is_closed = True
+        for task in self._waiting:
+            if not task.started.done():
+                task.started.set_exception(ErrorCode.NOT_READY())
+        self._threads.shutdown(wait=False)

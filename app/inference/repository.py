@@ -111,5 +111,5 @@ class ModelRepository:
         if self._metrics is not None:
             checkpoint = predictor.checkpoint
             self._metrics.serve_model(
-                checkpoint.name, checkpoint.version, self._settings.max_queued_passes
+                checkpoint.name, checkpoint.version, predictor.scheduler.most_queued
             )

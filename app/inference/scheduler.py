@@ -1,10 +1,10 @@
-"""Shares one engine among requests: computes for the request at the front, and never waits.
+"""Shares one engine among requests: computes for the smallest, and never waits.
 
 A request brings one or many jobs, one for each image. The engine computes one step of one job at a
 time. The number of its passes follows from their measured speed, so that a step is short enough to
-run on the event loop, which gets its turn after each round of steps. A request that has had its
-share of time goes to the back, so that a large batch does not hold up small requests. Waiting for
-company would only add its delay: a pass costs the same in any company.
+run on the event loop, which gets its turn after each round of steps. Smaller requests come first,
+the oldest has its share of the time, and requests of one size take turns; see `backlog`. Waiting
+for company would only add its delay: a pass costs the same in any company.
 
 This module knows asyncio and a clock. What a job computes is known to two functions only.
 """
@@ -19,13 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
+from app.inference.backlog import SIZES, WEIGHT, Backlog, Charge
 
 logger = logging.getLogger("dropserve")
-
-# Headroom: a request is admitted only if this many of its cost would still fit.
-_HEADROOM = 20
-# Of the latest step in the exponential moving average of the speed.
-_WEIGHT = 0.05
 
 
 class Job(Protocol):
@@ -52,14 +48,25 @@ MakeAnswer = Callable[[J], R]
 class _Request(Generic[J, R]):
     """The jobs of one request, in the order of its answers."""
 
-    def __init__(self, jobs: Sequence[J], deadline: float, done: "asyncio.Future[None]") -> None:
+    def __init__(
+        self, jobs: Sequence[J], deadline: float, charge: Charge, done: "asyncio.Future[None]"
+    ) -> None:
         self.open = deque(jobs)  # not answered yet
+        self.charge = charge
+        self.cost_of_job = charge.cost // len(jobs)
+        self.done_of_job = 0  # passes of the first open job
         self.answers: list[R | Exception] = []
         self.deadline = deadline
         self.done = done
         self.events: asyncio.Queue[R | None] | None = None  # None in it is the end
-        self.spent = 0.0  # seconds of its steps since it was last put at the back
+        self.spent = 0.0  # seconds of its steps since it was last put behind others of its size
         self.seconds = 0.0  # of all its steps
+
+    def settle(self, done_of_job: int) -> None:
+        """Notes how much of the first open job is computed, in passes."""
+        self.done_of_job = done_of_job
+        left = self.cost_of_job * len(self.open) - done_of_job
+        self.charge.settle(max(0, left))
 
     def fail(self, error: Exception) -> None:
         """Ends every job that is not answered yet with the error."""
@@ -82,9 +89,10 @@ class Scheduler(Generic[J, R]):
         step: computes; called on the event loop.
         make_answer: called when a job is finished, or a partial result is due.
         round_seconds: of steps, after which the event loop gets its turn.
-        share_seconds: of its steps, after which a request goes to the back of the queue.
-        max_queued: passes that may be admitted at a time.
-        note_queued: called with each change of the queue, in passes.
+        share_seconds: of its steps, after which a request goes behind the others of its size.
+        max_wait_seconds: the longest predicted wait of a request that is admitted.
+        job_cost: of a job besides its passes, in passes.
+        note_queued: called with each change of what is admitted, in passes.
         passes_per_second: a first guess, replaced by measurements.
         clock: seconds, monotonic.
     """
@@ -96,7 +104,8 @@ class Scheduler(Generic[J, R]):
         *,
         round_seconds: float,
         share_seconds: float,
-        max_queued: int,
+        max_wait_seconds: float,
+        job_cost: int = 0,
         note_queued: Callable[[int], None] | None = None,
         passes_per_second: float = 100_000.0,
         clock: Callable[[], float] = time.monotonic,
@@ -105,11 +114,14 @@ class Scheduler(Generic[J, R]):
         self._make_answer = make_answer
         self._round_seconds = round_seconds
         self._share_seconds = share_seconds
-        self._max_queued = max_queued
-        self._most_headroom = -(-7 * max_queued // 8)
-        self._note_queued = note_queued
+        self._max_wait_seconds = max_wait_seconds
+        self._job_cost = job_cost
         self._clock = clock
-        self._requests: deque[_Request[J, R]] = deque()
+        # What is admitted and not computed yet.
+        self.backlog = Backlog(passes_per_second, note_queued)
+        self._requests: deque[_Request[J, R]] = deque()  # the oldest first
+        self._sizes: list[deque[_Request[J, R]]] = [deque() for _ in range(SIZES)]
+        self._round_ended: float | None = None  # None: there was nothing more to do
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -117,59 +129,60 @@ class Scheduler(Generic[J, R]):
         self._is_stopped = False  # computes nothing more
         self._serving: asyncio.Task[None] | None = None
         self._passes_per_second = passes_per_second
-        self.queued = 0  # passes admitted and not yet answered
+        self._admitted = 0
 
-    def check(self, cost: int) -> None:
+    @property
+    def queued(self) -> int:
+        """Passes admitted and not computed yet."""
+        return self.backlog.total
+
+    @property
+    def most_queued(self) -> int:
+        """Passes that are computed in the longest wait, at the measured pace."""
+        return round(self._max_wait_seconds * self.backlog.pace)
+
+    def check(self, cost: int, *, before: float = 0.0, timeout: float = math.inf) -> None:
         """Refuses what `admit` would refuse; admits nothing.
-
-        Headroom: a request is admitted only if twenty requests of its cost would still fit. Where
-        many ask for much, each of them would wait for all others, and so would small requests. An
-        eighth of the limit is open to every request, since one that costs more than the whole limit
-        would never fit otherwise.
 
         Args:
             cost: of what the scheduler computes, in passes.
+            before: seconds that the request waits before it comes to the scheduler.
+            timeout: seconds after which nobody wants the answer.
 
         Raises:
-            ApiError: overloaded, too much is queued already;
+            ApiError: overloaded, the predicted wait is too long;
                 not_ready, the server is stopping.
         """
         if self._is_closed:
             raise ErrorCode.NOT_READY()
-        headroom = min(_HEADROOM * cost, self._most_headroom)
-        if self.queued and self.queued + headroom > self._max_queued:
-            seconds = max(1, math.ceil(self.queued / self._passes_per_second))
-            raise ErrorCode.OVERLOADED(headers={"Retry-After": str(seconds)})
+        wait = before + self.backlog.wait(cost)
+        if wait > min(self._max_wait_seconds, timeout):
+            milliseconds = math.ceil(1000 * wait)
+            seconds = str(-(-milliseconds // 1000))
+            headers = {"Retry-After": seconds, "Retry-After-Ms": str(milliseconds)}
+            raise ErrorCode.OVERLOADED(headers=headers)
 
     @contextmanager
-    def admit(self, cost: int, *, extra: int = 0) -> Iterator[None]:
-        """Counts a request's cost as queued while the `with` block lasts.
+    def admit(
+        self, cost: int, *, before: float = 0.0, timeout: float = math.inf
+    ) -> Iterator[Charge]:
+        """Counts a request's cost, as far as it is not computed, while the `with` block lasts.
 
-        Args:
-            cost: of what the scheduler computes, in passes.
-            extra: of what another thread does for the request first. It counts as queued, but needs
-                no headroom.
-
-        Raises:
-            ApiError: see `check`.
+        Args and Raises: see `check`.
         """
-        self.check(cost)
-        self._count(cost + extra)
+        self.check(cost, before=before, timeout=timeout)
+        self._admitted += 1
+        self._idle.clear()
         try:
-            yield
+            with Charge(self.backlog, cost) as charge:
+                yield charge
         finally:
-            self._count(-cost - extra)
-
-    def _count(self, passes: int) -> None:
-        self.queued += passes
-        if self._note_queued is not None:
-            self._note_queued(passes)
-        if self.queued:
-            self._idle.clear()
-        else:
+            self._admitted -= 1
             self._note_if_idle()
 
-    async def run(self, jobs: Sequence[J], deadline: float) -> tuple[list[R | Exception], float]:
+    async def run(
+        self, jobs: Sequence[J], deadline: float, charge: Charge
+    ) -> tuple[list[R | Exception], float]:
         """Computes the jobs of one request.
 
         Cancelling the call drops what is not computed yet.
@@ -178,6 +191,7 @@ class Scheduler(Generic[J, R]):
             jobs: one for each answer.
             deadline: on the scheduler's clock. Jobs that are not computed by then end with
                 deadline_exceeded.
+            charge: what the request was admitted with.
 
         Returns:
             The answers in the order of the jobs, an exception where a job failed; and the seconds
@@ -188,14 +202,16 @@ class Scheduler(Generic[J, R]):
         """
         if not jobs:
             return [], 0.0
-        request = self._enqueue(jobs, deadline)
+        request = self._enqueue(jobs, deadline, charge)
         try:
             await request.done
         finally:
             request.open.clear()
         return request.answers, request.seconds
 
-    async def stream(self, job: J, deadline: float) -> AsyncGenerator[tuple[R, float], None]:
+    async def stream(
+        self, job: J, deadline: float, charge: Charge
+    ) -> AsyncGenerator[tuple[R, float], None]:
         """Computes one job and yields its partial results, then its answer; see `run`.
 
         Each comes with the seconds that the job was computed so far.
@@ -203,7 +219,7 @@ class Scheduler(Generic[J, R]):
         Raises:
             Exception: what the job failed with; also ApiError, deadline_exceeded.
         """
-        request = self._enqueue([job], deadline)
+        request = self._enqueue([job], deadline, charge)
         events: asyncio.Queue[R | None] = asyncio.Queue()
         request.events = events
         try:
@@ -226,19 +242,21 @@ class Scheduler(Generic[J, R]):
         if self._serving is not None:
             self._serving.cancel()
 
-    def _enqueue(self, jobs: Sequence[J], deadline: float) -> _Request[J, R]:
+    def _enqueue(self, jobs: Sequence[J], deadline: float, charge: Charge) -> _Request[J, R]:
         if self._is_stopped:
             raise ErrorCode.NOT_READY()
         loop = asyncio.get_running_loop()
         if self._serving is None or self._serving.done():
             self._serving = loop.create_task(self._serve(), name="scheduler")
-        request: _Request[J, R] = _Request(jobs, deadline, loop.create_future())
+        request: _Request[J, R] = _Request(jobs, deadline, charge, loop.create_future())
         self._requests.append(request)
+        self._sizes[charge.size].append(request)
         self._idle.clear()
         self._wake.set()
         return request
 
     async def _serve(self) -> None:
+        self._round_ended = None
         try:
             while True:
                 try:
@@ -249,6 +267,7 @@ class Scheduler(Generic[J, R]):
                 if self._requests:
                     await asyncio.sleep(0)  # requests that arrived meanwhile are read now
                     continue
+                self._round_ended = None
                 self._note_if_idle()
                 self._wake.clear()
                 await self._wake.wait()
@@ -256,7 +275,7 @@ class Scheduler(Generic[J, R]):
             self._fail_all(ErrorCode.NOT_READY())
 
     def _note_if_idle(self) -> None:
-        if not self._requests and not self.queued:
+        if not self._requests and not self._admitted:
             self._idle.set()
 
     def _fail_all(self, error: Exception) -> None:
@@ -266,24 +285,44 @@ class Scheduler(Generic[J, R]):
 
     def _run_round(self) -> None:
         started = now = self._clock()
+        since = started if self._round_ended is None else self._round_ended
+        cost = 0
         self._drop_ended(now)
-        while self._requests and now - started < self._round_seconds:
-            request = self._requests[0]
+        while now - started < self._round_seconds and (smallest := self._smallest()) is not None:
+            oldest = _first_open(self._requests) or smallest
+            is_larger = oldest.charge.size > smallest.charge.size
+            request = oldest if is_larger and self.backlog.takes_oldest else smallest
             passes = self._take_step(request)
             before, now = now, self._clock()
             seconds = now - before
             request.seconds += seconds
             request.spent += seconds
             if passes and seconds > 0:
-                self._passes_per_second += _WEIGHT * (passes / seconds - self._passes_per_second)
+                self._passes_per_second += WEIGHT * (passes / seconds - self._passes_per_second)
+            if is_larger:
+                self.backlog.take(passes, of_oldest=request is oldest)
+            cost += passes
+            if not request.done_of_job:
+                cost += self._job_cost
+            same_size = self._sizes[request.charge.size]
             if not request.open:
-                self._requests.popleft()
                 request.finish()
+                _first_open(same_size)
             elif request.spent >= self._share_seconds:
                 request.spent = 0.0
-                self._requests.rotate(-1)
+                if same_size[0] is request:
+                    same_size.rotate(-1)
             if request.events is not None:
                 break  # its reader gets each partial result while the next is computed
+        _first_open(self._requests)
+        self.backlog.measure(cost, now - since)
+        self._round_ended = now
+
+    def _smallest(self) -> _Request[J, R] | None:
+        for requests in self._sizes:
+            if (first := _first_open(requests)) is not None:
+                return first
+        return None
 
     def _drop_ended(self, now: float) -> None:
         """Ends the overdue requests; forgets them, and those whose caller went away."""
@@ -302,6 +341,7 @@ class Scheduler(Generic[J, R]):
         answer: R | Exception
         try:
             passes = self._step(job, max(1, round(self._passes_per_second * self._round_seconds)))
+            request.settle(request.done_of_job + passes)
             if not (job.is_finished or job.has_partial_result):
                 return passes
             answer = self._make_answer(job)
@@ -311,9 +351,17 @@ class Scheduler(Generic[J, R]):
         if job.is_finished or isinstance(answer, Exception):
             request.open.popleft()
             request.answers.append(answer)
+            request.settle(0)
         elif request.events is not None:
             request.events.put_nowait(answer)
         return passes
+
+
+def _first_open(requests: deque[_Request[J, R]]) -> _Request[J, R] | None:
+    """The first that has anything left to compute; drops those before it."""
+    while requests and not requests[0].open:
+        requests.popleft()
+    return requests[0] if requests else None
 
 
 def _as_internal(error: Exception) -> ApiError:

@@ -80,9 +80,10 @@ class Families:
             _SECONDS,
         )
         self.in_flight = Gauge("dropserve_requests_in_flight", "Requests not answered yet.")
-        self.queued = Gauge("dropserve_queued_passes", "Passes admitted and not answered yet.")
+        self.queued = Gauge("dropserve_queued_passes", "Passes admitted and not computed yet.")
         self.queue_limit = Gauge(
-            "dropserve_queued_passes_limit", "Queued passes above which requests get 429."
+            "dropserve_queued_passes_limit",
+            "Passes that are computed in DROPSERVE_MAX_WAIT_MS, at the measured pace.",
         )
         self.passes = Counter(
             "dropserve_passes_total",
@@ -141,10 +142,14 @@ class Metrics:
             for route in routes.predictions
         }
 
-    def serve_model(self, name: str, version: str, max_queued_passes: int) -> None:
+    def serve_model(self, name: str, version: str, most_queued: int) -> None:
         """Notes which network this worker serves from now on."""
         self._counts.write_text(self._index, f"{version} {name}")
-        self._row[self._families.queue_limit.place()] = max_queued_passes
+        self.limit_queue(most_queued)
+
+    def limit_queue(self, passes: int) -> None:
+        """Notes how many passes are computed in the longest wait."""
+        self._row[self._families.queue_limit.place()] = passes
 
     def begin_request(self) -> None:
         self._row[self._in_flight] += 1

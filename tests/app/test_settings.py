@@ -100,6 +100,16 @@ def test_a_retired_variable_is_ignored_with_a_warning(
     assert warning.startswith("DROPSERVE_TRUSTED_PROXIES is ignored since Dropserve 0.2, ")
 
 
+def test_the_warning_of_a_retired_variable_names_its_successor(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert load_settings({"DROPSERVE_MAX_QUEUED_PASSES": "20000"}) == Settings()
+
+    (warning,) = caplog.messages
+    assert "DROPSERVE_MAX_QUEUED_PASSES is ignored" in warning
+    assert "DROPSERVE_MAX_WAIT_MS" in warning
+
+
 def test_a_retired_variable_is_shown_at_start_without_stopping_it() -> None:
     # Help and refusals come before a log is configured, and so does this.
     program = "import os; from app.settings import load_settings; load_settings(os.environ)"

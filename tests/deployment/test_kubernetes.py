@@ -121,4 +121,6 @@ def test_the_operator_scales_by_a_metric_that_there_is() -> None:
     ]
     (pods,) = [each["pods"] for each in scaler["spec"]["metrics"] if each["type"] == "Pods"]
     assert pods["metric"]["name"] in (ROOT / "deploy" / "grafana-dashboard.json").read_text()
-    assert int(pods["target"]["averageValue"]) < Settings().max_queued_passes
+    # Even a slow core computes as much in a second.
+    longest_wait = Settings().max_wait_ms / 1000
+    assert int(pods["target"]["averageValue"]) < 100_000 * longest_wait

@@ -62,7 +62,7 @@ def alert_queries() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(servers: ServerStarter) -> RunningServer:
-    return servers.start("--workers", "2", "--max-queued-passes", "1100")
+    return servers.start("--workers", "2", "--max-wait-ms", "1")
 
 
 def ask_all(http: httpx.Client) -> None:

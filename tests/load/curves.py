@@ -20,7 +20,7 @@ PASSES = (0, 1, 10, 20, 50, 100, 200, 500, 1000)  # 0: dropout off
 # The number of passes of the first table, and the number of connections of the second.
 TABLE_PASSES, TABLE_CONNECTIONS = 50, 16
 # Requests wait instead of being refused: the worker's own rate is measured.
-UNLIMITED = {"DROPSERVE_MAX_QUEUED_PASSES": "100000"}
+UNLIMITED = {"DROPSERVE_MAX_WAIT_MS": "60000"}
 
 # Requests/s, p50, p95 and p99 in milliseconds, by passes and connections.
 Points = Mapping[tuple[int, int], tuple[float, float, float, float]]

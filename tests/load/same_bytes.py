@@ -22,7 +22,7 @@ from tests.load.servers import sample, serving
 
 _IMAGES = (*(f"{digit}.png" for digit in range(10)), "doubtful.png", "not_a_digit.png")
 # Options of `serve`.
-NOTHING_REFUSED = ("--max-queued-passes", "1000000")
+NOTHING_REFUSED = ("--max-wait-ms", "60000")
 # Connections of the seeded requests, and of the other traffic.
 _SEEDED, _OTHERS = 16, 16
 _LONGEST_WAIT_SECONDS = 0.01  # until a call is cancelled

@@ -219,7 +219,7 @@ def answers_of(targets: Mapping[str, Target]) -> dict[str, int]:
 
 @needs_wrk
 def test_under_overload_every_answer_is_one_of_three() -> None:
-    with serving("--max-queued-passes", "16000") as server:
+    with serving("--max-wait-ms", "20") as server:
         figures = overload.measure(server, 1)
 
     for found in (figures.comfortable, figures.overloaded):

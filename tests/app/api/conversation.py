@@ -1,8 +1,8 @@
 """One request to the application whose answer is seen as it comes."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from app.api.application import create_app
+from app.inference.backlog import Charge
 from app.inference.pipeline import Predictor
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -18,7 +19,7 @@ from model.checkpoint import Checkpoint
 PATIENCE_SECONDS = 30.0
 # These take some tenths of a second: time enough to interrupt them.
 MANY_PASSES = 65_536
-PATIENT = {"max_passes": MANY_PASSES, "max_queued_passes": 10 * MANY_PASSES}
+PATIENT = {"max_passes": MANY_PASSES}
 
 
 @asynccontextmanager
@@ -26,6 +27,18 @@ async def serving(checkpoint: Checkpoint, **settings: Any) -> AsyncGenerator[Fas
     app = create_app(Settings(**settings), checkpoint)
     async with app.router.lifespan_context(app):
         yield app
+
+
+@contextmanager
+def full(app: FastAPI) -> Iterator[None]:
+    """As if small requests were queued until no other is admitted; for a short `max_wait_ms`."""
+    predictor: Predictor = app.state.models.predictor
+    longest = app.state.settings.max_wait_ms / 1000
+    backlog = predictor.scheduler.backlog
+    with ExitStack() as queued:
+        while backlog.wait(1) <= longest:
+            queued.enter_context(Charge(backlog, 1))
+        yield
 
 
 @dataclass

@@ -1,12 +1,23 @@
 """A request is refused before it is read, and given up once its client is gone."""
 
+import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
+from app.inference.pipeline import Predictor
 from model.checkpoint import Checkpoint
-from tests.app.api.conversation import MANY_PASSES, PATIENT, Conversation, serving
+from tests.app.api.conversation import (
+    MANY_PASSES,
+    PATIENCE_SECONDS,
+    PATIENT,
+    Conversation,
+    full,
+    serving,
+)
 from tests.app.api.request_bodies import FORM, PREDICTIONS, form_bytes, network_input, small
 from tests.app.open_inference.inference_requests import json_body
 from tests.conftest import connect, sample
@@ -48,6 +59,31 @@ async def test_a_batchs_client_that_goes_away_stops_the_remaining_passes(
         assert await request.settled_passes() < 20 * 10_000 / 2
 
 
+@pytest.mark.parametrize("path", ["/predict", "/predict/mc"])
+async def test_a_client_that_goes_away_while_its_picture_waits_for_a_thread_is_forgotten(
+    default_checkpoint: Checkpoint, path: str
+) -> None:
+    may_end = threading.Event()
+    async with serving(default_checkpoint) as app:
+        predictor: Predictor = app.state.models.predictor
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        threads = [
+            asyncio.create_task(predictor._reader.in_thread(may_end.wait, deadline))
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        async with Conversation(app, path, sample("7.png")) as request:
+            await asyncio.sleep(0.01)
+            assert predictor._reader.backlog.total > 0
+            request.leave()
+
+            assert await request.settled_passes() == 0
+            assert request.pieces == []
+            assert predictor._reader.backlog.total == 0
+        may_end.set()
+        await asyncio.gather(*threads)
+
+
 @pytest.mark.parametrize("path", PREDICTIONS)
 async def test_a_full_server_refuses_before_it_reads_the_body(
     default_checkpoint: Checkpoint, path: str
@@ -59,11 +95,8 @@ async def test_a_full_server_refuses_before_it_reads_the_body(
         pieces_read += 1
         yield small("7.png")
 
-    async with (
-        serving(default_checkpoint, max_queued_passes=1000) as app,
-        connect(app) as client,
-    ):
-        with app.state.models.predictor.scheduler.admit(1000):
+    async with serving(default_checkpoint, max_wait_ms=1) as app, connect(app) as client:
+        with full(app):
             refused = await client.post(path, content=body())
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
         assert pieces_read == 0

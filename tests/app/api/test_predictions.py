@@ -222,7 +222,7 @@ async def test_an_answer_is_the_same_under_load(default_checkpoint: Checkpoint) 
     crowd = asked * 3
     random.Random(0).shuffle(crowd)
     unseeded = [("/predict/mc?passes=500", "doubtful.png")] * 10
-    app = create_app(Settings(max_queued_passes=100_000), default_checkpoint)
+    app = create_app(Settings(max_wait_ms=60_000), default_checkpoint)
     async with app.router.lifespan_context(app), connect(app) as client:
         alone = [await body(path, name) for path, name in asked]
         together = await asyncio.gather(

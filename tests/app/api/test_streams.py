@@ -118,7 +118,7 @@ async def test_a_reader_that_goes_away_stops_the_stream(
         ) as stream,
     ):
         await stream.first_piece()
-        assert stream.predictor.scheduler.queued > MANY_PASSES
+        assert stream.predictor.scheduler.queued > MANY_PASSES / 2
         stream.leave()
 
         assert await stream.settled_passes() < MANY_PASSES / 2

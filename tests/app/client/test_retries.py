@@ -27,8 +27,12 @@ OK = httpx.Response(200, request=REQUEST)
 BUSY = {"code": "overloaded", "message": "busy", "param": None, "request_id": "r"}
 
 
-def busy(status: int = 429, retry_after: str | None = None) -> httpx.Response:
+def busy(
+    status: int = 429, retry_after: str | None = None, milliseconds: str | None = None
+) -> httpx.Response:
     headers = {} if retry_after is None else {"retry-after": retry_after}
+    if milliseconds is not None:
+        headers["retry-after-ms"] = milliseconds
     return httpx.Response(status, json={"error": BUSY}, headers=headers, request=REQUEST)
 
 
@@ -51,7 +55,32 @@ def play(flow: Flow[httpx.Response], *outcomes: Any) -> tuple[list[float], httpx
 def test_a_busy_server_is_asked_again_when_it_says() -> None:
     flow = exchange(REQUEST, RetryPolicy())
 
-    assert play(flow, busy(429, "2"), busy(503, "2"), OK) == ([2.0, 2.0], OK)
+    (first, second), response = play(flow, busy(429, "2"), busy(503, "2"), OK)
+
+    assert response is OK
+    assert 2.1 <= first <= 2.2
+    assert 2.2 <= second <= 2.4
+
+
+def test_milliseconds_are_preferred_to_seconds() -> None:
+    (seconds,), _ = play(exchange(REQUEST, RetryPolicy()), busy(429, "1", "40"), OK)
+
+    assert 0.14 <= seconds <= 0.24
+
+
+def test_what_is_no_number_of_milliseconds_is_ignored() -> None:
+    (seconds,), _ = play(exchange(REQUEST, RetryPolicy()), busy(429, "1", "soon"), OK)
+
+    assert 1.1 <= seconds <= 1.2
+
+
+def test_clients_that_were_refused_together_do_not_come_back_together() -> None:
+    waits = {
+        play(exchange(REQUEST, RetryPolicy()), busy(429, "1", "40"), OK)[0][0] for _ in range(50)
+    }
+
+    assert len(waits) > 40
+    assert max(waits) - min(waits) > 0.05
 
 
 def test_retry_after_may_be_a_date() -> None:
@@ -59,7 +88,7 @@ def test_retry_after_may_be_a_date() -> None:
 
     (seconds,), _ = play(exchange(REQUEST, RetryPolicy()), busy(429, date), OK)
 
-    assert 8 <= seconds <= 10
+    assert 8 <= seconds <= 10.2
 
 
 def test_without_a_time_the_waits_grow() -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.inference.backlog import Charge
 from app.inference.scheduler import Scheduler
 
 NEVER = math.inf
@@ -14,7 +15,7 @@ NEVER = math.inf
 PATIENCE_SECONDS = 20.0
 # A pass takes a second, so that these are both passes and seconds.
 ROUND, SHARE = 100, 300
-MOST_QUEUED = 10_000
+MAX_WAIT = 10_000
 Answer = tuple[int, int]
 
 
@@ -107,15 +108,15 @@ def make_scheduler(step: Adder, **options: Any) -> Scheduler[Sum, Answer]:
         share_seconds=SHARE,
         passes_per_second=1.0,
         clock=step.clock,
-        **{"max_queued": MOST_QUEUED, **options},
+        **{"max_wait_seconds": MAX_WAIT, **options},
     )
 
 
 @asynccontextmanager
 async def serving(
-    step: Adder, *, max_queued: int = MOST_QUEUED
+    step: Adder, *, max_wait_seconds: float = MAX_WAIT
 ) -> AsyncGenerator[Scheduler[Sum, Answer], None]:
-    scheduler = make_scheduler(step, max_queued=max_queued)
+    scheduler = make_scheduler(step, max_wait_seconds=max_wait_seconds)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             yield scheduler
@@ -126,7 +127,13 @@ async def serving(
 async def answers_of(
     scheduler: Scheduler[Sum, Answer], jobs: Sequence[Sum], deadline: float = NEVER
 ) -> list[Answer | Exception]:
-    return (await scheduler.run(jobs, deadline))[0]
+    """The answers to a request that nothing refuses."""
+    with charge(scheduler, jobs) as own:
+        return (await scheduler.run(jobs, deadline, own))[0]
+
+
+def charge(scheduler: Scheduler[Sum, Answer], jobs: Sequence[Sum]) -> Charge:
+    return Charge(scheduler.backlog, sum(job.passes for job in jobs))
 
 
 Running = asyncio.Task[list[Answer | Exception]]

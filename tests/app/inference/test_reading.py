@@ -1,10 +1,9 @@
-"""From a picture to what the network sees: where it is decoded, and what that costs."""
+"""From a picture to what the network sees: where it is decoded, and in which order."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from app.errors import ErrorCode
-from app.inference.decoding import INLINE_BYTES
+from app.inference.decoding_cost import LARGE
 from app.inference.reading import PictureReader, read_picture
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -35,45 +34,38 @@ async def test_large_and_small_files_get_the_same_treatment(client: httpx.AsyncC
         assert large_answer.content == small_answer.content
 
 
-def large_photo() -> bytes:
-    """300 kB of JPEG: decoded in a thread, and counted as 2000 passes."""
-    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8)
-    buffer = BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-async def test_one_photo_leaves_half_of_the_queue_to_others(
-    default_checkpoint: Checkpoint,
-) -> None:
-    async with (
-        serving(default_checkpoint, max_queued_passes=4000) as app,
-        connect(app) as client,
-    ):
-        scheduler = app.state.models.predictor.scheduler
-        photo = asyncio.create_task(client.post("/predict", content=large_photo()))
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while scheduler.queued == 0:  # noqa: ASYNC110 - it is counted within the request
-                await asyncio.sleep(0)
-        assert 1600 < scheduler.queued < 2400
-        assert (await client.post("/predict/mc", content=small("7.png"))).status_code == 200
-        await photo
-        assert scheduler.queued == 0
+def noise(side: int = 1000, quality: int = 90) -> bytes:
+    """A JPEG of noise, which has no ink; of 300 kB, if nothing else is given."""
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
+    return encode(Image.fromarray(pixels), "JPEG", quality=quality)
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/mc"])
-async def test_a_second_photo_waits_for_the_first(
-    default_checkpoint: Checkpoint, path: str
-) -> None:
-    async with (
-        serving(default_checkpoint, max_queued_passes=4000) as app,
-        connect(app) as client,
-    ):
-        answers = await asyncio.gather(
-            *(client.post(path, content=large_photo()) for _ in range(2))
-        )
-    for answer in answers:  # noise has no ink: neither was refused before that was seen
+async def test_photos_wait_for_each_other(default_checkpoint: Checkpoint, path: str) -> None:
+    async with serving(default_checkpoint) as app, connect(app) as client:
+        answers = await asyncio.gather(*(client.post(path, content=noise()) for _ in range(4)))
+        reader = app.state.models.predictor._reader
+        assert reader.backlog.total == 0
+    for answer in answers:  # none was refused before it was seen that there is no ink
         assert_error(answer, 422, "no_ink")
+
+
+async def test_beyond_the_longest_wait_photos_are_refused_and_nothing_else_is(
+    default_checkpoint: Checkpoint,
+) -> None:
+    photos = [noise()] * 30
+    async with serving(default_checkpoint, max_wait_ms=20) as app, connect(app) as client:
+        asked = asyncio.gather(*(client.post("/predict", content=photo) for photo in photos))
+        others = []
+        while not asked.done():
+            for path in ("/predict", "/predict/mc"):
+                others.append((await client.post(path, content=small("7.png"))).status_code)
+        statuses = [answer.status_code for answer in await asked]
+        waits = {answer.headers.get("retry-after-ms") for answer in await asked} - {None}
+
+    assert set(others) == {200}
+    assert set(statuses) == {422, 429}
+    assert all(20 < int(wait) < 1000 for wait in waits)
 
 
 # The reader alone
@@ -81,7 +73,7 @@ async def test_a_second_photo_waits_for_the_first(
 
 @pytest.fixture
 def reader() -> Iterator[PictureReader]:
-    made = PictureReader(Settings(max_queued_passes=4000))
+    made = PictureReader(Settings())
     yield made
     made.close()
 
@@ -110,14 +102,89 @@ async def test_a_small_picture_is_decoded_on_the_loop_and_a_larger_one_in_the_th
     assert inline.pixels.tobytes() == threaded.pixels.tobytes()
 
 
-def test_decoding_costs_by_the_size_of_the_file_and_at_most_half_of_the_queue(
+async def test_what_is_large_comes_after_what_is_small_and_waits_for_no_thread_of_its_own(
     reader: PictureReader,
 ) -> None:
-    assert reader.cost(bytes(INLINE_BYTES)) == 0
-    assert reader.cost(bytes(30_000)) == 200
-    assert reader.cost(bytes(10**7)) == 2000
-    assert reader.cost(np.zeros((28, 28), dtype=np.uint8)) == 0
-    assert reader.cost(ErrorCode.NOT_AN_IMAGE()) == 0
+    ended: list[str] = []
+    may_end = threading.Event()
+
+    async def run(name: str, cost: int) -> None:
+        def work() -> None:
+            if name == "first":
+                assert may_end.wait(PATIENCE_SECONDS)
+
+        await reader.in_thread(work, soon(), cost)
+        ended.append(name)
+
+    large = [asyncio.create_task(run(name, 2 * LARGE)) for name in ("first", "second")]
+    await asyncio.sleep(0)
+    less_large = asyncio.create_task(run("less large", LARGE))
+    await asyncio.gather(*(run("small", 1000) for _ in range(3)))
+    assert ended == ["small"] * 3
+    may_end.set()
+    await asyncio.gather(*large, less_large)
+
+    assert set(ended[3:]) == {"first", "second", "less large"}
+
+
+async def test_the_oldest_has_its_share_of_the_threads(reader: PictureReader) -> None:
+    ended = 0
+
+    async def small_ones() -> None:
+        nonlocal ended
+        while not oldest.done():
+            await reader.in_thread(lambda: None, soon(), 4 * LARGE)
+            ended += 1
+
+    may_end = threading.Event()
+    first = asyncio.create_task(
+        reader.in_thread(lambda: may_end.wait(PATIENCE_SECONDS), soon(), LARGE)
+    )
+    await asyncio.sleep(0)
+    oldest = asyncio.create_task(reader.in_thread(lambda: None, soon(), 64 * LARGE))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(small_ones()) for _ in range(3)]
+    await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.gather(first, oldest, *others)
+
+    assert ended <= 3 * 3
+
+
+def ask_in_thread(reader: PictureReader, function: Callable[[], Any]) -> "asyncio.Task[Any]":
+    """As for a large picture, of which one is decoded at a time."""
+    return asyncio.create_task(reader.in_thread(function, soon(), LARGE))
+
+
+async def test_what_nobody_waits_for_any_more_is_not_begun(reader: PictureReader) -> None:
+    begun: list[str] = []
+    may_end = threading.Event()
+    running = ask_in_thread(reader, lambda: may_end.wait(PATIENCE_SECONDS))
+    leaving = ask_in_thread(reader, lambda: begun.append("left"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with raises_error(ErrorCode.DEADLINE_EXCEEDED):
+        await reader.in_thread(lambda: begun.append("late"), time.monotonic() + 0.01, LARGE)
+    may_end.set()
+    await running
+    await ask_in_thread(reader, lambda: begun.append("next"))
+
+    assert begun == ["next"]
+
+
+async def test_what_waits_when_the_reader_is_closed_gets_an_error(reader: PictureReader) -> None:
+    may_end = threading.Event()
+    running = ask_in_thread(reader, lambda: may_end.wait(PATIENCE_SECONDS))
+    waiting = ask_in_thread(reader, lambda: None)
+    await asyncio.sleep(0)
+    reader.close()
+    may_end.set()
+
+    assert await running
+    with raises_error(ErrorCode.NOT_READY):
+        await waiting
+    with raises_error(ErrorCode.NOT_READY):
+        await reader.in_thread(lambda: None, soon())
 
 
 async def test_what_takes_longer_than_the_deadline_in_the_thread_is_given_up(

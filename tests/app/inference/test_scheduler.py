@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import ApiError, ErrorCode
+from app.inference.scheduler import Scheduler
 from tests.api_errors import is_error
 from tests.app.inference.fake_jobs import (
     NEVER,
@@ -28,6 +29,7 @@ from tests.app.inference.fake_jobs import (
     Sum,
     answers_of,
     ask,
+    charge,
     serving,
     turns,
 )
@@ -94,7 +96,7 @@ async def test_what_comes_during_a_round_is_computed_in_the_next() -> None:
         await ask(scheduler, Sum(1, 150))
         assert await late[0] == [Sum(2, 10).right]
 
-    assert step.steps == [(1, 100), (1, 50), (2, 10)]
+    assert step.steps == [(1, 100), (2, 10), (1, 50)]
     assert 2 not in seen
 
 
@@ -150,18 +152,51 @@ LARGE_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", LARGE_REQUESTS)
-async def test_a_large_request_lets_others_go_first_once_it_had_its_share(name: str) -> None:
+async def test_a_small_request_waits_for_no_more_than_a_round_of_a_large_one(name: str) -> None:
     step = Adder()
     async with serving(step) as scheduler:
         large = ask(scheduler, *LARGE_REQUESTS[name]())
+        await turns(4)
+        begun = len(step.steps)
         small = ask(scheduler, Sum(2, 60))
 
         assert await small == [Sum(2, 60).right]
 
-        before = step.steps[: step.steps.index((2, 60))]
-        assert SHARE <= sum(passes for _, passes in before) < SHARE + ROUND
+        assert begun > 0
+        between = step.steps[begun : step.steps.index((2, 60))]
+        assert sum(passes for _, passes in between) <= ROUND
         assert not large.done()
         await large
+
+
+async def crowd(scheduler: Scheduler[Sum, Answer], other: Running) -> None:
+    """Small requests, eight at any time, until the other is answered."""
+
+    async def ask_again() -> None:
+        while not other.done():
+            await ask(scheduler, Sum(2, 50))
+
+    await asyncio.gather(*(ask_again() for _ in range(8)))
+
+
+async def test_the_oldest_request_has_a_quarter_of_the_time_however_many_small_ones_come() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        large = ask(scheduler, Sum(1, 20 * SHARE))
+        await crowd(scheduler, large)
+        assert await large == [Sum(1, 20 * SHARE).right]
+
+    assert 0.7 < step.passes_of(2) / step.passes < 0.8
+
+
+async def test_the_oldest_is_the_one_that_came_first_and_not_the_largest() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        first = ask(scheduler, Sum(1, 40 * SHARE))
+        second = ask(scheduler, Sum(3, 20 * SHARE))
+        await crowd(scheduler, first)
+        assert step.passes_of(3) < step.passes_of(1) / 10
+        await second
 
 
 async def test_two_large_requests_take_turns() -> None:
@@ -175,14 +210,17 @@ async def test_two_large_requests_take_turns() -> None:
 
 async def test_a_request_without_jobs_has_no_answers() -> None:
     async with serving(Adder()) as scheduler:
-        assert await scheduler.run([], NEVER) == ([], 0.0)
+        with charge(scheduler, []) as own:
+            assert await scheduler.run([], NEVER, own) == ([], 0.0)
 
 
 async def test_a_run_returns_how_long_its_own_jobs_were_computed() -> None:
+    one, two = [Sum(1, 60)], [Sum(2, 460), Sum(3, 20)]
     async with serving(Adder()) as scheduler:
-        (_, first), (_, second) = await asyncio.gather(
-            scheduler.run([Sum(1, 60)], NEVER), scheduler.run([Sum(2, 460), Sum(3, 20)], NEVER)
-        )
+        with charge(scheduler, one) as own, charge(scheduler, two) as others:
+            (_, first), (_, second) = await asyncio.gather(
+                scheduler.run(one, NEVER, own), scheduler.run(two, NEVER, others)
+            )
 
     assert (first, second) == (60, 480)
 

@@ -1,8 +1,9 @@
 """The scheduler's deadlines, admission, streams and end."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+import math
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.app.inference.fake_jobs import (
     Sum,
     answers_of,
     ask,
+    charge,
     make_scheduler,
     pass_value,
     serving,
@@ -32,11 +34,11 @@ async def test_what_is_not_ready_by_its_deadline_is_computed_no_further() -> Non
     step = Adder()
     async with serving(step) as scheduler:
         late = ask(scheduler, Sum(1, 50 * ROUND), deadline=step.clock() + 250)
-        patient = ask(scheduler, Sum(2, 8 * ROUND))
+        patient = ask(scheduler, Sum(2, 100 * ROUND))  # larger, so it comes after the other
 
         (answer,) = await late
         assert is_error(answer, ErrorCode.DEADLINE_EXCEEDED)
-        assert await patient == [Sum(2, 8 * ROUND).right]
+        assert await patient == [Sum(2, 100 * ROUND).right]
 
     # The deadline comes in the third round.
     assert step.passes_of(1) == 3 * ROUND
@@ -61,94 +63,128 @@ async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
     assert all(is_error(answer, ErrorCode.DEADLINE_EXCEEDED) for answer in answers[2:])
 
 
-# Admission
+# Admission: a pass takes a second of the clock
 
 
-async def test_an_admitted_request_is_counted_until_it_is_answered() -> None:
-    scheduler: Scheduler[Sum, Answer]
+async def test_an_admitted_request_counts_as_far_as_it_is_not_computed() -> None:
+    step = Adder()
 
-    async def request(cost: int, *jobs: Sum) -> None:
-        with scheduler.admit(cost):
-            for answer in await answers_of(scheduler, jobs):
-                if isinstance(answer, Exception):
-                    raise answer
+    async def request(*jobs: Sum) -> list[Answer | Exception]:
+        with scheduler.admit(sum(job.passes for job in jobs)) as charge:
+            return (await scheduler.run(jobs, NEVER, charge))[0]
 
-    async with serving(Adder()) as scheduler:
-        failing = asyncio.create_task(request(20, Sum(1, 20, is_failing=True)))
-        good = asyncio.create_task(request(300, Sum(2, 300)))
-        leaving = asyncio.create_task(request(5000, Sum(3, 5000)))
+    async with serving(step) as scheduler:
+        leaving = asyncio.create_task(request(Sum(3, 5000)))
+        failing = asyncio.create_task(request(Sum(1, 20, is_failing=True)))
+        batch = asyncio.create_task(request(Sum(2, 300), Sum(2, 300)))
         await turns(1)
-        assert scheduler.queued == 5320
+        assert scheduler.queued == 5620
 
-        with raises_error(ErrorCode.INTERNAL):
-            await failing
-        assert scheduler.queued == 5300
-        await good
-        assert scheduler.queued == 5000
+        while not batch.done():
+            assert scheduler.queued == 5620 - step.passes
+            await turns(1)
+        assert is_error((await failing)[0], ErrorCode.INTERNAL)
+        assert scheduler.queued == 5000 - step.passes_of(3)
         leaving.cancel()
         await asyncio.wait([leaving])
         assert scheduler.queued == 0
 
 
-async def test_a_request_is_admitted_where_twenty_like_it_would_fit() -> None:
-    async with serving(Adder(), max_queued=1000) as scheduler:
-        with scheduler.admit(800):  # 200 are left
-            with scheduler.admit(10), raises_error(ErrorCode.OVERLOADED), scheduler.admit(10):
-                pass
-            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(11):
-                pass
-            assert scheduler.queued == 800
-        assert scheduler.queued == 0
-
-
-async def test_beyond_the_limit_nothing_is_admitted() -> None:
-    async with serving(Adder(), max_queued=1000) as scheduler:
-        with scheduler.admit(1000):
-            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(1):
-                pass
-            assert scheduler.queued == 1000
-
-
-async def test_a_request_of_any_size_is_admitted_while_seven_eighths_are_free() -> None:
-    async with serving(Adder(), max_queued=1000) as scheduler:
-        with scheduler.admit(126), raises_error(ErrorCode.OVERLOADED), scheduler.admit(1001):
+async def test_a_request_is_refused_if_its_wait_would_be_too_long() -> None:
+    async with serving(Adder(), max_wait_seconds=1000) as scheduler, AsyncExitStack() as admitted:
+        for _ in range(10):
+            admitted.enter_context(scheduler.admit(100))
+        scheduler.check(100)  # it would wait 1000 seconds
+        admitted.enter_context(scheduler.admit(1))
+        with raises_error(ErrorCode.OVERLOADED), scheduler.admit(100):
             pass
-        with scheduler.admit(125), scheduler.admit(1001):
-            with raises_error(ErrorCode.OVERLOADED), scheduler.admit(1):
-                pass
-            assert scheduler.queued == 1126
+        assert scheduler.queued == 1001
+    assert scheduler.queued == 0
 
 
-@contextmanager
-def refused(scheduler: Scheduler[Sum, Answer]) -> Iterator[list[int]]:
-    """Catches `overloaded`; gives its seconds of Retry-After."""
-    seconds: list[int] = []
+@pytest.mark.parametrize("passes", [50, 1000, 256_000])
+async def test_no_single_request_causes_the_refusal_of_another_as_small_or_smaller(
+    passes: int,
+) -> None:
+    async with serving(Adder(), max_wait_seconds=300_000) as scheduler:
+        with scheduler.admit(256_000):
+            scheduler.check(passes)
+
+
+async def test_any_number_of_large_requests_delays_a_small_one_by_a_third_of_its_own_time() -> None:
+    async with serving(Adder(), max_wait_seconds=1_000_000) as scheduler:
+        with scheduler.admit(256_000), scheduler.admit(256_000), scheduler.admit(256_000):
+            assert scheduler.backlog.wait(60) == pytest.approx(20)
+            with scheduler.admit(60):
+                assert scheduler.backlog.wait(60) == pytest.approx(60 + 40)
+
+
+async def test_a_request_is_refused_if_it_would_wait_longer_than_its_own_timeout() -> None:
+    async with serving(Adder(), max_wait_seconds=1000) as scheduler:
+        with scheduler.admit(100):
+            scheduler.check(100, timeout=100)
+            with raises_error(ErrorCode.OVERLOADED):
+                scheduler.check(100, timeout=99)
+
+
+async def test_what_it_waits_before_counts_as_well() -> None:
+    async with serving(Adder(), max_wait_seconds=1000) as scheduler:
+        with scheduler.admit(100):
+            scheduler.check(100, before=900)
+            with raises_error(ErrorCode.OVERLOADED):
+                scheduler.check(100, before=901)
+
+
+def refusal(scheduler: Scheduler[Sum, Answer], cost: int) -> Mapping[str, str]:
+    """The headers of `overloaded`."""
     with raises_error(ErrorCode.OVERLOADED) as caught:
-        yield seconds
-    assert caught.value.headers.keys() == {"Retry-After"}
-    seconds.append(int(caught.value.headers["Retry-After"]))
+        scheduler.check(cost)
+    return caught.value.headers
 
 
 @pytest.mark.parametrize("rate", [2.0, 50.0])
-async def test_retry_after_is_the_time_that_the_queue_takes(rate: float) -> None:
+async def test_retry_after_is_the_predicted_wait(rate: float) -> None:
     step = Adder(seconds_per_pass=1 / rate)
-    async with serving(step, max_queued=1000) as scheduler:
-        await ask(scheduler, *(Sum(1, 100) for _ in range(400)))  # so that the rate is known
+    async with serving(step, max_wait_seconds=1) as scheduler:
+        await ask(scheduler, *(Sum(1, 100) for _ in range(400)))  # so that the pace is known
 
-        with scheduler.admit(1000), refused(scheduler) as seconds, scheduler.admit(1):
-            pass
+        with scheduler.admit(1010):
+            headers = refusal(scheduler, 1000)
 
-    assert 1000 / rate <= seconds[0] <= 1000 / rate + 2
+    assert int(headers["Retry-After-Ms"]) == pytest.approx(1010 / rate * 1000, rel=0.01)
+    assert int(headers["Retry-After"]) == math.ceil(int(headers["Retry-After-Ms"]) / 1000)
 
 
 async def test_retry_after_is_never_zero() -> None:
-    async with serving(Adder(seconds_per_pass=1e-9), max_queued=1) as scheduler:
-        await ask(scheduler, Sum(1, 400 * ROUND))
+    async with serving(Adder(seconds_per_pass=1e-9), max_wait_seconds=1e-9) as scheduler:
+        await ask(scheduler, *(Sum(1, 100) for _ in range(400)))
 
-        with scheduler.admit(1), refused(scheduler) as seconds, scheduler.admit(1):
-            pass
+        with scheduler.admit(10):
+            assert refusal(scheduler, 10) == {"Retry-After": "1", "Retry-After-Ms": "1"}
 
-    assert seconds == [1]
+
+async def test_what_else_takes_the_event_loop_makes_the_predicted_wait_longer() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        large = ask(scheduler, Sum(1, 200 * ROUND))
+        while not large.done():
+            await turns(1)
+            step.clock.now += 3 * ROUND
+
+        with scheduler.admit(100):
+            assert scheduler.backlog.wait(100) == pytest.approx(400, rel=0.1)
+
+
+async def test_idle_time_does_not_make_the_predicted_wait_longer() -> None:
+    step = Adder()
+    async with serving(step) as scheduler:
+        for _ in range(100):
+            await ask(scheduler, Sum(1, ROUND))
+            await turns(3)
+            step.clock.now += 1000 * ROUND
+
+        with scheduler.admit(100):
+            assert scheduler.backlog.wait(100) == pytest.approx(100)
 
 
 async def test_each_change_of_the_queue_is_reported() -> None:
@@ -169,9 +205,10 @@ def stream(scheduler: Scheduler[Sum, Answer], job: Sum, deadline: float = NEVER)
 async def _streamed_answers(
     scheduler: Scheduler[Sum, Answer], job: Sum, deadline: float
 ) -> AsyncGenerator[Answer, None]:
-    async with aclosing(scheduler.stream(job, deadline)) as answers:
-        async for answer, _ in answers:
-            yield answer
+    with charge(scheduler, [job]) as own:
+        async with aclosing(scheduler.stream(job, deadline, own)) as answers:
+            async for answer, _ in answers:
+                yield answer
 
 
 def streamed(number: int, passes: int) -> Sum:
@@ -239,7 +276,7 @@ async def test_a_stream_ends_where_a_partial_result_cannot_be_made() -> None:
     async with serving(step) as scheduler:
         job = Sum(1, 200, stride=20, is_streamed=True, is_unanswerable=True)
         with raises_error(ErrorCode.INTERNAL):
-            await anext(scheduler.stream(job, NEVER))
+            await anext(_streamed_answers(scheduler, job, NEVER))
 
         assert await ask(scheduler, Sum(2, 20)) == [Sum(2, 20).right]
     assert step.passes < 200
@@ -299,7 +336,7 @@ async def test_what_is_not_finished_when_the_time_is_over_ends_with_not_ready() 
 
         # As would be asked for by a request that was admitted, and read, before.
         with raises_error(ErrorCode.NOT_READY):
-            await scheduler.run([Sum(4, 20)], NEVER)
+            await answers_of(scheduler, [Sum(4, 20)])
 
 
 @pytest.mark.parametrize("was_used", [False, True])

@@ -148,8 +148,7 @@ async def test_errors_count_by_code_and_not_as_predictions(default_checkpoint: C
 async def test_a_stream_that_fails_is_an_error_though_its_status_is_200(
     default_checkpoint: Checkpoint,
 ) -> None:
-    patient = {"max_passes": 65_536, "max_queued_passes": 655_360}
-    async with counting(default_checkpoint, **patient) as (_, client):
+    async with counting(default_checkpoint, max_passes=65_536) as (_, client):
         url = "/predict/mc/stream?passes=65536&timeout_ms=100"
         answer = await client.post(url, content=sample("7.png"))
         seen = await scrape(client)

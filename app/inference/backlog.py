@@ -1,0 +1,102 @@
+"""What a resource has been asked for and not done yet, and how long the next request would wait.
+
+Who shares a resource by these rules can be promised a time: smaller requests come first, and the
+oldest gets a quarter of the time whatever its size, so that it is not starved. A large request then
+delays a small one by its share only, however large it is.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+# Of the time, while smaller requests are waiting.
+_SHARE_OF_OLDEST = 0.25
+# What the oldest gets for each unit that others get.
+_OLDEST_TO_OTHERS = _SHARE_OF_OLDEST / (1 - _SHARE_OF_OLDEST)
+# Sizes are powers of two.
+SIZES = 48
+# Of the latest measurement in the exponential moving averages.
+WEIGHT = 0.05
+_FIRST_SECONDS = 0.001
+
+
+def size_of(cost: int) -> int:
+    """The class of requests that cost about as much: a power of two."""
+    return min(cost.bit_length(), SIZES - 1)
+
+
+class Backlog:
+    """The costs that a resource was charged with, by size, and its pace.
+
+    Args:
+        pace: what it does in a second, in units of cost; a first guess, replaced by measurements.
+        note: called with each change of the total.
+    """
+
+    def __init__(self, pace: float, note: Callable[[int], None] | None = None) -> None:
+        self.total = 0
+        self._left = [0] * SIZES
+        self._note = note
+        self._oldest_is_owed = 0.0
+        self._done, self._seconds = pace * _FIRST_SECONDS, _FIRST_SECONDS
+
+    @property
+    def pace(self) -> float:
+        """Units of cost in a second of a clock, others' use of the processor included."""
+        return self._done / self._seconds
+
+    def wait(self, cost: int) -> float:
+        """Seconds that a request would wait if it came now and nothing came after it."""
+        if not self.total:
+            return 0.0
+        ahead = sum(self._left[: size_of(cost) + 1])
+        share_of_larger = min(self.total - ahead, (ahead + cost) * _OLDEST_TO_OTHERS)
+        return (ahead + share_of_larger) / self.pace
+
+    def measure(self, cost: int, seconds: float) -> None:
+        """Takes what was done, and the time that it took, into the pace."""
+        if cost > 0 and seconds > 0:
+            self._done += WEIGHT * (cost - self._done)
+            self._seconds += WEIGHT * (seconds - self._seconds)
+
+    @property
+    def takes_oldest(self) -> bool:
+        """Whether it is the turn of the oldest, though it is larger than another."""
+        return self._oldest_is_owed > 0
+
+    def take(self, cost: int, *, of_oldest: bool) -> None:
+        """Notes whose turn it was, where the oldest is larger than another."""
+        self._oldest_is_owed += -cost if of_oldest else cost * _OLDEST_TO_OTHERS
+
+    def change(self, size: int, cost: int) -> None:
+        """Adds to what is left to do of a size, or subtracts if negative."""
+        self._left[size] += cost
+        self.total += cost
+        if self._note is not None:
+            self._note(cost)
+
+
+class Charge:
+    """What one request costs; it counts within a `with` block, as far as it is not done."""
+
+    def __init__(self, backlog: Backlog, cost: int) -> None:
+        self.cost, self.size = cost, size_of(cost)
+        self._left = 0
+        self._backlog = backlog
+
+    def settle(self, left: int) -> None:
+        """Sets what is left to do."""
+        self._backlog.change(self.size, left - self._left)
+        self._left = left
+
+    def __enter__(self) -> Self:
+        self.settle(self.cost)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.settle(0)

@@ -1,0 +1,57 @@
+"""What a resource has been asked for, and how long the next request would wait."""
+
+import pytest
+
+from app.inference.backlog import Backlog, Charge, size_of
+
+
+def test_costs_of_a_power_of_two_have_a_size() -> None:
+    assert size_of(0) == 0
+    assert size_of(64) == size_of(127) == size_of(63) + 1 == size_of(128) - 1
+    assert size_of(2**60) == size_of(2**59)
+
+
+def test_where_nothing_is_left_to_do_nobody_waits() -> None:
+    backlog = Backlog(100.0)
+    with Charge(backlog, 500) as charge:
+        assert backlog.wait(500) == pytest.approx(5)
+        charge.settle(200)
+        assert backlog.total == 200
+        assert backlog.wait(500) == pytest.approx(2)
+        charge.settle(0)
+        assert (backlog.total, backlog.wait(500)) == (0, 0)
+    assert (backlog.total, backlog.wait(10**6)) == (0, 0)
+
+
+def test_smaller_ones_count_whole_and_larger_ones_with_the_share_of_the_oldest() -> None:
+    backlog = Backlog(1.0)
+    with Charge(backlog, 60), Charge(backlog, 1000), Charge(backlog, 100_000):
+        assert backlog.wait(1) == pytest.approx(1 / 3)
+        assert backlog.wait(50) == pytest.approx(60 + (60 + 50) / 3)
+        assert backlog.wait(1000) == pytest.approx(1060 + (1060 + 1000) / 3)
+        assert backlog.wait(100_000) == pytest.approx(101_060)
+    with Charge(backlog, 60), Charge(backlog, 120):
+        # What is left of the larger one is less than its share.
+        assert backlog.wait(10_000) == pytest.approx(180)
+
+
+def test_the_pace_follows_what_is_measured() -> None:
+    backlog = Backlog(1000.0)
+    for _ in range(200):
+        backlog.measure(10, 0.1)
+        backlog.measure(0, 5)  # nothing was done: this says nothing about the pace
+    assert backlog.pace == pytest.approx(100, rel=0.01)
+    for _ in range(200):
+        backlog.measure(30, 0.1)
+    assert backlog.pace == pytest.approx(300, rel=0.01)
+
+
+def test_the_oldest_gets_a_quarter_of_what_is_done() -> None:
+    backlog = Backlog(1.0)
+    done = {True: 0, False: 0}
+    for _ in range(1000):
+        is_oldest = backlog.takes_oldest
+        cost = 500 if is_oldest else 82
+        backlog.take(cost, of_oldest=is_oldest)
+        done[is_oldest] += cost
+    assert done[True] / sum(done.values()) == pytest.approx(0.25, abs=0.01)
