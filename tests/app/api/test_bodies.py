@@ -294,7 +294,11 @@ async def call(app: FastAPI, headers: list[tuple[bytes, bytes]], *messages: Any)
     sent: list[Any] = []
 
     async def receive() -> Any:
-        return incoming.pop(0) if incoming else {"type": "http.disconnect"}
+        if incoming:
+            return incoming.pop(0)
+        if messages:  # the client waits for its answer
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
