@@ -296,7 +296,7 @@ async def call(app: FastAPI, headers: list[tuple[bytes, bytes]], *messages: Any)
     async def receive() -> Any:
         if incoming:
             return incoming.pop(0)
-        if messages:  # the client waits for its answer
+        if messages and not messages[-1]["more_body"]:  # the client waits for its answer
             await asyncio.Event().wait()
         return {"type": "http.disconnect"}
 
