@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.errors import ErrorCode
 from docs.update import OUTPUT, REGION
 from tests.conftest import ROOT
 from tests.pages import ALL_PAGES, PAGES, read
@@ -47,6 +48,14 @@ def links() -> Iterator[tuple[str, str]]:
     for page in [*ALL_PAGES, MODEL_CARD]:
         for found in _LINK.finditer(_FENCE.sub("", read(page))):
             yield page, found[1] or found[2]
+
+
+def test_the_page_of_refusals_names_every_error_code_and_its_status() -> None:
+    page = read("docs/refusals.md")
+
+    missing = {code.text for code in ErrorCode if f"{code.status} `{code.text}`" not in page}
+
+    assert not missing
 
 
 def test_links_lead_to_files_and_headings() -> None:
