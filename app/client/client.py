@@ -15,15 +15,18 @@ on the server.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 import httpx
 
 from ..schemas import McParameters, McPrediction, Prediction, PredictParameters
 from .errors import connection_error
+from .proxies import is_loopback, proxy_fault, proxy_variable
 from .requests import Requests, takes
 from .responses import EventReader, Results
 from .retries import Flow, Outcome, R, RetryPolicy
@@ -43,6 +46,7 @@ class _Client(Generic[Http, Transport]):
     """What both clients share."""
 
     _http_type: type[Http]
+    _transport_type: type[Transport]
 
     def __init__(
         self,
@@ -67,17 +71,63 @@ class _Client(Generic[Http, Transport]):
             every_request["authorization"] = f"Bearer {api_key}"
         every_request |= headers or {}
         make: Callable[..., Http] = self._http_type
-        self._http: Http = make(
-            base_url=url, timeout=timeout, headers=every_request, transport=transport
+        make_transport: Callable[[], Transport] = self._transport_type
+
+        def connect(transport: Any) -> Http:
+            if transport is None and is_loopback(address.host):
+                transport = make_transport()  # httpx then reads no proxy variable
+            return make(base_url=url, timeout=timeout, headers=every_request, transport=transport)
+
+        after_fork = None if transport is None else _ParentsTransport()
+        self._connect: Callable[[], Http] = partial(connect, after_fork)
+        self._proxy = proxy_variable(address) if transport is None else None
+        try:
+            self._by_process: dict[int, Http] = {os.getpid(): connect(transport)}
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            if transport is None and (fault := proxy_fault()) is not None:
+                raise ValueError(fault) from error
+            raise
+        self._retries = retries
+
+    @property
+    def _http(self) -> Http:
+        """The client of this process.
+
+        A process that forks goes on to use its connections: the child neither uses nor closes them.
+        """
+        process = os.getpid()
+        if process not in self._by_process:
+            parents = next(reversed(self._by_process.values()))
+            http = parents if parents.is_closed else self._connect()
+            self._by_process.setdefault(process, http)  # another thread may have been faster
+        return self._by_process[process]
+
+    @property
+    def _requests(self) -> Requests:
+        build = partial(self._http.build_request, extensions={"proxy_variable": self._proxy})
+        return Requests(build, self._retries)
+
+
+class _ParentsTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """Takes the place, in a child, of a transport whose connections are the parent's."""
+
+    def handle_request(self, _: httpx.Request) -> NoReturn:
+        raise RuntimeError(
+            "a client that was given a transport works in the process that made it; make one here"
         )
-        self._requests = Requests(self._http.build_request, retries)
+
+    async def handle_async_request(self, request: httpx.Request) -> NoReturn:
+        self.handle_request(request)
 
 
 class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
-    """A client that keeps its connections; threads may share one.
+    """A client that keeps its connections; threads and forked processes may share one.
 
-    Close it after use, best with `with`. Methods raise a `DropserveError` if there is no answer:
-    see `app.client.errors`.
+    Each process opens connections of its own. Close the client after use, best with `with`. Methods
+    raise a `DropserveError` if there is no answer: see `app.client.errors`.
+
+    The proxy is the one that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, unless NO_PROXY lists the
+    server or the address is this machine: localhost, 127.0.0.0/8 or ::1.
 
     Args:
         url: the server's address, such as http://127.0.0.1:8000; a path in it is kept.
@@ -86,13 +136,16 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
         retries: what to do when there is no server, or a busy one.
         api_key: for a server that requires one.
         headers: for every request, such as x-request-id.
-        transport: httpx's, for certificates, proxies or tests.
+        transport: httpx's, for certificates, proxies or tests. A forked process then needs a client
+            of its own.
 
     Raises:
-        ValueError: the address is not one of HTTP, or the key does not fit into a header.
+        ValueError: the address is not one of HTTP, the key does not fit into a header, or httpx
+            cannot read a proxy variable.
     """
 
     _http_type = httpx.Client
+    _transport_type = httpx.HTTPTransport
 
     @takes(PredictParameters)
     def predict(self, image: "Image", **parameters: Any) -> Prediction:
@@ -176,6 +229,7 @@ class AsyncDropserveClient(_Client[httpx.AsyncClient, httpx.AsyncBaseTransport])
     """
 
     _http_type = httpx.AsyncClient
+    _transport_type = httpx.AsyncHTTPTransport
 
     @takes(PredictParameters)
     async def predict(self, image: "Image", **parameters: Any) -> Prediction:

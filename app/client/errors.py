@@ -148,6 +148,8 @@ def connection_error(error: httpx.RequestError) -> ConnectionFailedError:
     """The exception for a request without a response."""
     url = error.request.url
     address = f"{url.scheme}://{url.netloc.decode()}"
+    if (variable := error.request.extensions.get("proxy_variable")) is not None:
+        address += f" through the proxy of {variable}"
     if isinstance(error, httpx.TimeoutException):
         return TimedOutError("timed_out", f"the server at {address} did not answer in time")
     reason = str(error) or type(error).__name__

@@ -1,7 +1,8 @@
 """Images of any kind -> the bytes of an image file, which are sent."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -30,7 +31,7 @@ def encode_image(image: "Image") -> bytes:
         image: one of
             a path (str or PathLike): the file is sent as it is;
             bytes: the content of an image file (PNG, JPEG, WebP, BMP, GIF, TIFF), sent as it is;
-            an open binary file: it is read to its end;
+            an open binary file: it is read from where it stands to its end;
             a PIL image: sent without loss, turned upright first if it carries an EXIF orientation;
             an array, or an object that NumPy converts to one (such as a torch tensor on the CPU):
             brightness, integers 0 (black) to 255 (white) of any integer dtype, of shape (H, W),
@@ -40,17 +41,15 @@ def encode_image(image: "Image") -> bytes:
             booleans are refused, since 1 could mean white or almost black.
 
     Raises:
-        ImageError: the file cannot be read, or the array is none of these.
+        ImageError: the file or the PIL image cannot be read, or the array is none of these.
         TypeError: the image is of another type.
     """
     if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
+        with _reading("the memoryview", "send it before it is released"):
+            return bytes(image)
     if isinstance(image, str | PathLike):
-        try:
+        with _reading("the file", "is this the path of an image?"):
             return Path(image).read_bytes()
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise ImageError("unreadable_file", f"the file cannot be read: {reason}") from error
     # A caller who has a PIL image has imported PIL.
     pil = sys.modules.get("PIL.Image")
     if pil is not None and isinstance(image, pil.Image):
@@ -58,31 +57,58 @@ def encode_image(image: "Image") -> bytes:
     if hasattr(image, "__array__"):
         return _encode_array(image)
     if hasattr(image, "read"):
-        if isinstance(data := image.read(), bytes):
-            return data
-        raise TypeError("the file must be opened in binary mode: open(path, 'rb')")
+        return _read(image)
     raise TypeError(
         "an image is a path, bytes, a binary file, a PIL image or an array, "
         f"and this is {type(image).__name__}"
     )
 
 
+@contextmanager
+def _reading(what: str, cure: str, code: str = "unreadable_file") -> Iterator[None]:
+    """Raises an ImageError for any failure: what objects of other libraries raise is not known."""
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(code, f"{what} cannot be read ({reason}); {cure}") from error
+
+
+def _read(file: Any) -> bytes:
+    with _reading("the file", "open it again: open(path, 'rb')"):
+        try:
+            data = file.read()
+        except UnicodeDecodeError:
+            data = ""
+    if not isinstance(data, bytes):
+        raise TypeError("the file must be opened in binary mode: open(path, 'rb')")
+    if not data:
+        raise ImageError(
+            "unreadable_file",
+            "nothing is left to read: if the file was read before, go back with file.seek(0)",
+        )
+    return data
+
+
 def _encode_pil(image: "PIL.Image.Image") -> bytes:
     from PIL import ImageOps
 
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "HSV":
-        upright = upright.convert("RGB")
-    encoded = BytesIO()
-    upright.save(encoded, "PNG" if upright.mode in _PNG_MODES else "TIFF", compress_level=1)
-    return encoded.getvalue()
+    with _reading("the PIL image", "send it while it and its file are open"):
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "HSV":
+            upright = upright.convert("RGB")
+        encoded = BytesIO()
+        upright.save(encoded, "PNG" if upright.mode in _PNG_MODES else "TIFF", compress_level=1)
+        return encoded.getvalue()
 
 
 def _encode_array(values: Any) -> bytes:
     import numpy as np
     import PIL.Image
 
-    array = np.asarray(values)
+    cure = "of a torch tensor in which 1 is white, send (tensor * 255).round().byte().cpu()"
+    with _reading(f"the {type(values).__name__}", cure, "invalid_array"):
+        array = np.asarray(values)
     if not np.issubdtype(array.dtype, np.integer):
         _refuse(
             f"an image array has integers 0 to 255, and this one has {array.dtype}; "

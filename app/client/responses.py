@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from types import NoneType
@@ -107,12 +108,14 @@ class EventReader:
     response: httpx.Response
     _buffer: bytes = b""
     _has_result: bool = False
+    _process: int = dataclasses.field(default_factory=os.getpid)
 
     def feed(self, chunk: bytes) -> Iterator[McPrediction]:
         """The answers that are complete with these bytes.
 
         Raises:
             DropserveError: the server reports an error.
+            RuntimeError: the process was forked since the stream began.
         """
         *events, self._buffer = (self._buffer + chunk).split(b"\n\n")
         for event in events:
@@ -123,6 +126,8 @@ class EventReader:
             if name in (b"estimate", b"result"):
                 self._has_result = name == b"result"
                 yield parse_answer(json.loads(data), data, McPrediction)
+                if os.getpid() != self._process:  # reading on would take the bytes of the parent
+                    raise RuntimeError("the parent process reads this stream; ask for another one")
 
     def finish(self) -> None:
         """Checks, at the end of the body, that there was a result.

@@ -2,6 +2,7 @@
 
 import base64
 import inspect
+import os
 import re
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from app.client import (
@@ -19,7 +21,8 @@ from app.client import (
     RetryPolicy,
     TimedOutError,
 )
-from tests.app.client.conftest import PICTURE
+from tests.app.client.conftest import ANSWER, PICTURE
+from tests.app.client.forking import CHILDREN, REQUESTS
 from tests.conftest import ROOT, SAMPLES, RunningServer
 
 
@@ -94,6 +97,58 @@ def test_leaving_a_stream_early_gives_its_connection_back(server: RunningServer)
             assert not answer.is_final
             break
         assert client.predict(PICTURE).digit == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_forked_processes_open_connections_of_their_own(kind: str, server: RunningServer) -> None:
+    script = [sys.executable, "-m", "tests.app.client.forking", server.address, kind]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+
+    processes = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert processes == [(1, REQUESTS)] * (1 + CHILDREN)
+    assert done.stderr == ""
+
+
+async def test_a_forked_process_neither_uses_nor_closes_a_transport_that_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=ANSWER))
+    client = DropserveClient(transport=transport)
+    asking = AsyncDropserveClient(transport=transport)
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: -1)
+        with client, pytest.raises(RuntimeError, match="the process that made it"):
+            client.predict(PICTURE)
+        async with asking:
+            with pytest.raises(RuntimeError, match="the process that made it"):
+                await asking.predict(PICTURE)
+        with pytest.raises(RuntimeError, match="closed"):
+            client.predict(PICTURE)
+
+    assert client.predict(PICTURE) == await asking.predict(PICTURE)
+
+
+async def test_a_stream_goes_on_only_in_the_process_that_began_it(
+    asking: AsyncDropserveClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = asking.predict_mc_stream(PICTURE, passes=100)
+    assert not (await anext(stream)).is_final
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    with pytest.raises(RuntimeError, match="parent"):
+        await anext(stream)
+
+
+def test_a_client_that_was_closed_before_the_fork_remains_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = DropserveClient()
+    client.close()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    with pytest.raises(RuntimeError, match="closed"):
+        client.predict(PICTURE)
 
 
 def test_no_server_is_a_connection_error_that_names_the_address() -> None:

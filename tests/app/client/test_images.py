@@ -1,7 +1,8 @@
 """Images of every kind, encoded as they are sent."""
 
+import re
 from collections.abc import Callable
-from io import BytesIO
+from io import BufferedWriter, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,95 @@ async def test_a_file_that_cannot_be_read_is_an_image_error(
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
-@pytest.mark.parametrize("wrong", [None, 7, [PIXELS], open])
-async def test_what_is_no_image_is_a_type_error(
-    asking: AsyncDropserveClient, wrong: Any, tmp_path: Path
+def closed(image: Any) -> Any:
+    image.close()
+    return image
+
+
+def left(image: Image.Image) -> Image.Image:
+    with image:
+        return image
+
+
+def of_closed_file() -> Image.Image:
+    with BytesIO(PICTURE) as file:
+        return Image.open(file)
+
+
+def read(file: Any) -> Any:
+    file.read()
+    return file
+
+
+def released() -> memoryview:
+    with memoryview(PICTURE) as view:
+        return view
+
+
+class FromAnotherLibrary:
+    """Fails in its own way."""
+
+    def read(self) -> bytes:
+        raise EOFError
+
+
+GRADIENTS = torch.ones(28, 28, requires_grad=True)
+UNREADABLE: dict[str, tuple[Callable[[], Any], str]] = {
+    "PIL image, closed": (lambda: closed(Image.open(SAMPLES / "7.png")), "while it and its file"),
+    "PIL image after its with": (lambda: left(Image.open(SAMPLES / "7.png")), "while it and its"),
+    "PIL image in memory, closed": (lambda: closed(SMALL.copy()), "closed image"),
+    "PIL image of a closed file": (of_closed_file, "closed file"),
+    "PIL image of half a file": (lambda: Image.open(BytesIO(PICTURE[:300])), "truncated"),
+    "file, read": (lambda: read(BytesIO(PICTURE)), re.escape("file.seek(0)")),
+    "file, closed": (lambda: closed((SAMPLES / "7.png").open("rb")), "open it again"),
+    "BytesIO, closed": (lambda: closed(BytesIO(PICTURE)), "open it again"),
+    "file for writing": (lambda: BufferedWriter(BytesIO()), "open it again"),
+    "file of another library": (FromAnotherLibrary, "EOFError"),
+    "memoryview, released": (released, "before it is released"),
+    "path with a zero": (lambda: "7\0.png", "path"),
+    "tensor with gradients": (lambda: GRADIENTS, "byte"),
+    "tensor computed with gradients": (lambda: GRADIENTS * 2, "byte"),
+    "tensor in bfloat16": (lambda: torch.ones(28, 28, dtype=torch.bfloat16), "byte"),
+    "tensor without values": (lambda: torch.ones(28, 28, device="meta"), "byte"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+async def test_what_cannot_be_read_is_an_image_error_that_says_what_to_do(
+    asking: AsyncDropserveClient, kind: str
 ) -> None:
+    make, words = UNREADABLE[kind]
+    image = make()
+
+    with pytest.raises(ImageError, match=words) as caught:
+        await asking.predict(image)
+    answers = await asking.predict_batch([PICTURE, image])
+
+    code = "invalid_array" if "tensor" in kind else "unreadable_file"
+    assert (caught.value.code, caught.value.status) == (code, None)
+    assert [getattr(one, "code", None) for one in answers] == [None, code]
+
+
+async def test_a_tensor_converted_as_its_error_says_is_the_image(
+    asking: AsyncDropserveClient,
+) -> None:
+    tensor: Any = torch.from_numpy(PIXELS / 255).requires_grad_()
+
+    by_tensor = await asking.predict((tensor * 255).round().byte().cpu())
+
+    assert by_tensor == await asking.predict(PIXELS)
+
+
+@pytest.mark.parametrize("wrong", [None, 7, [PIXELS], open])
+async def test_what_is_no_image_is_a_type_error(asking: AsyncDropserveClient, wrong: Any) -> None:
     with pytest.raises(TypeError, match="an image is"):
         await asking.predict(wrong)
-    with (SAMPLES / "7.png").open("r", errors="replace") as text, pytest.raises(TypeError):
+
+
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+async def test_a_file_in_text_mode_is_a_type_error(
+    asking: AsyncDropserveClient, errors: str
+) -> None:
+    text = (SAMPLES / "7.png").open("r", encoding="utf-8", errors=errors)
+    with text, pytest.raises(TypeError, match="binary mode"):
         await asking.predict(text)  # type: ignore[arg-type]
