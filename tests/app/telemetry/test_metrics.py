@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.telemetry.metric_families import Counter, Histogram
 from app.telemetry.metrics import Families, Metrics, MetricsRow
 from model.checkpoint import Checkpoint
+from tests.app.api.request_bodies import small
 from tests.app.telemetry.prometheus_text import Scrape
 from tests.conftest import assert_error, connect, sample
 
@@ -150,7 +151,7 @@ async def test_a_stream_that_fails_is_an_error_though_its_status_is_200(
 ) -> None:
     async with counting(default_checkpoint, max_passes=65_536) as (_, client):
         url = "/predict/mc/stream?passes=65536&timeout_ms=100"
-        answer = await client.post(url, content=sample("7.png"))
+        answer = await client.post(url, content=small("7.png"))
         seen = await scrape(client)
 
     assert "event: error" in answer.text
