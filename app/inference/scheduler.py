@@ -2,7 +2,7 @@
 
 A request brings one or many jobs, one for each image. The engine computes one step of one job at a
 time. The number of its passes follows from their measured speed, so that a step is short enough to
-run on the event loop, which gets its turn after each round of steps. Smaller requests come first,
+run on the event loop, which gets some turns after each round of steps. Smaller requests come first,
 the oldest has its share of the time, and requests of one size take turns; see `backlog`. Waiting
 for company would only add its delay: a pass costs the same in any company.
 
@@ -22,6 +22,10 @@ from app.errors import ApiError, ErrorCode
 from app.inference.backlog import SIZES, WEIGHT, Backlog, Charge
 
 logger = logging.getLogger("dropserve")
+
+# Of the event loop after each round. From its arrival a request takes several turns to come here,
+# and as many to be answered: with one turn a round it would wait for a round at each of them.
+_TURNS = 4
 
 
 class Job(Protocol):
@@ -265,7 +269,8 @@ class Scheduler(Generic[J, R]):
                     logger.exception("the scheduler failed")
                     self._fail_all(_as_internal(error))
                 if self._requests:
-                    await asyncio.sleep(0)  # requests that arrived meanwhile are read now
+                    for _ in range(_TURNS):
+                        await asyncio.sleep(0)
                     continue
                 self._round_ended = None
                 self._note_if_idle()

@@ -38,7 +38,7 @@ class Others:
 def _batch() -> Others:
     images = example_pngs()
     files = [
-        ("images", ("digit.png", images[number % len(images)], "image/png"))
+        ("file", ("digit.png", images[number % len(images)], "image/png"))
         for number in range(BATCH_IMAGES)
     ]
     form = httpx.Request("POST", "http://127.0.0.1", files=files)
