@@ -8,7 +8,7 @@ form fields. Raw bodies are the fast path: multipart parsing alone takes longer 
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
@@ -83,18 +83,27 @@ async def read_image_request(request: Request, parameters_type: type[P]) -> tupl
 
 
 async def read_batch_request(
-    request: Request, parameters_type: type[P]
+    request: Request, parameters_type: type[P], check: Callable[[int, P], None]
 ) -> tuple[list[Image | ApiError], P]:
     """Reads and validates a request for many images: the images and the parameters.
 
     What is wrong with one image stands in its place; what is wrong with the request is raised.
+
+    Args:
+        request: whose body is read.
+        parameters_type: of the route.
+        check: refuses so many images with these parameters, if that would be too much; called
+            before they are parsed, which takes a tenth of the time that their answers take.
 
     Raises:
         ApiError: the one that says what to change.
     """
     headers, settings = headers_of(request), request.app.state.settings
     body = await read_body(request, headers, settings.max_body_bytes)
-    pairs = _query_pairs(request.scope["query_string"])
+    query: bytes = request.scope["query_string"]
+    if len(query) <= _REMEMBERED_QUERY and b"passes" not in body:  # which may ask for less
+        check(_count_images(body), _parameters_of_query(query, parameters_type, settings))
+    pairs = _query_pairs(query)
     content_type = _content_type(headers)
     limit = settings.max_batch_images
     images: list[Image | ApiError]
@@ -124,6 +133,11 @@ def _too_many(limit: int) -> ApiError:
     return ErrorCode.TOO_MANY_IMAGES(
         f"a batch takes at most {limit} images; send several smaller batches"
     )
+
+
+def _count_images(body: bytes) -> int:
+    """The images of a form or of JSON, as they are usually written; of others fewer."""
+    return body.count(b"filename=") or body.count(b'"image"') + body.count(b'"pixels"')
 
 
 def _query_pairs(query: bytes) -> list[tuple[str, Any]]:

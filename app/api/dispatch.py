@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import ApiError
+from app.inference.reading import picture_cost
 from app.schemas import McParameters, Prediction, PredictParameters
 from app.telemetry.request_record import Timings
 
@@ -46,11 +47,15 @@ async def answer_one(
         ClientDisconnect: the client is gone; nothing more is computed.
     """
     computing: Coroutine[Any, Any, tuple[Prediction, Timings]]
+    may_take_long = predictor.may_take_long(image, parameters)
+    if may_take_long:
+        # Under overload most is refused: that should not cost the tasks that watch the client.
+        predictor.check_request(1, parameters, decoding_cost=picture_cost(image))
     if isinstance(parameters, McParameters):
         computing = predictor.predict_mc(image, parameters)
     else:
         computing = predictor.predict(image, parameters)
-    if predictor.may_take_long(image, parameters):
+    if may_take_long:
         computing = while_connected(request, computing)
     answer, request.scope["state"]["timings"] = await computing
     return answer
@@ -63,6 +68,7 @@ async def answer_many(
     parameters: PredictParameters,
 ) -> list[Prediction | ApiError]:
     """An answer for each image, or what is wrong with it; see `answer_one`."""
+    predictor.check_request(len(images), parameters)
     computing = predictor.predict_batch(images, parameters)
     answers, request.scope["state"]["timings"] = await while_connected(request, computing)
     return answers

@@ -105,7 +105,11 @@ async def _answer_one(request: Request, parameters_type: type[PredictParameters]
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
     refuse_early(request, parameters_type)
-    images, parameters = await read_batch_request(request, parameters_type)
+
+    def check(images: int, parameters: PredictParameters) -> None:
+        predictor_of(request).check_request(images, parameters)
+
+    images, parameters = await read_batch_request(request, parameters_type, check)
     answers = await answer_many(request, predictor_of(request), images, parameters)
     predictions = [
         failed_image(answer) if isinstance(answer, ApiError) else answer for answer in answers

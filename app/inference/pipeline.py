@@ -111,6 +111,23 @@ class Predictor:
         is_sampled = issubclass(parameters_type, McParameters)
         self.scheduler.check(_IMAGE_COST + 1 if is_sampled else _DETERMINISTIC_COST)
 
+    def check_request(
+        self, images: int, parameters: PredictParameters, *, decoding_cost: int = 0
+    ) -> None:
+        """Refuses what admission would refuse, before anything is made of the request.
+
+        Args:
+            images: their number.
+            parameters: validated.
+            decoding_cost: of the images, see `picture_cost`.
+
+        Raises:
+            ApiError: see `Scheduler.check`.
+        """
+        cost = self._cost(parameters) * images
+        before, timeout = self._reader.wait(decoding_cost), self._timeout(parameters)
+        self.scheduler.check(cost, before=before, timeout=timeout)
+
     async def predict(
         self, image: Image, parameters: PredictParameters
     ) -> tuple[Prediction, Timings]:
@@ -234,12 +251,15 @@ class Predictor:
                 see also `Scheduler.check`.
         """
         self._require_level(parameters)
-        cost = _DETERMINISTIC_COST
+        cost = self._cost(parameters) * len(images)
+        before, timeout = self._reader.wait(decoding.cost), self._timeout(parameters)
+        return self.scheduler.admit(cost, before=before, timeout=timeout)
+
+    def _cost(self, parameters: PredictParameters) -> int:
+        """Of an image, besides decoding it."""
         if isinstance(parameters, McParameters):
-            cost = parameters.passes + _IMAGE_COST
-        before = self._reader.backlog.wait(decoding.cost) if decoding.cost else 0.0
-        timeout = self._timeout(parameters)
-        return self.scheduler.admit(cost * len(images), before=before, timeout=timeout)
+            return parameters.passes + _IMAGE_COST
+        return _DETERMINISTIC_COST
 
     def _require_level(self, parameters: PredictParameters) -> None:
         """Refuses a coverage that the checkpoint has no prediction sets for."""

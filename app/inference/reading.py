@@ -107,6 +107,10 @@ class PictureReader:
         """What decoding a request's images in threads costs; 0 if all are small."""
         return Charge(self.backlog, sum(map(picture_cost, images)))
 
+    def wait(self, cost: int) -> float:
+        """Seconds that pictures of this cost would wait for a thread; see `charge`."""
+        return self.backlog.wait(cost) if cost else 0.0
+
     def read_inline(self, image: Image, mode: Preprocess) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
         if isinstance(image, bytes):

@@ -25,6 +25,7 @@ _HALF_CLOSED_SECONDS = 0.05
 # parsed in pieces up to the first head that ends behind these bytes: eight requests or so.
 _MOST_WAITING = 4
 _PIECE_BYTES = 128
+_SMALL = 8192  # nearly every request
 _HEAD_END = b"\r\n\r\n"
 # By all connections together; one that would hold more is closed.
 _MOST_HELD_BYTES = 32 * 2**20
@@ -45,6 +46,7 @@ class PipeliningProtocol(HttpToolsProtocol):
 
     held_bytes: ClassVar[int] = 0  # by all connections
     flow: _Flow
+    _body_left = 0  # of the latest request, as far as its length was declared
     _rest = b""
     _held = 0  # the rest, and the bodies of requests that wait
     # The requests ahead of the latest one, since there last were any.
@@ -74,19 +76,20 @@ class PipeliningProtocol(HttpToolsProtocol):
             self._abort()
 
     def data_received(self, data: bytes) -> None:
-        first = data.find(_HEAD_END)
+        size, start = len(data), 0
         if len(self.pipeline) >= _MOST_WAITING:
             self._hold(data)
-        elif first < 0 or data.find(_HEAD_END, first + len(_HEAD_END)) < 0:
+        elif size <= self._body_left or (size <= _SMALL and data.count(_HEAD_END) < 2):
             self._feed(data)
         else:
-            start = 0
-            while start < len(data) and len(self.pipeline) < _MOST_WAITING:
-                end = data.find(_HEAD_END, start + _PIECE_BYTES)
-                end = len(data) if end < 0 else end + len(_HEAD_END)
+            while start < size and len(self.pipeline) < _MOST_WAITING:
+                # A body is not searched, which would take longer than to receive it.
+                behind = start + max(_PIECE_BYTES, self._body_left)
+                end = data.find(_HEAD_END, behind, behind + _SMALL)
+                end = behind + _SMALL if end < 0 else end + len(_HEAD_END)
                 self._feed(data[start:end])
                 start = end
-            if start < len(data):
+            if start < size:
                 self._hold(data[start:])
         if self.pipeline and self._waiting_bytes() > HIGH_WATER_LIMIT:
             self._hold(b"")
@@ -96,11 +99,17 @@ class PipeliningProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         latest = self.cycle
         super().on_headers_complete()
+        lengths = (value for name, value in self.headers if name == b"content-length")
+        self._body_left = int(next(lengths, 0))
         if self.pipeline:
             ahead = (*self._ahead, latest)
             self._ahead = tuple(cycle for cycle in ahead if not cycle.response_complete)
             # uvicorn has paused it, and would not see that the client goes away.
             self.flow.resume_reading()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_left -= len(body)
+        super().on_body(body)
 
     def _waiting_bytes(self) -> int:
         return sum(len(cycle.body) for cycle, _ in self.pipeline)

@@ -18,42 +18,32 @@ from app.cli.machine import describe_machine
 from tests.load.decoding import make_picture
 from tests.load.processes import assign_cores
 from tests.load.servers import serving
-from tests.load.wrk import PNG, Result, Wrk, require_wrk
+from tests.load.wrk import Load, Result, Wrk, require_wrk
 
 BATCH_IMAGES = 256
 POLITE = {"/predict": "/predict", "/predict/mc": "/predict/mc?passes=50&seed=1"}
 WANTED_P50_MS, WANTED_P99_MS = 5, 25
 
 
-@dataclass(frozen=True)
-class Others:
-    """The clients that ask for much: a closed loop for each connection."""
-
-    path: str
-    connections: int
-    bodies: Sequence[bytes] | None = None
-    headers: dict[str, str] | None = None
-
-
-def _batch() -> Others:
-    images = example_pngs()
+def batch(images: int, passes: int) -> Load:
+    """One batch after another."""
+    pngs = example_pngs()
     files = [
-        ("file", ("digit.png", images[number % len(images)], "image/png"))
-        for number in range(BATCH_IMAGES)
+        ("file", ("digit.png", pngs[number % len(pngs)], "image/png")) for number in range(images)
     ]
     form = httpx.Request("POST", "http://127.0.0.1", files=files)
     headers = {"content-type": form.headers["content-type"]}
-    return Others("/predict/mc/batch?passes=1000&seed=1", 1, [form.read()], headers)
+    return Load(f"/predict/mc/batch?passes={passes}&seed=1", 1, [form.read()], headers)
 
 
-def others() -> dict[str, Others]:
+def others() -> dict[str, Load]:
     """The loads by name."""
     photo, jpeg = [make_picture("12 MP JPEG 88")], {"content-type": "image/jpeg"}
     return {
-        "16 x 1000 passes": Others("/predict/mc?passes=1000&seed=1", 16),
-        f"batch of {BATCH_IMAGES} x 1000 passes": _batch(),
-        "2 x photos of 12 MP": Others("/predict/mc?seed=1", 2, photo, jpeg),
-        "4 x photos of 12 MP": Others("/predict/mc?seed=1", 4, photo, jpeg),
+        "16 x 1000 passes": Load("/predict/mc?passes=1000&seed=1", 16),
+        f"batch of {BATCH_IMAGES} x 1000 passes": batch(BATCH_IMAGES, 1000),
+        "2 x photos of 12 MP": Load("/predict/mc?seed=1", 2, photo, jpeg),
+        "4 x photos of 12 MP": Load("/predict/mc?seed=1", 4, photo, jpeg),
     }
 
 
@@ -71,21 +61,14 @@ class Wait:
         return self.polite.failed + self.others.non_2xx
 
 
-def measure(address: str, load: Others, path: str, seconds: int, core: int | None) -> Wait:
+def measure(address: str, load: Load, path: str, seconds: int, core: int | None) -> Wait:
     """The polite client's latency without and with the load."""
 
     def polite() -> Result:
         return Wrk(address + path, 1, seconds, core=core).result()
 
     quiet = polite()
-    loading = Wrk(
-        address + load.path,
-        load.connections,
-        seconds + 1,
-        bodies=load.bodies,
-        headers=load.headers or PNG,
-        core=core,
-    )
+    loading = load.start(address, seconds + 1, core=core)
     loaded = polite()
     return Wait(
         loaded.p50_ms - quiet.p50_ms, loaded.p99_ms - quiet.p99_ms, loaded, loading.result()

@@ -1,9 +1,10 @@
-"""What overload costs the clients that are served, those that are refused, and the server's memory.
+"""What overload costs the clients that are served, those that are refused, and the server.
 
-`python -m tests.load.overload` starts a server, measures how many requests of 1000 passes it
-answers per second, and loads it with 0.8 times and with ten times as many; then it measures again
-how fast the server is. wrk makes most of the load. A client sends the rest at a constant rate, and
-records the outcome of each request and its latency from when it was due. The tests assert only the
+`python -m tests.load.overload` loads a server with ten times as much as it can answer of a mix of
+requests that take long, then with twice as much as it can answer of `/predict`. wrk makes most of
+the load. A client sends the rest at a constant rate, and records the outcome of each request and
+its latency from when it was due. Work is measured in processor time, so that answers of different
+kinds can be added up, and others' use of the machine matters little. The tests assert only the
 outcomes: on a shared machine the latencies vary.
 """
 
@@ -12,148 +13,158 @@ import asyncio
 import json
 import os
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from statistics import median
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-import httpx
 import numpy as np
+import uvloop
 
 from app.api.examples import example_pngs
 from app.cli.machine import describe_machine
-from tests.load.processes import assign_cores, on_core, resident_mib
+from tests.load.bystander import batch
+from tests.load.decoding import make_picture
+from tests.load.processes import assign_cores, on_core, processor_seconds, resident_mib
 from tests.load.servers import Server, serving
-from tests.load.wrk import PNG, Wrk, require_wrk
+from tests.load.wrk import PNG, Load, require_wrk
 
-PASSES = 1000
-OVERLOAD, COMFORTABLE = 10, 0.8
-# Of the capacity, the rate of the client whose requests are recorded.
-_RECORDED = 0.3
-# So few connections are never refused, and keep the server busy.
-_BUSY_CONNECTIONS = 3
-# wrk's: without bursts, and more than the server's queue holds, so that waiting slows wrk little.
-_COMFORTABLE_CONNECTIONS, _OVERLOAD_CONNECTIONS = 2, 64
+MAX_WAIT_MS = 1000  # the default
+WANTED_REFUSAL_MS = 50
+ALLOWED_OUTCOMES = frozenset({"200", "429 overloaded", "504 deadline_exceeded"})
+# Of the client whose requests are recorded, per second.
+_RECORDED_RATE = 100
+# wrk's, of each kind: more than wait for an answer at a time, so that waiting slows wrk little.
+_OVERLOAD_CONNECTIONS = 96
 _SAMPLING_SECONDS = 0.25
-# After the overload the rate is measured once a second.
+# After the overload the work is measured once a second.
 _RECOVERY_SECONDS = 3
 
-ALLOWED_OUTCOMES = frozenset({"200", "429 overloaded", "504 deadline_exceeded"})
+Kinds = Mapping[str, Load]
+# By kind and outcome, which is "200", or status and error code; seconds.
+Latencies = Mapping[tuple[str, str], list[float]]
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """What the client and wrk found under one load.
+class Overload:
+    """Kinds of requests in equal numbers, whose connections are never refused by themselves.
 
     Attributes:
-        latencies: of the client, seconds, by outcome: "200", or status and error code.
-        answered: 2xx answers per second, the client's and wrk's.
-        sent: requests per second, the client's and wrk's.
+        kinds: by name.
+        times: the load, over what the server can answer.
+        wanted: the share of the work at full load that is still answered.
+    """
+
+    kinds: Kinds
+    times: float
+    wanted: float
+
+
+def overloads() -> list[Overload]:
+    photo, jpeg = [make_picture("12 MP JPEG 88")], {"content-type": "image/jpeg"}
+    mix = {
+        "1000 passes": Load("/predict/mc?passes=1000&seed=1"),
+        "batch of 32": batch(32, passes=50),
+        "12 MP": Load("/predict", bodies=photo, headers=jpeg),
+    }
+    return [
+        Overload(mix, times=10, wanted=0.85),
+        Overload({"/predict": Load("/predict", connections=4)}, times=2, wanted=0.6),
+    ]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happened under one load.
+
+    Attributes:
+        seconds: of the load.
+        answered: 2xx answers of each kind.
+        refused: other answers.
         unanswered: requests of wrk without an answer.
+        used: processor seconds of the server.
+        p50_ms: of wrk's requests of each kind.
+        latencies: of the client's requests.
         memory: resident memory of the server, MiB, sampled.
     """
 
-    latencies: dict[str, list[float]]
-    answered: float
-    sent: float
+    seconds: int
+    answered: Mapping[str, int]
+    refused: int
     unanswered: int
+    used: float
+    p50_ms: Mapping[str, float]
+    latencies: Latencies
     memory: list[float]
 
-    def percentile_ms(self, outcome: str, percent: int) -> float:
-        return float(np.percentile(self.latencies[outcome], percent)) * 1e3
+    def work(self, costs: Mapping[str, float]) -> float:
+        """What the answers cost, processor seconds in a second."""
+        return sum(costs[kind] * count for kind, count in self.answered.items()) / self.seconds
 
 
-@dataclass(frozen=True)
-class Figures:
-    """One run; rates are requests per second, memory is in MiB.
-
-    Attributes:
-        capacity: the rate of a closed loop that is never refused.
-        comfortable: at `COMFORTABLE` times the capacity.
-        overloaded: at `OVERLOAD` times the capacity.
-        memory_before: resident memory of the server before the overload.
-        recovery: the closed loop's rate after the overload, second by second.
-    """
-
-    capacity: float
-    comfortable: Outcomes
-    overloaded: Outcomes
-    memory_before: float
-    recovery: list[float] = field(default_factory=list)
-
-    def ratio(self) -> float:
-        """p99 of the accepted requests under overload, over that at the comfortable load."""
-        return self.overloaded.percentile_ms("200", 99) / self.comfortable.percentile_ms("200", 99)
-
-
-def measure(server: Server, seconds: int) -> Figures:
-    """Loads a server; each of the two loads lasts `seconds`."""
-    url = f"{server.address}/predict/mc?passes={PASSES}&seed=1"
-
-    def closed_loop_rate(seconds: int) -> float:
-        return Wrk(url, _BUSY_CONNECTIONS, seconds).result().rate
-
-    closed_loop_rate(1)  # uncounted: caches fill up
-    capacity = closed_loop_rate(max(1, seconds // 5))
-    recorded = _RECORDED * capacity
-
-    def load(times: float, connections: int) -> Outcomes:
-        pause_ms = round(connections / (times * capacity - recorded) * 1e3)
-        wrk = Wrk(url, connections, seconds, pause_ms=pause_ms)
-        return asyncio.run(_watch(url, server.pid, recorded, seconds, wrk))
-
-    comfortable = load(COMFORTABLE, _COMFORTABLE_CONNECTIONS)
-    memory_before = resident_mib(server.pid)
-    overloaded = load(OVERLOAD, _OVERLOAD_CONNECTIONS)
-    recovery = [closed_loop_rate(1) for _ in range(_RECOVERY_SECONDS)]
-    return Figures(capacity, comfortable, overloaded, memory_before, recovery)
-
-
-async def _watch(url: str, pid: int, rate: float, seconds: int, wrk: Wrk) -> Outcomes:
-    """Sends at a constant rate and samples the server's memory, while wrk runs."""
+async def load(
+    server: Server, kinds: Kinds, seconds: int, *, rate: float = 0, pause_ms: int | None = None
+) -> Round:
+    """Loads the server by wrk, and by a client at a constant rate of requests per second."""
     memory: list[float] = []
-    sampling = asyncio.create_task(_sample_memory(pid, memory))
-    latencies = await send_at_rate(url, rate, seconds)
+    sampling = asyncio.create_task(_sample_memory(server.pid, memory))
+    used = processor_seconds(server.pid)
+    running = {
+        name: kind.start(server.address, seconds, pause_ms=pause_ms) for name, kind in kinds.items()
+    }
+    latencies = await send_at_rate(server.address, kinds, rate, seconds)
+    found = {name: await asyncio.to_thread(wrk.result) for name, wrk in running.items()}
     sampling.cancel()
-    found = await asyncio.to_thread(wrk.result)
-    return Outcomes(
+    counts = Counter({key: len(each) for key, each in latencies.items()})
+    return Round(
+        seconds,
+        {name: found[name].answered + counts[name, "200"] for name in kinds},
+        sum(wrk.non_2xx for wrk in found.values())
+        + sum(count for (_, outcome), count in counts.items() if outcome != "200"),
+        sum(wrk.unanswered for wrk in found.values()),
+        processor_seconds(server.pid) - used,
+        {name: wrk.p50_ms for name, wrk in found.items()},
         latencies,
-        answered=found.rate + len(latencies.get("200", ())) / seconds,
-        sent=(found.answered + found.non_2xx) / found.seconds + rate,
-        unanswered=found.unanswered,
-        memory=memory,
+        memory,
     )
 
 
-async def send_at_rate(url: str, rate: float, seconds: float) -> dict[str, list[float]]:
-    """Latencies by outcome of an open loop: a slow server does not slow it down.
+async def send_at_rate(address: str, kinds: Kinds, rate: float, seconds: float) -> Latencies:
+    """Latencies of an open loop, which sends the kinds in turn: a slow server does not slow it.
 
     A latency counts from when the request was due. A client that waits for one answer before it
     sends the next request would leave out those that suffer most ("coordinated omission").
     """
-    latencies: defaultdict[str, list[float]] = defaultdict(list)
-    bodies = example_pngs()
+    latencies: dict[tuple[str, str], list[float]] = {}
+    in_turn, pngs = list(kinds.items()), example_pngs()
     start = time.perf_counter()
 
     async def send(number: int) -> None:
+        name, kind = in_turn[number % len(kinds)]
+        bodies = kind.bodies or pngs
         due = start + number / rate
         await asyncio.sleep(due - time.perf_counter())
-        try:
-            response = await client.post(url, content=bodies[number % len(bodies)], headers=PNG)
-            outcome = _outcome(response)
-        except httpx.TransportError as error:
-            outcome = type(error).__name__
-        latencies[outcome].append(time.perf_counter() - due)
+        outcome = await _post(address, kind, bodies[number % len(bodies)])
+        latencies.setdefault((name, outcome), []).append(time.perf_counter() - due)
 
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-        await asyncio.gather(*(send(number) for number in range(max(1, round(rate * seconds)))))
-    return dict(latencies)
+    await asyncio.gather(*(send(number) for number in range(round(rate * seconds))))
+    return latencies
 
 
-def _outcome(response: httpx.Response) -> str:
-    if response.is_success:
-        return str(response.status_code)
-    return f"{response.status_code} {json.loads(response.content)['error']['code']}"
+async def _post(address: str, kind: Load, body: bytes) -> str:
+    """The outcome of a request; httpx would take more time of a core than the server does."""
+    host, port = address.removeprefix("http://").split(":")
+    headers = {**(kind.headers or PNG), "content-length": str(len(body)), "connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    try:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"POST {kind.path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+        answer = await reader.read()
+        writer.close()
+    except OSError as error:
+        return type(error).__name__
+    head, _, content = answer.partition(b"\r\n\r\n")
+    status = head.split(maxsplit=2)[1].decode() if head else "no answer"
+    return status if status == "200" else f"{status} {json.loads(content)['error']['code']}"
 
 
 async def _sample_memory(pid: int, samples: list[float]) -> None:
@@ -162,52 +173,109 @@ async def _sample_memory(pid: int, samples: list[float]) -> None:
         await asyncio.sleep(_SAMPLING_SECONDS)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """One run.
+
+    Attributes:
+        overload: what was sent.
+        costs: processor seconds of an answer of each kind.
+        own_ms: the median latency of each kind alone.
+        full: all kinds at once from few connections, which are never refused.
+        overloaded: under the overload.
+        recovery: as `full` after the overload, second by second.
+    """
+
+    overload: Overload
+    costs: Mapping[str, float]
+    own_ms: Mapping[str, float]
+    full: Round
+    overloaded: Round
+    recovery: list[Round]
+
+    def goodput(self) -> float:
+        """Work that is answered under overload, over that at full load."""
+        return self.overloaded.work(self.costs) / self.full.work(self.costs)
+
+    def efficiency(self) -> float:
+        """The same for each second of processor time that the server got."""
+        return self.goodput() * (self.full.used / self.full.seconds) / self._cores()
+
+    def _cores(self) -> float:
+        return self.overloaded.used / self.overloaded.seconds
+
+    def refusal_us(self) -> float:
+        """Processor time of a refusal: what the answers do not account for."""
+        of_answers = self.full.used / self.full.seconds * self.goodput()
+        spent = (self._cores() - of_answers) * self.overloaded.seconds
+        return spent / max(1, self.overloaded.refused) * 1e6
+
+
+async def measure(server: Server, overload: Overload, seconds: int) -> Figures:
+    """Loads a server; the overload lasts `seconds`."""
+    kinds, short = overload.kinds, max(1, seconds // 5)
+    alone = {name: await load(server, {name: kind}, short) for name, kind in kinds.items()}
+    costs = {name: one.used / max(1, one.answered[name]) for name, one in alone.items()}
+    full = await load(server, kinds, short)
+    capacity = full.work(costs) / sum(costs.values()) * len(kinds)
+    rate = overload.times * capacity
+    many = {name: replace(kind, connections=_OVERLOAD_CONNECTIONS) for name, kind in kinds.items()}
+    pause_ms = round(1e3 * len(kinds) * _OVERLOAD_CONNECTIONS / max(1, rate - _RECORDED_RATE))
+    overloaded = await load(server, many, seconds, rate=_RECORDED_RATE, pause_ms=pause_ms)
+    recovery = [await load(server, kinds, 1) for _ in range(_RECOVERY_SECONDS)]
+    own_ms = {name: one.p50_ms[name] for name, one in alone.items()}
+    return Figures(overload, costs, own_ms, full, overloaded, recovery)
+
+
 def describe(figures: Figures) -> Iterator[str]:
     """The figures, with what is wanted of them."""
-    overloaded = figures.overloaded
-    yield f"capacity: {figures.capacity:.0f} requests/s of {PASSES} passes"
-    for found in (figures.comfortable, overloaded):
-        outcomes = ", ".join(
-            f"{outcome} x {len(latencies)} (p50 {found.percentile_ms(outcome, 50):.1f} ms, "
-            f"p99 {found.percentile_ms(outcome, 99):.1f} ms)"
-            for outcome, latencies in sorted(found.latencies.items())
-        )
-        yield (
-            f"{found.sent / figures.capacity:.1f} times the capacity: {outcomes}; "
-            f"unanswered: {found.unanswered or 'none'}"
-        )
-    yield f"accepted requests' p99: {figures.ratio():.2f} times the comfortable one (wanted: 3)"
-    served = overloaded.answered
-    yield f"served under overload: {served:.0f} requests/s, {served / figures.capacity:.0%}"
-    growth = max(overloaded.memory) - figures.memory_before
-    middle = len(overloaded.memory) // 2
-    second_half = max(overloaded.memory) - max(overloaded.memory[: middle + 1])
+    full, overloaded, costs = figures.full, figures.overloaded, figures.costs
+    yield "an answer costs " + ", ".join(f"{1e3 * costs[kind]:.2f} ms ({kind})" for kind in costs)
+    sent = sum(overloaded.answered.values()) + overloaded.refused
+    mean = sum(costs.values()) / len(costs)
+    times = sent / overloaded.seconds * mean / full.work(costs)
     yield (
-        f"memory: {figures.memory_before:.1f} MiB before, at most {growth:+.1f} during, "
-        f"{second_half:+.1f} of it in the second half"
+        f"{times:.1f} times the capacity: {sent} requests, {dict(overloaded.answered)} answered, "
+        f"unanswered: {overloaded.unanswered or 'none'}; at full load {dict(full.answered)} in "
+        f"{full.seconds} s, refused: {full.refused or 'none'}"
     )
-    yield f"requests/s afterwards, each second: {' '.join(f'{r:.0f}' for r in figures.recovery)}"
+    for (kind, outcome), latencies in sorted(overloaded.latencies.items()):
+        p50, p99 = np.percentile(latencies, (50, 99)) * 1e3
+        wanted = MAX_WAIT_MS + figures.own_ms[kind] if outcome == "200" else WANTED_REFUSAL_MS
+        yield (
+            f"{kind}: {outcome} x {len(latencies)}, p50 {p50:.1f} ms, p99 {p99:.1f} ms "
+            f"(wanted: {wanted:.0f})"
+        )
+    yield (
+        f"goodput: {figures.goodput():.0%} of that at full load (wanted: "
+        f"{figures.overload.wanted:.0%}), {figures.efficiency():.0%} for the same processor time; "
+        f"a refusal costs {figures.refusal_us():.0f} us"
+    )
+    memory, middle = overloaded.memory, len(overloaded.memory) // 2
+    yield (
+        f"memory: {full.memory[-1]:.0f} MiB before, at most {max(memory) - full.memory[-1]:+.0f} "
+        f"during, {max(memory) - max(memory[: middle + 1]):+.0f} of it in the second half"
+    )
+    seconds = " ".join(f"{one.work(costs) / full.work(costs):.0%}" for one in figures.recovery)
+    yield f"work afterwards, each second, of that at full load: {seconds}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=30, help="of each load")
+    parser.add_argument("--seconds", type=int, default=30, help="of each overload")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("serve", nargs="*", help="options of serve, after --")
     options = parser.parse_args()
     require_wrk()
     server_core, own_core = assign_cores()
     print(describe_machine())
-    ratios = []
     with serving(*options.serve, core=server_core) as server, on_core(own_core):
         for number in range(options.rounds):
-            load = os.getloadavg()[0]
-            print(f"round {number + 1}, {time.strftime('%H:%M:%S')}, load average {load:.1f}")
-            figures = measure(server, options.seconds)
-            for line in describe(figures):
-                print(f"  {line}", flush=True)
-            ratios.append(figures.ratio())
-    print(f"median ratio of the accepted requests' p99: {median(ratios):.2f}")
+            for overload in overloads():
+                average = os.getloadavg()[0]
+                print(f"round {number + 1}, {time.strftime('%H:%M:%S')}, load {average:.1f}")
+                for line in describe(uvloop.run(measure(server, overload, options.seconds))):
+                    print(f"  {line}", flush=True)
 
 
 if __name__ == "__main__":

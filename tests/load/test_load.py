@@ -31,7 +31,7 @@ from tests.load.constant_app import create_constant_app
 from tests.load.rounds import Run, Target, describe
 from tests.load.servers import ROOT, Server, sample, serving
 from tests.load.v2_mutations import MutatedRequest, attack
-from tests.load.wrk import PNG, Result, Wrk
+from tests.load.wrk import PNG, Load, Result, Wrk
 
 pytestmark = pytest.mark.slow
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
@@ -219,15 +219,27 @@ def answers_of(targets: Mapping[str, Target]) -> dict[str, int]:
 
 @needs_wrk
 def test_under_overload_every_answer_is_one_of_three() -> None:
+    kinds = {name: Load(f"/predict/mc?passes={name}") for name in ("500", "1000")}
     with serving("--max-wait-ms", "20") as server:
-        figures = overload.measure(server, 1)
+        figures = asyncio.run(overload.measure(server, overload.Overload(kinds, 10, 0.85), 1))
 
-    for found in (figures.comfortable, figures.overloaded):
-        assert set(found.latencies) <= overload.ALLOWED_OUTCOMES
-        assert found.unanswered == 0
-    assert figures.overloaded.latencies["429 overloaded"]
-    assert figures.overloaded.answered > 0
-    assert any(rate > 0 for rate in figures.recovery)
+    found = figures.overloaded
+    assert {outcome for _, outcome in found.latencies} <= overload.ALLOWED_OUTCOMES
+    assert found.refused > 0
+    assert all(found.answered[kind] > 0 for kind in kinds)
+    assert any(one.work(figures.costs) > 0 for one in figures.recovery)
+
+
+def test_what_answers_do_not_cost_is_spent_on_refusals() -> None:
+    def a_round(answered: int, refused: int, used: float) -> overload.Round:
+        return overload.Round(10, {"a": answered}, refused, 0, used, {}, {}, [])
+
+    full, overloaded = a_round(900, 0, 9.0), a_round(720, 1000, 9.0)
+    asked = overload.Overload({}, 10, 0.85)
+    figures = overload.Figures(asked, {"a": 0.02}, {}, full, overloaded, [])
+
+    assert figures.goodput() == figures.efficiency() == pytest.approx(0.8)
+    assert figures.refusal_us() == pytest.approx(1800)
 
 
 async def test_latencies_count_from_when_a_request_was_due() -> None:
@@ -246,10 +258,12 @@ async def test_latencies_count_from_when_a_request_was_due() -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as slow:
         port = slow.sockets[0].getsockname()[1]
-        latencies = await overload.send_at_rate(f"http://127.0.0.1:{port}/", rate, total / rate)
+        latencies = await overload.send_at_rate(
+            f"http://127.0.0.1:{port}", {"any": Load("/")}, rate, total / rate
+        )
 
-    assert latencies.keys() == {"200"}
-    waited = sorted(latencies["200"])
+    assert latencies.keys() == {("any", "200")}
+    waited = sorted(latencies["any", "200"])
     assert len(waited) == total
     assert all(seconds >= number / rate for number, seconds in enumerate(waited))
 

@@ -123,6 +123,30 @@ class Wrk:
         )
 
 
+@dataclass(frozen=True)
+class Load:
+    """Requests of one kind, from a number of connections."""
+
+    path: str
+    connections: int = 1
+    bodies: Sequence[bytes] | None = None
+    headers: Mapping[str, str] | None = None
+
+    def start(
+        self, address: str, seconds: int, *, core: int | None = None, pause_ms: int | None = None
+    ) -> Wrk:
+        """wrk, at the server of this address; see `Wrk`."""
+        return Wrk(
+            address + self.path,
+            self.connections,
+            seconds,
+            bodies=self.bodies,
+            headers=self.headers,
+            core=core,
+            pause_ms=pause_ms,
+        )
+
+
 def _check(url: str, body: bytes, headers: Mapping[str, str]) -> None:
     response = httpx.post(url, content=body, headers=dict(headers), trust_env=False, timeout=30)
     if response.status_code != httpx.codes.TOO_MANY_REQUESTS:  # of a server under load

@@ -105,6 +105,28 @@ async def test_a_full_server_refuses_before_it_reads_the_body(
         assert pieces_read == 1
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [(FORM, b"filename=" * 200), ("application/json", b'{"image"' * 200)],
+)
+async def test_a_batch_that_would_wait_too_long_is_refused_before_it_is_parsed(
+    default_checkpoint: Checkpoint, content_type: str, body: bytes
+) -> None:
+    """Which is neither a form nor JSON; unless it may ask for few passes."""
+
+    async def post(content: bytes) -> int:
+        headers = {"content-type": content_type}
+        response = await client.post("/predict/mc/batch", content=content, headers=headers)
+        return response.status_code
+
+    async with serving(default_checkpoint, max_wait_ms=1) as app, connect(app) as client:
+        assert await post(body) == 400
+        with app.state.models.predictor.scheduler.admit(1_000_000):
+            assert await post(body) == 429
+            assert await post(body + b"passes") == 400
+            assert (await client.post("/predict", content=small("7.png"))).status_code == 200
+
+
 @pytest.mark.parametrize("path", [*PREDICTIONS, "/v2/models/mnist-mc/infer"])
 async def test_a_body_that_arrives_after_a_reload_is_answered_by_the_new_engine(
     default_checkpoint: Checkpoint, path: str

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from app.process import pipelining
+from app.process.connections import BoundedProtocol
 from app.settings import Settings
 from tests.app.process.raw_clients import WHOLE, Client, Server, serving
 from tests.app.process.waiting import until
@@ -102,6 +103,29 @@ def test_pipelined_bodies_of_any_size_and_content_are_read(piece: int) -> None:
             await asyncio.sleep(0)
         for number, body in enumerate(bodies * 3 if piece != 19 else bodies[:2]):
             assert (await client.answer())[:2] == (200, f"/{number} {len(body)}")
+
+    run(scenario)
+
+
+def test_a_body_of_known_length_is_parsed_at_once() -> None:
+    body = b"\r\n\r\n" * 20_000
+
+    async def scenario(server: Server) -> None:
+        fed: list[int] = []
+
+        def feed(self: Any, data: bytes) -> None:
+            fed.append(len(data))
+            BoundedProtocol._feed(self, data)
+
+        server.protocol._feed = feed  # type: ignore[method-assign]
+        client = await server.connect()
+        for declared in (b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked"):
+            fed.clear()
+            sent = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+            sent = body if b"Length" in declared else sent
+            client.send(b"POST / HTTP/1.1\r\n%s\r\n\r\n%s" % (declared, sent))
+            assert (await client.answer())[:2] == (200, f"/ {len(body)}")
+            assert (len(fed) < 10) == (sent is body)
 
     run(scenario)
 
