@@ -25,7 +25,7 @@ logger = logging.getLogger("dropserve")
 
 # Of the event loop after each round. From its arrival a request takes several turns to come here,
 # and as many to be answered: with one turn a round it would wait for a round at each of them.
-_TURNS = 4
+TURNS_OF_A_ROUND = 4
 
 
 class Job(Protocol):
@@ -269,7 +269,7 @@ class Scheduler(Generic[J, R]):
                     logger.exception("the scheduler failed")
                     self._fail_all(_as_internal(error))
                 if self._requests:
-                    for _ in range(_TURNS):
+                    for _ in range(TURNS_OF_A_ROUND):
                         await asyncio.sleep(0)
                     continue
                 self._round_ended = None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.errors import ErrorCode
-from app.inference.scheduler import Scheduler
+from app.inference.scheduler import TURNS_OF_A_ROUND, Scheduler
 from tests.api_errors import is_error, raises_error
 from tests.app.inference.fake_jobs import (
     NEVER,
@@ -169,7 +169,7 @@ async def test_what_else_takes_the_event_loop_makes_the_predicted_wait_longer() 
         large = ask(scheduler, Sum(1, 200 * ROUND))
         while not large.done():
             await turns(1)
-            step.clock.now += 3 * ROUND
+            step.clock.now += 3 * ROUND / TURNS_OF_A_ROUND
 
         with scheduler.admit(100):
             assert scheduler.backlog.wait(100) == pytest.approx(400, rel=0.1)
