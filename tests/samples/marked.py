@@ -31,11 +31,6 @@ def _save_marked(digit: Values, marks: Values, parameters: Parameters) -> bytes:
     return save(paint(paper, [(marks, mark), (digit, ink)], parameters), parameters)
 
 
-def _closed_line(cover: Values, corners: list[Point], width: float) -> None:
-    for start, end in zip(corners, [*corners[1:], corners[0]], strict=True):
-        draw_line(cover, [start, end], width)
-
-
 def _turn(points: list[Point], degrees: float, middle: Point) -> list[Point]:
     angle = np.radians(degrees)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -63,7 +58,9 @@ def framed(strokes: Shares, parameters: Parameters) -> bytes:
     if not at_edge and parameters.chance(0.4):
         corners = _turn(corners, parameters.between(-2, 2), (width / 2, height / 2))
     marks = np.zeros((height, width), np.float32)
-    _closed_line(marks, corners, line)
+    by_hand = 0.004 * min(height, width) if not at_edge and parameters.chance(0.25) else 0
+    for start, end in zip(corners, [*corners[1:], corners[0]], strict=True):
+        draw_line(marks, wobble(start, end, by_hand, parameters), line)
     free = Box(int(top + line), int(left + line), int(bottom - line), int(right - line))
     margin = max(2, round(0.05 * min(free.height, free.width)))
     digit, box = put(strokes, free.shrunk(margin), parameters)

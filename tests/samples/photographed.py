@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tests.samples.draw import draw_strokes
 from tests.samples.renderings import Shares, crop, encode, thicken, thin, write
-from tests.samples.scenes import Box, Parameters, Values, blur, lay, put, save
+from tests.samples.scenes import Box, Parameters, Values, blur, fall, lay, put, resize, save
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -35,15 +35,9 @@ def _shutter(values: Values, parameters: Parameters) -> bytes:
     return write(picture, "JPEG", quality=parameters.whole(70, 95))
 
 
-def _fall(shape: tuple[int, ...], parameters: Parameters, darkest: float) -> Values:
+def _light(shape: tuple[int, ...], parameters: Parameters, darkest: float) -> Values:
     """Light that falls off to one side and to the corners."""
-    y, x = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
-    angle = parameters.between(0, 2 * np.pi)
-    slope = np.cos(angle) * x + np.sin(angle) * y
-    slope = (slope - slope.min()) / np.ptp(slope)
-    lowest = parameters.between(darkest, 0.9)
-    corners = 1 - parameters.between(0, 0.15) * (x**2 + y**2)
-    return np.asarray((1 - (1 - lowest) * slope) * corners, np.float32)
+    return fall(shape, parameters, parameters.between(darkest, 0.9), parameters.between(0, 0.15))
 
 
 def _shadow(shape: tuple[int, ...], parameters: Parameters, softness: float) -> Values:
@@ -70,7 +64,7 @@ def _in_shadow(strokes: Shares, parameters: Parameters, softness: tuple[float, f
     cover = lay(digit, box, height, width)
     paper, ink = parameters.between(205, 255), parameters.between(10, 80)
     values = paper + (ink - paper) * cover
-    values *= _fall(values.shape, parameters, 0.4)
+    values *= _light(values.shape, parameters, 0.4)
     soft = min(height, width) * parameters.on_log_scale(*softness)
     return _shutter(values * _shadow(values.shape, parameters, soft), parameters)
 
@@ -97,21 +91,21 @@ def _on_desk(strokes: Shares, parameters: Parameters, desk: float, paper: float)
     sheet = lay(digit, box, tall, wide)
     angle = parameters.between(-10, 10)
     matrix = cv2.getRotationMatrix2D((wide / 2, tall / 2), angle, 1)
-    matrix[0, 2] += (width - wide) * parameters.between(-0.1, 1.1)
-    matrix[1, 2] += (height - tall) * parameters.between(-0.1, 1.1)
+    matrix[0, 2] += (width - wide) * parameters.between(-0.05, 1.05)
+    matrix[1, 2] += (height - tall) * parameters.between(-0.05, 1.05)
     size = (width, height)
     cover = np.asarray(cv2.warpAffine(sheet, matrix, size, flags=cv2.INTER_LINEAR))
     on_sheet = np.asarray(
         cv2.warpAffine(np.ones((tall, wide), np.float32), matrix, size, flags=cv2.INTER_LINEAR)
     )
-    wood = cv2.GaussianBlur(parameters.grain((height, width), 1), (0, 0), 9, sigmaY=1)
-    values = desk + desk * parameters.between(0, 0.5) * np.asarray(wood)
+    wood = resize(parameters.grain((height, -(-width // 16)), 1), height, width)
+    values = desk + desk * parameters.between(0, 0.1) * wood
     # The sheet's own shadow on the desk.
     offset = round(0.01 * min(height, width)) + 1
     values *= 1 - parameters.between(0, 0.4) * blur(np.roll(on_sheet, offset, (0, 1)), offset)
     values += (paper - values) * on_sheet
     values += (parameters.between(10, 80) - values) * cover
-    values *= _fall(values.shape, parameters, 0.65)
+    values *= _light(values.shape, parameters, 0.65)
     return _shutter(values, parameters)
 
 
@@ -154,7 +148,7 @@ def pencil(strokes: Shares, parameters: Parameters) -> bytes:
     grain = blur(parameters.grain(cover.shape, 1), 0.8)
     cover *= (1 + parameters.between(0.1, 0.5) * grain).clip(0.3, 1.3)
     values = parameters.between(200, 250) - parameters.between(15, 45) * cover
-    values *= _fall(values.shape, parameters, 0.8)
+    values *= _light(values.shape, parameters, 0.8)
     values += parameters.grain(values.shape, parameters.between(0.5, 2))
     return encode(values, "JPEG", quality=parameters.whole(80, 95))
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from model.arrays import Pixels
 from tests.samples.renderings import Shares, encode, write
-from tests.samples.scenes import Box, Parameters, Values, blur, lay, put, resize
+from tests.samples.scenes import Box, Parameters, Values, blur, fall, lay, put, resize
 
 
 def _cover(
@@ -17,15 +17,6 @@ def _cover(
     height, width = round(side * max(1, aspect)), round(side * max(1, 1 / aspect))
     digit, box = put(strokes, Box(0, 0, height, width).shrunk(1), parameters, share)
     return lay(digit, box, height, width)
-
-
-def _fall(shape: tuple[int, ...], parameters: Parameters, darkest: float) -> Values:
-    """Light that falls off evenly to one side."""
-    y, x = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
-    angle = parameters.between(0, 2 * np.pi)
-    slope = np.cos(angle) * x + np.sin(angle) * y
-    slope = (slope - slope.min()) / np.ptp(slope)
-    return np.asarray(1 - (1 - darkest) * slope, np.float32)
 
 
 _BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
@@ -43,7 +34,7 @@ def dithered(strokes: Shares, parameters: Parameters) -> bytes:
     paper, ink = parameters.between(215, 255), parameters.between(0, 60)
     values = paper + (ink - paper) * cover
     if parameters.chance(0.5):
-        values *= _fall(cover.shape, parameters, parameters.between(0.9, 1))
+        values *= fall(cover.shape, parameters, parameters.between(0.9, 1))
     if parameters.chance(0.25):
         height, width = cover.shape
         pattern = np.tile((_BAYER + 0.5) * 16, (height // 4 + 1, width // 4 + 1))

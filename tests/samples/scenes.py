@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import cv2
@@ -50,7 +51,21 @@ class Parameters:
         return self.one_of(options[self.half == "reporting" :: 2])
 
     def grain(self, shape: tuple[int, ...], deviation: float) -> Values:
-        return deviation * self.generator.standard_normal(shape, dtype=np.float32)
+        if shape[2:] or max(shape) > _GRAIN_SIDE // 2:
+            return deviation * self.generator.standard_normal(shape, dtype=np.float32)
+        top, left = self.generator.integers(0, _GRAIN_SIDE // 2, 2)
+        return deviation * _grain()[top : top + shape[0], left : left + shape[1]]
+
+
+# To draw a million normal numbers takes longer than all else that a photograph needs: they are cut
+# out of a large field of them.
+_GRAIN_SIDE = 2500
+
+
+@cache
+def _grain() -> Values:
+    generator = np.random.default_rng(0)
+    return generator.standard_normal((_GRAIN_SIDE, _GRAIN_SIDE), dtype=np.float32)
 
 
 class Box(NamedTuple):
@@ -148,6 +163,18 @@ def wobble(start: Point, end: Point, deviation: float, parameters: Parameters) -
 
 def blur(values: Values, radius: float) -> Values:
     return np.asarray(cv2.GaussianBlur(values, (0, 0), radius))
+
+
+def fall(
+    shape: tuple[int, ...], parameters: Parameters, lowest: float, corners: float = 0
+) -> Values:
+    """Light that falls off to one side, down to `lowest`, and by `corners` to the corners."""
+    y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, shape[1], dtype=np.float32)
+    angle = parameters.between(0, 2 * np.pi)
+    slope = float(np.cos(angle)) * x + float(np.sin(angle)) * y
+    light = 1 - (1 - lowest) * (slope - slope.min()) / np.ptp(slope)
+    return np.asarray(light * (1 - corners / 2 * (x**2 + y**2)))
 
 
 # Files
