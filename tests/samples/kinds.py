@@ -24,11 +24,13 @@ class Kind:
         render: from a digit in MNIST's convention.
         always_one: the picture shows a 1, whatever the digit.
         may_abstain: abstaining from a digit counts as reading it.
+        can_be_empty: without its digit, nothing is left that could be one.
     """
 
     render: Callable[[Pixels, Parameters], bytes]
     always_one: bool = False
     may_abstain: bool = False
+    can_be_empty: bool = False
 
     def file(self, digit: Pixels, label: int, seed: int, half: Half) -> tuple[bytes, int]:
         """An image file, and the digit that it shows."""
@@ -36,11 +38,22 @@ class Kind:
         file = self.render(digit, Parameters(generator, half))
         return file, 1 if self.always_one else label
 
+    def empty_file(self, seed: int, half: Half) -> bytes:
+        """The same picture as without a digit."""
+        return self.file(np.zeros((28, 28), np.uint8), 0, seed, half)[0]
 
-def _of_strokes(scene: Callable[[Shares, Parameters], bytes], *, may_abstain: bool = False) -> Kind:
-    return Kind(
-        lambda digit, parameters: scene(enlarge(digit), parameters), may_abstain=may_abstain
-    )
+
+def _of_strokes(
+    scene: Callable[[Shares, Parameters], bytes],
+    *,
+    may_abstain: bool = False,
+    can_be_empty: bool = True,
+) -> Kind:
+    def render(digit: Pixels, parameters: Parameters) -> bytes:
+        strokes = enlarge(digit) if digit.any() else np.zeros((160, 110))
+        return scene(strokes, parameters)
+
+    return Kind(render, may_abstain=may_abstain, can_be_empty=can_be_empty)
 
 
 def _of_ones(draw: Callable[[Parameters], Shares]) -> Kind:
@@ -53,11 +66,11 @@ KINDS: Mapping[str, Kind] = {
     "frame": _of_strokes(marked.framed),
     "table cell": _of_strokes(marked.in_table),
     "rest of a frame": _of_strokes(marked.cut_frame),
-    "underline": _of_strokes(marked.underlined),
-    "underline, touching": _of_strokes(marked.touching_underline),
-    "bar above": _of_strokes(marked.bar_above),
-    "bar above, touching": _of_strokes(marked.touching_bar),
-    "circle": _of_strokes(marked.circled, may_abstain=True),
+    "underline": _of_strokes(marked.underlined, can_be_empty=False),
+    "underline, touching": _of_strokes(marked.touching_underline, can_be_empty=False),
+    "bar above": _of_strokes(marked.bar_above, can_be_empty=False),
+    "bar above, touching": _of_strokes(marked.touching_bar, can_be_empty=False),
+    "circle": _of_strokes(marked.circled, may_abstain=True, can_be_empty=False),
     "ruled paper": _of_strokes(marked.ruled),
     "squared paper": _of_strokes(marked.squared),
     "1 bit, dithered": _of_strokes(saved.dithered),

@@ -52,7 +52,7 @@ def _shadow(shape: tuple[int, ...], parameters: Parameters, softness: float) -> 
 
 
 def _photo_size(parameters: Parameters) -> tuple[int, int]:
-    longer = parameters.on_log_scale(240, 1200)
+    longer = parameters.on_log_scale(240, 1600)
     sides = round(longer), round(longer * parameters.between(0.7, 1))
     return sides if parameters.chance(0.4) else sides[::-1]
 
@@ -64,7 +64,7 @@ def _in_shadow(strokes: Shares, parameters: Parameters, softness: tuple[float, f
     cover = lay(digit, box, height, width)
     paper, ink = parameters.between(205, 255), parameters.between(10, 80)
     values = paper + (ink - paper) * cover
-    values *= _light(values.shape, parameters, 0.4)
+    values *= _light(values.shape, parameters, 0.35)
     soft = min(height, width) * parameters.on_log_scale(*softness)
     return _shutter(values * _shadow(values.shape, parameters, soft), parameters)
 

@@ -40,6 +40,8 @@ def enlarge(digit: Pixels) -> Shares:
 
 def crop(cover: Shares) -> Shares:
     inked = cover > 0.1
+    if not inked.any():
+        return cover
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
     return cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 

@@ -34,6 +34,7 @@ from training.data import Images, find_folder, load_images, parse_idx
 VALIDATION_IMAGES = 5000
 NO_DIGIT_PICTURES = 300
 SEVERAL_DIGITS_PICTURES = 200
+EMPTY_PICTURES = 30  # of each kind
 _MAX_PIXELS = 50_000_000
 _PASSES = 50
 
@@ -125,6 +126,25 @@ def score_kinds(
         )
 
 
+def score_empty(reader: Reader, half: Half, count: int, names: Iterable[str]) -> None:
+    """Prints what becomes of the kinds without a digit."""
+    print(f"\n{'without its digit':20} {'422':>5} {'several':>8} {'abstain':>8} {'accept':>7}")
+    for name in names:
+        if not kinds.KINDS[name].can_be_empty:
+            continue
+        outcomes: Counter[str] = Counter()
+        for seed in range(count):
+            read, accepted = reader.decide(kinds.KINDS[name].empty_file(seed, half))
+            if isinstance(read, int):
+                read = "accept" if accepted else "abstain"
+            outcomes[read] += 1
+        print(
+            f"{name:20} {outcomes['no ink']:5d} {outcomes['several']:8d} "
+            f"{outcomes['abstain']:8d} {outcomes['accept']:7d}",
+            flush=True,
+        )
+
+
 def renderings(images: Images, kind: str, count: int) -> Iterator[tuple[bytes, int]]:
     """Files of a kind, each of another image, the same every time."""
     generator = np.random.default_rng([len(images), *kind.encode()])
@@ -196,6 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.misread.mkdir(parents=True, exist_ok=True)
     names = kinds.KINDS if options.kinds is None else options.kinds
     score_kinds(reader, images, options.half, options.images, names, options.misread)
+    score_empty(reader, options.half, EMPTY_PICTURES, names)
     if options.kinds is not None:
         return
     print(f"\n{'kind':20} {'right':>8} {'wrong':>7} {'no ink':>9} {'several':>9}")
