@@ -121,7 +121,7 @@ def on_light_desk(strokes: Shares, parameters: Parameters) -> bytes:
 
 
 def equally_bright(strokes: Shares, parameters: Parameters) -> bytes:
-    """Red on green, or other colours that only brightness does not tell apart."""
+    """Red on green, or two other colours of the same brightness."""
     height, width = (parameters.whole(80, 400) for _ in range(2))
     digit, box = put(strokes, Box(0, 0, height, width).shrunk(3), parameters, (0.5, 0.9))
     cover = lay(digit, box, height, width)[:, :, None]
