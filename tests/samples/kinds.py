@@ -11,8 +11,8 @@ import numpy as np
 
 from model.arrays import Pixels
 from tests.samples import marked, photographed, saved
-from tests.samples.renderings import Shares, enlarge
 from tests.samples.scenes import Half, Parameters
+from tests.samples.strokes import Shares, enlarge
 from training.data import Images
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from tests.samples.renderings import Shares
 from tests.samples.scenes import (
     Box,
     Parameters,
@@ -15,6 +14,7 @@ from tests.samples.scenes import (
     save,
     wobble,
 )
+from tests.samples.strokes import Shares
 
 
 def _sheet_size(parameters: Parameters, low: float = 60, high: float = 500) -> tuple[int, int]:

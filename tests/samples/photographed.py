@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.samples.draw import draw_strokes
-from tests.samples.renderings import Shares, crop, encode, thicken, thin, write
+from tests.samples.renderings import encode, write
 from tests.samples.scenes import Box, Parameters, Values, blur, fall, lay, put, resize, save
+from tests.samples.strokes import Shares, crop, thicken, thin
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 

@@ -5,8 +5,9 @@ import numpy as np
 from PIL import Image
 
 from model.arrays import Pixels
-from tests.samples.renderings import Shares, encode, write
+from tests.samples.renderings import encode, write
 from tests.samples.scenes import Box, Parameters, Values, blur, fall, lay, put, resize
+from tests.samples.strokes import Shares
 
 
 def _cover(
