@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from app.errors import ApiError, ErrorCode
-from app.inference.grey import Grey, luminance, shrink, shrink_factor
+from app.inference.grey import Grey, luminance, shrink, shrink_factor, use_all_of_range
 from app.inference.image_formats import (
     Format,
     identify,
@@ -124,6 +124,7 @@ _UPRIGHT = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_COLOURS = ("LA", "RGB", "RGBA")
 
 
 def decode(data: bytes, *, max_pixels: int, max_memory: float = math.inf) -> tuple[Grey, int]:
@@ -144,6 +145,7 @@ def decode(data: bytes, *, max_pixels: int, max_memory: float = math.inf) -> tup
             unsupported_media_type, an image of a format that is not read here;
             not_an_image, anything else that cannot be decoded;
             truncated_image, the end is missing;
+            invalid_pixels, it is black because its values use less of their range than 16 bits;
             too_many_pixels, it is larger than `max_pixels`, or than memory.
     """
     opened = _open(data, max_pixels, max_memory)
@@ -161,7 +163,7 @@ def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
     """As `decode`, for the event loop; None: it takes long enough to be worth a thread."""
     plain = decode_plain_png(data)
     if plain is not None:
-        return plain
+        return use_all_of_range(plain, had_16_bits=False)
     # A few bytes of GIF or TIFF can make Pillow work for 0.1 s before it knows the size.
     if len(data) > INLINE_BYTES or identify(data) in ("GIF", "TIFF"):
         return None
@@ -280,11 +282,20 @@ def _check_memory(needed: int, max_memory: float) -> None:
 
 
 def _to_grey(opened: _Opened) -> Grey:
+    # Of 16-bit colours, Pillow keeps the high bytes.
+    had_16_bits = opened.format in ("PNG", "TIFF") and opened.image.mode in _COLOURS
+    had_16_bits = had_16_bits and ";16" in str(opened.image.tile)
     try:
         opened.image.load()
-        return np.array(_turn_upright(luminance(shrink(opened.image)), opened.image))
+        grey = np.array(_turn_upright(luminance(shrink(opened.image)), opened.image))
     except Exception as error:
         raise _refuse(opened.data, opened.format, error) from error
+    if had_16_bits and not grey.any():
+        raise ErrorCode.INVALID_PIXELS(
+            f"this {opened.format} has 16 bits for each value, and none is above 255, which is "
+            "black; save it with 8 bits, or with values from 0 to 65535"
+        )
+    return use_all_of_range(grey, had_16_bits=had_16_bits)
 
 
 def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:

@@ -1,6 +1,7 @@
 """A decoded picture of any mode of Pillow's -> brightness, in as few copies as it takes."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import PIL.Image
@@ -20,25 +21,31 @@ def shrink(image: PIL.Image.Image) -> PIL.Image.Image:
     if factor == 1:
         return image
     shrunk: PIL.Image.Image | None = None
-    rows = factor * max(1, _STRIP_PIXELS // (factor * image.width))
-    for top in range(0, image.height, rows):
-        bottom = min(image.height, top + rows)
-        strip = _averageable(image.crop((0, top, image.width, bottom))).reduce(factor)
+    bits = _bits(image) if image.mode.startswith("I;16") else 8
+    for top, strip in _strips(image, factor):
+        small = _averageable(strip, bits).reduce(factor)
         if shrunk is None:
-            shrunk = PIL.Image.new(strip.mode, (strip.width, -(-image.height // factor)))
-        shrunk.paste(strip, (0, top // factor))
+            shrunk = PIL.Image.new(small.mode, (small.width, -(-image.height // factor)))
+        shrunk.paste(small, (0, top // factor))
     assert shrunk is not None
     return shrunk
+
+
+def _strips(image: PIL.Image.Image, factor: int = 1) -> Iterator[tuple[int, PIL.Image.Image]]:
+    """Strips of a multiple of `factor` rows, each with the number of its first row."""
+    rows = factor * max(1, _STRIP_PIXELS // (factor * image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
 def shrink_factor(image: PIL.Image.Image) -> int:
     return max(1, math.ceil(math.sqrt(image.width * image.height / _MOST_WHOLE_PIXELS)))
 
 
-def _averageable(image: PIL.Image.Image) -> PIL.Image.Image:
+def _averageable(image: PIL.Image.Image, bits: int) -> PIL.Image.Image:
     """The same picture in a mode whose values can be averaged."""
     if image.mode.startswith("I;16"):
-        return _high_byte(image)
+        return _highest_eight(image, bits)
     if image.mode == "I":
         return image.convert("F")
     if image.has_transparency_data:
@@ -46,9 +53,34 @@ def _averageable(image: PIL.Image.Image) -> PIL.Image.Image:
     return image.convert("RGB") if image.mode in ("P", "1") else image
 
 
-def _high_byte(image: PIL.Image.Image) -> PIL.Image.Image:
-    """16 bits to 8: 65535 is white, and 257 times an 8-bit value is that value again."""
-    return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+def _highest_eight(image: PIL.Image.Image, bits: int) -> PIL.Image.Image:
+    """8 of the bits that 16-bit values use; 257 times an 8-bit value is that value again."""
+    return PIL.Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
+
+
+def _bits(image: PIL.Image.Image) -> int:
+    """How many bits 16-bit values use: 8, 10, 12 or 14, the first that none exceeds, or all."""
+    return _used_bits(max(int(np.asarray(strip).max()) for _, strip in _strips(image)))
+
+
+def _used_bits(largest: int) -> int:
+    bits = largest.bit_length()
+    return max(8, bits + bits % 2)
+
+
+def use_all_of_range(grey: Grey, *, had_16_bits: bool) -> Grey:
+    """Makes white of the largest value that a file of a smaller range has; changes `grey`.
+
+    Args:
+        grey: brightness 0 to 255, but 0 and 1 of a mask.
+        had_16_bits: these are the high bytes of a picture in colour, whose values may use fewer.
+    """
+    largest = int(grey.max())
+    if had_16_bits:
+        grey <<= 16 - _used_bits(256 * largest)
+    elif largest == 1:
+        grey *= 255
+    return grey
 
 
 def luminance(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -57,7 +89,7 @@ def luminance(image: PIL.Image.Image) -> PIL.Image.Image:
     if mode == "L" and "transparency" not in image.info:
         return image
     if mode.startswith("I;16"):
-        return _high_byte(image)
+        return _highest_eight(image, _bits(image))
     if mode in ("I", "F"):
         return PIL.Image.fromarray(_stretch(np.array(image, dtype=np.float32)))
     if image.has_transparency_data:
@@ -70,15 +102,16 @@ def luminance(image: PIL.Image.Image) -> PIL.Image.Image:
 def _stretch(values: NDArray[np.float32]) -> Grey:
     """Values whose white is not agreed on -> 0 to 255; changes `values`.
 
-    White is 1, 255 or 65535, the first that nothing exceeds. With values below 0 or above those,
-    the darkest is black and the lightest white.
+    White is 1 or the largest number of 8, 10, 12, 14 or 16 bits, the first that nothing exceeds.
+    With values below 0 or above those, the darkest is black and the lightest white.
     """
     np.nan_to_num(values, copy=False, posinf=0, neginf=0)
     np.clip(values, -1e30, 1e30, out=values)  # so that no difference overflows
     darkest, lightest = float(values.min()), float(values.max())
     black, white = darkest, lightest
     if darkest >= 0 and lightest <= 65535:
-        black, white = 0.0, next(white for white in (1.0, 255.0, 65535.0) if lightest <= white)
+        white = 1.0 if lightest <= 1 else 2.0 ** _used_bits(math.ceil(lightest)) - 1
+        black = 0.0
     if white == black:
         return np.zeros(values.shape, dtype=np.uint8)
     values -= black
