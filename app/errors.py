@@ -29,6 +29,10 @@ class ErrorCode(Enum):
         400,
         "the body is empty; send an image, as curl does with --data-binary @digit.png",
     )
+    INVALID_ENCODING = (
+        400,
+        "the body is not what Content-Encoding says, or is cut off; send it again, or as it is",
+    )
     INVALID_JSON = (400, 'the body is not valid JSON; send an object such as {"image": "<base64>"}')
     INVALID_MULTIPART = (
         400,

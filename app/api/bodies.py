@@ -8,6 +8,7 @@ form fields. Raw bodies are the fast path: multipart parsing alone takes longer 
 import itertools
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
@@ -22,7 +23,9 @@ from starlette.requests import Request
 from app.api.receiving import INLINE_BYTES, Headers, headers_of, parse_body, read_body
 from app.errors import ApiError, ErrorCode
 from app.inference.decoding import Image, decode_base64
+from app.inference.image_formats import identify
 from app.inference.json_structure import check_structure
+from app.inference.mistakes import find_mistake
 from app.inference.parameters import parse_parameters
 from app.schemas import PredictParameters
 from app.settings import Settings
@@ -31,6 +34,17 @@ from model.literals import SIDE
 _IMAGE_FIELDS = ("image", "pixels")
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 _FILE_FIELDS = ("file", "image", "data")
+_JSON, _FORM = "application/json", "multipart/form-data"
+_BOUNDARY = re.compile(rb"--([^\r\n]{1,200})\r\n")
+# In a query or a form; JSON has its own.
+_BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+_NO_FILE_NAME = (
+    "the image came as text, since its part of the form has no file name; send it as a file (curl: "
+    "-F file=@digit.png, with @; requests: files={...}; fetch: a Blob in FormData)"
+)
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 # The digits of the largest float, 309, and some to spare.
 _LONGEST_NUMBER = 400
@@ -49,18 +63,21 @@ async def read_image_request(request: Request, parameters_type: type[P]) -> tupl
     headers, settings = headers_of(request), request.app.state.settings
     body = await read_body(request, headers, settings.max_body_bytes)
     content_type = _content_type(headers)
+    if b"content-encoding" in headers and content_type != _JSON:
+        body = await parse_body(request, headers, body, bytes)
     query: bytes = request.scope["query_string"]
     image: Image
     fields: Fields
-    if content_type == "application/json":
-        image, fields = await parse_body(request, body, _image_of_json)
-    elif content_type == "multipart/form-data":
+    if content_type == _JSON:
+        image, fields = await parse_body(request, headers, body, _image_of_json)
+    elif content_type == _FORM:
         one_file = ErrorCode.INVALID_MULTIPART(
             "the form must have one file, the image, in the field named file "
             "(curl: -F file=@digit.png); /predict/batch takes several",
             param="file",
         )
-        files, fields = await _parse_multipart(request, body, 1, one_file)
+        files, texts = await _parse_multipart(request, body, 1, one_file)
+        fields = _typed(texts, parameters_type)
         if not files:
             raise one_file
         name, image = files[0]
@@ -72,13 +89,14 @@ async def read_image_request(request: Request, parameters_type: type[P]) -> tupl
         image, fields = body, ()  # the bytes decide
     else:
         raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
-            "this content type cannot be read; send an image, JSON or multipart/form-data"
+            _explain_type(body)
+            or "this content type cannot be read; send an image, JSON or multipart/form-data"
         )
     if len(image) == 0:
         raise ErrorCode.EMPTY_BODY()
     if not fields and len(query) <= _REMEMBERED_QUERY:
         return image, _parameters_of_query(query, parameters_type, settings)
-    pairs = [*_query_pairs(query), *fields]
+    pairs = [*_query_pairs(query, parameters_type), *fields]
     return image, parse_parameters(pairs, parameters_type, settings)
 
 
@@ -103,16 +121,20 @@ async def read_batch_request(
     query: bytes = request.scope["query_string"]
     if len(query) <= _REMEMBERED_QUERY and b"passes" not in body:  # which may ask for less
         check(_count_images(body), _parameters_of_query(query, parameters_type, settings))
-    pairs = _query_pairs(query)
+    pairs = _query_pairs(query, parameters_type)
     content_type = _content_type(headers)
+    if b"content-encoding" in headers and content_type != _JSON:
+        body = await parse_body(request, headers, body, bytes)
     limit = settings.max_batch_images
     images: list[Image | ApiError]
     fields: Fields
-    if content_type == "application/json":
-        images, fields = await parse_body(request, body, lambda text: _images_of_json(text, limit))
+    if content_type == _JSON:
+        images, fields = await parse_body(
+            request, headers, body, lambda text: _images_of_json(text, limit)
+        )
         pairs.extend(fields)
-    elif content_type == "multipart/form-data":
-        files, fields = await _parse_multipart(request, body, limit, _too_many(limit))
+    elif content_type == _FORM:
+        files, texts = await _parse_multipart(request, body, limit, _too_many(limit))
         if not files or any(name != "file" for name, _ in files):
             raise ErrorCode.INVALID_MULTIPART(
                 "the form must have the images as files, all in fields named file "
@@ -120,10 +142,11 @@ async def read_batch_request(
                 param="file",
             )
         images = [image for _, image in files]
-        pairs.extend(fields)
+        pairs.extend(_typed(texts, parameters_type))
     else:
         raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
-            "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
+            find_mistake(body)
+            or "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
             "/predict/mc take the bytes of one image"
         )
     return images, parse_parameters(pairs, parameters_type, settings)
@@ -140,26 +163,47 @@ def _count_images(body: bytes) -> int:
     return body.count(b"filename=") or body.count(b'"image"') + body.count(b'"pixels"')
 
 
-def _query_pairs(query: bytes) -> list[tuple[str, Any]]:
+def _explain_type(body: bytes) -> str | None:
+    """What a body is, if it is not what its Content-Type says; None: unknown."""
+    mistake, kind = find_mistake(body), identify(body)
+    if mistake is None and kind is not None:
+        mistake = (
+            f"this is a {kind} file, and Content-Type says otherwise; send the header "
+            f"Content-Type: image/{kind.lower()}"
+        )
+    return mistake
+
+
+def _query_pairs(query: bytes, parameters_type: type[P]) -> list[tuple[str, Any]]:
     if not query:
         return []
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    return [(name, _scalar(text)) for name, text in pairs]
+    return _typed(pairs, parameters_type)
 
 
 @lru_cache(maxsize=256)
 def _parameters_of_query(query: bytes, parameters_type: type[P], settings: Settings) -> P:
     """As `parse_parameters`; remembered, since clients ask again with the same query."""
-    return parse_parameters(_query_pairs(query), parameters_type, settings)
+    return parse_parameters(_query_pairs(query, parameters_type), parameters_type, settings)
 
 
-def _scalar(text: str) -> Any:
-    """A value of a query or form as JSON would have it: a number, true or false, else a string."""
-    if text in ("true", "false"):
-        return text == "true"
+def _typed(
+    pairs: Iterable[tuple[str, str]], parameters_type: type[PredictParameters]
+) -> list[tuple[str, Any]]:
+    """Names and values of a query or form, the values as JSON would have them; blank is null."""
+    fields = parameters_type.model_fields
+    return [
+        (name, _scalar(text, is_boolean=name in fields and fields[name].annotation is bool))
+        for name, text in pairs
+    ]
+
+
+def _scalar(text: str, *, is_boolean: bool) -> Any:
+    if is_boolean:
+        return _BOOLEANS.get(text.lower(), text)
     if len(text) <= _LONGEST_NUMBER and _JSON_NUMBER.fullmatch(text):
         return json.loads(text)
-    return text
+    return text or None
 
 
 def _content_type(headers: Headers) -> str:
@@ -187,6 +231,9 @@ def _images_of_json(body: bytes, limit: int) -> tuple[list[Image | ApiError], Fi
 def _parse_json(body: bytes, images: int) -> dict[str, Any]:
     if not body:
         raise ErrorCode.EMPTY_BODY()
+    # What is no object is refused anyway.
+    if not body.removeprefix(BOM_UTF8).lstrip().startswith(b"{") and (cure := _explain_type(body)):
+        raise ErrorCode.INVALID_JSON(cure)
     check_structure(body, images)
     in_thread = len(body) > INLINE_BYTES
     try:
@@ -280,8 +327,12 @@ class _FormParser(MultiPartParser):
 
 async def _parse_multipart(
     request: Request, body: bytes, max_files: int, too_many: ApiError
-) -> tuple[list[tuple[str, bytes]], list[tuple[str, Any]]]:
-    """Files and fields of a form, each with its name; `too_many` is raised for more files."""
+) -> tuple[list[tuple[str, bytes]], list[tuple[str, str]]]:
+    """Files and fields of a form, each with its name; `too_many` is raised for more files.
+
+    Raises:
+        ApiError: also invalid_multipart, it cannot be read, or the image is no file.
+    """
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
@@ -290,16 +341,25 @@ async def _parse_multipart(
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
-        if "Too many files" in str(getattr(error, "message", "")):
+        reason = str(getattr(error, "message", ""))
+        if "Too many files" in reason:
             raise too_many from error
-        raise ErrorCode.INVALID_MULTIPART() from error
+        boundary = _BOUNDARY.match(body)
+        cure = None
+        if "Part exceeded maximum size" in reason:
+            cure = _NO_FILE_NAME
+        elif not boundary or boundary[1].decode("latin-1") not in request.headers["content-type"]:
+            cure = _explain_type(body)
+        raise ErrorCode.INVALID_MULTIPART(cure) from error
     try:
         files, fields = [], []
         for name, part in form.multi_items():
             if isinstance(part, UploadFile):
                 files.append((name, await part.read()))
             else:
-                fields.append((name, _scalar(part)))
+                fields.append((name, part))
+        if not files and any(name in _FILE_FIELDS for name, _ in fields):
+            raise ErrorCode.INVALID_MULTIPART(_NO_FILE_NAME, param="file")
         return files, fields
     finally:
         await form.close()

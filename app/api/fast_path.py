@@ -76,7 +76,12 @@ class _FastPath:
         self._router = router
         self._answer_exception = answer_exception
         direct = [route for route in routes if isinstance(route, DirectRoute)]
-        self._routes = {route.path: route for route in direct if not route.param_convertors}
+        self._routes = {
+            path: route
+            for route in direct
+            if not route.param_convertors
+            for path in (route.path, f"{route.path}/")
+        }
         self._patterns = [route for route in direct if route.param_convertors]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

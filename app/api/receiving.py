@@ -7,6 +7,7 @@ from typing import NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from app.api.compression import inflate, inflate_inline
 from app.errors import ErrorCode
 
 # What is read off a body that is too large before the answer, so that its sender sees the answer
@@ -102,8 +103,22 @@ async def large_body(request: Request, body: bytes) -> AsyncIterator[None]:
         state.unread_body_bytes -= len(body)
 
 
-async def parse_body(request: Request, body: bytes, parse: Callable[[bytes], T]) -> T:
-    """The result of `parse`, which a thread calls if the body is large."""
+async def parse_body(
+    request: Request, headers: Headers, body: bytes, parse: Callable[[bytes], T]
+) -> T:
+    """The result of `parse`, which a thread calls if the body is large.
+
+    Raises:
+        ApiError: see `inflate`; overloaded.
+    """
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None:
+        limit, name = request.app.state.settings.max_body_bytes, encoding.decode("latin-1")
+        inflated = inflate_inline(body, name, limit)
+        if inflated is None:
+            async with large_body(request, body):  # which may inflate a thousandfold
+                return await asyncio.to_thread(lambda: parse(inflate(body, name, limit)))
+        body = inflated
     if len(body) <= INLINE_BYTES:
         return parse(body)
     async with large_body(request, body):

@@ -61,6 +61,7 @@ ROUTE_LABELS = RouteLabels(ROUTES, PREDICTION_ROUTES)
 OPEN_ROUTES = frozenset(route.label for route in TABLE if route.is_open)
 
 _EXACT = frozenset(ROUTES)
+_WITH_SLASH = frozenset(f"{label}/" for label in ("/v2", *PREDICTION_ROUTES))
 _TEMPLATES = tuple(label for label in ROUTES if "{" in label)
 _TEMPLATE = re.compile("|".join(f"({re.sub('{.+?}', '[^/]+', label)})" for label in _TEMPLATES))
 
@@ -81,8 +82,8 @@ def route_label(path: str) -> str:
         return path
     if path.startswith("/static/"):
         return "/static"
-    if path == "/v2/":
-        return "/v2"
+    if path in _WITH_SLASH:
+        return path[:-1]
     if (match := _TEMPLATE.fullmatch(path)) and match.lastindex:
         return _TEMPLATES[match.lastindex - 1]
     return OTHER

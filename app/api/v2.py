@@ -3,7 +3,6 @@
 Raw routes, outside FastAPI's description: these clients send no Content-Type, or any.
 """
 
-import asyncio
 from collections.abc import Mapping
 from importlib.metadata import version
 from weakref import WeakKeyDictionary
@@ -14,12 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from app.api.answers import BytesResponse, JsonResponse
+from app.api.compression import deflate
 from app.api.dispatch import answer_many, answer_one, predictor_of, refuse_early
-from app.api.receiving import Headers, headers_of, large_body, parse_body, read_body
+from app.api.receiving import Headers, headers_of, parse_body, read_body
 from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.pipeline import Predictor
-from app.open_inference.compression import deflate, inflate, inflate_inline
 from app.open_inference.models import EXTENSIONS, SERVER_NAME, ServedModel, served_models
 from app.open_inference.protocol import VERSION, invalid
 from app.open_inference.requests import InferenceRequest, load_json, parse_request
@@ -97,19 +96,13 @@ async def infer(request: Request) -> Response:
 
 
 async def _read_request(request: Request, headers: Headers) -> InferenceRequest:
-    limit = request.app.state.settings.max_body_bytes
-    body = await read_body(request, headers, limit)
+    body = await read_body(request, headers, request.app.state.settings.max_body_bytes)
     model = _find_model(request)
 
     def parse(body: bytes) -> InferenceRequest:
         return parse_request(body, headers.get(_HEADER_LENGTH), model)
 
-    encoding = headers.get(b"content-encoding", b"").decode("latin-1")
-    inflated = inflate_inline(body, encoding, limit)
-    if inflated is not None:
-        return await parse_body(request, inflated, parse)
-    async with large_body(request, body):  # which may inflate a thousandfold
-        return await asyncio.to_thread(lambda: parse(inflate(body, encoding, limit)))
+    return await parse_body(request, headers, body, parse)
 
 
 def _models(request: Request) -> Mapping[str, ServedModel]:

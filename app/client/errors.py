@@ -127,7 +127,20 @@ def error_from_response(response: httpx.Response) -> DropserveError:
     try:
         return error_from_body(response.json()["error"], response.status_code, retry_after)
     except (ValueError, TypeError, KeyError):
+        if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            return _proxys_limit(response)
         return unexpected_answer(response, "an error in another form than Dropserve's", retry_after)
+
+
+def _proxys_limit(response: httpx.Response) -> ImageError:
+    """The exception for a body that never reached the server."""
+    name = response.headers.get("server", "it does not say which")
+    return ImageError(
+        ErrorCode.BODY_TOO_LARGE.text,
+        f"a proxy in front of the server ({name}) refused the body as too large; send a smaller "
+        "image, or raise the proxy's limit (nginx: client_max_body_size)",
+        status=response.status_code,
+    )
 
 
 def unexpected_answer(

@@ -37,6 +37,7 @@ from app.inference.image_formats import (
     without_png_text,
 )
 from app.inference.memory import WEBP_BYTES, decoding_memory
+from app.inference.mistakes import find_mistake
 from app.inference.plain_png import decode_plain_png
 from model.arrays import Pixels
 
@@ -148,8 +149,11 @@ def decode(data: bytes, *, max_pixels: int, max_memory: float = math.inf) -> tup
             invalid_pixels, it is black because its values use less of their range than 16 bits;
             too_many_pixels, it is larger than `max_pixels`, or than memory.
     """
-    opened = _open(data, max_pixels, max_memory)
-    grey = _to_grey(opened)
+    try:
+        opened = _open(data, max_pixels, max_memory)
+        grey = _to_grey(opened)
+    except ApiError as error:
+        raise _explain(error, data) from error
     # Turned or not, the longer side stays the longer side.
     return grey, round(max(opened.size) / max(grey.shape))
 
@@ -169,12 +173,24 @@ def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
         return None
     if identify(data) == "WebP" and math.prod(webp_canvas(data)) > INLINE_PIXELS:
         return None
-    opened = _open(data, max_pixels, math.inf)
-    width, height = opened.image.size
-    return _to_grey(opened) if width * height <= INLINE_PIXELS else None
+    try:
+        opened = _open(data, max_pixels, math.inf)
+        width, height = opened.image.size
+        return _to_grey(opened) if width * height <= INLINE_PIXELS else None
+    except ApiError as error:
+        raise _explain(error, data) from error
+
+
+def _explain(error: ApiError, data: bytes) -> ApiError:
+    """The same error, or what was done wrong to the file if that is known."""
+    if error.kind in (ErrorCode.EMPTY_BODY, ErrorCode.UNSUPPORTED_MEDIA_TYPE):
+        return error
+    mistake = find_mistake(data)
+    return error if mistake is None else ErrorCode.NOT_AN_IMAGE(mistake)
 
 
 _SPACES = b" \t\n\r\v\f"  # in base64, as lines or indented
+_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 
 
@@ -192,10 +208,14 @@ def decode_base64(value: object) -> bytes:
     text = value[prefix.end() :] if prefix else value
     try:
         # Not split at the spaces: "A A A ..." would become millions of strings.
-        return base64.b64decode(text.encode("ascii").translate(None, _SPACES), validate=True)
+        packed = text.encode("ascii").translate(_FROM_URL_SAFE, _SPACES)
+        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
     except ValueError as error:
+        cure = "encode the image file's bytes"
+        if value.startswith(("b'", 'b"')):
+            cure = "it is how Python prints bytes; use b64encode(...).decode()"
         raise ErrorCode.INVALID_PARAMETER(
-            "image is not valid base64; encode the image file's bytes", param="image"
+            f"image is not valid base64; {cure}", param="image"
         ) from error
 
 
@@ -219,6 +239,9 @@ def _open(data: bytes, max_pixels: int, max_memory: float) -> _Opened:
         if name is None:
             raise ErrorCode.NOT_AN_IMAGE()
         raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"{name} images are not supported; {_CURES[name]}")
+    # Without checksums, a file that was sent as text can still be read, with other pixels.
+    if image_format in ("BMP", "GIF", "TIFF") and (mistake := find_mistake(data)):
+        raise ErrorCode.NOT_AN_IMAGE(mistake)
     if image_format == "PNG":
         data = without_png_text(data)
     elif image_format == "WebP":

@@ -16,6 +16,8 @@ _MAGIC: Mapping[Format, tuple[bytes, ...]] = {
     "GIF": (b"GIF87a", b"GIF89a"),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
+# How files of all formats begin; those of two formats have more to them, see `identify`.
+SIGNATURES = (*(each for magic in _MAGIC.values() for each in magic), b"RIFF", b"BM")
 
 # How an SVG may begin; the tag itself follows within the first kilobytes.
 _MARKUP = (b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")

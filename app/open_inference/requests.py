@@ -11,7 +11,7 @@ from app.errors import ErrorCode
 from app.inference.json_structure import check_structure
 from app.inference.parameters import parse_parameters
 from app.open_inference.models import ServedModel, Tensor
-from app.open_inference.protocol import PIXELS, invalid
+from app.open_inference.protocol import PIXELS, invalid, parameters_of
 from app.open_inference.tensors import InputHeader, raw_input_header, read_images, read_input_header
 from app.schemas import McParameters, PredictParameters
 from model.arrays import Pixels
@@ -105,7 +105,7 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise invalid("inputs must be a list of one input: pixels or image")
     tensor = read_input_header(inputs[0], model.settings.max_batch_images)
-    parameters = _object(document, "parameters")
+    parameters = parameters_of(document)
     is_binary = _boolean(parameters, "binary_data_output", default=False)
     if tensor.name == PIXELS:
         # A tensor of 28x28 is the network's input, whatever it shows; perf_analyzer sends noise.
@@ -142,7 +142,7 @@ def _parse_json(text: bytes, images: int) -> dict[str, Any]:
         raise invalid(
             "the JSON must be an object with inputs and, if need be, id, parameters and outputs"
         )
-    if not isinstance(document.get("id", ""), str):
+    if not isinstance(document.get("id"), str | None):
         raise invalid("id must be a string")
     return document
 
@@ -201,20 +201,13 @@ def _read_outputs(
 
 
 def _is_wanted_binary(output: dict[str, Any], default: bool) -> bool:
-    parameters = _object(output, "parameters")
+    parameters = parameters_of(output)
     if not output.keys() <= {"name", "parameters"} or not parameters.keys() <= {"binary_data"}:
         raise invalid(
             "an output has a name and, as its only parameter, binary_data; classification and "
             "shared memory are not supported"
         )
     return _boolean(parameters, "binary_data", default=default)
-
-
-def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
-    value = document.get(name, {})
-    if not isinstance(value, dict):
-        raise invalid(f"{name} must be an object")
-    return value
 
 
 def _boolean(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:

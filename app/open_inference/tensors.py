@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from app.errors import ErrorCode
 from app.inference.decoding import decode_base64
-from app.open_inference.protocol import IMAGE, PIXEL_COUNT, PIXELS, invalid
+from app.open_inference.protocol import IMAGE, PIXEL_COUNT, PIXELS, invalid, parameters_of
 from model.arrays import Pixels
 from model.literals import SIDE
 
@@ -154,8 +154,8 @@ def _check_shape(name: str, shape: Any, max_images: int) -> None:
 
 def _binary_size(tensor: dict[str, Any]) -> int | None:
     """How many bytes after the JSON are the tensor's data; None: the data is in the JSON."""
-    parameters = tensor.get("parameters", {})
-    if not isinstance(parameters, dict) or not parameters.keys() <= {"binary_data_size"}:
+    parameters = parameters_of(tensor)
+    if not parameters.keys() <= {"binary_data_size"}:
         raise invalid(
             "an input's only parameter is binary_data_size; shared memory is not supported"
         )

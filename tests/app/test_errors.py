@@ -13,6 +13,7 @@ def test_every_code_has_its_status() -> None:
     assert sorted((code.status, code.text) for code in ErrorCode) == [
         (400, "conflicting_parameters"),
         (400, "empty_body"),
+        (400, "invalid_encoding"),
         (400, "invalid_http"),
         (400, "invalid_json"),
         (400, "invalid_multipart"),

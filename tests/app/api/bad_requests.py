@@ -73,13 +73,15 @@ class Bad:
     method: str = "POST"
     names: str = ""
     param: str | None = None
+    encoding: str | None = None
 
     async def send(self, client: httpx.AsyncClient) -> httpx.Response:
+        headers = {"content-type": self.content_type, "content-encoding": self.encoding}
         return await client.request(
             self.method,
             self.path + ("?" + self.query if self.query else ""),
             content=self.content,
-            headers={} if self.content_type is None else {"content-type": self.content_type},
+            headers={name: value for name, value in headers.items() if value is not None},
         )
 
 

@@ -36,7 +36,7 @@ from tests.conftest import assert_error, connect
 METHODS = ("GET", "PATCH", "DELETE", "OPTIONS")
 ROUTES: dict[str, Bad] = {
     "an unknown route": Bad(404, "not_found", path=f"/{SECRET}", names="/docs"),
-    "a route with a slash too many": Bad(404, "not_found", path="/predict/"),
+    "a route with two slashes too many": Bad(404, "not_found", path="/predict//"),
     "a route in capitals": Bad(404, "not_found", path="/PREDICT"),
     "an unknown file": Bad(404, "not_found", path="/static/nothing.js", method="GET"),
     "a file outside": Bad(404, "not_found", path="/static/%2e%2e/settings.py", method="GET"),

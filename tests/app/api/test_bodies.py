@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import gzip
 import json
 import logging
+import zlib
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
@@ -73,6 +75,17 @@ GOOD_BODIES: dict[str, Callable[[Pixels], dict[str, Any]]] = {
         "content": BOM_UTF8 + json.dumps({"pixels": p.tolist()}).encode(),
         "headers": {"content-type": "application/json"},
     },
+    "gzip": lambda p: {
+        "content": gzip.compress(encode(p, "PNG")),
+        "headers": {"content-encoding": "gzip"},
+    },
+    "JSON, deflated": lambda p: {
+        "content": zlib.compress(json.dumps({"pixels": p.tolist()}).encode()),
+        "headers": {"content-encoding": "deflate", "content-type": "application/json"},
+    },
+    "JSON image, without padding, as in addresses": lambda p: as_json(
+        image=base64.urlsafe_b64encode(encode(p, "PNG")).decode().rstrip("=")
+    ),
     "JSON pixels, rows": lambda p: as_json(pixels=p.tolist()),
     "JSON pixels, flat": lambda p: as_json(pixels=p.ravel().tolist()),
 }

@@ -15,10 +15,10 @@ import httpx
 import orjson
 import pytest
 
-from app.api import v2
+from app.api import receiving, v2
 from app.api.application import create_app
+from app.api.compression import inflate
 from app.inference.decoding import decode_base64
-from app.open_inference.compression import inflate
 from app.open_inference.requests import parse_request
 from app.settings import Settings
 from model.checkpoint import Checkpoint
@@ -161,7 +161,7 @@ async def test_inflated_bodies_are_in_memory_one_at_a_time(
         finally:
             held -= 1
 
-    monkeypatch.setattr(v2, "inflate", counting_inflate)
+    monkeypatch.setattr(receiving, "inflate", counting_inflate)
     monkeypatch.setattr(v2, "parse_request", counting_parse)
     bomb = gzip.compress(b'{"id": "' + bytes(9 * MiB) + b'"}')
     headers = {"content-encoding": "gzip"}

@@ -1,6 +1,7 @@
 """Bodies that are refused: what is wrong with the body itself, its JSON, its pixels or its form."""
 
 import base64
+import gzip
 import json
 import time
 from typing import cast
@@ -38,7 +39,9 @@ BODIES: dict[str, Bad] = {
     "text that calls itself an image": Bad(415, "not_an_image", SECRET, "image/png"),
     "HTML": Bad(415, "unsupported_media_type", HTML, "text/html; charset=utf-8"),
     "HTML without a type": Bad(415, "not_an_image", HTML),
-    "an image that calls itself text": Bad(415, "unsupported_media_type", DIGIT, "text/plain"),
+    "an image that calls itself text": Bad(
+        415, "unsupported_media_type", DIGIT, "text/plain", names="Content-Type: image/png"
+    ),
     "a PDF": Bad(415, "unsupported_media_type", f"%PDF-1.7 {SECRET}", "application/pdf"),
     "XML": Bad(415, "unsupported_media_type", SVG, "application/xml"),
     "a type that is none": Bad(415, "unsupported_media_type", DIGIT, f"{SECRET};/=;"),
@@ -48,6 +51,16 @@ BODIES: dict[str, Bad] = {
     ),
     "half a PNG in a form": Bad(400, "truncated_image", form(part("file", DIGIT[:300], "a")), FORM),
     "81 megapixels": Bad(413, "too_many_pixels", one_bit_png(9000), "image/png", names="scale"),
+    "gzip, cut off": Bad(
+        400,
+        "invalid_encoding",
+        gzip.compress(DIGIT)[:-9],
+        encoding="gzip",
+        names="Content-Encoding",
+    ),
+    "gzip that is none": Bad(400, "invalid_encoding", f'{{"{SECRET}": 1}}', JSON, encoding="gzip"),
+    "a gzip bomb": Bad(413, "body_too_large", gzip.compress(bytes(20 * 2**20)), encoding="gzip"),
+    "brotli": Bad(415, "unsupported_media_type", DIGIT, encoding="br", names="gzip"),
     "20 MB": Bad(413, "body_too_large", bytes(20 * 2**20), names="smaller"),
     "20 MB of JSON": Bad(413, "body_too_large", b'{"image": "' + b"A" * 20 * 2**20, JSON),
     "SVG by type": Bad(415, "unsupported_media_type", SVG, "image/svg+xml", names="SVG"),
@@ -97,7 +110,7 @@ JSON_BODIES: dict[str, Bad] = {
         422, "invalid_parameter", f'{{"image": "!{SECRET}!"}}', JSON, names="base64", param="image"
     ),
     "base64 cut off": Bad(
-        422, "invalid_parameter", f'{{"image": "{IMAGE[:-1]}"}}', JSON, names="base64"
+        422, "invalid_parameter", f'{{"image": "{IMAGE[:97]}"}}', JSON, names="base64"
     ),
     "letters beyond ASCII": Bad(422, "invalid_parameter", '{"image": "\u00fc\\ud800"}', JSON),
     "a number as image": Bad(422, "invalid_parameter", '{"image": 7}', JSON, param="image"),
@@ -248,6 +261,23 @@ BATCHES: dict[str, Bad] = {
     ),
     "one image as it is": Bad(
         415, "unsupported_media_type", DIGIT, "image/png", path="/predict/batch", names="/predict"
+    ),
+    "JSON as a form": Bad(
+        415,
+        "unsupported_media_type",
+        json.dumps({"inputs": [{"image": IMAGE}]}),
+        "application/x-www-form-urlencoded",
+        path="/predict/batch",
+        names="Content-Type: application/json",
+    ),
+    "a file without a name": Bad(
+        400,
+        "invalid_multipart",
+        form(part("file", DIGIT)),
+        FORM,
+        path="/predict/batch",
+        names="no file name",
+        param="file",
     ),
     "a misspelt parameter": Bad(
         422,

@@ -56,10 +56,16 @@ def test_nothing_that_computes_or_counts_is_open() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/predict/", "/etc/passwd", "/v2/models", "/v2/models/a/b", "/static", "/%00", "", "*"]
+    "path",
+    ["/predict//", "/etc/passwd", "/v2/models", "/v2/models/a/b", "/static", "/%00", "", "*"],
 )
 def test_made_up_addresses_make_no_series(path: str) -> None:
     assert route_label(path) in (OTHER, "/static")
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/mc/stream", "/predict/batch", "/v2"])
+def test_a_slash_at_the_end_makes_no_other_label(path: str) -> None:
+    assert route_label(f"{path}/") == path
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,18 @@ def test_an_answer_that_is_not_dropserves_says_so(response: httpx.Response) -> N
     assert caught.value.status == response.status_code
 
 
+def test_a_proxys_own_limit_is_named() -> None:
+    page = "<html><head><title>413 Request Entity Too Large</title></head></html>"
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(413, html=page, headers={"server": "nginx/1.29.3"})
+    )
+
+    with pytest.raises(ImageError, match=r"nginx/1\.29\.3.*client_max_body_size") as caught:
+        DropserveClient(transport=transport).predict(PICTURE)
+
+    assert (caught.value.code, caught.value.status) == ("body_too_large", 413)
+
+
 async def test_the_real_application_names_the_parameter_and_the_request(
     asking: AsyncDropserveClient, app: FastAPI
 ) -> None:

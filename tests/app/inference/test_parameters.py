@@ -53,16 +53,16 @@ PARAMETERS: dict[str, Bad] = {
     **parameter("-1e999", "dropout"),
     **parameter("true", "dropout"),
     **parameter("half", "dropout"),
-    **parameter("", "dropout"),
     **parameter("0", "max_standard_error", names="above 0"),
     **parameter("1e999", "max_standard_error"),
     **parameter("NaN", "max_standard_error"),
-    **parameter("1", "return_passes", names="true or false"),
+    **parameter("2", "return_passes", names="true or false"),
     **parameter("0", "timeout_ms", names="1 to 30000"),
     **parameter("30001", "timeout_ms", names="1 to 30000"),
-    **parameter("1", "return_input", names="true or false"),
-    **parameter("yes", "return_input"),
-    **parameter("True", "return_input"),
+    **parameter("maybe", "return_input", names="true or false"),
+    **parameter("", "return_input"),
+    **parameter("1.0", "return_input"),
+    **parameter("yes", "seed"),
     **json_parameter("0", "passes", names="1 to 1000"),
     **json_parameter("-1", "passes"),
     **json_parameter("1000000000", "passes"),
@@ -211,6 +211,33 @@ async def test_the_same_value_twice_is_no_conflict(
 
     assert response.status_code == 200, response.text
     assert response.json()["seed"] == 9
+
+
+SPELLINGS = {
+    **dict.fromkeys(("true", "True", "TRUE", "1", "yes", "on", "On"), True),
+    **dict.fromkeys(("false", "False", "0", "no", "off"), False),
+}
+
+
+@pytest.mark.parametrize("text", SPELLINGS)
+async def test_true_and_false_have_several_spellings_in_queries_and_forms(
+    client: httpx.AsyncClient, text: str
+) -> None:
+    query = await client.post(f"/predict?return_input={text}", content=DIGIT)
+    fields = form(part("file", DIGIT, "7.png"), part("return_input", text.encode()))
+    field = await client.post("/predict", content=fields, headers={"content-type": FORM})
+
+    assert ("input" in query.json()) is SPELLINGS[text]
+    assert field.content == query.content
+
+
+async def test_a_blank_value_is_none(client: httpx.AsyncClient) -> None:
+    nothing = "seed=&coverage=&timeout_ms=&dropout=&max_standard_error="
+    first = await client.post(f"/predict/mc?{nothing}", content=DIGIT)
+    again = await client.post(f"/predict/mc?{nothing}", content=DIGIT)
+
+    assert first.status_code == 200, first.text
+    assert first.json()["seed"] != again.json()["seed"]
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/mc", "/predict/mc/stream"])

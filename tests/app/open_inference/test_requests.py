@@ -48,11 +48,9 @@ JSON_ITSELF = {
     "nested without end": Bad(b'{"inputs": ' + b"[" * 100_000, names="JSON"),
     "an unknown field": in_body(json_body(DIGIT), **{SECRET: 1}, names="inputs"),
     "id is a number": in_body(json_body(DIGIT), id=7, names="id"),
-    "id is null": in_body(json_body(DIGIT), id=None, names="id"),
 }
 PARAMETERS = {
     "a list": in_body(json_body(DIGIT), parameters=[SECRET], names="parameters"),
-    "null": in_body(json_body(DIGIT), parameters=None, names="parameters"),
     **{
         f"{name}: {wrong!r}": in_body(json_body(DIGIT), parameters={name: wrong}, names=names)
         for name, wrong, names in (
@@ -79,7 +77,7 @@ PARAMETERS = {
             (SECRET, 1, "passes, seed"),
             ("return_passes", True, "unknown"),
             ("coverage", 0.99, "unknown"),
-            ("sequence_id", 7, "unknown"),
+            ("sequence", 7, "unknown"),
         )
     },
     "passes for the model without dropout": Bad(
@@ -194,6 +192,22 @@ async def test_json_may_begin_with_a_byte_order_mark(
 
     assert response.content == (await infer(client, "mnist", body)).content
     assert index.status_code == 200
+
+
+@pytest.mark.parametrize("value", [None, {"content_type": "np", "priority": 1, "sequence_id": 7}])
+async def test_null_and_what_other_servers_look_at_change_nothing(
+    client: httpx.AsyncClient, value: object
+) -> None:
+    document = json_body(SEVEN).document
+    asked = {**document, "id": None, "parameters": value, "outputs": [{"name": "digit"}]}
+    asked["inputs"] = [{**document["inputs"][0], "parameters": value}]
+    asked["outputs"][0]["parameters"] = value
+
+    response = await client.post("/v2/models/mnist/infer", json=asked)
+
+    assert response.status_code == 200, response.text
+    assert response.json().keys() == {"model_name", "model_version", "outputs"}
+    assert response.json()["outputs"][0]["data"] == [7]
 
 
 # The function alone

@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
+from app.api.compression import deflate, inflate, inflate_inline
 from app.errors import ErrorCode
-from app.open_inference.compression import deflate, inflate, inflate_inline
 from tests.api_errors import raises_error
 from tests.app.open_inference.bad_requests import (
     GOOD_JSON,

@@ -1,10 +1,9 @@
-"""gzip and deflate, as V2 clients use them: inflated under a cap, deflated where it pays."""
+"""gzip and deflate: requests are inflated under a cap, V2's answers deflated where it pays."""
 
 import asyncio
 import zlib
 
 from app.errors import ErrorCode
-from app.open_inference.protocol import invalid
 
 # zlib's window size distinguishes the two containers.
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -13,9 +12,6 @@ _INLINE_BYTES = 64 * 1024
 # A smaller body fits in one packet anyway.
 _LEAST_BYTES = 1024
 _LEVEL = 1
-
-
-_DAMAGED = "the body is not what Content-Encoding says, or is cut off; send it again, or as it is"
 
 
 def inflate_inline(body: bytes, encoding: str, limit: int) -> bytes | None:
@@ -44,7 +40,7 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
         limit: the most bytes that may come out; no more than that is ever allocated.
 
     Raises:
-        ApiError: invalid_request, the body is damaged.
+        ApiError: invalid_encoding, the body is damaged.
         ApiError: body_too_large, more than `limit` comes out.
     """
     inflater = zlib.decompressobj(_WINDOW_BITS[encoding.strip().lower()])
@@ -59,7 +55,7 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
 
 def _checked(inflater: "zlib._Decompress", inflated: bytes) -> bytes:
     if not inflater.eof or inflater.unused_data:
-        raise invalid(_DAMAGED)
+        raise ErrorCode.INVALID_ENCODING()
     return inflated
 
 
@@ -67,7 +63,7 @@ def _take(inflater: "zlib._Decompress", data: bytes, most: int) -> bytes:
     try:
         return inflater.decompress(data, most)
     except zlib.error as error:
-        raise invalid(_DAMAGED) from error
+        raise ErrorCode.INVALID_ENCODING() from error
 
 
 async def deflate(body: bytes, accepted: str) -> tuple[bytes, str | None]:
