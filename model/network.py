@@ -156,5 +156,4 @@ def fold_normalisation(network: MLP) -> tuple[Linear, ...]:
     weight, bias = first.weight.astype(np.float64), first.bias.astype(np.float64)
     bias = bias - weight.sum(axis=1) * (config.mean / config.std)
     folded = weight / (255 * config.std)
-    with np.errstate(over="ignore"):  # such a network's answers are not finite, and it is refused
-        return Linear(folded.astype(np.float32), bias.astype(np.float32)), *later
+    return Linear(folded.astype(np.float32), bias.astype(np.float32)), *later

@@ -134,7 +134,7 @@ def changed(path: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     content = DEFAULT_CHECKPOINT.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     tensors = load(content)
-    name = [name for name in tensors if name.endswith("weight")][-1]
+    name = max(name for name in tensors if name.endswith("weight"))  # they come in any order
     tensors[name] = change(tensors[name].clone()).contiguous()
     path.write_bytes(save(tensors, metadata=header["__metadata__"]))
 
