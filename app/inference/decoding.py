@@ -26,6 +26,7 @@ from app.errors import ApiError, ErrorCode
 from app.inference.grey import Grey, luminance, shrink, shrink_factor, use_all_of_range
 from app.inference.image_formats import (
     Format,
+    find_mistake,
     identify,
     identify_unsupported,
     is_cut_off,
@@ -37,7 +38,6 @@ from app.inference.image_formats import (
     without_png_text,
 )
 from app.inference.memory import WEBP_BYTES, decoding_memory
-from app.inference.mistakes import find_mistake
 from app.inference.plain_png import decode_plain_png
 from model.arrays import Pixels
 

@@ -15,7 +15,7 @@ from app.inference.answers import AnswerBuilder
 from app.inference.backlog import Charge
 from app.inference.decoding import Image
 from app.inference.jobs import Job
-from app.inference.reading import PictureReader, picture_cost
+from app.inference.reading import PictureReader, Steps, picture_cost
 from app.inference.scheduler import Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
@@ -141,15 +141,16 @@ class Predictor:
             ApiError: the request is refused, or the image has no answer.
         """
         self._require_level(parameters)
+        steps: Steps | None = {} if parameters.return_steps else None
         started = time.monotonic()
         read = self._reader.read_inline(image, parameters.preprocess)
         if read is None:
             decoding = self._reader.charge([image])
             with self._admit([image], parameters, decoding), decoding:
                 deadline = self._deadline(parameters)
-                read = await self._reader.read(image, parameters.preprocess, deadline)
+                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
         decoded = time.monotonic()
-        answer = self._predict(read, parameters)
+        answer = self._predict(read, parameters, steps)
         timings = Timings(decoded - started, 0.0, time.monotonic() - decoded)
         self._count(answer)
         return answer, timings
@@ -158,12 +159,13 @@ class Predictor:
         self, image: Image, parameters: McParameters
     ) -> tuple[McPrediction, Timings]:
         """The MC-dropout answer; see `predict`."""
+        steps: Steps | None = {} if parameters.return_steps else None
         decoding = self._reader.charge([image])
         with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
-                read = await self._reader.read(image, parameters.preprocess, deadline)
-            job = Job(read, parameters)
+                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
+            job = Job(read, parameters, steps=steps)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             (answer,), computing = await self._run([job], deadline, charge)
@@ -180,12 +182,13 @@ class Predictor:
         The first step of the iterator admits the request and decodes the image: what is wrong with
         either is raised there.
         """
+        steps: Steps | None = {} if parameters.return_steps else None
         decoding = self._reader.charge([image])
         with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
-                read = await self._reader.read(image, parameters.preprocess, deadline)
-            job = Job(read, parameters, is_streamed=True)
+                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
+            job = Job(read, parameters, steps=steps, is_streamed=True)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             try:
@@ -293,10 +296,12 @@ class Predictor:
             logger.exception("an image could not be computed")
             return ErrorCode.INTERNAL()
 
-    def _predict(self, image: Preprocessed, parameters: PredictParameters) -> Prediction:
+    def _predict(
+        self, image: Preprocessed, parameters: PredictParameters, steps: Steps | None = None
+    ) -> Prediction:
         """The one way to a deterministic answer."""
         probs = predict_probs(self.engine, image.pixels)
-        return self._answers.deterministic(image, parameters, probs)
+        return self._answers.deterministic(image, parameters, probs, steps)
 
     async def _run(
         self, jobs: Sequence[Job], deadline: float, charge: Charge

@@ -60,14 +60,27 @@ def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
     return find_digits(image, mode).pixels
 
 
-def find_digits(image: Pixels, mode: Preprocess = "auto") -> Preprocessed:
-    """Does the same as `preprocess_image`, and also returns the boxes of several digits."""
+def find_digits(
+    image: Pixels, mode: Preprocess = "auto", steps: dict[str, Pixels] | None = None
+) -> Preprocessed:
+    """Does the same as `preprocess_image`, and also returns the boxes of several digits.
+
+    Args:
+        image: brightness 0 to 255, (H, W).
+        mode: see `preprocess_image`.
+        steps: takes pictures of the steps.
+    """
     unchanged = take_as_it_is(image, mode)
     if unchanged is not None:
         return unchanged
+    if steps is not None:
+        steps["paper"] = image
     look = look_at(image)
     boxes = look.boxes() if len(look.digits) > 1 else ()
     cover = look_closer(image, look).cut_out(_FINE * BOX)
+    if steps is not None:
+        steps["ink"] = (look.darkness * 255).astype(np.uint8)
+        steps["digit"] = (cover * 255).astype(np.uint8)
     return Preprocessed(_centre(_fit_box(adjust_width(cover, BOX))), boxes)
 
 
