@@ -36,6 +36,9 @@ class Job(Protocol):
         """Whether a partial result is due after this step."""
 
 
+# The longest round, over the usual one.
+_MOST_ROUNDS = 20
+
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
 
@@ -287,8 +290,11 @@ class Scheduler(Generic[J, R]):
         started = now = self._clock()
         since = started if self._round_ended is None else self._round_ended
         cost = 0
+        # As long as others had the event loop, so that these, and refusals, cannot starve it.
+        longest = _MOST_ROUNDS * self._round_seconds
+        round_seconds = max(self._round_seconds, min(started - since, longest))
         self._drop_ended(now)
-        while now - started < self._round_seconds and (smallest := self._smallest()) is not None:
+        while now - started < round_seconds and (smallest := self._smallest()) is not None:
             oldest = _first_open(self._requests) or smallest
             is_larger = oldest.charge.size > smallest.charge.size
             request = oldest if is_larger and self.backlog.takes_oldest else smallest

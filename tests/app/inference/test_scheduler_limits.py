@@ -172,7 +172,7 @@ async def test_what_else_takes_the_event_loop_makes_the_predicted_wait_longer() 
             step.clock.now += 3 * ROUND
 
         with scheduler.admit(100):
-            assert scheduler.backlog.wait(100) == pytest.approx(400, rel=0.1)
+            assert scheduler.backlog.wait(100) == pytest.approx(200, rel=0.1)
 
 
 async def test_idle_time_does_not_make_the_predicted_wait_longer() -> None:
