@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
-from app.inference.backlog import SIZES, WEIGHT, Backlog, Charge
+from app.inference.backlog import SIZES, Backlog, Charge
 
 logger = logging.getLogger("dropserve")
 
@@ -36,6 +36,8 @@ class Job(Protocol):
         """Whether a partial result is due after this step."""
 
 
+# Of the latest step in the exponential moving average of their speed.
+_WEIGHT = 0.05
 # The longest round, over the usual one.
 _MOST_ROUNDS = 20
 
@@ -304,7 +306,7 @@ class Scheduler(Generic[J, R]):
             request.seconds += seconds
             request.spent += seconds
             if passes and seconds > 0:
-                self._passes_per_second += WEIGHT * (passes / seconds - self._passes_per_second)
+                self._passes_per_second += _WEIGHT * (passes / seconds - self._passes_per_second)
             if is_larger:
                 self.backlog.take(passes, of_oldest=request is oldest)
             cost += passes
