@@ -17,7 +17,7 @@ _OLDEST_TO_OTHERS = _SHARE_OF_OLDEST / (1 - _SHARE_OF_OLDEST)
 # Sizes are powers of two.
 SIZES = 48
 # Of the pace.
-_MEMORY_SECONDS = 0.5
+_MEMORY_SECONDS = 1.0
 _FIRST_SECONDS = 0.001
 
 
