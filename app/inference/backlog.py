@@ -5,6 +5,7 @@ oldest gets a quarter of the time whatever its size, so that it is not starved. 
 delays a small one by its share only, however large it is.
 """
 
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -15,8 +16,8 @@ _SHARE_OF_OLDEST = 0.25
 _OLDEST_TO_OTHERS = _SHARE_OF_OLDEST / (1 - _SHARE_OF_OLDEST)
 # Sizes are powers of two.
 SIZES = 48
-# Of the latest measurement in the exponential moving averages.
-WEIGHT = 0.05
+# Of the pace.
+_MEMORY_SECONDS = 1.0
 _FIRST_SECONDS = 0.001
 
 
@@ -54,10 +55,15 @@ class Backlog:
         return (ahead + share_of_larger) / self.pace
 
     def measure(self, cost: int, seconds: float) -> None:
-        """Takes what was done, and the time that it took, into the pace."""
+        """Takes what was done, and the time that it took, into the pace.
+
+        By time and not by the number of measurements: a pause, in which another process had the
+        processor, counts for as long as it was.
+        """
         if cost > 0 and seconds > 0:
-            self._done += WEIGHT * (cost - self._done)
-            self._seconds += WEIGHT * (seconds - self._seconds)
+            kept = math.exp(-seconds / _MEMORY_SECONDS)
+            self._done = kept * self._done + cost
+            self._seconds = kept * self._seconds + seconds
 
     @property
     def takes_oldest(self) -> bool:

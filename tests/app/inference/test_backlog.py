@@ -46,6 +46,14 @@ def test_the_pace_follows_what_is_measured() -> None:
     assert backlog.pace == pytest.approx(300, rel=0.01)
 
 
+def test_a_pause_counts_for_as_long_as_it_was() -> None:
+    backlog = Backlog(1000.0)
+    for _ in range(1000):
+        backlog.measure(1, 0.001)
+    backlog.measure(1, 0.5)
+    assert 300 < backlog.pace < 700
+
+
 def test_the_oldest_gets_a_quarter_of_what_is_done() -> None:
     backlog = Backlog(1.0)
     done = {True: 0, False: 0}

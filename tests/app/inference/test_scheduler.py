@@ -84,6 +84,23 @@ async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
     assert set(seen) == set(range(21))
 
 
+async def test_a_round_takes_as_long_as_others_had_the_event_loop() -> None:
+    step, others = Adder(), iter([0, 0, 3 * ROUND, 1_000_000])
+
+    async def take_time() -> None:
+        while True:
+            step.clock.now += next(others, 0)
+            await asyncio.sleep(0)
+
+    async with serving(step) as scheduler, turns_between(step) as seen:
+        busy = asyncio.create_task(take_time())
+        await ask(scheduler, Sum(1, 50 * ROUND))
+        busy.cancel()
+
+    rounds = [after - before for before, after in itertools.pairwise(seen) if after > before]
+    assert rounds[:4] == [1, 3, 20, 1]
+
+
 async def test_what_comes_during_a_round_is_computed_in_the_next() -> None:
     late: list[Running] = []
 
