@@ -109,7 +109,7 @@ async def read_batch_request(
     Args:
         request: whose body is read.
         parameters_type: of the route.
-        check: refuses so many images with these parameters, if that would be too much; called
+        check: refuses that many images with these parameters, if that would be too much; called
             before they are parsed, which takes a tenth of the time that their answers take.
 
     Raises:

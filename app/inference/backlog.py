@@ -16,9 +16,8 @@ _SHARE_OF_OLDEST = 0.25
 _OLDEST_TO_OTHERS = _SHARE_OF_OLDEST / (1 - _SHARE_OF_OLDEST)
 # Sizes are powers of two.
 SIZES = 48
-# Of the pace.
+# The pace is that of so much time; the first guess counts like as much.
 _MEMORY_SECONDS = 1.0
-_FIRST_SECONDS = 0.001
 
 
 def size_of(cost: int) -> int:
@@ -39,7 +38,7 @@ class Backlog:
         self._left = [0] * SIZES
         self._note = note
         self._oldest_is_owed = 0.0
-        self._done, self._seconds = pace * _FIRST_SECONDS, _FIRST_SECONDS
+        self._done, self._seconds = pace * _MEMORY_SECONDS, _MEMORY_SECONDS
 
     @property
     def pace(self) -> float:

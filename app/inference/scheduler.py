@@ -43,7 +43,7 @@ class Job(Protocol):
 # Of the latest step in the exponential moving average of their speed.
 _WEIGHT = 0.05
 # The longest round, over the usual one.
-_MOST_ROUNDS = 20
+_MOST_ROUNDS = 5
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
