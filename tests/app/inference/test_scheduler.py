@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import ApiError, ErrorCode
-from app.inference.scheduler import Scheduler
+from app.inference.scheduler import TURNS_OF_A_ROUND, Scheduler
 from tests.api_errors import is_error
 from tests.app.inference.fake_jobs import (
     NEVER,
@@ -85,7 +85,9 @@ async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
 
 
 async def test_a_round_takes_as_long_as_others_had_the_event_loop() -> None:
-    step, others = Adder(), iter([0, 0, 3 * ROUND, 1_000_000])
+    pause = [0] * (TURNS_OF_A_ROUND - 1)
+    others = iter([0, 0, *pause, 3 * ROUND, *pause, 1_000_000])
+    step = Adder()
 
     async def take_time() -> None:
         while True:
