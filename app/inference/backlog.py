@@ -14,15 +14,17 @@ from typing import Self
 _SHARE_OF_OLDEST = 0.25
 # What the oldest gets for each unit that others get.
 _OLDEST_TO_OTHERS = _SHARE_OF_OLDEST / (1 - _SHARE_OF_OLDEST)
-# Sizes are powers of two.
-SIZES = 48
+SIZES = 16
 # The pace is that of so much time; the first guess counts like as much.
 _MEMORY_SECONDS = 1.0
 
 
 def size_of(cost: int) -> int:
-    """The class of requests that cost about as much: a power of two."""
-    return min(cost.bit_length(), SIZES - 1)
+    """The class of requests that cost about as much: a power of eight.
+
+    In finer classes a request would wait for all that are slightly smaller and came later.
+    """
+    return min((cost.bit_length() + 2) // 3, SIZES - 1)
 
 
 class Backlog:

@@ -39,8 +39,12 @@ _IMAGE_COST = 32
 _WATCHED_PASSES, _WATCHED_SECONDS = 256, 0.01
 # The event loop gets its turn after each round.
 _ROUND_SECONDS = 0.001
-# After this time a request lets others go first: one image with 1000 passes takes about two thirds.
-_SHARE_SECONDS = 0.003
+# After this time a request lets others of its size go first. Those that take less finish in the
+# order in which they came, since taking turns would make nearly all of them late.
+_SHARE_SECONDS = 0.05
+# Under overload one wait in a hundred is this multiple of the predicted one, as
+# `python -m tests.load.overload` shows.
+_LONGEST_TO_PREDICTED = 1.6
 # Balanced masks of more passes, or what they drop, would hold up the event loop.
 _INLINE_MASKS = 64
 # Images of a batch that are decoded, or answered without dropout, before others get their turn on
@@ -68,7 +72,7 @@ class Predictor:
             self._answers.sampled,
             round_seconds=_ROUND_SECONDS,
             share_seconds=_SHARE_SECONDS,
-            max_wait_seconds=settings.max_wait_ms / 1000,
+            max_wait_seconds=settings.max_wait_ms / 1000 / _LONGEST_TO_PREDICTED,
             job_cost=_IMAGE_COST,
             note_queued=None if metrics is None else metrics.change_queue,
         )

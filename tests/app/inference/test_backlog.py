@@ -5,9 +5,9 @@ import pytest
 from app.inference.backlog import Backlog, Charge, size_of
 
 
-def test_costs_of_a_power_of_two_have_a_size() -> None:
+def test_costs_of_a_power_of_eight_have_a_size() -> None:
     assert size_of(0) == 0
-    assert size_of(64) == size_of(127) == size_of(63) + 1 == size_of(128) - 1
+    assert size_of(64) == size_of(511) == size_of(63) + 1 == size_of(512) - 1
     assert size_of(2**60) == size_of(2**59)
 
 
