@@ -194,7 +194,7 @@ async def _attack(address: str, attack: Attack, pipe: Connection) -> None:
                 reader, writer = await asyncio.open_connection(host, int(port))
                 try:
                     # A connection that is refused early cannot send the rest, but has an answer.
-                    with suppress(ConnectionError):
+                    with suppress(ConnectionError, RuntimeError):  # uvloop's, of a closed one
                         await act(writer, *arguments)
                     head = await reader.read(16)
                     outcomes[kind][head.split()[1].decode() if head else "ended"] += 1
