@@ -1,9 +1,10 @@
 """Erases the printed lines of ruled or squared paper: lines that go from edge to edge."""
 
+import cv2
 import numpy as np
 
-from model.arrays import Array, Bitmap, Integers
-from model.digits.ink import Darkness
+from model.arrays import Array, Pixels
+from model.compiling import compiled
 
 # The picture is divided into strips across the lines, each with at least this width, pixels.
 _STRIPS = 12
@@ -11,109 +12,154 @@ _LEAST_STRIP = 5
 # A line is visible in at least this share of the strips.
 _LEAST_SHARE = 0.75
 # Slopes of lines on a sheet that is held by hand, as tangents: up to 5 degrees.
-_SLOPES = np.linspace(-0.09, 0.09, 37)
+_STEEPEST, _SLOPES = 0.09, 37
 # Lines are at most this thick, as a share of the picture's longer side.
-_THICKEST = 0.015
+_THICKEST = 0.03
 # Rows on each side of a line's middle that are examined.
 _REACH = 6
+# A line is at least this dark.
+_FAINTEST = 6
 
 
-def remove_lines(darkness: Darkness) -> Darkness:
+def remove_lines(darkness: Pixels) -> Pixels:
     """Erases printed lines, except where ink crosses them.
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
     if min(darkness.shape) < _STRIPS * _LEAST_STRIP:
         return darkness
-    across, down = _trace_lines(darkness), _trace_lines(darkness.T)
+    turned = cv2.transpose(darkness)
+    across, down = _trace_lines(darkness), _trace_lines(turned)
     if len(across) + len(down) < 2:
         return darkness
-    return _erase(_erase(darkness, across).T, down).T
+    result = darkness.copy()
+    _erase(result, across)
+    result = cv2.transpose(result)
+    _erase(result, down)
+    return cv2.transpose(result)
 
 
-def _trace_lines(darkness: Darkness) -> Integers:
-    """Returns the row of each roughly horizontal line at each column, (lines, W)."""
-    width = darkness.shape[1]
-    sharp = _line_profile(darkness)  # (strips, H - 1)
-    present = sharp > 0
-    if present.any(axis=1).mean() < _LEAST_SHARE:
-        return np.empty((0, width), dtype=np.int64)
-    present[:, 1:] |= present[:, :-1]  # a tolerance of one row
-    middles = (np.arange(_STRIPS) - (_STRIPS - 1) / 2) * (width // _STRIPS)
-    starts, slope = _straight_lines(present, middles)
-    lines = [_follow(sharp, start + slope * middles, width) for start in starts]
-    return np.array(lines, dtype=np.int64).reshape(-1, width)
-
-
-def _line_profile(darkness: Darkness) -> Darkness:
-    """Measures how dark most of a row is against the rows above and below, (strips, H - 1)."""
+def _trace_lines(darkness: Pixels) -> Array:
+    """Returns the row of each roughly horizontal line in the middle of each strip, (lines, 12)."""
     height, width = darkness.shape
+    thick = max(4, round(_THICKEST * max(height, width)))
+    post = np.ones((thick + 1, 1), dtype=np.uint8)
+    thin = cv2.morphologyEx(darkness, cv2.MORPH_TOPHAT, post, borderType=cv2.BORDER_REPLICATE)
+    thin = cv2.threshold(thin, _FAINTEST, 255, cv2.THRESH_BINARY)[1]
+    # Pairs of rows hold a line that climbs by one within the strip.
+    thin = cv2.dilate(thin, np.ones((2, 1), np.uint8))
     strip = width // _STRIPS
-    # Pairs of rows hold a line that climbs by one within the strip. Every second column is enough.
-    pairs = np.maximum(darkness[:-1], darkness[1:])[:, : strip * _STRIPS]
-    profile = np.median(pairs.reshape(height - 1, _STRIPS, strip)[:, :, ::2], axis=2).T
-    reach = max(3, round(_THICKEST * max(darkness.shape)))
-    around = np.pad(profile, ((0, 0), (reach, reach)), mode="edge")
-    sharp: Darkness = profile - np.maximum(around[:, : -2 * reach], around[:, 2 * reach :])
-    return sharp
+    size = _STRIPS, height
+    covered = cv2.resize(thin[:, : strip * _STRIPS], size, interpolation=cv2.INTER_AREA)
+    present = covered > 127
+    if present.any(axis=0).mean() < _LEAST_SHARE:
+        return np.empty((0, _STRIPS))
+    return _straight_lines(covered, strip)
 
 
-def _straight_lines(present: Bitmap, middles: Array) -> tuple[list[float], float]:
-    """Finds the lines that most strips agree on: rows at the middle column, and the slope."""
-    length = present.shape[1]
-    best: tuple[float, list[float], float] = (0.0, [], 0.0)
-    for slope in _SLOPES:
-        rows = np.arange(length) + np.rint(slope * middles).astype(np.int64)[:, None]
-        inside = (rows >= 0) & (rows < length)
-        hits = np.take_along_axis(present, rows.clip(0, length - 1), axis=1) & inside
-        seen = inside.sum(axis=0)
-        share = hits.sum(axis=0) / np.maximum(seen, _STRIPS / 2)
-        is_line = share >= _LEAST_SHARE
-        score = float(share[is_line].sum())
-        if score > best[0]:
-            edges = np.diff(is_line.astype(np.int8), prepend=0, append=0)
-            begins, ends = (edges == 1).nonzero()[0], (edges == -1).nonzero()[0]
-            best = score, [float(row) for row in (begins + ends - 1) / 2], float(slope)
-    return best[1], best[2]
+@compiled("float64[:, ::1](uint8[:, ::1], int64)")
+def _straight_lines(covered: Pixels, strip: int) -> Array:
+    """Finds the lines that most strips agree on.
+
+    Args:
+        covered: how much of each row of each strip is dark on light rows, (H, 12).
+        strip: the width of a strip.
+    """
+    height, strips = covered.shape
+    share = np.zeros(height + 1)
+    best, best_score = np.zeros(height + 1), 0.0
+    best_slope = 0.0
+    for number in range(_SLOPES):
+        slope = _STEEPEST * (2 * number / (_SLOPES - 1) - 1)
+        score = 0.0
+        for row in range(height):
+            hits, seen = 0, 0
+            for i in range(strips):
+                y = row + round(slope * strip * (i - (strips - 1) / 2))
+                if 0 <= y < height:
+                    seen += 1
+                    # A tolerance of one row.
+                    if covered[y, i] > 127 or (y > 0 and covered[y - 1, i] > 127):
+                        hits += 1
+            found = hits / max(seen, strips // 2)
+            share[row] = found if found >= _LEAST_SHARE else 0.0
+            score += share[row]
+        if score > best_score:
+            best_score, best_slope = score, slope
+            best[:] = share
+    lines = np.empty((height, strips))
+    count, begin = 0, -1
+    for row in range(height + 1):
+        if best[row] > 0 and begin < 0:
+            begin = row
+        elif best[row] == 0 and begin >= 0:
+            for i in range(strips):
+                expected = (begin + row - 1) / 2 + best_slope * strip * (i - (strips - 1) / 2)
+                lines[count, i] = _darkest(covered[:, i], expected)
+            count, begin = count + 1, -1
+    return lines[:count].copy()
 
 
-def _follow(sharp: Darkness, expected: Array, width: int) -> Integers:
-    """Returns the row of a line at each column; the line may bend a little."""
-    strip = width // _STRIPS
-    columns, rows = [], []
-    for number, row in enumerate(expected):
-        top = max(0, round(row) - 3)
-        window = sharp[number, top : max(top, round(row) + 4)]
-        if window.size and window.max() > 0:
-            darkest = (window >= 0.7 * window.max()).nonzero()[0]
-            columns.append((number + 0.5) * strip)
-            rows.append(top + 0.5 + float(darkest.mean()))  # the middle of a pair of rows
-    curve = np.polynomial.Polynomial.fit(columns, rows, min(2, len(rows) - 1))
-    line: Integers = np.rint(curve(np.arange(width))).astype(np.int64)
-    return line
+@compiled()
+def _darkest(column: Pixels, expected: float) -> float:
+    """Returns the row near the expected one at which a strip is darkest."""
+    middle = round(expected)
+    most, rows, number = 127, 0, 0
+    for row in range(max(0, middle - 3), min(len(column), middle + 4)):
+        if column[row] > most:
+            most, rows, number = column[row], row, 1
+        elif column[row] == most and number:
+            rows, number = rows + row, number + 1
+    # The middle of a pair of rows.
+    return rows / number - 0.5 if number else expected
 
 
-def _erase(darkness: Darkness, lines: Integers) -> Darkness:
+@compiled("void(uint8[:, ::1], float64[:, ::1])")
+def _erase(darkness: Pixels, lines: Array) -> None:
     """Replaces each line by the lighter of the pixels just above and just below it."""
     height, width = darkness.shape
-    result = darkness.copy()
-    columns = np.broadcast_to(np.arange(width), (2 * _REACH + 1, width))
-    ink = float(np.quantile(darkness, 0.995))
+    strips = lines.shape[1]
+    strip = width // strips
+    counts = np.zeros(256, np.int64)
+    rows = np.zeros(width, np.int64)
+    level = np.zeros(2 * _REACH + 1, np.int64)
+    for value in darkness.flat:
+        counts[value] += 1
+    ink, rest = 255, height * width // 200
+    while ink > 0 and counts[ink] <= rest:
+        rest -= counts[ink]
+        ink -= 1
     for line in lines:
-        rows = line + np.arange(-_REACH, _REACH + 1)[:, None]  # (13, W)
-        inside = (rows >= 0) & (rows < height)
-        values = np.where(inside, darkness[rows.clip(0, height - 1), columns], 0)
-        profile = np.median(values, axis=1)
-        level = float(profile.max())
+        for x in range(width):
+            place = min(max((x + 0.5) / strip - 0.5, 0.0), strips - 1.001)
+            left = int(place)
+            share = place - left
+            rows[x] = round(line[left] * (1 - share) + line[left + 1] * share)
+        for offset in range(2 * _REACH + 1):
+            counts[:] = 0
+            number = 0
+            for x in range(width):
+                y = rows[x] + offset - _REACH
+                if 0 <= y < height:
+                    counts[darkness[y, x]] += 1
+                    number += 1
+            half, value = number // 2, 0
+            while value < 255 and counts[value] <= half:
+                half -= counts[value]
+                value += 1
+            level[offset] = value
+        most = level.max()
         reach = 1
-        sides = profile[:_REACH][::-1], profile[_REACH + 1 :]
-        while reach < _REACH - 1 and max(side[reach] for side in sides) > 0.2 * level:
+        while reach < _REACH - 1 and 5 * max(
+            level[_REACH - reach - 1], level[_REACH + reach + 1]
+        ) > most:
             reach += 1
-        above, below = values[_REACH - reach - 1], values[_REACH + reach + 1]
-        band = slice(_REACH - reach, _REACH + reach + 1)
         # Ink on a line, or along it, is darker than the line and is kept.
-        is_ink = values[band] > max((level + ink) / 2, 1.3 * level)
-        kept = np.where(is_ink, values[band], np.minimum(values[band], np.minimum(above, below)))
-        where = inside[band]
-        result[rows[band][where], columns[band][where]] = kept[where]
-    return result
+        darkest = max((most + ink) / 2, 1.3 * most)
+        for x in range(width):
+            above, below = rows[x] - reach - 1, rows[x] + reach + 1
+            lighter = darkness[above, x] if 0 <= above < height else 0
+            lighter = min(lighter, darkness[below, x] if 0 <= below < height else 0)
+            for y in range(max(above + 1, 0), min(below, height)):
+                if lighter < darkness[y, x] <= darkest:
+                    darkness[y, x] = lighter
