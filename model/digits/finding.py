@@ -16,6 +16,7 @@ from model.digits.parts import (
     group_parts,
     pixels_of,
 )
+from model.digits.paper import Paper, find_paper
 from model.digits.ruling import remove_lines
 from model.digits.sheet import find_threshold, is_ink_dark, measure_darkness, reduce, smooth
 from model.errors import NoInkError
@@ -77,16 +78,25 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
         NoInkError: there is no digit in the picture.
     """
     small, factor = reduce(image, _LOOK_SIDE)
-    is_dark = is_ink_dark(small)
-    try:
-        look = search(small if is_dark else ~small)
-    except NoInkError as error:
+    paper = find_paper(small)
+    look = None
+    if paper is not None:
+        is_dark = paper.is_light
         try:
-            look, is_dark = search(~small if is_dark else small), not is_dark
+            look = search(cover_up(small, paper), is_dark)
         except NoInkError:
-            raise error from None
+            paper = None
+    if look is None:
+        is_dark = is_ink_dark(small)
+        try:
+            look = search(small, is_dark)
+        except NoInkError as error:
+            try:
+                look, is_dark = search(small, not is_dark), not is_dark
+            except NoInkError:
+                raise error from None
     boxes = sorted(tuple(factor * side for side in digit.box) for digit in look.digits)
-    closer = look_closer(image, look, factor, is_dark)
+    closer = look_closer(image, look, factor, is_dark, paper)
     ink = cut_out(closer)
     pixels = fit(ink)
     if steps is not None:
@@ -94,8 +104,15 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
     return pixels, tuple(boxes)
 
 
-def search(grey: Pixels) -> Look:
-    grey, noise = smooth(grey)
+def cover_up(grey: Pixels, paper: Paper) -> Pixels:
+    """Covers what is around the paper."""
+    if paper.inside is None:
+        return grey
+    return np.where(paper.inside, grey, np.uint8(paper.brightness))
+
+
+def search(grey: Pixels, is_dark: bool) -> Look:
+    grey, noise = smooth(grey if is_dark else ~grey)
     first = None
     for share in _REACHES:
         reach = max(1, round(share * max(grey.shape)))
@@ -108,7 +125,7 @@ def search(grey: Pixels) -> Look:
     raise first
 
 
-def look_closer(image: Pixels, look: Look, factor: int, is_dark: bool) -> Look:
+def look_closer(image: Pixels, look: Look, factor: int, is_dark: bool, paper: Paper | None) -> Look:
     """Repeats the search around the first digit, at the size that the digit is fitted from."""
     digit = look.digits[0]
     left, top, right, bottom = digit.box
@@ -119,6 +136,10 @@ def look_closer(image: Pixels, look: Look, factor: int, is_dark: bool) -> Look:
     within = image[rows, columns]
     part, closer_factor = reduce(within, int(_DIGIT_SIDE * (1 + 2 * _AROUND)))
     scale = factor / closer_factor
+    if paper is not None and paper.inside is not None:
+        y, x = np.arange(part.shape[0]) * closer_factor + rows.start, np.arange(part.shape[1]) * closer_factor + columns.start
+        y, x = np.minimum(y // factor, paper.inside.shape[0] - 1), np.minimum(x // factor, paper.inside.shape[1] - 1)
+        part = np.where(paper.inside[y[:, None], x], part, np.uint8(paper.brightness))
     reach = round(_WIDEST_STROKE / 2 * width * scale) + 2
     grey, noise = smooth(part if is_dark else ~part)
     try:

@@ -1,0 +1,74 @@
+"""Finds the paper: the innermost sheet, cell or figure that holds marks."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from model.arrays import Pixels
+
+# Paper has at least this share of the picture,
+_LEAST_PAPER = 0.04
+# at most this many corners, found within this share of its outline's length,
+_MOST_CORNERS, _TOLERANCE = 7, 0.02
+# at least this share of its convex hull, without what is written on it.
+_LEAST_SOLID = 0.93
+_LEAST_BLANK = 0.55
+# The marks on it have at least this share of its longer side.
+_LEAST_MARK = 0.12
+_LEAST_CONTRAST = 24
+
+
+class Paper(NamedTuple):
+    """Where the paper is.
+
+    Attributes:
+        is_light: whether it is lighter than the marks on it.
+        inside: 255 on the paper and on its marks, 0 elsewhere, (H, W); None if it is all paper.
+        brightness: its median.
+    """
+
+    is_light: bool
+    inside: Pixels | None
+    brightness: int
+
+
+def find_paper(grey: Pixels) -> Paper | None:
+    """Finds the smallest polygon of one brightness that holds marks of another."""
+    threshold, light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    found = None
+    least = _LEAST_PAPER * grey.size
+    for is_light, bitmap in ((True, light), (False, 1 - light)):
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(bitmap, connectivity=4)
+        for number in range(1, len(stats)):
+            area = int(stats[number, cv2.CC_STAT_AREA])
+            if area < least or (found and area >= found[0]):
+                continue
+            contour = outline(np.equal(labels, number).view(np.uint8), area)
+            if contour is not None:
+                found = area, is_light, labels == number, contour
+    if found is None:
+        return None
+    area, is_light, region, contour = found
+    brightness = int(np.sort(grey[region])[area // 2])
+    inside = np.zeros_like(grey)
+    cv2.drawContours(inside, [contour], -1, 255, cv2.FILLED)
+    inside = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255)
+    return Paper(is_light, None if inside.all() else inside, brightness)
+
+
+def outline(region: Pixels, area: int) -> np.ndarray | None:
+    """Returns the outline of a region that is paper with marks on it, or None."""
+    contours, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    sides = [max(cv2.boundingRect(contour)[2:]) for contour in contours]
+    order = sorted(range(len(contours)), key=lambda i: -sides[i])
+    if len(order) < 2 or sides[order[1]] < _LEAST_MARK * sides[order[0]]:
+        return None
+    contour = contours[order[0]]
+    filled = cv2.contourArea(contour)
+    if area < _LEAST_BLANK * filled:
+        return None
+    if filled < _LEAST_SOLID * cv2.contourArea(cv2.convexHull(contour)):
+        return None
+    corners = cv2.approxPolyDP(contour, _TOLERANCE * cv2.arcLength(contour, True), True)
+    return contour if len(corners) <= _MOST_CORNERS else None
