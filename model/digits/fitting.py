@@ -34,6 +34,8 @@ def fit(ink: Pixels) -> Pixels:
     height, width = (max(1, round(side * scale)) for side in ink.shape)
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     large = cv2.resize(ink, (width, height), interpolation=way)
+    # Strokes much finer than a pixel fade.
+    large = cv2.convertScaleAbs(large, alpha=255 / int(large.max()))
     table = np.clip((np.arange(256) - 128) * _STEEPNESS + 128, 0, 255).astype(np.uint8)
     cover = cv2.LUT(large, table)
     return place(adjust_width(cover))

@@ -127,7 +127,7 @@ def group_parts(parts: Parts) -> list[Group]:
         return []
     order = [main, *(int(n) for n in numbers[parts.masses[numbers].argsort()[::-1]] if n != main)]
     boxes = {number: tuple(parts.boxes[number].tolist()) for number in order}
-    order = [number for number in order if not _is_frame(boxes[number], boxes.values())]
+    order = [number for number in order if not _is_frame(number, boxes, parts)]
     groups: list[Group] = []
     while order:
         group = _grow(order, boxes, parts)
@@ -137,14 +137,22 @@ def group_parts(parts: Parts) -> list[Group]:
     return groups
 
 
-def _is_frame(box: Box, boxes) -> bool:
-    """Whether a part is around another one: a frame, its remains, or a circle."""
-    left, top, right, bottom = box
-    least = _LEAST_HELD * max(right - left, bottom - top)
-    return any(
-        left < a and top < b and c < right and d < bottom and max(c - a, d - b) >= least
-        for a, b, c, d in boxes
-    )
+def _is_frame(number: int, boxes: dict[int, Box], parts: Parts) -> bool:
+    """Whether a part is around another one, or beside it: a frame, its remains, or a circle."""
+    left, top, right, bottom = boxes[number]
+    side = max(right - left, bottom - top)
+    others = [box for other, box in boxes.items() if other != number]
+    if any(
+        left < a and top < b and c < right and d < bottom and max(c - a, d - b) >= _LEAST_HELD * side
+        for a, b, c, d in others
+    ):
+        return True
+    if any(0.3 * side <= max(c - a, d - b) < 0.9 * side for a, b, c, d in others):
+        labels = parts.labels[top:bottom, left:right]
+        inset = 2 + side // 16
+        inner = labels[inset:-inset, inset:-inset] if min(labels.shape) > 3 * inset else None
+        return inner is not None and np.count_nonzero(inner == number) < 0.02 * parts.areas[number]
+    return False
 
 
 def _is_further_digit(group: Group, main: Group) -> bool:

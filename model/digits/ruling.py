@@ -163,3 +163,51 @@ def _erase(darkness: Pixels, lines: Array) -> None:
             for y in range(max(above + 1, 0), min(below, height)):
                 if lighter < darkness[y, x] <= darkest:
                     darkness[y, x] = lighter
+
+
+@compiled("boolean(uint8[:, ::1], UniTuple(int64, 4))")
+def strip_line(mask: Pixels, box: tuple[int, int, int, int]) -> bool:
+    """Erases a line that the digit stands on, or hangs from, and that ends beyond it on both sides."""
+    left, top, right, bottom = box
+    side = max(right - left, bottom - top)
+    found = False
+    for below in (True, False):
+        ends = np.zeros((2, 4), np.float64)  # columns, mean row, last column, thickness
+        for end in range(2):
+            count, total, thickest = 0, 0.0, 0
+            for i in range(right - left):
+                x = left + i if end == 0 else right - 1 - i
+                first, last, number = -1, -1, 0
+                for y in range(top, bottom):
+                    if mask[y, x]:
+                        if last != y - 1 or number == 0:
+                            number += 1
+                            first = y
+                        last = y
+                if number == 0:
+                    continue
+                middle = (first + last) / 2
+                off = bottom - middle if below else middle - top
+                if number > 1 or last - first + 1 > max(2, 0.16 * side) or off > 0.16 * side:
+                    break
+                count += 1
+                total += middle
+                thickest = max(thickest, last - first + 1)
+            ends[end, 0], ends[end, 1], ends[end, 3] = count, total / max(count, 1), thickest
+        if min(ends[0, 0], ends[1, 0]) < max(2.0, 0.12 * side) or right - left < 0.6 * side:
+            continue
+        if ends[0, 0] + ends[1, 0] > 0.95 * (right - left):
+            continue
+        from_x, to_x = left + ends[0, 0] / 2, right - ends[1, 0] / 2
+        slope = (ends[1, 1] - ends[0, 1]) / (to_x - from_x)
+        thick = max(ends[0, 3], ends[1, 3]) / 2 + 0.5
+        for x in range(left, right):
+            middle = ends[0, 1] + slope * (x - from_x)
+            begin, end = int(np.ceil(middle - thick)), int(np.floor(middle + thick))
+            beyond = begin - 1 if below else end + 1
+            if top <= beyond < bottom and mask[beyond, x]:
+                continue
+            for y in range(max(begin, top), min(end + 1, bottom)):
+                mask[y, x] = 0
+        found = True
+    return found

@@ -101,7 +101,7 @@ def estimate_noise(grey: Pixels) -> float:
     return median / (6 * 0.6745)
 
 
-def measure_darkness(grey: Pixels, noise: float, reach: int) -> tuple[Pixels, Pixels]:
+def measure_darkness(grey: Pixels, noise: float, reach: int, least: int = LEAST_CONTRAST) -> tuple[Pixels, Pixels]:
     """Measures how dark each pixel is against the paper around it.
 
     Darkness is a ratio of brightnesses, which is the same in light and in shadow. The brightness of
@@ -125,7 +125,7 @@ def measure_darkness(grey: Pixels, noise: float, reach: int) -> tuple[Pixels, Pi
         counts = np.bincount(difference.ravel(), minlength=256).cumsum()
         lift = int(counts.searchsorted(grey.size // 5))
         difference = cv2.subtract(difference, (lift,))
-    least = max(LEAST_CONTRAST, _NOISE_REACH * noise)
+    least = max(least, _NOISE_REACH * noise)
     difference = cv2.threshold(difference, least - 0.5, 255, cv2.THRESH_TOZERO)[1]
     return paper, cv2.divide(difference, paper, scale=255)
 
