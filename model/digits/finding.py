@@ -71,7 +71,7 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
         NoInkError: there is no digit in the picture.
     """
     small, factor = reduce(image, _LOOK_SIDE)
-    look, is_dark, paper = search(small)
+    look, is_dark = search(small)
     boxes = sorted(tuple(factor * side for side in digit.box) for digit in look.digits)
     left, top, right, bottom = look.digits[0].box
     side = max(right - left, bottom - top)
@@ -90,21 +90,27 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
     return fit(ink), tuple(boxes)
 
 
-def search(small: Pixels) -> tuple[Look, bool, Paper | None]:
-    paper = find_paper(small)
-    if paper is not None:
+def search(small: Pixels) -> tuple[Look, bool]:
+    """Finds the digits on the paper, or in all of the picture."""
+    for paper in find_paper(small):
         try:
-            return look_at(cover_up(small, paper), paper.is_light), paper.is_light, paper
+            return look_at(cover_up(small, paper), paper.is_light), paper.is_light
         except NoInkError:
             pass
     is_dark = is_ink_dark(small)
-    try:
-        return look_at(small, is_dark), is_dark, None
-    except NoInkError as error:
+    looks, first = [], None
+    for polarity in (is_dark, not is_dark):
         try:
-            return look_at(small, not is_dark), not is_dark, None
-        except NoInkError:
-            raise error from None
+            look = look_at(small, polarity)
+        except NoInkError as error:
+            first = first or error
+            continue
+        if look.digits[0].along_edge <= ALONG_EDGE:
+            return look, polarity
+        looks.append((look, polarity))
+    if not looks:
+        raise first
+    return min(looks, key=lambda item: item[0].digits[0].along_edge)
 
 
 def cover_up(grey: Pixels, paper: Paper) -> Pixels:
@@ -116,16 +122,22 @@ def cover_up(grey: Pixels, paper: Paper) -> Pixels:
 
 def look_at(grey: Pixels, is_dark: bool) -> Look:
     grey, noise = smooth(grey if is_dark else ~grey)
-    first = None
+    looks, first = [], None
     for share in _REACHES:
         reach = max(1, round(share * max(grey.shape)))
         try:
             look = look_within(grey, noise, reach)
             narrower = round(_WIDEST_STROKE / 2 * look.width) + 2
-            return look_within(grey, noise, narrower) if narrower < 0.75 * reach else look
+            look = look_within(grey, noise, narrower) if narrower < 0.75 * reach else look
         except NoInkError as error:
             first = first or error
-    raise first
+            continue
+        if look.digits[0].along_edge <= ALONG_EDGE:
+            return look
+        looks.append(look)
+    if not looks:
+        raise first
+    return min(looks, key=lambda look: look.digits[0].along_edge)
 
 
 def look_within(grey: Pixels, noise: float, reach: int) -> Look:
@@ -163,6 +175,8 @@ def check_pen(grey: Pixels, darkness: Pixels, digit: Group, mask: Pixels, width:
         )
     if digit.area < _LEAST_AREA:
         raise NoInkError("no ink: nothing but specks stands out; send a larger digit")
+    if width > 0.36 * digit.side:
+        raise NoInkError("no ink: nothing but a large area stands out; send a digit made of strokes")
     left, top, right, bottom = digit.box
     reach = max(1, digit.side // _EDGE_SHARE)
     if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:

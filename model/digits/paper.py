@@ -16,7 +16,8 @@ _LEAST_SOLID = 0.93
 _LEAST_BLANK = 0.55
 # The marks on it have at least this share of its longer side.
 _LEAST_MARK = 0.12
-_LEAST_CONTRAST = 24
+# Without marks it could be a shadow, which is along the picture's edge for more than this share.
+_MOST_ALONG_EDGE = 0.35
 
 
 class Paper(NamedTuple):
@@ -33,42 +34,42 @@ class Paper(NamedTuple):
     brightness: int
 
 
-def find_paper(grey: Pixels) -> Paper | None:
-    """Finds the smallest polygon of one brightness that holds marks of another."""
-    threshold, light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    found = None
+def find_paper(grey: Pixels) -> list[Paper]:
+    """Finds polygons of one brightness, which may hold marks of another; the smallest first."""
+    light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1]
     least = _LEAST_PAPER * grey.size
+    papers = []
     for is_light, bitmap in ((True, light), (False, 1 - light)):
         _, labels, stats, _ = cv2.connectedComponentsWithStats(bitmap, connectivity=4)
         for number in range(1, len(stats)):
             area = int(stats[number, cv2.CC_STAT_AREA])
-            if area < least or (found and area >= found[0]):
+            if area < least:
                 continue
-            contour = outline(np.equal(labels, number).view(np.uint8), area)
+            region = labels == number
+            contour = outline(region.view(np.uint8), area, grey.size)
             if contour is not None:
-                found = area, is_light, labels == number, contour
-    if found is None:
-        return None
-    area, is_light, region, contour = found
-    brightness = int(np.sort(grey[region])[area // 2])
-    inside = np.zeros_like(grey)
-    cv2.drawContours(inside, [contour], -1, 255, cv2.FILLED)
-    inside = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255)
-    return Paper(is_light, None if inside.all() else inside, brightness)
+                brightness = int(np.sort(grey[region])[area // 2])
+                inside = np.zeros_like(grey)
+                cv2.drawContours(inside, [contour], -1, 255, cv2.FILLED)
+                inside = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255)
+                papers.append((area, Paper(is_light, None if inside.all() else inside, brightness)))
+    return [paper for _, paper in sorted(papers, key=lambda item: item[0])]
 
 
-def outline(region: Pixels, area: int) -> np.ndarray | None:
-    """Returns the outline of a region that is paper with marks on it, or None."""
+def outline(region: Pixels, area: int, size: int) -> np.ndarray | None:
+    """Returns the outline of a region that is a polygon, or None."""
     contours, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     sides = [max(cv2.boundingRect(contour)[2:]) for contour in contours]
     order = sorted(range(len(contours)), key=lambda i: -sides[i])
-    if len(order) < 2 or sides[order[1]] < _LEAST_MARK * sides[order[0]]:
-        return None
     contour = contours[order[0]]
-    filled = cv2.contourArea(contour)
+    filled, length = cv2.contourArea(contour), cv2.arcLength(contour, True)
     if area < _LEAST_BLANK * filled:
         return None
     if filled < _LEAST_SOLID * cv2.contourArea(cv2.convexHull(contour)):
         return None
-    corners = cv2.approxPolyDP(contour, _TOLERANCE * cv2.arcLength(contour, True), True)
+    if len(order) < 2 or sides[order[1]] < _LEAST_MARK * sides[order[0]]:
+        edge = sum(int(np.count_nonzero(line)) for line in (region[0], region[-1], region[:, 0], region[:, -1]))
+        if edge > _MOST_ALONG_EDGE * length or area < 0.2 * size:
+            return None
+    corners = cv2.approxPolyDP(contour, _TOLERANCE * length, True)
     return contour if len(corners) <= _MOST_CORNERS else None

@@ -28,6 +28,9 @@ _LEAST_COMMON_HEIGHT = 0.6  # they share at least this share of the lower one's 
 _MOST_COMMON_WIDTH = 0.4  # and at most this share of the narrower one's width, and the gap is more
 _LEAST_GAP = 0.08  # than this share of the taller one's height; in print it is 0.1, in a 4 less.
 
+# A line is this much wider than high, and over a digit it is off its middle by at most this share of
+# the digit's width. Of 158 detached bars of fives in MNIST's training set 97 % are more.
+_FLAT, _MIDDLE = 2.0, 0.2
 # A frame or a circle holds a part with at least this share of its height or width.
 _LEAST_HELD = 0.2
 
@@ -128,11 +131,14 @@ def group_parts(parts: Parts) -> list[Group]:
     order = [main, *(int(n) for n in numbers[parts.masses[numbers].argsort()[::-1]] if n != main)]
     boxes = {number: tuple(parts.boxes[number].tolist()) for number in order}
     order = [number for number in order if not _is_frame(number, boxes, parts)]
+    if order and _is_flat(boxes[order[0]]):
+        least = 0.3 * (boxes[order[0]][2] - boxes[order[0]][0])
+        order.sort(key=lambda n: _is_flat(boxes[n]) or _side(boxes[n]) < least)
     groups: list[Group] = []
     while order:
         group = _grow(order, boxes, parts)
         order = [number for number in order if number not in group.members]
-        if not groups or _is_further_digit(group, groups[0]):
+        if not groups or (_is_further_digit(group, groups[0]) and not _is_flat(group.box)):
             groups.append(group)
     return groups
 
@@ -153,6 +159,26 @@ def _is_frame(number: int, boxes: dict[int, Box], parts: Parts) -> bool:
         inner = labels[inset:-inset, inset:-inset] if min(labels.shape) > 3 * inset else None
         return inner is not None and np.count_nonzero(inner == number) < 0.02 * parts.areas[number]
     return False
+
+
+def _side(box: Box) -> int:
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def _is_flat(box: Box) -> bool:
+    return box[2] - box[0] >= _FLAT * (box[3] - box[1])
+
+
+def _is_line(box: Box, digit: Box) -> bool:
+    """Whether a part is a line under the digit, or over its middle; the bar of a 5 is to the right."""
+    left, top, right, bottom = box
+    a, b, c, d = digit
+    if not _is_flat(box) or right - left < 0.3 * _side(digit):
+        return False
+    slack = 0.1 * _side(digit)
+    if top >= d - slack:
+        return True
+    return bottom <= b + slack and abs(left + right - a - c) < 2 * _MIDDLE * (c - a)
 
 
 def _is_further_digit(group: Group, main: Group) -> bool:
@@ -176,7 +202,9 @@ def _grow(order: list[int], boxes: dict[int, Box], parts: Parts) -> Group:
             a, b, c, d = boxes[number]
             left, top, right, bottom = box
             gap = max(a - right, left - c, b - bottom, top - d)
-            if gap <= near and not _are_side_by_side(members[0], number, boxes, parts.labels):
+            if gap > near or _is_line(boxes[number], box):
+                continue
+            if not _are_side_by_side(members[0], number, boxes, parts.labels):
                 members.append(number)
                 waiting = [n for n in waiting if n != number]
                 box = min(a, left), min(b, top), max(c, right), max(d, bottom)
