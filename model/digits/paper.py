@@ -67,6 +67,9 @@ def outline(region: Pixels, area: int, size: int) -> np.ndarray | None:
         return None
     if filled < _LEAST_SOLID * cv2.contourArea(cv2.convexHull(contour)):
         return None
+    (_, _), (height, width), _ = cv2.minAreaRect(contour)
+    if filled < 0.86 * height * width:
+        return None
     if len(order) < 2 or sides[order[1]] < _LEAST_MARK * sides[order[0]]:
         edge = sum(int(np.count_nonzero(line)) for line in (region[0], region[-1], region[:, 0], region[:, -1]))
         if edge > _MOST_ALONG_EDGE * length or area < 0.2 * size:

@@ -30,7 +30,7 @@ _LEAST_GAP = 0.08  # than this share of the taller one's height; in print it is 
 
 # A line is this much wider than high, and over a digit it is off its middle by at most this share of
 # the digit's width. Of 158 detached bars of fives in MNIST's training set 97 % are more.
-_FLAT, _MIDDLE = 2.0, 0.2
+_FLAT, _MIDDLE = 2.0, 0.17
 # A frame or a circle holds a part with at least this share of its height or width.
 _LEAST_HELD = 0.2
 
@@ -178,7 +178,7 @@ def _is_line(box: Box, digit: Box) -> bool:
     slack = 0.1 * _side(digit)
     if top >= d - slack:
         return True
-    return bottom <= b + slack and abs(left + right - a - c) < 2 * _MIDDLE * (c - a)
+    return bottom <= b - 0.02 * _side(digit) and abs(left + right - a - c) < 2 * _MIDDLE * (c - a)
 
 
 def _is_further_digit(group: Group, main: Group) -> bool:
