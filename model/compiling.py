@@ -45,16 +45,7 @@ for _module in _BLOCKED:
 F = TypeVar("F", bound=Callable[..., Any])
 
 # The modules with functions that Python calls.
-_MODULES = (
-    "digits.fitting",
-    "digits.parts",
-    "digits.ruling",
-    "digits.sheet",
-    "engines.kernels",
-    "sampling.masks",
-    "uncertainty.calibration",
-    "uncertainty.statistics",
-)
+_MODULES = "engines.kernels", "sampling.masks", "uncertainty.calibration", "uncertainty.statistics"
 
 LEVELS = ("x86-64-v3", "generic") if platform.machine() in ("x86_64", "AMD64") else ("generic",)
 _V3 = ("avx2", "bmi", "bmi2", "cx16", "f16c", "fma", "lzcnt", "movbe", "popcnt", "sahf", "sse4.2")

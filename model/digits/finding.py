@@ -160,7 +160,7 @@ def look_within(grey: Pixels, noise: float, reach: int) -> Look:
         mask = np.equal(parts.labels, digit.members[0]).view(np.uint8)
     else:
         mask = np.isin(parts.labels, digit.members).view(np.uint8)
-    strip_line(mask, digit.box)
+    strip_line(mask)
     width = stroke_width(mask)
     check_pen(grey, darkness, digit, mask, width)
     return Look(darkness, parts, digits, mask, width)

@@ -1,213 +1,101 @@
-"""Erases the printed lines of ruled or squared paper: lines that go from edge to edge."""
+"""Erases lines that are no ink: printed ones of ruled or squared paper, and underlines."""
 
 import cv2
 import numpy as np
 
-from model.arrays import Array, Pixels
-from model.compiling import compiled
+from model.arrays import Bitmap, Pixels
 
-# The picture is divided into strips across the lines, each with at least this width, pixels.
-_STRIPS = 12
-_LEAST_STRIP = 5
-# A line is visible in at least this share of the strips.
-_LEAST_SHARE = 0.75
+# The picture is divided into strips across the lines, each with at least this width, pixels. A line
+# is visible in at least this share of the strips.
+_STRIPS, _LEAST_STRIP, _LEAST_SHARE = 12, 5, 0.75
 # Slopes of lines on a sheet that is held by hand, as tangents: up to 5 degrees.
-_STEEPEST, _SLOPES = 0.09, 37
-# Lines are at most this thick, as a share of the picture's longer side.
-_THICKEST = 0.03
-# Rows on each side of a line's middle that are examined.
-_REACH = 6
-# A line is at least this dark.
-_FAINTEST = 6
+_SLOPES = np.linspace(-0.09, 0.09, 25)
+# Lines are at most this thick, as a share of the picture's longer side, and at least this dark.
+_THICKEST, _FAINTEST = 0.03, 6
+
+# A line that the digit stands on or hangs from ends beyond it on both sides, by at least `_BEYOND`,
+# and is at least `_LONG` and at most `_THICK`, as shares of the longer side of both together.
+_BEYOND, _LONG, _THICK = 0.12, 0.6, 0.16
 
 
 def remove_lines(darkness: Pixels) -> Pixels:
-    """Erases printed lines, except where ink crosses them.
+    """Erases lines from edge to edge, except where ink crosses them.
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
     if min(darkness.shape) < _STRIPS * _LEAST_STRIP:
         return darkness
-    turned = cv2.transpose(darkness)
-    across, down = _trace_lines(darkness), _trace_lines(turned)
-    if len(across) + len(down) < 2:
+    across, down = _trace_lines(darkness), _trace_lines(cv2.transpose(darkness))
+    if across[0] + down[0] < 2:
         return darkness
-    result = darkness.copy()
-    _erase(result, across)
-    result = cv2.transpose(result)
-    _erase(result, down)
-    return cv2.transpose(result)
+    return cv2.transpose(_erase(cv2.transpose(_erase(darkness, *across)), *down))
 
 
-def _trace_lines(darkness: Pixels) -> Array:
-    """Returns the row of each roughly horizontal line in the middle of each strip, (lines, 12)."""
+def _trace_lines(darkness: Pixels) -> tuple[int, Bitmap | None, Pixels | None]:
+    """Returns the number of roughly horizontal lines, where they are, and what is left of ink."""
     height, width = darkness.shape
-    thick = max(4, round(_THICKEST * max(height, width)))
-    post = np.ones((thick + 1, 1), dtype=np.uint8)
-    thin = cv2.morphologyEx(darkness, cv2.MORPH_TOPHAT, post, borderType=cv2.BORDER_REPLICATE)
-    thin = cv2.threshold(thin, _FAINTEST, 255, cv2.THRESH_BINARY)[1]
-    # Pairs of rows hold a line that climbs by one within the strip.
-    thin = cv2.dilate(thin, np.ones((2, 1), np.uint8))
+    post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), dtype=np.uint8)
+    opened = cv2.morphologyEx(darkness, cv2.MORPH_OPEN, post, borderType=cv2.BORDER_REPLICATE)
+    thin = cv2.threshold(cv2.subtract(darkness, opened), _FAINTEST, 255, cv2.THRESH_BINARY)[1]
+    # Three rows hold a line that climbs within the strip.
+    thin = cv2.dilate(thin, np.ones((3, 1), np.uint8))
     strip = width // _STRIPS
-    size = _STRIPS, height
-    covered = cv2.resize(thin[:, : strip * _STRIPS], size, interpolation=cv2.INTER_AREA)
+    covered = cv2.resize(
+        thin[:, : strip * _STRIPS], (_STRIPS, height), interpolation=cv2.INTER_AREA
+    )
     present = covered > 127
-    if present.any(axis=0).mean() < _LEAST_SHARE:
-        return np.empty((0, _STRIPS))
-    return _straight_lines(covered, strip)
+    if np.count_nonzero(present.any(axis=0)) < _LEAST_SHARE * _STRIPS:
+        return 0, None, None
+    middles = (np.arange(_STRIPS) - (_STRIPS - 1) / 2) * strip
+    rows = np.arange(height)[:, None] + np.rint(_SLOPES[:, None, None] * middles).astype(np.int64)
+    inside = (rows >= 0) & (rows < height)
+    hits = present[rows.clip(0, height - 1), np.arange(_STRIPS)] & inside
+    seen = np.maximum(np.count_nonzero(inside, axis=2), _STRIPS // 2)
+    is_line = np.count_nonzero(hits, axis=2) >= _LEAST_SHARE * seen
+    best = int(np.count_nonzero(is_line, axis=1).argmax())
+    edges = np.diff(is_line[best].astype(np.int8), prepend=0, append=0)
+    begins, ends = (edges == 1).nonzero()[0], (edges == -1).nonzero()[0]
+    where = np.zeros_like(darkness)
+    rise = float(_SLOPES[best]) * width / 2
+    for begin, end in zip(begins, ends, strict=True):
+        row = (begin + end - 1) / 2
+        start, stop = (0, round(row - rise)), (width - 1, round(row + rise))
+        cv2.line(where, start, stop, 1, len(post) + 2)
+    return len(begins), where > 0, opened
 
 
-@compiled("float64[:, ::1](uint8[:, ::1], int64)")
-def _straight_lines(covered: Pixels, strip: int) -> Array:
-    """Finds the lines that most strips agree on.
-
-    Args:
-        covered: how much of each row of each strip is dark on light rows, (H, 12).
-        strip: the width of a strip.
-    """
-    height, strips = covered.shape
-    share = np.zeros(height + 1)
-    best, best_score = np.zeros(height + 1), 0.0
-    best_slope = 0.0
-    for number in range(_SLOPES):
-        slope = _STEEPEST * (2 * number / (_SLOPES - 1) - 1)
-        score = 0.0
-        for row in range(height):
-            hits, seen = 0, 0
-            for i in range(strips):
-                y = row + round(slope * strip * (i - (strips - 1) / 2))
-                if 0 <= y < height:
-                    seen += 1
-                    # A tolerance of one row.
-                    if covered[y, i] > 127 or (y > 0 and covered[y - 1, i] > 127):
-                        hits += 1
-            found = hits / max(seen, strips // 2)
-            share[row] = found if found >= _LEAST_SHARE else 0.0
-            score += share[row]
-        if score > best_score:
-            best_score, best_slope = score, slope
-            best[:] = share
-    lines = np.empty((height, strips))
-    count, begin = 0, -1
-    for row in range(height + 1):
-        if best[row] > 0 and begin < 0:
-            begin = row
-        elif best[row] == 0 and begin >= 0:
-            for i in range(strips):
-                expected = (begin + row - 1) / 2 + best_slope * strip * (i - (strips - 1) / 2)
-                lines[count, i] = _darkest(covered[:, i], expected)
-            count, begin = count + 1, -1
-    return lines[:count].copy()
+def _erase(darkness: Pixels, count: int, where: Bitmap | None, opened: Pixels | None) -> Pixels:
+    """Replaces lines by what is darker both above and below them."""
+    if not count:
+        return darkness
+    values = np.sort((darkness - opened)[where])
+    values = values[values > _FAINTEST]
+    level = int(values[len(values) // 2])
+    ink = int(np.sort(darkness, axis=None)[-1 - darkness.size // 200])
+    # Ink on a line, or along it, is darker than the line and is kept.
+    is_line = where & (darkness <= max((level + ink) // 2, level + level // 3))
+    return np.where(is_line, opened, darkness)
 
 
-@compiled()
-def _darkest(column: Pixels, expected: float) -> float:
-    """Returns the row near the expected one at which a strip is darkest."""
-    middle = round(expected)
-    most, rows, number = 127, 0, 0
-    for row in range(max(0, middle - 3), min(len(column), middle + 4)):
-        if column[row] > most:
-            most, rows, number = column[row], row, 1
-        elif column[row] == most and number:
-            rows, number = rows + row, number + 1
-    # The middle of a pair of rows.
-    return rows / number - 0.5 if number else expected
-
-
-@compiled("void(uint8[:, ::1], float64[:, ::1])")
-def _erase(darkness: Pixels, lines: Array) -> None:
-    """Replaces each line by the lighter of the pixels just above and just below it."""
-    height, width = darkness.shape
-    strips = lines.shape[1]
-    strip = width // strips
-    counts = np.zeros(256, np.int64)
-    rows = np.zeros(width, np.int64)
-    level = np.zeros(2 * _REACH + 1, np.int64)
-    for value in darkness.flat:
-        counts[value] += 1
-    ink, rest = 255, height * width // 200
-    while ink > 0 and counts[ink] <= rest:
-        rest -= counts[ink]
-        ink -= 1
-    for line in lines:
-        for x in range(width):
-            place = min(max((x + 0.5) / strip - 0.5, 0.0), strips - 1.001)
-            left = int(place)
-            share = place - left
-            rows[x] = round(line[left] * (1 - share) + line[left + 1] * share)
-        for offset in range(2 * _REACH + 1):
-            counts[:] = 0
-            number = 0
-            for x in range(width):
-                y = rows[x] + offset - _REACH
-                if 0 <= y < height:
-                    counts[darkness[y, x]] += 1
-                    number += 1
-            half, value = number // 2, 0
-            while value < 255 and counts[value] <= half:
-                half -= counts[value]
-                value += 1
-            level[offset] = value
-        most = level.max()
-        reach = 1
-        while reach < _REACH - 1 and 5 * max(
-            level[_REACH - reach - 1], level[_REACH + reach + 1]
-        ) > most:
-            reach += 1
-        # Ink on a line, or along it, is darker than the line and is kept.
-        darkest = max((most + ink) / 2, 1.3 * most)
-        for x in range(width):
-            above, below = rows[x] - reach - 1, rows[x] + reach + 1
-            lighter = darkness[above, x] if 0 <= above < height else 0
-            lighter = min(lighter, darkness[below, x] if 0 <= below < height else 0)
-            for y in range(max(above + 1, 0), min(below, height)):
-                if lighter < darkness[y, x] <= darkest:
-                    darkness[y, x] = lighter
-
-
-@compiled("boolean(uint8[:, ::1], UniTuple(int64, 4))")
-def strip_line(mask: Pixels, box: tuple[int, int, int, int]) -> bool:
-    """Erases a line that the digit stands on, or hangs from, and that ends beyond it on both sides."""
-    left, top, right, bottom = box
-    side = max(right - left, bottom - top)
-    found = False
-    for below in (True, False):
-        ends = np.zeros((2, 4), np.float64)  # columns, mean row, last column, thickness
-        for end in range(2):
-            count, total, thickest = 0, 0.0, 0
-            for i in range(right - left):
-                x = left + i if end == 0 else right - 1 - i
-                first, last, number = -1, -1, 0
-                for y in range(top, bottom):
-                    if mask[y, x]:
-                        if last != y - 1 or number == 0:
-                            number += 1
-                            first = y
-                        last = y
-                if number == 0:
-                    continue
-                middle = (first + last) / 2
-                off = bottom - middle if below else middle - top
-                if number > 1 or last - first + 1 > max(2, 0.16 * side) or off > 0.16 * side:
-                    break
-                count += 1
-                total += middle
-                thickest = max(thickest, last - first + 1)
-            ends[end, 0], ends[end, 1], ends[end, 3] = count, total / max(count, 1), thickest
-        if min(ends[0, 0], ends[1, 0]) < max(2.0, 0.12 * side) or right - left < 0.6 * side:
+def strip_line(mask: Pixels) -> None:
+    """Erases from a digit a line under it or over it, which it touches."""
+    left, top, width, height = cv2.boundingRect(mask)
+    side = max(width, height)
+    ink = mask[top : top + height, left : left + width]
+    counts = ink.sum(axis=0, dtype=np.int64)
+    first, last = ink.argmax(axis=0), height - 1 - ink[::-1].argmax(axis=0)
+    middle = (first + last) / 2
+    y, x = np.arange(height)[:, None], np.arange(width)
+    for below in (False, True):
+        from_edge = height - 1 - middle if below else middle
+        alone = (last - first + 1 <= max(2, _THICK * side)) & (from_edge <= _THICK * side)
+        ends = int(np.append(alone, False).argmin()), int(np.append(alone[::-1], False).argmin())
+        if min(ends) < max(2, _BEYOND * side) or sum(ends) > 0.95 * width or width < _LONG * side:
             continue
-        if ends[0, 0] + ends[1, 0] > 0.95 * (right - left):
-            continue
-        from_x, to_x = left + ends[0, 0] / 2, right - ends[1, 0] / 2
-        slope = (ends[1, 1] - ends[0, 1]) / (to_x - from_x)
-        thick = max(ends[0, 3], ends[1, 3]) / 2 + 0.5
-        for x in range(left, right):
-            middle = ends[0, 1] + slope * (x - from_x)
-            begin, end = int(np.ceil(middle - thick)), int(np.floor(middle + thick))
-            beyond = begin - 1 if below else end + 1
-            if top <= beyond < bottom and mask[beyond, x]:
-                continue
-            for y in range(max(begin, top), min(end + 1, bottom)):
-                mask[y, x] = 0
-        found = True
-    return found
+        rows = middle[: ends[0]].mean(), middle[width - ends[1] :].mean()
+        slope = (rows[1] - rows[0]) / (width - (ends[0] + ends[1]) / 2)
+        line = rows[0] + slope * (x - ends[0] / 2)
+        thick = max(counts[: ends[0]].max(), counts[width - ends[1] :].max()) / 2 + 0.5
+        beyond = np.rint(line - thick - 0.5 if below else line + thick + 0.5).astype(np.int64)
+        crossed = ink[beyond.clip(0, height - 1), x] > 0
+        ink[(np.abs(y - line) <= thick) & ~crossed] = 0

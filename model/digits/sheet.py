@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
-from model.compiling import compiled
 
 cv2.setNumThreads(1)
 
@@ -130,48 +129,23 @@ def measure_darkness(grey: Pixels, noise: float, reach: int, least: int = LEAST_
     return paper, cv2.divide(difference, paper, scale=255)
 
 
-@compiled("int64(uint8[:, ::1])")
 def find_threshold(darkness: Pixels) -> int:
     """Finds the darkness above which marks are ink; -1 if there are none.
 
     This is Otsu's threshold between faint and dark marks, or a share of the typical darkness of ink
     if that is less; Otsu 1979, "A Threshold Selection Method from Gray-Level Histograms".
     """
-    counts = np.zeros(256, np.int64)
-    for row in darkness:
-        for value in row:
-            counts[value] += 1
+    counts = np.bincount(darkness.ravel(), minlength=256)
     counts[0] = 0
-    total, moment = 0, 0
-    for value in range(256):
-        total += counts[value]
-        moment += counts[value] * value
-    if total == 0:
+    below, moment = counts.cumsum(), (counts * np.arange(256)).cumsum()
+    total = int(below[-1])
+    if not total:
         return -1
-    best, first, last = -1.0, 0, 0
-    below, below_moment = 0, 0
-    for value in range(255):
-        below += counts[value]
-        below_moment += counts[value] * value
-        if below == 0 or below == total:
-            continue
-        difference = float(moment * below - below_moment * total)
-        between = difference * difference / (float(below) * float(total - below))
-        # If nothing lies between the two classes, all thresholds there are as good.
-        if between > best:
-            best, first, last = between, value, value
-        elif counts[value] == 0 and last == value - 1:
-            last = value
-    threshold = (first + last) // 2
-    above = 0
-    for value in range(threshold + 1, 256):
-        above += counts[value]
-    if above == 0:
-        above, threshold = total, -1
-    seen, typical = 0, 255
-    for value in range(255, threshold, -1):
-        seen += counts[value]
-        typical = value
-        if 2 * seen >= above:
-            break
+    difference = (moment[-1] * below - moment * total).astype(np.float64)
+    between = difference * difference / np.maximum(below * (total - below), 1)
+    # If nothing lies between the two classes, all thresholds there are as good: take the middle.
+    best = (between == between.max()).nonzero()[0]
+    threshold = int(best[0] + best[-1]) // 2
+    dark = int(below[threshold]) if below[threshold] < total else 0
+    typical = int(below.searchsorted((dark + total) // 2, "right"))
     return max(min(threshold, int(_FAINTEST * typical)), 0)
