@@ -60,6 +60,11 @@ class Look(NamedTuple):
     mask: Pixels
     width: float
 
+    def is_clean(self) -> bool:
+        """Whether there is hardly any other ink, as shadows are."""
+        mass = sum(digit.mass for digit in self.digits)
+        return mass > 0.98 * self.parts.masses[1:].sum() and not self.digits[0].along_edge
+
 
 def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tuple[Box, ...]]:
     """Finds the digits in a picture of brightness 0 to 255.
@@ -127,8 +132,10 @@ def look_at(grey: Pixels, is_dark: bool) -> Look:
         reach = max(1, round(share * max(grey.shape)))
         try:
             look = look_within(grey, noise, reach)
+            # Now that the width of the strokes is known, wider dark areas are left out as shadows.
             narrower = round(_WIDEST_STROKE / 2 * look.width) + 2
-            look = look_within(grey, noise, narrower) if narrower < 0.75 * reach else look
+            if narrower < 0.75 * reach and not look.is_clean():
+                look = look_within(grey, noise, narrower)
         except NoInkError as error:
             first = first or error
             continue
@@ -205,8 +212,7 @@ def cut_out(image: Pixels, look: Look, factor: int, is_dark: bool) -> Pixels:
     part = image[rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor]
     part, closer = reduce(part, int(_DIGIT_SIDE * (1 + 2 * _AROUND)))
     grey, noise = smooth(part if is_dark else ~part)
-    y, x = (np.minimum(np.arange(side) * closer // factor, most - 1) for side, most in zip(grey.shape, allowed.shape))
-    allowed = allowed[y[:, None], x]
+    allowed = cv2.resize(allowed, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
     scale = factor / closer
     _, darkness = measure_darkness(grey, noise / 2, round(_WIDEST_STROKE / 2 * look.width * scale) + 2, 8)
     darkness = remove_lines(darkness) * allowed

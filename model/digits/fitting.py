@@ -1,5 +1,7 @@
 """Fits the ink of a digit into 28x28 pixels, with strokes as wide as MNIST's."""
 
+from functools import cache
+
 import cv2
 import numpy as np
 
@@ -48,11 +50,13 @@ def stroke_width(mask: Pixels) -> float:
 
     The length is the mean of what lines in four directions cross (Cauchy and Crofton).
     """
-    p = np.pad(mask, 1)
+    left, top, width, height = cv2.boundingRect(mask)
+    ink = mask[top : top + height, left : left + width]
+    p = cv2.copyMakeBorder(ink, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     pairs = (p[1:], p[:-1]), (p[:, 1:], p[:, :-1]), (p[1:, 1:], p[:-1, :-1]), (p[1:, :-1], p[:-1, 1:])
     down, across, falling, rising = (int(np.count_nonzero(a != b)) for a, b in pairs)
     length = (down + across + (falling + rising) / 2**0.5) * np.pi / 8
-    return 2 * int(np.count_nonzero(mask)) / max(length, 1.0)
+    return 2 * cv2.countNonZero(ink) / max(length, 1.0)
 
 
 def _adjust_width(cover: Pixels) -> Pixels:
@@ -60,10 +64,15 @@ def _adjust_width(cover: Pixels) -> Pixels:
     width = stroke_width((cover > 127).view(np.uint8)) / _FINE
     thicker = max(0, round((_THINNEST - width) / 2 * _FINE))
     thinner = max(0, round(min((width - _THICKEST) / 2, _MOST_THINNING * width) * _FINE))
-    cover = np.pad(cover, thicker + 1)
-    return cv2.erode(cv2.dilate(cover, disc(thicker)), disc(thinner))
+    if thinner:
+        return cv2.erode(cover, disc(thinner))
+    if thicker:
+        cover = cv2.copyMakeBorder(cover, *[thicker] * 4, cv2.BORDER_CONSTANT)
+        return cv2.dilate(cover, disc(thicker))
+    return cover
 
 
+@cache
 def disc(radius: int) -> Pixels:
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return (x * x + y * y <= radius * (radius + 0.5)).view(np.uint8)

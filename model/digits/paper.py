@@ -37,15 +37,16 @@ class Paper(NamedTuple):
 def find_paper(grey: Pixels) -> list[Paper]:
     """Finds polygons of one brightness, which may hold marks of another; the smallest first."""
     light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1]
-    least = _LEAST_PAPER * grey.size
     papers = []
     for is_light, bitmap in ((True, light), (False, 1 - light)):
         _, labels, stats, _ = cv2.connectedComponentsWithStats(bitmap, connectivity=4)
-        for number in range(1, len(stats)):
-            area = int(stats[number, cv2.CC_STAT_AREA])
-            if area < least:
+        for number, (_, _, width, height, area) in enumerate(stats.tolist()):
+            if not number or area < max(_LEAST_PAPER * grey.size, 0.45 * width * height):
                 continue
             region = labels == number
+            if area > _LEAST_BLANK * grey.size and region[::grey.shape[0] - 1 or 1, :: grey.shape[1] - 1 or 1].all():
+                papers.append((area, Paper(is_light, None, 0)))
+                continue
             contour = outline(region.view(np.uint8), area, grey.size)
             if contour is not None:
                 brightness = int(np.sort(grey[region])[area // 2])
