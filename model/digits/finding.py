@@ -29,7 +29,7 @@ _REACHES = 0.25, 0.1, 0.04
 # Strokes up to this width remain ink in the second search, in mean widths of the strokes.
 _WIDEST_STROKE = 4
 # A digit has at least this number of pixels; less is dust.
-_LEAST_AREA = 8
+_LEAST_AREA = 5
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
 # the digit's longer side. Marks with more than `_ALONG_EDGE` of
 # their outline along the picture's edge, and marks fainter than `_FAINT`, are more often shadows:
@@ -90,31 +90,38 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
             except NoInkError:
                 pass
     ink = cut_out(image, look, factor, is_dark)
+    check_strokes((ink > 127).view(np.uint8))
     if steps is not None:
         steps |= {"paper": small, "ink": look.darkness, "digit": ink}
     return fit(ink), tuple(boxes)
 
 
 def search(small: Pixels) -> tuple[Look, bool]:
-    """Finds the digits on the paper, or in all of the picture."""
-    for paper in find_paper(small):
-        try:
-            return look_at(cover_up(small, paper), paper.is_light), paper.is_light
-        except NoInkError:
-            pass
-    is_dark = is_ink_dark(small)
-    looks, first = [], None
-    for polarity in (is_dark, not is_dark):
-        try:
-            look = look_at(small, polarity)
-        except NoInkError as error:
-            first = first or error
-            continue
-        if look.digits[0].along_edge <= ALONG_EDGE:
-            return look, polarity
-        looks.append((look, polarity))
+    """Finds the digits on the paper, or in all of the picture, as light or dark ink."""
+    papers = find_paper(small)
+    attempts = [(cover_up(small, paper), paper.is_light) for paper in papers]
+    whole = [paper.is_light for paper in papers if paper.inside is None]
+    is_dark = whole[0] if whole else is_ink_dark(small)
+    attempts += [(small, polarity) for polarity in (is_dark, not is_dark) if polarity not in whole]
+    looks, errors = [], []
+    for grey, polarity in attempts:
+        smoothed, noise = smooth(grey if polarity else ~grey)
+        for share in _REACHES:
+            reach = max(1, round(share * max(small.shape)))
+            try:
+                look = look_within(smoothed, noise, reach)
+                # Now that the width of the strokes is known, wider dark areas are left out.
+                narrower = round(_WIDEST_STROKE / 2 * look.width) + 2
+                if narrower < 0.75 * reach and not look.is_clean():
+                    look = look_within(smoothed, noise, narrower)
+            except NoInkError as error:
+                errors.append(error)
+                continue
+            if look.digits[0].along_edge <= ALONG_EDGE:
+                return look, polarity
+            looks.append((look, polarity))
     if not looks:
-        raise first
+        raise errors[0]
     return min(looks, key=lambda item: item[0].digits[0].along_edge)
 
 
@@ -123,28 +130,6 @@ def cover_up(grey: Pixels, paper: Paper) -> Pixels:
     if paper.inside is None:
         return grey
     return np.where(paper.inside, grey, np.uint8(paper.brightness))
-
-
-def look_at(grey: Pixels, is_dark: bool) -> Look:
-    grey, noise = smooth(grey if is_dark else ~grey)
-    looks, first = [], None
-    for share in _REACHES:
-        reach = max(1, round(share * max(grey.shape)))
-        try:
-            look = look_within(grey, noise, reach)
-            # Now that the width of the strokes is known, wider dark areas are left out as shadows.
-            narrower = round(_WIDEST_STROKE / 2 * look.width) + 2
-            if narrower < 0.75 * reach and not look.is_clean():
-                look = look_within(grey, noise, narrower)
-        except NoInkError as error:
-            first = first or error
-            continue
-        if look.digits[0].along_edge <= ALONG_EDGE:
-            return look
-        looks.append(look)
-    if not looks:
-        raise first
-    return min(looks, key=lambda look: look.digits[0].along_edge)
 
 
 def look_within(grey: Pixels, noise: float, reach: int) -> Look:
@@ -187,7 +172,7 @@ def check_pen(grey: Pixels, darkness: Pixels, digit: Group, mask: Pixels, width:
     left, top, right, bottom = digit.box
     reach = max(1, digit.side // _EDGE_SHARE)
     if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:
-        reach = min(reach, max(2, min(right - left, bottom - top) // 6))
+        reach = min(reach, max(1, min(right - left, bottom - top) // 6))
     outline = cv2.subtract(mask, cv2.erode(mask, disc(1)))
     around = cv2.dilate(grey, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     y, x = outline.nonzero()
@@ -197,6 +182,17 @@ def check_pen(grey: Pixels, darkness: Pixels, digit: Group, mask: Pixels, width:
     if sharp.sum() < _LEAST_SHARP * len(sharp):
         raise NoInkError(
             "no ink: nothing but a shadow stands out; send a digit with clearer strokes"
+        )
+
+
+def check_strokes(mask: Pixels) -> None:
+    """Whether the ink is strokes, not noise."""
+    count = cv2.connectedComponents(mask, connectivity=8)[0]
+    side = max(cv2.boundingRect(mask)[2:])
+    if count > 40 or cv2.countNonZero(mask) > _LONGEST_STROKES * side * stroke_width(mask):
+        raise NoInkError(
+            "no ink: marks are all over the image, as in noise, a texture or a page of text; "
+            "send a picture of one digit"
         )
 
 

@@ -48,7 +48,7 @@ def find_paper(grey: Pixels) -> list[Paper]:
                 papers.append((area, Paper(is_light, None, 0)))
                 continue
             contour = outline(region.view(np.uint8), area, grey.size)
-            if contour is not None:
+            if contour is not None and _is_sharp(grey, light, contour):
                 brightness = int(np.sort(grey[region])[area // 2])
                 inside = np.zeros_like(grey)
                 cv2.drawContours(inside, [contour], -1, 255, cv2.FILLED)
@@ -77,3 +77,12 @@ def outline(region: Pixels, area: int, size: int) -> np.ndarray | None:
             return None
     corners = cv2.approxPolyDP(contour, _TOLERANCE * length, True)
     return contour if len(corners) <= _MOST_CORNERS else None
+
+
+def _is_sharp(grey: Pixels, light: Pixels, contour: np.ndarray) -> bool:
+    """Whether brightness changes at once along an outline, as far as between light and dark."""
+    least = 0.5 * (cv2.mean(grey, light)[0] - cv2.mean(grey, 1 - light)[0])
+    square = np.ones((5, 5), np.uint8)
+    steps = cv2.subtract(cv2.dilate(grey, square), cv2.erode(grey, square))
+    x, y = contour[:, 0].T
+    return np.count_nonzero(steps[y, x] >= least) >= 0.5 * len(x)

@@ -16,7 +16,8 @@ _LEAST_DIGIT, _LEAST_MASS, _LEAST_DARKNESS, _MOST_ALONG_EDGE = 0.5, 0.15, 0.6, 0
 # A part with more than this share of its outline along the picture's edge is a shadow.
 ALONG_EDGE = 0.25
 # Handwriting has at most this number of parts; noise, textures and print have more.
-_MOST_PARTS = 60
+# Digits have at least this share of all ink.
+_MOST_PARTS, _LEAST_SHARE = 60, 0.4
 
 # Two parts are separate digits, and not pieces of one, if they stand side by side at every height:
 _LEAST_HEIGHT = 0.6  # the lower one has at least this share of the taller one's height,
@@ -96,6 +97,7 @@ def group_parts(parts: Parts) -> list[Group]:
         return []
     order = [main, *(int(n) for n in numbers[parts.masses[numbers].argsort()[::-1]] if n != main)]
     order = [number for number in order if not _is_frame(number, order, parts)]
+    marks = order
     if _is_flat(parts.boxes[order[0]]):
         least = 0.3 * _side(parts.boxes[order[0]])
         order.sort(key=lambda n: _is_flat(parts.boxes[n]) or _side(parts.boxes[n]) < least)
@@ -105,6 +107,8 @@ def group_parts(parts: Parts) -> list[Group]:
         order = [number for number in order if number not in group.members]
         if not groups or _is_further_digit(group, groups[0]):
             groups.append(group)
+    if sum(group.mass for group in groups) < _LEAST_SHARE * sum(parts.masses[n] for n in marks):
+        return []
     return groups
 
 

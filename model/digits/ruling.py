@@ -15,7 +15,7 @@ _THICKEST, _FAINTEST = 0.03, 6
 
 # A line that the digit stands on or hangs from ends beyond it on both sides, by at least `_BEYOND`,
 # and is at least `_LONG` and at most `_THICK`, as shares of the longer side of both together.
-_BEYOND, _LONG, _THICK = 0.12, 0.6, 0.16
+_BEYOND, _LONG, _THICK = 0.12, 0.88, 0.16
 
 
 def remove_lines(darkness: Pixels) -> Pixels:
@@ -91,7 +91,7 @@ def strip_line(mask: Pixels) -> None:
         from_edge = height - 1 - middle if below else middle
         alone = (last - first + 1 <= max(2, _THICK * side)) & (from_edge <= _THICK * side)
         ends = int(np.append(alone, False).argmin()), int(np.append(alone[::-1], False).argmin())
-        if min(ends) < max(2, _BEYOND * side) or sum(ends) > 0.95 * width or width < _LONG * side:
+        if min(ends) < max(2, _BEYOND * side) or sum(ends) > 0.95 * width or width < _LONG * height:
             continue
         rows = middle[: ends[0]].mean(), middle[width - ends[1] :].mean()
         slope = (rows[1] - rows[0]) / (width - (ends[0] + ends[1]) / 2)
