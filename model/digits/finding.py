@@ -165,6 +165,8 @@ def check_pen(grey: Pixels, darkness: Pixels, digit: Group, mask: Pixels, width:
             "no ink: marks are all over the image, as in noise, a texture or a page of text; "
             "send a picture of one digit"
         )
+    if digit.along_edge > 0.4:
+        raise NoInkError("no ink: nothing but a shadow stands out; send a digit with clearer strokes")
     if digit.area < _LEAST_AREA:
         raise NoInkError("no ink: nothing but specks stands out; send a larger digit")
     if width > 0.36 * digit.side:
@@ -172,7 +174,7 @@ def check_pen(grey: Pixels, darkness: Pixels, digit: Group, mask: Pixels, width:
     left, top, right, bottom = digit.box
     reach = max(1, digit.side // _EDGE_SHARE)
     if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:
-        reach = min(reach, max(1, min(right - left, bottom - top) // 6))
+        reach = min(reach, max(1, round(width / 6)))
     outline = cv2.subtract(mask, cv2.erode(mask, disc(1)))
     around = cv2.dilate(grey, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     y, x = outline.nonzero()
