@@ -18,7 +18,7 @@ Steps = dict[str, Pixels]
 
 # Digits are searched in a picture reduced to at most this longer side. A digit of less than
 # `_SMALL_DIGIT` there is searched again around it.
-_LOOK_SIDE = 128
+_LOOK_SIDE, _LARGE_LOOK_SIDE = 128, 320
 _SMALL_DIGIT = 24
 # The digit is cut out of the picture reduced so that its longer side is at most this.
 _DIGIT_SIDE = 160
@@ -76,7 +76,17 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
         NoInkError: there is no digit in the picture.
     """
     small, factor = reduce(image, _LOOK_SIDE)
-    look, is_dark = search(small)
+    try:
+        look, is_dark = search(small)
+    except NoInkError as error:
+        # Thin and faint strokes vanish in a picture that is reduced this far.
+        small, factor = reduce(image, _LARGE_LOOK_SIDE)
+        if small.shape == image.shape and factor == 1 and max(image.shape) <= _LOOK_SIDE:
+            raise
+        try:
+            look, is_dark = search(small)
+        except NoInkError:
+            raise error from None
     boxes = sorted(tuple(factor * side for side in digit.box) for digit in look.digits)
     left, top, right, bottom = look.digits[0].box
     side = max(right - left, bottom - top)
