@@ -10,7 +10,7 @@ from model.digits.fitting import disc, fit, stroke_width
 from model.digits.paper import Paper, find_paper
 from model.digits.parts import ALONG_EDGE, Box, Group, Parts, find_parts, group_parts
 from model.digits.ruling import remove_lines, strip_line
-from model.digits.sheet import find_threshold, is_ink_dark, measure_darkness, reduce, smooth
+from model.digits.sheet import LEAST_CONTRAST, find_threshold, is_ink_dark, measure_darkness, reduce, smooth
 from model.errors import NoInkError
 
 # Small pictures of the steps, by name.
@@ -20,6 +20,7 @@ Steps = dict[str, Pixels]
 # `_SMALL_DIGIT` there is searched again around it.
 _LOOK_SIDE, _LARGE_LOOK_SIDE = 128, 320
 _SMALL_DIGIT = 24
+_LEAST_AVERAGED = 10
 # The digit is cut out of the picture reduced so that its longer side is at most this.
 _DIGIT_SIDE = 160
 # Around a digit that is looked at closer, as a share of its longer side.
@@ -77,14 +78,14 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
     """
     small, factor = reduce(image, _LOOK_SIDE)
     try:
-        look, is_dark = search(small)
+        look, is_dark = search(small, LEAST_CONTRAST if factor == 1 else _LEAST_AVERAGED)
     except NoInkError as error:
         # Thin and faint strokes vanish in a picture that is reduced this far.
         small, factor = reduce(image, _LARGE_LOOK_SIDE)
         if small.shape == image.shape and factor == 1 and max(image.shape) <= _LOOK_SIDE:
             raise
         try:
-            look, is_dark = search(small)
+            look, is_dark = search(small, LEAST_CONTRAST if factor == 1 else _LEAST_AVERAGED)
         except NoInkError:
             raise error from None
     boxes = sorted(tuple(factor * side for side in digit.box) for digit in look.digits)
@@ -106,7 +107,7 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
     return fit(ink), tuple(boxes)
 
 
-def search(small: Pixels) -> tuple[Look, bool]:
+def search(small: Pixels, least: int) -> tuple[Look, bool]:
     """Finds the digits on the paper, or in all of the picture, as light or dark ink."""
     papers = find_paper(small)
     attempts = [(cover_up(small, paper), paper.is_light) for paper in papers]
@@ -119,11 +120,11 @@ def search(small: Pixels) -> tuple[Look, bool]:
         for share in _REACHES:
             reach = max(1, round(share * max(small.shape)))
             try:
-                look = look_within(smoothed, noise, reach)
+                look = look_within(smoothed, noise, reach, least)
                 # Now that the width of the strokes is known, wider dark areas are left out.
                 narrower = round(_WIDEST_STROKE / 2 * look.width) + 2
                 if narrower < 0.75 * reach and not look.is_clean():
-                    look = look_within(smoothed, noise, narrower)
+                    look = look_within(smoothed, noise, narrower, least)
             except NoInkError as error:
                 errors.append(error)
                 continue
@@ -142,8 +143,8 @@ def cover_up(grey: Pixels, paper: Paper) -> Pixels:
     return np.where(paper.inside, grey, np.uint8(paper.brightness))
 
 
-def look_within(grey: Pixels, noise: float, reach: int) -> Look:
-    _, darkness = measure_darkness(grey, noise, reach)
+def look_within(grey: Pixels, noise: float, reach: int, least: int) -> Look:
+    _, darkness = measure_darkness(grey, noise, reach, least)
     darkness = remove_lines(darkness)
     threshold = find_threshold(darkness)
     if threshold < 0:
@@ -177,14 +178,14 @@ def check_pen(grey: Pixels, darkness: Pixels, digit: Group, mask: Pixels, width:
         )
     if digit.along_edge > 0.4:
         raise NoInkError("no ink: nothing but a shadow stands out; send a digit with clearer strokes")
-    if digit.area < _LEAST_AREA:
+    if digit.area < _LEAST_AREA or (digit.along_edge and digit.side < 0.1 * max(grey.shape)):
         raise NoInkError("no ink: nothing but specks stands out; send a larger digit")
     if width > 0.36 * digit.side:
         raise NoInkError("no ink: nothing but a large area stands out; send a digit made of strokes")
     left, top, right, bottom = digit.box
     reach = max(1, digit.side // _EDGE_SHARE)
     if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:
-        reach = min(reach, max(1, round(width / 6)))
+        reach = min(reach, max(1, int(width // 6)))
     outline = cv2.subtract(mask, cv2.erode(mask, disc(1)))
     around = cv2.dilate(grey, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     y, x = outline.nonzero()
@@ -199,9 +200,10 @@ def check_pen(grey: Pixels, darkness: Pixels, digit: Group, mask: Pixels, width:
 
 def check_strokes(mask: Pixels) -> None:
     """Whether the ink is strokes, not noise."""
-    count = cv2.connectedComponents(mask, connectivity=8)[0]
+    areas = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:, cv2.CC_STAT_AREA]
+    count = int(np.count_nonzero(areas > 0.01 * areas.max(initial=1)))
     side = max(cv2.boundingRect(mask)[2:])
-    if count > 40 or cv2.countNonZero(mask) > _LONGEST_STROKES * side * stroke_width(mask):
+    if count > 16 or cv2.countNonZero(mask) > _LONGEST_STROKES * side * stroke_width(mask):
         raise NoInkError(
             "no ink: marks are all over the image, as in noise, a texture or a page of text; "
             "send a picture of one digit"
