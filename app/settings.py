@@ -77,6 +77,12 @@ class Settings(BaseModel):
         "as many",
         ge=784,
     )
+    max_image_memory: int | None = _setting(
+        None,
+        "Most memory for the pictures that are being decoded by all workers, in bytes; if unset, "
+        "about a third of the container's limit, or of the machine's memory",
+        ge=2**20,
+    )
     max_passes: int = _setting(1000, "Most stochastic passes per request", ge=1, le=65_536)
     max_batch_images: int = _setting(256, "Most images per batch request", ge=1)
     max_queued_passes: int = _setting(

@@ -14,7 +14,6 @@ from io import BytesIO
 
 import numpy as np
 import PIL.Image
-from numpy.typing import NDArray
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -24,22 +23,23 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from app.errors import ApiError, ErrorCode
+from app.inference.grey import Grey, luminance, shrink, shrink_factor, use_all_of_range
 from app.inference.image_formats import (
     Format,
-    gif_screen,
     identify,
     identify_unsupported,
     is_cut_off,
     jpeg_has_too_many_scans,
     jpeg_keeps_all_coefficients,
+    tiff_has_too_many_values,
     tiff_is_cut_off,
     webp_canvas,
     without_png_text,
 )
+from app.inference.memory import WEBP_BYTES, decoding_memory
 from app.inference.plain_png import decode_plain_png
 from model.arrays import Pixels
 
-Grey = NDArray[np.uint8]
 # An image file's bytes, or its pixels.
 Image = bytes | Pixels
 
@@ -53,22 +53,56 @@ INLINE_BYTES = 4 * INLINE_PIXELS + 1024
 # this long: a digit a tenth as high is then still larger than MNIST's.
 _DRAFT_SIDE = 320
 
-# A picture of more pixels than this is scaled down before it is converted, in strips of this many
-# rows: of 50 million in four channels, each further copy would take 200 MB.
-_MOST_WHOLE_PIXELS = 16_000_000
-_STRIP_ROWS = 64
+# The longest side: what JPEG can have at most. A longer one is no photo of a digit, and every row
+# costs, however short it is.
+_LONGEST_SIDE = 65_535
 
-# Pillow reads every WebP as an animation, with four copies of the picture at a time: for the memory
-# of other formats it may have half as many pixels.
+# Reads of a file by Python code. More are millions of empty chunks, blocks or runs, each of which
+# costs Pillow a microsecond or more.
+_MOST_READS = 400_000
+
+# Pillow decodes run lengths of BMP pixel by pixel in Python.
+_MOST_RUN_LENGTH_PIXELS = 4_000_000
+
+# Pillow reads every WebP as an animation, with three copies of the picture at a time: it may have
+# half as many pixels as other formats.
 _WEBP_SHARE = 2
+
 
 # Not Image.open: it tries decoders in turn, warns of large images before their size can be
 # checked, and gives JPEGs of several pictures to a decoder that cannot scale.
+class _Gif(GifImageFile):
+    """Only the first frame counts: what follows it on the screen is not prepared, in its size."""
+
+    disposal_method = property(lambda _: 0, lambda _, value: None)
+
+
+class _WebP(WebPImageFile):
+    """Frees the decoder's canvases before the picture is made of what it decoded."""
+
+    def _get_next(self) -> tuple[bytes, int, int]:
+        found = super()._get_next()
+        self._decoder = None
+        return found
+
+
+class _Source(BytesIO):
+    """A file of which a limited number of reads is allowed."""
+
+    _reads = _MOST_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads -= 1
+        if self._reads < 0:
+            raise ValueError("the file is in too many pieces")
+        return super().read(size)
+
+
 _DECODERS: dict[Format, Callable[[BytesIO], ImageFile]] = {
     "PNG": PngImageFile,
     "JPEG": JpegImageFile,
-    "WebP": WebPImageFile,
-    "GIF": GifImageFile,
+    "WebP": _WebP,
+    "GIF": _Gif,
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
 }
@@ -90,15 +124,17 @@ _UPRIGHT = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 _ORIENTATION_TAG = 0x0112
+_COLOURS = ("LA", "RGB", "RGBA")
 
 
-def decode(data: bytes, *, max_pixels: int) -> tuple[Grey, int]:
+def decode(data: bytes, *, max_pixels: int, max_memory: float = math.inf) -> tuple[Grey, int]:
     """Decodes an image file, upright, transparency on paper that shows the ink.
 
     Args:
         data: a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first counts.
         max_pixels: the most that is decoded, of a WebP half as many. A JPEG counts as it is scaled
             down while decoding.
+        max_memory: the most bytes that decoding may take.
 
     Returns:
         Brightness 0 to 255, (H, W), writable: an 8-bit greyscale image keeps its values exactly.
@@ -109,23 +145,31 @@ def decode(data: bytes, *, max_pixels: int) -> tuple[Grey, int]:
             unsupported_media_type, an image of a format that is not read here;
             not_an_image, anything else that cannot be decoded;
             truncated_image, the end is missing;
+            invalid_pixels, it is black because its values use less of their range than 16 bits;
             too_many_pixels, it is larger than `max_pixels`, or than memory.
     """
-    opened = _open(data, max_pixels)
+    opened = _open(data, max_pixels, max_memory)
     grey = _to_grey(opened)
     # Turned or not, the longer side stays the longer side.
     return grey, round(max(opened.size) / max(grey.shape))
+
+
+def memory_needed(data: bytes) -> int:
+    """Bytes that decoding an image file takes at most; see `decode` for what is raised."""
+    return _open(data, max_pixels=_LONGEST_SIDE**2, max_memory=math.inf).memory
 
 
 def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
     """As `decode`, for the event loop; None: it takes long enough to be worth a thread."""
     plain = decode_plain_png(data)
     if plain is not None:
-        return plain
+        return use_all_of_range(plain, had_16_bits=False)
     # A few bytes of GIF or TIFF can make Pillow work for 0.1 s before it knows the size.
     if len(data) > INLINE_BYTES or identify(data) in ("GIF", "TIFF"):
         return None
-    opened = _open(data, max_pixels)
+    if identify(data) == "WebP" and math.prod(webp_canvas(data)) > INLINE_PIXELS:
+        return None
+    opened = _open(data, max_pixels, math.inf)
     width, height = opened.image.size
     return _to_grey(opened) if width * height <= INLINE_PIXELS else None
 
@@ -161,9 +205,10 @@ class _Opened:
     format: Format
     image: ImageFile
     size: tuple[int, int]  # width and height before any scaling
+    memory: int  # bytes that decoding takes at most
 
 
-def _open(data: bytes, max_pixels: int) -> _Opened:
+def _open(data: bytes, max_pixels: int, max_memory: float) -> _Opened:
     if not data:
         raise ErrorCode.EMPTY_BODY()
     image_format = identify(data)
@@ -174,28 +219,47 @@ def _open(data: bytes, max_pixels: int) -> _Opened:
         raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(f"{name} images are not supported; {_CURES[name]}")
     if image_format == "PNG":
         data = without_png_text(data)
-    elif image_format == "GIF":
-        _check_pixels(gif_screen(data), max_pixels)
     elif image_format == "WebP":
-        _check_pixels(webp_canvas(data), max_pixels // _WEBP_SHARE, kind=" of a WebP")
+        pixels = math.prod(webp_canvas(data))
+        _check_pixels(pixels, max_pixels // _WEBP_SHARE, kind=" of a WebP")
+        _check_memory(pixels * WEBP_BYTES, max_memory)
+    elif image_format == "TIFF" and tiff_has_too_many_values(data):
+        raise ErrorCode.NOT_AN_IMAGE(
+            "this TIFF has more strips or tiles than is sane; save it again and send that"
+        )
     elif image_format == "JPEG" and jpeg_has_too_many_scans(data):
         raise ErrorCode.NOT_AN_IMAGE(
             "this JPEG has more scans than is sane; save it again and send that"
         )
     _ignore_pillow_warnings()
     try:
-        image = _DECODERS[image_format](BytesIO(data))
+        image = _DECODERS[image_format](_Source(data))
     except Exception as error:
         raise _refuse(data, image_format, error) from error
     if isinstance(image, TiffImageFile) and tiff_is_cut_off(image.tag_v2, len(data)):
         raise ErrorCode.TRUNCATED_IMAGE()
     width, height = size = image.size
+    kept = None
+    if max(size) > _LONGEST_SIDE:
+        raise ErrorCode.TOO_MANY_PIXELS(
+            f"the image has {width}x{height} pixels, and a side may have {_LONGEST_SIDE}; "
+            "cut it, or scale it down"
+        )
+    if isinstance(image, BmpImageFile) and image.tile[0].codec_name == "bmp_rle":
+        most = min(max_pixels, _MOST_RUN_LENGTH_PIXELS)
+        _check_pixels(width * height, most, kind=" of a BMP with run lengths")
     if isinstance(image, JpegImageFile):
         image.draft("L", (_DRAFT_SIDE, _DRAFT_SIDE))
-        if width * height <= max_pixels or not jpeg_keeps_all_coefficients(data):
+        kept = size if jpeg_keeps_all_coefficients(data) else None
+        if width * height <= max_pixels or kept is None:
             width, height = image.size
     _check_pixels(width * height, max_pixels)
-    return _Opened(data, image_format, image, size)
+    try:
+        needed = decoding_memory(data, image, kept, shrink_factor(image))
+    except Exception as error:  # damaged metadata
+        raise _refuse(data, image_format, error) from error
+    _check_memory(needed, max_memory)
+    return _Opened(data, image_format, image, size, needed)
 
 
 def _check_pixels(pixels: int, max_pixels: int, kind: str = "") -> None:
@@ -206,12 +270,30 @@ def _check_pixels(pixels: int, max_pixels: int, kind: str = "") -> None:
         )
 
 
+def _check_memory(needed: int, max_memory: float) -> None:
+    if needed > max_memory:
+        raise ErrorCode.TOO_MANY_PIXELS(
+            f"decoding the image could take {needed / 1e6:.0f} MB, and this server allows "
+            f"{max_memory / 1e6:.0f} MB (DROPSERVE_MAX_IMAGE_MEMORY); scale it down, or send it as "
+            "JPEG that is not progressive"
+        )
+
+
 def _to_grey(opened: _Opened) -> Grey:
+    # Of 16-bit colours, Pillow keeps the high bytes.
+    had_16_bits = opened.format in ("PNG", "TIFF") and opened.image.mode in _COLOURS
+    had_16_bits = had_16_bits and ";16" in str(opened.image.tile)
     try:
         opened.image.load()
-        return np.array(_turn_upright(_luminance(_shrink(opened.image)), opened.image))
+        grey = np.array(_turn_upright(luminance(shrink(opened.image)), opened.image))
     except Exception as error:
         raise _refuse(opened.data, opened.format, error) from error
+    if had_16_bits and not grey.any():
+        raise ErrorCode.INVALID_PIXELS(
+            f"this {opened.format} has 16 bits for each value, and none is above 255, which is "
+            "black; save it with 8 bits, or with values from 0 to 65535"
+        )
+    return use_all_of_range(grey, had_16_bits=had_16_bits)
 
 
 def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
@@ -228,108 +310,6 @@ def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:
     return ErrorCode.NOT_AN_IMAGE(
         f"this {image_format} file is damaged; save it again and send that"
     )
-
-
-def _shrink(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Scales a very large picture down, strip by strip: whole, every conversion would copy it."""
-    factor = math.ceil(math.sqrt(image.width * image.height / _MOST_WHOLE_PIXELS))
-    if factor == 1:
-        return image
-    shrunk: PIL.Image.Image | None = None
-    for top in range(0, image.height, factor * _STRIP_ROWS):
-        bottom = min(image.height, top + factor * _STRIP_ROWS)
-        strip = _averageable(image.crop((0, top, image.width, bottom))).reduce(factor)
-        if shrunk is None:
-            shrunk = PIL.Image.new(strip.mode, (strip.width, -(-image.height // factor)))
-        shrunk.paste(strip, (0, top // factor))
-    assert shrunk is not None
-    return shrunk
-
-
-def _averageable(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The same picture in a mode whose values can be averaged."""
-    if image.mode.startswith("I;16"):
-        return _high_byte(image)
-    if image.mode == "I":
-        return image.convert("F")
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    return image.convert("RGB") if image.mode in ("P", "1") else image
-
-
-def _high_byte(image: PIL.Image.Image) -> PIL.Image.Image:
-    """16 bits to 8: 65535 is white, and 257 times an 8-bit value is that value again."""
-    return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-
-
-def _luminance(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Any mode of Pillow's -> "L"."""
-    mode = image.mode
-    if mode == "L" and "transparency" not in image.info:
-        return image
-    if mode.startswith("I;16"):
-        return _high_byte(image)
-    if mode in ("I", "F"):
-        return PIL.Image.fromarray(_stretch(np.array(image, dtype=np.float32)))
-    if image.has_transparency_data:
-        return _lay_on_paper(image)
-    if mode == "LAB":
-        return image.getchannel("L")
-    return image.convert("L")
-
-
-def _stretch(values: NDArray[np.float32]) -> Grey:
-    """Values whose white is not agreed on -> 0 to 255; changes `values`.
-
-    White is 1, 255 or 65535, the first that nothing exceeds. With values below 0 or above those,
-    the darkest is black and the lightest white.
-    """
-    np.nan_to_num(values, copy=False, posinf=0, neginf=0)
-    np.clip(values, -1e30, 1e30, out=values)  # so that no difference overflows
-    darkest, lightest = float(values.min()), float(values.max())
-    black, white = darkest, lightest
-    if darkest >= 0 and lightest <= 65535:
-        black, white = 0.0, next(white for white in (1.0, 255.0, 65535.0) if lightest <= white)
-    if white == black:
-        return np.zeros(values.shape, dtype=np.uint8)
-    values -= black
-    values /= white - black
-    values *= 255
-    return np.rint(values, out=values).astype(np.uint8)
-
-
-def _lay_on_paper(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Composites a transparent image over the brightness that makes its ink visible."""
-    if image.mode not in ("LA", "RGBA"):
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    alpha = image.getchannel("A")
-    grey = image.convert("L")
-    if alpha.getextrema() == (255, 255):
-        return grey
-    paper = PIL.Image.new("L", grey.size, _choose_paper(grey, alpha))
-    paper.paste(grey, mask=alpha)
-    return paper
-
-
-def _choose_paper(grey: PIL.Image.Image, alpha: PIL.Image.Image) -> int:
-    """The brightness to see through the transparent parts.
-
-    Ink alone, drawn on nothing, gets white or black, whichever is further from it. Where most of
-    the picture is opaque and has contrast, its own paper is there, and cut-out corners get its
-    colour.
-    """
-    opaque = alpha.point([0] * 128 + [255] * 128)
-    counts = np.array(grey.histogram(opaque))
-    if not counts.any():  # nothing but veils
-        counts = np.array(grey.histogram(alpha))
-    if not counts.any():
-        return 255
-    present = counts.nonzero()[0]
-    covers_most = counts.sum() > grey.width * grey.height / 2
-    if covers_most and present[-1] - present[0] >= 64:
-        return int((counts.cumsum() >= counts.sum() / 2).argmax())  # the median
-    mean = float(counts @ np.arange(256)) / float(counts.sum())
-    return 255 if mean < 128 else 0
 
 
 def _turn_upright(grey: PIL.Image.Image, source: PIL.Image.Image) -> PIL.Image.Image:

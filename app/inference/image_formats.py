@@ -26,6 +26,12 @@ _HEIC_BRAND = re.compile(rb"he[iv].|mif1|msf1")
 # Encoders write about ten; a file of 150,000 empty ones would take minutes.
 _MAX_JPEG_SCANS = 50
 
+# Of strips, tiles and other numbers. A picture of 50 million pixels in tiles of 32x32 has 48,829.
+_MAX_TIFF_VALUES = 65_536
+_TIFF_BYTES = (1, 2, 6, 7)  # types of a byte each, which Pillow makes no numbers of
+
+_MAX_PNG_CHUNKS = 150_000
+
 
 def identify(data: bytes) -> Format | None:
     """The format whose signature the bytes begin with; None: no format that is read here."""
@@ -75,9 +81,9 @@ def is_cut_off(data: bytes, image_format: Format) -> bool:
 
 def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
     """The whole chunks of a PNG: kind, and where the chunk begins and ends in `data`."""
-    chunks = []
+    chunks: list[tuple[bytes, int, int]] = []
     start = 8
-    while start + 12 <= len(data):
+    while start + 12 <= len(data) and len(chunks) < _MAX_PNG_CHUNKS:
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
         if end > len(data):
             break
@@ -102,13 +108,8 @@ def without_png_text(data: bytes) -> bytes:
 _INFLATED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
 
 
-def gif_screen(data: bytes) -> int:
-    """Pixels of a GIF's screen, which Pillow may allocate when it opens the file."""
-    return int.from_bytes(data[6:8], "little") * int.from_bytes(data[8:10], "little")
-
-
-def webp_canvas(data: bytes) -> int:
-    """Pixels of a WebP's canvas, two of which Pillow allocates when it opens the file."""
+def webp_canvas(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP's canvas, two of which Pillow allocates when it opens the file."""
     match data[12:16]:
         case b"VP8X":
             sides = [int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27)]
@@ -117,7 +118,7 @@ def webp_canvas(data: bytes) -> int:
             sides = [(bits >> shift & 0x3FFF) + 1 for shift in (0, 14)]
         case _:
             sides = [int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28)]
-    return sides[0] * sides[1]
+    return sides[0], sides[1]
 
 
 def jpeg_keeps_all_coefficients(data: bytes) -> bool:
@@ -159,3 +160,20 @@ def tiff_is_cut_off(tags: Mapping[int, Any], size: int) -> bool:
         for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)
     ]
     return not ends or max(ends) > size
+
+
+def tiff_has_too_many_values(data: bytes) -> bool:
+    """Whether Pillow would make millions of Python objects of a TIFF's first directory."""
+    order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
+    wide, step = (8, 20) if 43 in data[2:4] else (4, 12)  # BigTIFF, or the plain one
+
+    def number(start: int, size: int) -> int:
+        return int.from_bytes(data[start : start + size], order)
+
+    directory = number(8, 8) if wide == 8 else number(4, 4)
+    first = directory + (8 if wide == 8 else 2)
+    entries = min(number(directory, first - directory), len(data) // step)
+    return entries > _MAX_TIFF_VALUES or any(
+        number(entry + 4, wide) > _MAX_TIFF_VALUES and number(entry + 2, 2) not in _TIFF_BYTES
+        for entry in range(first, first + entries * step, step)
+    )

@@ -1,6 +1,7 @@
 """From a picture to what the network sees: decides where the work is done, and what it costs."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from typing import TypeVar
 
 from app.errors import ApiError, ErrorCode
 from app.inference.decoding import INLINE_BYTES, Image, decode, decode_inline
+from app.inference.memory import picture_memory, return_memory
 from app.settings import Settings
 from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
 from model.errors import ImageError, InvalidPixelsError, NoInkError
@@ -30,24 +32,30 @@ def from_image_error(error: ImageError) -> ApiError:
     return ApiError(_FROM_MODEL[type(error)], str(error))
 
 
-def read_picture(picture: Image, mode: Preprocess, *, max_pixels: int) -> Preprocessed:
+def read_picture(
+    picture: Image, mode: Preprocess, *, max_pixels: int, max_memory: float = math.inf
+) -> Preprocessed:
     """The pixels that the network sees, however long it takes.
 
     Args:
         picture: an image file, or pixels.
         mode: how pixels become the network's input.
         max_pixels: see `decoding.decode`.
+        max_memory: the same.
 
     Raises:
         ApiError: the image cannot be decoded, or shows nothing.
     """
     factor = 1
     if isinstance(picture, bytes):
-        picture, factor = decode(picture, max_pixels=max_pixels)
+        picture, factor = decode(picture, max_pixels=max_pixels, max_memory=max_memory)
     try:
         return find_digits(picture, mode).magnified(factor)
     except ImageError as error:
-        raise from_image_error(error) from error
+        refusal = from_image_error(error)
+    # Not from `error`, whose traceback would keep the picture until the answer is sent.
+    del picture
+    raise refusal
 
 
 class PictureReader:
@@ -58,6 +66,8 @@ class PictureReader:
 
     def __init__(self, settings: Settings) -> None:
         self._max_pixels = settings.max_pixels
+        self._max_memory = picture_memory(settings.max_image_memory, settings.workers)
+        return_memory()
         # One photo is decoded while the engine works: it alone must not turn everybody away.
         self._most_cost = settings.max_queued_passes // 2
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
@@ -94,7 +104,10 @@ class PictureReader:
         read = self.read_inline(image, mode)
         if read is None:
             read = await self.in_thread(
-                lambda: read_picture(image, mode, max_pixels=self._max_pixels), deadline
+                lambda: read_picture(
+                    image, mode, max_pixels=self._max_pixels, max_memory=self._max_memory
+                ),
+                deadline,
             )
         return read
 

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from tests.samples.draw import draw_strokes
-from tests.samples.renderings import Generator, Shares, encode, light
+from tests.samples.renderings import Generator, encode, light
+from tests.samples.strokes import Shares
 
 Draw = Callable[[Generator], bytes]
 

@@ -12,72 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from model.arrays import Pixels
+from tests.samples.strokes import DRAWN, Shares, enlarge, thicken, thin
 
 Generator = np.random.Generator
-Shares = NDArray[np.float64]  # 0 to 1, (H, W)
 Render = Callable[[Pixels, Generator], bytes]
-
-# Digits are drawn this high and then brought to size.
-_DRAWN = 160
-
-
-# Strokes
-
-
-def enlarge(digit: Pixels) -> Shares:
-    """The ink's box, its longer side `_DRAWN` pixels, with the crisp edges of a pen."""
-    rows, columns = np.flatnonzero(digit.any(axis=1)), np.flatnonzero(digit.any(axis=0))
-    ink = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # A margin of one pixel keeps the outline round.
-    ink = np.pad(ink, 1)
-    scale = _DRAWN / (max(ink.shape) - 2)
-    size = (round(ink.shape[1] * scale), round(ink.shape[0] * scale))
-    large = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC), dtype=float)
-    return _crop(np.clip((large - 128) / 40 + 0.5, 0, 1))
-
-
-def _crop(cover: Shares) -> Shares:
-    inked = cover > 0.1
-    rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
-    return cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _thicken(cover: Shares, radius: float) -> Shares:
-    """Dilates by a disc; the radius in pixels of `cover`."""
-    reach = int(np.ceil(radius)) + 1
-    padded = np.pad(cover, 2 * reach)
-    thick = padded.copy()
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            weight = min(1.0, radius + 0.5 - float(np.hypot(dy, dx)))
-            if weight > 0:
-                np.maximum(thick, weight * np.roll(padded, (dy, dx), (0, 1)), out=thick)
-    return _crop(thick)
-
-
-def _thin(cover: Shares) -> Shares:
-    """The strokes' middle lines (Zhang and Suen 1984), one pixel wide."""
-    mask = np.pad(cover > 0.5, 1)
-    changed = True
-    while changed:
-        changed = False
-        for first in (True, False):
-            p = [
-                np.roll(mask, shift, (0, 1))
-                for shift in ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
-            ]  # north, then clockwise
-            neighbours = sum(q.astype(int) for q in p)
-            turns = sum((~p[i] & p[(i + 1) % 8]).astype(int) for i in range(8))
-            if first:
-                open_side = ~(p[0] & p[2] & p[4]) & ~(p[2] & p[4] & p[6])
-            else:
-                open_side = ~(p[0] & p[2] & p[6]) & ~(p[0] & p[4] & p[6])
-            gone = mask & (neighbours >= 2) & (neighbours <= 6) & (turns == 1) & open_side
-            if gone.any():
-                mask &= ~gone
-                changed = True
-    return mask.astype(float)
-
 
 # Sheets
 
@@ -179,10 +117,10 @@ def encode(
 ) -> bytes:
     """Brightness (H, W) or (H, W, 3 or 4), 0 to 255."""
     picture = Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8))
-    return _save(picture, image_format, **options)
+    return write(picture, image_format, **options)
 
 
-def _save(picture: Image.Image, image_format: str, **options: object) -> bytes:
+def write(picture: Image.Image, image_format: str, **options: object) -> bytes:
     file = BytesIO()
     picture.save(file, image_format, **options)
     return file.getvalue()
@@ -317,7 +255,7 @@ def exif_rotated(digit: Pixels, generator: Generator) -> bytes:
     picture = Image.fromarray(np.rint(values).astype(np.uint8))
     stored = picture.transpose(_EXIF_STORED[orientation])
     image_format = str(generator.choice(["JPEG", "PNG", "WebP"]))
-    return _save(stored, image_format, quality=90, exif=exif)
+    return write(stored, image_format, quality=90, exif=exif)
 
 
 def transparent(digit: Pixels, generator: Generator) -> bytes:
@@ -331,26 +269,26 @@ def transparent(digit: Pixels, generator: Generator) -> bytes:
         indices = np.rint(cover * 15).astype(np.uint8)
         paletted = Image.fromarray(indices).convert("P")
         paletted.putpalette([int(value) for value in values[0, 0, :3]] * 16)
-        return _save(paletted, "PNG", transparency=bytes(range(0, 256, 17)))
-    return _save(picture, str(generator.choice(["PNG", "WebP"])), lossless=True)
+        return write(paletted, "PNG", transparency=bytes(range(0, 256, 17)))
+    return write(picture, str(generator.choice(["PNG", "WebP"])), lossless=True)
 
 
 def sixteen_bit(digit: Pixels, generator: Generator) -> bytes:
     """16 bits a pixel, PNG or TIFF."""
     values = draw(place(enlarge(digit), generator), generator) * 257
     values = np.clip(values + _grain(values.shape, 200, generator), 0, 65535)
-    return _save(Image.fromarray(values.astype(np.uint16)), str(generator.choice(["PNG", "TIFF"])))
+    return write(Image.fromarray(values.astype(np.uint16)), str(generator.choice(["PNG", "TIFF"])))
 
 
 def thin_pen(digit: Pixels, generator: Generator) -> bytes:
     """A pen of 1.5 to 5 % of the digit's height; MNIST's is 8 to 16 %."""
-    strokes = _thicken(_thin(enlarge(digit)), _DRAWN * generator.uniform(0.015, 0.05) / 2)
+    strokes = thicken(thin(enlarge(digit)), DRAWN * generator.uniform(0.015, 0.05) / 2)
     return encode(draw(place(strokes, generator), generator))
 
 
 def thick_pen(digit: Pixels, generator: Generator) -> bytes:
     """A felt tip: strokes 5 to 10 % of the digit's height thicker than MNIST's."""
-    strokes = _thicken(enlarge(digit), _DRAWN * generator.uniform(0.025, 0.05))
+    strokes = thicken(enlarge(digit), DRAWN * generator.uniform(0.025, 0.05))
     return encode(draw(place(strokes, generator), generator))
 
 

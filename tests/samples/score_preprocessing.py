@@ -1,8 +1,8 @@
 """How often `preprocess=auto` brings the network to the right digit, by kind of picture.
 
 `python -m tests.samples.score_preprocessing` prints the tables for MNIST's test images and for the
-scans of optdigits; with `--split validation` for images to choose and tune by. MNIST, and next to
-it the folder `optdigits`, are found through DROPSERVE_DATA_DIR or in ../shared/data.
+scans of optdigits; with `--half tuning` for images and parameters to choose and tune by. MNIST, and
+next to it the folder `optdigits`, are found through DROPSERVE_DATA_DIR or in ../shared/data.
 """
 
 import argparse
@@ -19,20 +19,22 @@ from app.errors import ApiError
 from app.inference.answers import AnswerBuilder
 from app.inference.decoding import decode
 from app.inference.jobs import Job
-from app.schemas import McParameters
+from app.inference.reading import read_picture
+from app.schemas import McParameters, PredictParameters
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.digits.preprocessing import find_digits
 from model.engines import build_engine
 from model.engines.protocol import predict_probs, sample_probs
-from model.errors import NoInkError
 from tests.conftest import ROOT
-from tests.samples import no_digits
+from tests.samples import kinds, no_digits
 from tests.samples.renderings import KINDS, as_it_is, encode, several_digits
+from tests.samples.scenes import Half
 from training.data import Images, find_folder, load_images, parse_idx
 
 VALIDATION_IMAGES = 5000
 NO_DIGIT_PICTURES = 300
 SEVERAL_DIGITS_PICTURES = 200
+EMPTY_PICTURES = 30  # of each kind
 _MAX_PIXELS = 50_000_000
 _PASSES = 50
 
@@ -48,19 +50,24 @@ class Reader:
 
     def read(self, file: bytes) -> int | str:
         """The digit of the deterministic answer, or why there is none."""
+        return self.decide(file)[0]
+
+    def decide(self, file: bytes) -> tuple[int | str, bool]:
+        """The digit of the deterministic answer, or why there is none; whether it is accepted."""
         try:
-            found = find_digits(decode(file, max_pixels=_MAX_PIXELS)[0])
-        except (NoInkError, ApiError):
-            return "no ink"
-        if found.boxes:
-            return "several"
-        return int(predict_probs(self._engine, found.pixels).argmax())
+            found = read_picture(file, "auto", max_pixels=_MAX_PIXELS)
+        except ApiError:
+            return "no ink", False
+        probs = predict_probs(self._engine, found.pixels)
+        answer = self._answers.deterministic(found, PredictParameters(), probs)
+        accepted = answer.decision is not None and answer.decision.outcome == "accept"
+        return "several" if found.boxes else answer.digit, accepted
 
     def judge(self, file: bytes) -> tuple[str, float]:
         """What becomes of a picture with dropout, and the predictive entropy: nan without one."""
         try:
-            found = find_digits(decode(file, max_pixels=_MAX_PIXELS)[0])
-        except (NoInkError, ApiError):
+            found = read_picture(file, "auto", max_pixels=_MAX_PIXELS)
+        except ApiError:
             return "422", float("nan")
         job = Job(found, McParameters(passes=_PASSES, seed=0))
         job.advance(sample_probs(self._engine, job.pixels, job.passes))
@@ -82,6 +89,60 @@ def score(reader: Reader, name: str, pictures: Iterable[tuple[bytes, int]]) -> t
     refused = f"{outcomes['no ink']:9d} {outcomes['several']:9d}"
     print(f"{name:20} {right / total:8.2%} {outcomes['wrong']:7d} {refused}", flush=True)
     return right, total
+
+
+def score_kinds(
+    reader: Reader,
+    images: Images,
+    half: Half,
+    count: int,
+    names: Iterable[str],
+    misread: Path | None,
+) -> None:
+    """Prints what becomes of the kinds that people send, and keeps what is not read right.
+
+    Wrong and accepted is the worst, and marked above ten of a thousand; so is less than 92 % right.
+    """
+    print(f"\n{'kind':20} {'right':>8} {'accepted':>9} {'accepted wrong':>15} {'422':>5} several")
+    for name in names:
+        kind = kinds.KINDS[name]
+        outcomes: Counter[str] = Counter()
+        pictures = tqdm(kinds.pictures(images, name, count, half), desc=name, leave=False)
+        for number, (file, digit) in enumerate(pictures):
+            read, accepted = reader.decide(file)
+            is_right = read == digit or (kind.may_abstain and not accepted)
+            outcomes["right"] += is_right
+            outcomes["accepted"] += accepted
+            outcomes["accepted wrong"] += accepted and read != digit
+            outcomes[str(read)] += 1
+            if misread is not None and not is_right:
+                (misread / f"{name} {number} {digit} read as {read}").write_bytes(file)
+        fails = outcomes["right"] < 0.92 * count or outcomes["accepted wrong"] > 0.01 * count
+        print(
+            f"{name:20} {outcomes['right'] / count:8.1%} {outcomes['accepted'] / count:9.1%} "
+            f"{outcomes['accepted wrong']:15d} {outcomes['no ink']:5d} {outcomes['several']:7d}"
+            f"{'  <' if fails else ''}",
+            flush=True,
+        )
+
+
+def score_empty(reader: Reader, half: Half, count: int, names: Iterable[str]) -> None:
+    """Prints what becomes of the kinds without a digit."""
+    print(f"\n{'without its digit':20} {'422':>5} {'several':>8} {'abstain':>8} {'accept':>7}")
+    for name in names:
+        if not kinds.KINDS[name].can_be_empty:
+            continue
+        outcomes: Counter[str] = Counter()
+        for seed in range(count):
+            read, accepted = reader.decide(kinds.KINDS[name].empty_file(seed, half))
+            if isinstance(read, int):
+                read = "accept" if accepted else "abstain"
+            outcomes[read] += 1
+        print(
+            f"{name:20} {outcomes['no ink']:5d} {outcomes['several']:8d} "
+            f"{outcomes['abstain']:8d} {outcomes['accept']:7d}",
+            flush=True,
+        )
 
 
 def renderings(images: Images, kind: str, count: int) -> Iterator[tuple[bytes, int]]:
@@ -107,14 +168,14 @@ def numbers(images: Images, count: int) -> Iterator[bytes]:
         yield several_digits([images.pixels[index] for index in chosen], generator)
 
 
-def score_no_digits(reader: Reader, split: str, count: int) -> None:
-    """Prints what becomes of pictures without a digit, by kind; each split has its own."""
+def score_no_digits(reader: Reader, half: Half, count: int) -> None:
+    """Prints what becomes of pictures without a digit, by kind; each half has its own."""
     print(
         f"\n{'no digit':20} {'422':>5} {'several':>8} {'abstain':>8} {'accept':>7}  entropy, nats"
     )
     accepted = undecided = 0
     for number, (name, draw) in enumerate(no_digits.KINDS.items()):
-        generator = np.random.default_rng(number if split == "test" else [number, 1])
+        generator = np.random.default_rng(number if half == "reporting" else [number, 1])
         share = range(number, count, len(no_digits.KINDS))
         judged = [reader.judge(draw(generator)) for _ in share]
         outcomes = Counter(outcome for outcome, _ in judged)
@@ -135,25 +196,36 @@ def score_no_digits(reader: Reader, split: str, count: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.samples.score_preprocessing")
-    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--half", choices=("tuning", "reporting"), default="reporting")
     parser.add_argument("--images", type=int, default=500, help="of each kind")
+    parser.add_argument(
+        "--kinds", nargs="*", choices=kinds.KINDS, metavar="KIND", help="these, and nothing else"
+    )
+    parser.add_argument("--misread", type=Path, help="a folder for pictures not read right")
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
     options = parser.parse_args(arguments)
     folder = find_folder(options.data_dir)
-    if options.split == "test":
+    if options.half == "reporting":
         images = load_images("test", folder)
     else:
         images = load_images("train", folder)[slice(-VALIDATION_IMAGES, None)]
     reader = Reader(options.checkpoint)
-    print(f"{reader.name}, {options.split} images, {options.images} of each kind\n")
-    print(f"{'kind':20} {'right':>8} {'wrong':>7} {'no ink':>9} {'several':>9}")
+    print(f"{reader.name}, {options.half} half, {options.images} images of each kind")
+    if options.misread is not None:
+        options.misread.mkdir(parents=True, exist_ok=True)
+    names = kinds.KINDS if options.kinds is None else options.kinds
+    score_kinds(reader, images, options.half, options.images, names, options.misread)
+    score_empty(reader, options.half, EMPTY_PICTURES, names)
+    if options.kinds is not None:
+        return
+    print(f"\n{'kind':20} {'right':>8} {'wrong':>7} {'no ink':>9} {'several':>9}")
     right = total = 0
     for kind in KINDS:
         counts = score(reader, kind, renderings(images, kind, options.images))
         right, total = right + counts[0], total + counts[1]
     print(f"{'overall':20} {right / total:8.2%}\n", flush=True)
-    if options.split == "test":
+    if options.half == "reporting":
         generator = np.random.default_rng(0)
         same = sum(
             find_digits(decode(as_it_is(image, generator), max_pixels=784)[0]).pixels.tobytes()
@@ -164,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
         score(reader, "optdigits", scans(options.data_dir / "optdigits"))
     found = sum(reader.read(file) == "several" for file in numbers(images, SEVERAL_DIGITS_PICTURES))
     print(f"numbers of 2 to 4 digits: {found} of {SEVERAL_DIGITS_PICTURES} seen as several")
-    score_no_digits(reader, options.split, NO_DIGIT_PICTURES)
+    score_no_digits(reader, options.half, NO_DIGIT_PICTURES)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,12 @@
 """Renderings of known digits are read as those digits; pictures without one are not."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from model.checkpoint import DEFAULT_CHECKPOINT
 from tests.samples import no_digits
 from tests.samples.renderings import KINDS
 from tests.samples.score_preprocessing import Reader, numbers, renderings
-from training.data import Images, load_images
-
-
-@pytest.fixture(scope="module")
-def reader(one_thread: None) -> Reader:
-    return Reader(DEFAULT_CHECKPOINT)
-
-
-@pytest.fixture(scope="module")
-def images(mnist_folder: Path) -> Images:
-    """What nothing was trained on; the test set is left for published figures."""
-    return load_images("train", mnist_folder)[slice(-5000, None)]
+from training.data import Images
 
 
 @pytest.mark.parametrize("kind", KINDS)

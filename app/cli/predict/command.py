@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Files of the user on the user's own machine need no limit on bytes or time.
 _NO_LIMIT = 2**40
+_LIMITS = {"device", "precision", "max_pixels", "max_image_memory", "max_passes"}
 _URL_VARIABLE, _API_KEY_VARIABLE = f"{PREFIX}URL", f"{PREFIX}API_KEY"
 _DESCRIPTION = """\
 Say which digit each image shows, and how certain the network is. One image is shown as dots, one
@@ -115,7 +116,7 @@ async def _connect(options: argparse.Namespace) -> AsyncIterator["AsyncDropserve
     from app.inference.served_checkpoint import load_served_checkpoint
 
     here = Settings(
-        **settings.model_dump(include={"device", "precision", "max_pixels", "max_passes"}),
+        **settings.model_dump(include=_LIMITS),
         max_body_bytes=_NO_LIMIT,
         max_timeout_ms=_NO_LIMIT,
     )

@@ -48,8 +48,10 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + checksum
 
 
-def png_of(width: int, height: int, bits: int, raw: bytes, *extra: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+def png_of(
+    width: int, height: int, bits: int, raw: bytes, *extra: bytes, colour_type: int = 0
+) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     pixels = png_chunk(b"IDAT", zlib.compress(raw, 9))
     chunks = [png_chunk(b"IHDR", header), *extra, pixels, png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
