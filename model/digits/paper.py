@@ -1,88 +1,96 @@
-"""Finds the paper: the innermost sheet, cell or figure that holds marks."""
-
-from typing import NamedTuple
+"""Finds the paper: the innermost sheet, cell or figure that holds marks, light or dark."""
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from model.arrays import Pixels
 
-# Paper has at least this share of the picture,
-_LEAST_PAPER = 0.04
-# at most this many corners, found within this share of its outline's length,
+Contour = NDArray[np.int32]
+
+# Paper has at least this share of the picture, of its outline's area and of its bounding rectangle,
+# which is turned as it is, and of its convex hull. Ellipses, as in a 0, fill 0.79 of a rectangle.
+_LEAST_PAPER, _LEAST_BLANK, _LEAST_RECTANGLE, _LEAST_HULL = 0.04, 0.55, 0.86, 0.93
+# It has at most this many corners, found within this share of its outline's length.
 _MOST_CORNERS, _TOLERANCE = 7, 0.02
-# at least this share of its convex hull, without what is written on it.
-_LEAST_SOLID = 0.93
-_LEAST_BLANK = 0.55
-# The marks on it have at least this share of its longer side.
-_LEAST_MARK = 0.12
-# Without marks it could be a shadow, which is along the picture's edge for more than this share.
-_MOST_ALONG_EDGE = 0.35
+# Without marks of this share of its longer side it could be a shadow, or the inside of a 0: it then
+# has this share of the picture, and at most this share of its outline is along the picture's edge.
+_LEAST_MARK, _LEAST_EMPTY, _MOST_ALONG_EDGE = 0.12, 0.2, 0.35
+# From paper to its surroundings brightness changes by this share of Otsu's classes' difference.
+_LEAST_STEP = 0.5
+# The surroundings of a pixel, as a share of the picture's longer side.
+_SURROUNDINGS = 0.2
 
 
-class Paper(NamedTuple):
-    """Where the paper is.
+def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
+    """Finds polygons of one brightness, which may hold marks of another.
 
-    Attributes:
-        is_light: whether it is lighter than the marks on it.
-        inside: 255 on the paper and on its marks, 0 elsewhere, (H, W); None if it is all paper.
-        brightness: its median.
+    Returns:
+        Pictures with what surrounds the paper covered, the smallest paper first, and whether marks
+        on it are dark; then the whole picture, with either.
     """
-
-    is_light: bool
-    inside: Pixels | None
-    brightness: int
-
-
-def find_paper(grey: Pixels) -> list[Paper]:
-    """Finds polygons of one brightness, which may hold marks of another; the smallest first."""
     light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1]
-    papers = []
+    sheets, whole = [], None
     for is_light, bitmap in ((True, light), (False, 1 - light)):
         _, labels, stats, _ = cv2.connectedComponentsWithStats(bitmap, connectivity=4)
         for number, (_, _, width, height, area) in enumerate(stats.tolist()):
             if not number or area < max(_LEAST_PAPER * grey.size, 0.45 * width * height):
                 continue
-            region = labels == number
-            if area > _LEAST_BLANK * grey.size and region[::grey.shape[0] - 1 or 1, :: grey.shape[1] - 1 or 1].all():
-                papers.append((area, Paper(is_light, None, 0)))
-                continue
-            contour = outline(region.view(np.uint8), area, grey.size)
-            if contour is not None and _is_sharp(grey, light, contour):
-                brightness = int(np.sort(grey[region])[area // 2])
-                inside = np.zeros_like(grey)
-                cv2.drawContours(inside, [contour], -1, 255, cv2.FILLED)
-                inside = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255)
-                papers.append((area, Paper(is_light, None if inside.all() else inside, brightness)))
-    return [paper for _, paper in sorted(papers, key=lambda item: item[0])]
+            region = (labels == number).view(np.uint8)
+            if area > _LEAST_BLANK * grey.size and region[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+                whole = is_light
+            else:
+                contour = _outline(region, area)
+                if contour is not None and _is_sharp(grey, light, contour):
+                    sheets.append((area, is_light, _cover_up(grey, region, contour)))
+    if whole is None:
+        whole = _is_ink_dark(grey)
+    sheets.sort(key=lambda sheet: sheet[0])
+    return [(sheet, is_light) for _, is_light, sheet in sheets] + [(grey, whole), (grey, not whole)]
 
 
-def outline(region: Pixels, area: int, size: int) -> np.ndarray | None:
+def _outline(region: Pixels, area: int) -> Contour | None:
     """Returns the outline of a region that is a polygon, or None."""
     contours, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    sides = [max(cv2.boundingRect(contour)[2:]) for contour in contours]
-    order = sorted(range(len(contours)), key=lambda i: -sides[i])
-    contour = contours[order[0]]
+    sides = sorted((max(cv2.boundingRect(line)[2:]) for line in contours), reverse=True)
+    contour = max(contours, key=lambda line: cv2.boundingRect(line)[2:])
     filled, length = cv2.contourArea(contour), cv2.arcLength(contour, True)
-    if area < _LEAST_BLANK * filled:
-        return None
-    if filled < _LEAST_SOLID * cv2.contourArea(cv2.convexHull(contour)):
-        return None
-    (_, _), (height, width), _ = cv2.minAreaRect(contour)
-    if filled < 0.86 * height * width:
-        return None
-    if len(order) < 2 or sides[order[1]] < _LEAST_MARK * sides[order[0]]:
-        edge = sum(int(np.count_nonzero(line)) for line in (region[0], region[-1], region[:, 0], region[:, -1]))
-        if edge > _MOST_ALONG_EDGE * length or area < 0.2 * size:
-            return None
-    corners = cv2.approxPolyDP(contour, _TOLERANCE * length, True)
-    return contour if len(corners) <= _MOST_CORNERS else None
+    rectangle = cv2.minAreaRect(contour)[1]
+    edge = sum(map(np.count_nonzero, (region[0], region[-1], region[:, 0], region[:, -1])))
+    is_empty = len(sides) < 2 or sides[1] < _LEAST_MARK * sides[0]
+    is_paper = (
+        area >= _LEAST_BLANK * filled
+        and filled >= _LEAST_RECTANGLE * rectangle[0] * rectangle[1]
+        and filled >= _LEAST_HULL * cv2.contourArea(cv2.convexHull(contour))
+        and not (is_empty and (edge > _MOST_ALONG_EDGE * length or area < _LEAST_EMPTY * region.size))
+        and len(cv2.approxPolyDP(contour, _TOLERANCE * length, True)) <= _MOST_CORNERS
+    )
+    return contour if is_paper else None
 
 
-def _is_sharp(grey: Pixels, light: Pixels, contour: np.ndarray) -> bool:
-    """Whether brightness changes at once along an outline, as far as between light and dark."""
-    least = 0.5 * (cv2.mean(grey, light)[0] - cv2.mean(grey, 1 - light)[0])
-    square = np.ones((5, 5), np.uint8)
-    steps = cv2.subtract(cv2.dilate(grey, square), cv2.erode(grey, square))
+def _is_sharp(grey: Pixels, light: Pixels, contour: Contour) -> bool:
+    """Whether brightness changes at once along most of an outline."""
+    least = _LEAST_STEP * (cv2.mean(grey, light)[0] - cv2.mean(grey, 1 - light)[0])
+    steps = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
     x, y = contour[:, 0].T
-    return np.count_nonzero(steps[y, x] >= least) >= 0.5 * len(x)
+    return bool(np.count_nonzero(steps[y, x] >= least) >= len(x) / 2)
+
+
+def _cover_up(grey: Pixels, region: Pixels, contour: Contour) -> Pixels:
+    """Covers what is around the paper with its own brightness."""
+    inside = cv2.drawContours(np.zeros_like(grey), [contour], -1, 1, cv2.FILLED)
+    inside = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=1)
+    paper = np.sort(grey[region > 0])
+    return np.where(inside, grey, paper[len(paper) // 2])
+
+
+def _is_ink_dark(grey: Pixels) -> bool:
+    """Whether the ink is darker than the paper, where shadows hide the paper's outline.
+
+    Ink is sparse: most pixels differ little from the mean of their surroundings, and few, which are
+    ink, differ much. The skewness of the differences has the sign of the ink.
+    """
+    side = 2 * max(1, round(_SURROUNDINGS * max(grey.shape))) + 1
+    mean = cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE)
+    difference = grey.astype(np.int64) - mean
+    return int((difference**3).sum()) <= 0

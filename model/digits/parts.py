@@ -61,11 +61,6 @@ class Group(NamedTuple):
     area: int
     along_edge: float
 
-    @property
-    def side(self) -> int:
-        """The longer side of the box."""
-        return _side(self.box)
-
 
 def find_parts(darkness: Pixels, threshold: int) -> Parts:
     """Finds the connected parts of what is darker than a threshold."""
@@ -99,8 +94,8 @@ def group_parts(parts: Parts) -> list[Group]:
     order = [number for number in order if not _is_frame(number, order, parts)]
     marks = order
     if _is_flat(parts.boxes[order[0]]):
-        least = 0.3 * _side(parts.boxes[order[0]])
-        order.sort(key=lambda n: _is_flat(parts.boxes[n]) or _side(parts.boxes[n]) < least)
+        least = 0.3 * side_of(parts.boxes[order[0]])
+        order.sort(key=lambda n: _is_flat(parts.boxes[n]) or side_of(parts.boxes[n]) < least)
     groups: list[Group] = []
     while order:
         group = _grow(order, parts)
@@ -115,23 +110,24 @@ def group_parts(parts: Parts) -> list[Group]:
 def _is_frame(number: int, order: list[int], parts: Parts) -> bool:
     """Whether a part is a frame or a circle around another one, or the remains of a frame."""
     left, top, right, bottom = parts.boxes[number]
-    side = _side(parts.boxes[number])
+    side = side_of(parts.boxes[number])
     others = [parts.boxes[other] for other in order if other != number]
     if any(
-        left < a and top < b and c < right and d < bottom and _side((a, b, c, d)) >= _LEAST_HELD * side
+        left < a and top < b and c < right and d < bottom and side_of((a, b, c, d)) >= _LEAST_HELD * side
         for a, b, c, d in others
     ):
         return True
     inset = 2 + side // 16
     if min(right - left, bottom - top) <= 3 * inset:
         return False
-    if not any(0.3 * side <= _side(other) < 0.9 * side for other in others):
+    if not any(0.3 * side <= side_of(other) < 0.9 * side for other in others):
         return False
     inner = parts.labels[top + inset : bottom - inset, left + inset : right - inset]
     return int(np.count_nonzero(inner == number)) < 0.02 * int(parts.areas[number])
 
 
-def _side(box: Box) -> int:
+def side_of(box: Box) -> int:
+    """Returns the longer side of a box."""
     return max(box[2] - box[0], box[3] - box[1])
 
 
@@ -142,7 +138,7 @@ def _is_flat(box: Box) -> bool:
 def _is_line(box: Box, digit: Box) -> bool:
     """Whether a part is a line under a digit, or over its middle."""
     left, top, right, bottom = box
-    side = _side(digit)
+    side = side_of(digit)
     if not _is_flat(box) or right - left < 0.3 * side:
         return False
     off_middle = abs(left + right - digit[0] - digit[2]) / 2
@@ -153,7 +149,7 @@ def _is_line(box: Box, digit: Box) -> bool:
 def _is_further_digit(group: Group, main: Group) -> bool:
     return (
         group.along_edge <= _MOST_ALONG_EDGE
-        and group.side >= _LEAST_DIGIT * main.side
+        and side_of(group.box) >= _LEAST_DIGIT * side_of(main.box)
         and group.mass >= _LEAST_MASS * main.mass
         and group.mass * main.area >= _LEAST_DARKNESS * main.mass * group.area
         and not _is_flat(group.box)
@@ -164,7 +160,7 @@ def _grow(order: list[int], parts: Parts) -> Group:
     """Groups the first part with all parts near the group that are not separate digits."""
     members, waiting, found = order[:1], order[1:], True
     box = parts.boxes[members[0]]
-    near = _NEAR * _side(box)
+    near = _NEAR * side_of(box)
     while found:
         found = False
         for number in waiting:
@@ -172,7 +168,7 @@ def _grow(order: list[int], parts: Parts) -> Group:
             left, top, right, bottom = box
             if max(a - right, left - c, b - bottom, top - d) > near or _is_line((a, b, c, d), box):
                 continue
-            if not _are_side_by_side(members[0], number, parts):
+            if not _are_side_byside_of(members[0], number, parts):
                 members.append(number)
                 waiting = [n for n in waiting if n != number]
                 box = min(a, left), min(b, top), max(c, right), max(d, bottom)
@@ -182,7 +178,7 @@ def _grow(order: list[int], parts: Parts) -> Group:
     return Group(members, box, mass, area, float(parts.along_edge[members].max()))
 
 
-def _are_side_by_side(some: int, other: int, parts: Parts) -> bool:
+def _are_side_byside_of(some: int, other: int, parts: Parts) -> bool:
     """Whether two parts are separate digits, side by side."""
     a, b = parts.boxes[some], parts.boxes[other]
     widths, heights = (a[2] - a[0], b[2] - b[0]), (a[3] - a[1], b[3] - b[1])
@@ -193,16 +189,6 @@ def _are_side_by_side(some: int, other: int, parts: Parts) -> bool:
         or common_width > _MOST_COMMON_WIDTH * min(widths)
     ):
         return False
-    labels = parts.labels[max(a[1], b[1]) : min(a[3], b[3])]
-    first, last = _extents(labels == some)
-    other_first, other_last = _extents(labels == other)
-    gap = max((other_first - last).min(), (first - other_last).min())
-    return bool(gap > _LEAST_GAP * max(heights))
-
-
-def _extents(part: Bitmap) -> tuple[Integers, Integers]:
-    """Returns the first and last column of each row; empty rows are far outside the picture."""
-    width = part.shape[1]
-    empty = ~part.any(axis=1)
-    first = np.where(empty, 2 * width, part.argmax(axis=1))
-    return first, np.where(empty, -width, width - 1 - part[:, ::-1].argmax(axis=1))
+    near = np.ones((1, 2 * int(_LEAST_GAP * max(heights)) + 1), np.uint8)
+    around = cv2.dilate((parts.labels == some).view(np.uint8), near)
+    return not np.any(around[parts.labels == other])
