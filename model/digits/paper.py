@@ -8,16 +8,14 @@ from model.arrays import Pixels
 
 Contour = NDArray[np.int32]
 
-# Paper has at least this share of the picture, of its outline's area and of its bounding rectangle,
-# which is turned as it is, and of its convex hull. Ellipses, as in a 0, fill 0.79 of a rectangle.
-_LEAST_PAPER, _LEAST_BLANK, _LEAST_RECTANGLE, _LEAST_HULL = 0.04, 0.55, 0.86, 0.93
+# Paper has at least these shares of the picture, of the area in its outline, and of the smallest
+# rectangle around it. An ellipse, as in a 0, has 0.79 of its rectangle.
+_LEAST_PAPER, _LEAST_BLANK, _LEAST_RECTANGLE = 0.04, 0.55, 0.86
 # It has at most this many corners, found within this share of its outline's length.
 _MOST_CORNERS, _TOLERANCE = 7, 0.02
 # Without marks of this share of its longer side it could be a shadow, or the inside of a 0: it then
 # has this share of the picture, and at most this share of its outline is along the picture's edge.
 _LEAST_MARK, _LEAST_EMPTY, _MOST_ALONG_EDGE = 0.12, 0.2, 0.35
-# From paper to its surroundings brightness changes by this share of Otsu's classes' difference.
-_LEAST_STEP = 0.5
 # The surroundings of a pixel, as a share of the picture's longer side.
 _SURROUNDINGS = 0.2
 
@@ -41,7 +39,7 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
                 whole = is_light
             else:
                 contour = _outline(region, area)
-                if contour is not None and _is_sharp(grey, light, contour):
+                if contour is not None:
                     sheets.append((area, is_light, _cover_up(grey, region, contour)))
     if whole is None:
         whole = _is_ink_dark(grey)
@@ -61,19 +59,10 @@ def _outline(region: Pixels, area: int) -> Contour | None:
     is_paper = (
         area >= _LEAST_BLANK * filled
         and filled >= _LEAST_RECTANGLE * rectangle[0] * rectangle[1]
-        and filled >= _LEAST_HULL * cv2.contourArea(cv2.convexHull(contour))
         and not (is_empty and (edge > _MOST_ALONG_EDGE * length or area < _LEAST_EMPTY * region.size))
         and len(cv2.approxPolyDP(contour, _TOLERANCE * length, True)) <= _MOST_CORNERS
     )
     return contour if is_paper else None
-
-
-def _is_sharp(grey: Pixels, light: Pixels, contour: Contour) -> bool:
-    """Whether brightness changes at once along most of an outline."""
-    least = _LEAST_STEP * (cv2.mean(grey, light)[0] - cv2.mean(grey, 1 - light)[0])
-    steps = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
-    x, y = contour[:, 0].T
-    return bool(np.count_nonzero(steps[y, x] >= least) >= len(x) / 2)
 
 
 def _cover_up(grey: Pixels, region: Pixels, contour: Contour) -> Pixels:

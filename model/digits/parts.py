@@ -74,6 +74,13 @@ def find_parts(darkness: Pixels, threshold: int) -> Parts:
     return Parts(labels, boxes, areas.astype(np.int64), masses, along_edge)
 
 
+def members_of(group: Group, parts: Parts) -> Pixels:
+    """Returns 1 for the pixels of a group, (H, W)."""
+    is_member = np.zeros(len(parts.boxes), np.uint8)
+    is_member[group.members] = 1
+    return is_member[parts.labels]
+
+
 def group_parts(parts: Parts) -> list[Group]:
     """Groups parts into digits.
 

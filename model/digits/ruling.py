@@ -81,6 +81,8 @@ def _erase(darkness: Pixels, count: int, where: Bitmap | None, opened: Pixels | 
 def strip_line(mask: Pixels) -> None:
     """Erases from a digit a line under it or over it, which it touches."""
     left, top, width, height = cv2.boundingRect(mask)
+    if width < _LONG * height:
+        return
     side = max(width, height)
     ink = mask[top : top + height, left : left + width]
     counts = ink.sum(axis=0, dtype=np.int64)
@@ -91,7 +93,7 @@ def strip_line(mask: Pixels) -> None:
         from_edge = height - 1 - middle if below else middle
         alone = (last - first + 1 <= max(2, _THICK * side)) & (from_edge <= _THICK * side)
         ends = int(np.append(alone, False).argmin()), int(np.append(alone[::-1], False).argmin())
-        if min(ends) < max(2, _BEYOND * side) or sum(ends) > 0.95 * width or width < _LONG * height:
+        if min(ends) < max(2, _BEYOND * side) or sum(ends) > 0.95 * width:
             continue
         rows = middle[: ends[0]].mean(), middle[width - ends[1] :].mean()
         slope = (rows[1] - rows[0]) / (width - (ends[0] + ends[1]) / 2)
