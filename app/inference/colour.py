@@ -4,8 +4,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageChops
 
-# Colour counts where brightness spans less than the first, of 255, and where colour has at least the
-# second as its variance, and four times that of brightness.
+# Colour counts where brightness spans less than the first, of 255, and where the variance of colour
+# is at least the second, and four times that of brightness.
 _LITTLE_CONTRAST, _LEAST_SPREAD = 80, 16
 # Shares of red in mixtures of the two channels of colour, and whether they are opposed.
 _MIXES = [(share, opposed) for share in (0, 0.25, 0.5, 0.75, 1) for opposed in (False, True)]

@@ -8,7 +8,17 @@ import numpy as np
 from model.arrays import Pixels
 from model.digits.fitting import disc, fit, stroke_width
 from model.digits.paper import find_sheets
-from model.digits.parts import ALONG_EDGE, Box, Group, Parts, find_parts, group_parts, members_of, side_of
+from model.digits.parts import (
+    ALONG_EDGE,
+    Box,
+    Group,
+    Parts,
+    find_parts,
+    group_parts,
+    magnified,
+    members_of,
+    side_of,
+)
 from model.digits.ruling import remove_lines, strip_line
 from model.digits.sheet import find_ink, measure_darkness, reduce, smooth
 from model.errors import NoInkError
@@ -78,9 +88,9 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
         NoInkError: there is no digit in the picture.
     """
     look, factor, is_dark = _search(image)
-    boxes = tuple(sorted(tuple(factor * side for side in digit.box) for digit in look.digits))
-    left, top, right, bottom = boxes_of_first = look.digits[0].box
-    side = side_of(boxes_of_first)
+    boxes = tuple(sorted(magnified(digit.box, factor) for digit in look.digits))
+    left, top, right, bottom = look.digits[0].box
+    side = side_of(look.digits[0].box)
     if factor > 1 and side < _SMALL_DIGIT:
         rows = slice(max(0, top - side) * factor, (bottom + side) * factor)
         columns = slice(max(0, left - side) * factor, (right + side) * factor)
@@ -155,7 +165,7 @@ def _check_pen(grey: Pixels, look: Look) -> None:
         raise NoInkError(f"no ink: {_AREA}")
     reach = max(1, side // _EDGE_SHARE)
     if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:
-        reach = min(reach, max(1, int(width // 6)))
+        reach = min(reach, max(1, int(width // 8)))
     y, x = cv2.subtract(mask, cv2.erode(mask, disc(1))).nonzero()
     lightest = cv2.dilate(grey, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))[y, x]
     ink, darkness = grey[y, x].astype(np.int64), look.darkness[y, x].astype(np.int64)
@@ -179,7 +189,9 @@ def _cut_out(image: Pixels, look: Look, factor: int, is_dark: bool) -> Pixels:
     rows = slice(max(0, top - around), top + height + around)
     columns = slice(max(0, left - around), left + width + around)
     mask = look.mask[rows, columns]
-    others = cv2.dilate(((look.parts.labels[rows, columns] > 0) & (mask == 0)).view(np.uint8), disc(1))
+    others = cv2.dilate(
+        ((look.parts.labels[rows, columns] > 0) & (mask == 0)).view(np.uint8), disc(1)
+    )
     allowed = cv2.dilate(mask, np.ones((5, 5), np.uint8)) * (1 - others) | mask
     part = image[
         rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor

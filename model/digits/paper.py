@@ -51,7 +51,7 @@ def _outline(region: Pixels, area: int) -> Contour | None:
     """Returns the outline of a region that is a polygon, or None."""
     contours, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     sides = sorted((max(cv2.boundingRect(line)[2:]) for line in contours), reverse=True)
-    contour = max(contours, key=lambda line: cv2.boundingRect(line)[2:])
+    contour: Contour = max(contours, key=len)
     filled, length = cv2.contourArea(contour), cv2.arcLength(contour, True)
     rectangle = cv2.minAreaRect(contour)[1]
     edge = sum(map(np.count_nonzero, (region[0], region[-1], region[:, 0], region[:, -1])))
@@ -59,7 +59,9 @@ def _outline(region: Pixels, area: int) -> Contour | None:
     is_paper = (
         area >= _LEAST_BLANK * filled
         and filled >= _LEAST_RECTANGLE * rectangle[0] * rectangle[1]
-        and not (is_empty and (edge > _MOST_ALONG_EDGE * length or area < _LEAST_EMPTY * region.size))
+        and not (
+            is_empty and (edge > _MOST_ALONG_EDGE * length or area < _LEAST_EMPTY * region.size)
+        )
         and len(cv2.approxPolyDP(contour, _TOLERANCE * length, True)) <= _MOST_CORNERS
     )
     return contour if is_paper else None

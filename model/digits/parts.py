@@ -5,7 +5,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from model.arrays import Array, Bitmap, Integers, Pixels
+from model.arrays import Array, Integers, Pixels
 
 # As shares of the main part:
 _LEAST_PART = 0.015  # parts with a smaller area are dust
@@ -67,8 +67,10 @@ def find_parts(darkness: Pixels, threshold: int) -> Parts:
     ink = cv2.threshold(darkness, threshold, 1, cv2.THRESH_BINARY)[1]
     count, labels, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
     left, top, width, height, areas = stats.T
-    boxes = list(zip(*(side.tolist() for side in (left, top, left + width, top + height)), strict=True))
-    masses = np.bincount(labels.ravel(), darkness.ravel(), count)
+    boxes = list(
+        zip(*(side.tolist() for side in (left, top, left + width, top + height)), strict=True)
+    )
+    masses = np.bincount(labels.ravel(), darkness.ravel(), count).astype(np.float64)
     lines = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     along_edge = np.bincount(lines, minlength=count) / (2 * (width + height))
     return Parts(labels, boxes, areas.astype(np.int64), masses, along_edge)
@@ -120,7 +122,11 @@ def _is_frame(number: int, order: list[int], parts: Parts) -> bool:
     side = side_of(parts.boxes[number])
     others = [parts.boxes[other] for other in order if other != number]
     if any(
-        left < a and top < b and c < right and d < bottom and side_of((a, b, c, d)) >= _LEAST_HELD * side
+        left < a
+        and top < b
+        and c < right
+        and d < bottom
+        and side_of((a, b, c, d)) >= _LEAST_HELD * side
         for a, b, c, d in others
     ):
         return True
@@ -131,6 +137,11 @@ def _is_frame(number: int, order: list[int], parts: Parts) -> bool:
         return False
     inner = parts.labels[top + inset : bottom - inset, left + inset : right - inset]
     return int(np.count_nonzero(inner == number)) < 0.02 * int(parts.areas[number])
+
+
+def magnified(box: Box, factor: int) -> Box:
+    """Returns a box in a picture `factor` times as large."""
+    return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
 
 
 def side_of(box: Box) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from model.arrays import Pixels
 from model.digits.finding import Steps, find_and_fit
 from model.digits.fitting import BOX
-from model.digits.parts import Box
+from model.digits.parts import Box, magnified
 from model.errors import InvalidPixelsError
 from model.literals import SIDE, Preprocess
 
@@ -31,8 +31,7 @@ class Preprocessed(NamedTuple):
 
     def magnified(self, factor: int) -> "Preprocessed":
         """Returns the result with the boxes of a picture `factor` times as large."""
-        boxes = tuple((a * factor, b * factor, c * factor, d * factor) for a, b, c, d in self.boxes)
-        return Preprocessed(self.pixels, boxes)
+        return Preprocessed(self.pixels, tuple(magnified(box, factor) for box in self.boxes))
 
 
 def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
@@ -111,4 +110,6 @@ def follows_convention(image: Pixels) -> bool:
 
 
 # 1, the column and the row of each pixel, (784, 3).
-_MOMENTS = np.stack([np.ones(SIDE * SIDE), *np.indices((SIDE, SIDE))[::-1].reshape(2, -1)], 1).astype(np.float32)
+_MOMENTS = np.stack(
+    [np.ones(SIDE * SIDE), *np.indices((SIDE, SIDE))[::-1].reshape(2, -1)], 1
+).astype(np.float32)

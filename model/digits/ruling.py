@@ -32,7 +32,7 @@ def remove_lines(darkness: Pixels) -> Pixels:
     return cv2.transpose(_erase(cv2.transpose(_erase(darkness, *across)), *down))
 
 
-def _trace_lines(darkness: Pixels) -> tuple[int, Bitmap | None, Pixels | None]:
+def _trace_lines(darkness: Pixels) -> tuple[int, Bitmap, Pixels]:
     """Returns the number of roughly horizontal lines, where they are, and what is left of ink."""
     height, width = darkness.shape
     post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), dtype=np.uint8)
@@ -46,7 +46,7 @@ def _trace_lines(darkness: Pixels) -> tuple[int, Bitmap | None, Pixels | None]:
     )
     present = covered > 127
     if np.count_nonzero(present.any(axis=0)) < _LEAST_SHARE * _STRIPS:
-        return 0, None, None
+        return 0, darkness < 0, opened
     middles = (np.arange(_STRIPS) - (_STRIPS - 1) / 2) * strip
     rows = np.arange(height)[:, None] + np.rint(_SLOPES[:, None, None] * middles).astype(np.int64)
     inside = (rows >= 0) & (rows < height)
@@ -65,7 +65,7 @@ def _trace_lines(darkness: Pixels) -> tuple[int, Bitmap | None, Pixels | None]:
     return len(begins), where > 0, opened
 
 
-def _erase(darkness: Pixels, count: int, where: Bitmap | None, opened: Pixels | None) -> Pixels:
+def _erase(darkness: Pixels, count: int, where: Bitmap, opened: Pixels) -> Pixels:
     """Replaces lines by what is darker both above and below them."""
     if not count:
         return darkness

@@ -76,7 +76,7 @@ def test_the_position_on_the_sheet_does_not_matter(shift: tuple[int, int]) -> No
     for digit in range(10):
         picture = draw(digit)
         moved = np.roll(picture, shift, (0, 1))
-        # The squares of pixels that are averaged lie elsewhere, and a width may be rounded the other
+        # The squares of pixels that are averaged lie elsewhere, and a width may be rounded another
         # way: at most 9.8 of 255 were measured.
         assert distance(preprocess_image(moved), preprocess_image(picture)) < 12
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from model.digits.preprocessing import preprocess_image
 from model.digits.fitting import stroke_width
+from model.digits.preprocessing import preprocess_image
 from tests.model.digits.pictures import distance, draw
 from tests.samples.draw import draw_digit
 
