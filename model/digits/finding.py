@@ -35,7 +35,7 @@ _LOOK_SIDES, _SMALL_DIGIT, _DIGIT_SIDE = (128, 320), 24, 240
 _LEAST_CONTRASTS = 16, 10, 8
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
-_REACHES, _WIDEST_STROKE = (0.25, 0.1, 0.04), 2
+_REACHES, _WIDEST_STROKE, _WIDEST_FOUND = (0.25, 0.1, 0.04), 2, 1.4
 # Digits with this share of all ink are alone on clean paper.
 _CLEAN = 0.98
 
@@ -145,7 +145,7 @@ def _look_at(grey: Pixels, noise: float, reach: int, least: int) -> Look:
     mask = members_of(digits[0], parts)
     strip_line(mask)
     look = Look(darkness, parts, digits, mask, stroke_width(mask))
-    _check_pen(grey, look)
+    _check_pen(grey, look, reach)
     # Now that the width of the strokes is known, wider dark areas are left out as shadows.
     narrower = round(_WIDEST_STROKE * look.width) + 2
     mass = sum(digit.mass for digit in digits)
@@ -153,7 +153,7 @@ def _look_at(grey: Pixels, noise: float, reach: int, least: int) -> Look:
     return look if is_clean or narrower >= 0.75 * reach else _look_at(grey, noise, narrower, least)
 
 
-def _check_pen(grey: Pixels, look: Look) -> None:
+def _check_pen(grey: Pixels, look: Look, searched: int) -> None:
     """Refuses what no pen could have written."""
     digit, width, mask = look.digits[0], look.width, look.mask
     side = side_of(digit.box)
@@ -171,7 +171,8 @@ def _check_pen(grey: Pixels, look: Look) -> None:
     ink, darkness = grey[y, x].astype(np.int64), look.darkness[y, x].astype(np.int64)
     paper = ink * 255 // np.maximum(255 - darkness, 1)
     is_sharp = np.count_nonzero(2 * (lightest - ink) >= paper - ink) >= _SHARP * len(ink)
-    if not is_sharp or digit.along_edge > _MOST_ALONG_EDGE:
+    is_cut = width > _WIDEST_FOUND * searched  # of something wider, which is no ink
+    if not is_sharp or is_cut or digit.along_edge > _MOST_ALONG_EDGE:
         raise NoInkError(f"no ink: {_SHADOW}")
 
 

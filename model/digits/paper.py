@@ -51,7 +51,7 @@ def _outline(region: Pixels, area: int) -> Contour | None:
     """Returns the outline of a region that is a polygon, or None."""
     contours, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     sides = sorted((max(cv2.boundingRect(line)[2:]) for line in contours), reverse=True)
-    contour: Contour = max(contours, key=len)
+    contour: Contour = max(contours, key=cv2.contourArea)
     filled, length = cv2.contourArea(contour), cv2.arcLength(contour, True)
     rectangle = cv2.minAreaRect(contour)[1]
     edge = sum(map(np.count_nonzero, (region[0], region[-1], region[:, 0], region[:, -1])))

@@ -1,5 +1,7 @@
 """What is around a digit, or under it, is not read with it."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -29,7 +31,7 @@ def test_a_frame_is_no_ink(inset: int, width: int) -> None:
     far = 259 - inset
     corners = [(inset, inset), (far, inset), (far, far), (inset, far), (inset, inset)]
     for digit in range(10):
-        picture = marked(digit, *zip(corners, corners[1:], strict=False), width=width)
+        picture = marked(digit, *itertools.pairwise(corners), width=width)
         found = find_digits(picture)
         assert found.boxes == ()
         assert distance(found.pixels, preprocess_image(marked(digit))) < _ALIKE
