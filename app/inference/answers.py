@@ -8,7 +8,7 @@ import numpy as np
 from app.schemas import Decision, McPrediction, ModelIdentity, Prediction, PredictParameters
 from model.arrays import Floats, Pixels, Probs
 from model.checkpoint import Checkpoint
-from model.digits.finding import Box
+from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
 from model.uncertainty.calibration import (
     Calibration,

@@ -7,7 +7,7 @@ import numpy as np
 
 from app.schemas import McParameters
 from model.arrays import Floats
-from model.digits.finding import Box
+from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
 from model.engines.protocol import Prepared
 from model.literals import StopReason
