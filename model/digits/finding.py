@@ -87,6 +87,8 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
     Raises:
         NoInkError: there is no digit in the picture.
     """
+    if steps is not None:
+        steps.setdefault("paper", image)
     look, factor, is_dark = _search(image)
     boxes = tuple(sorted(magnified(digit.box, factor) for digit in look.digits))
     left, top, right, bottom = look.digits[0].box
