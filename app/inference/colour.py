@@ -1,4 +1,4 @@
-"""Ink and paper of two colours that are equally bright: what brightness does not tell apart."""
+"""Ink and paper of two colours that are equally bright, which look empty in grey."""
 
 import numpy as np
 import PIL.Image

@@ -13,6 +13,8 @@ cv2.setNumThreads(1)
 # Ink has this contrast in standard deviations of the noise. Less noise than `_QUIET`, in grey
 # levels, needs no smoothing.
 _NOISE_REACH, _QUIET = 4, 2
+# In smaller pictures, pixels, a single one can be the hole of a loop.
+_SPECKED = 50
 # Ink has at least this share of the typical darkness of ink.
 _FAINTEST = 0.55
 
@@ -39,10 +41,11 @@ def smooth(grey: Pixels) -> tuple[Pixels, float]:
     """Smooths a noisy picture; returns it with the standard deviation of the remaining noise."""
     if min(grey.shape) < 3:
         return grey, 0.0
-    # Salt, pepper and pinholes: no pixel is darker or lighter than all of its neighbours.
-    darkest = cv2.erode(grey, _RING, borderType=cv2.BORDER_REPLICATE)
-    lightest = cv2.dilate(grey, _RING, borderType=cv2.BORDER_REPLICATE)
-    grey = cv2.min(cv2.max(grey, darkest), lightest)
+    if max(grey.shape) >= _SPECKED:
+        # Salt, pepper and pinholes: no pixel is darker or lighter than all of its neighbours.
+        darkest = cv2.erode(grey, _RING, borderType=cv2.BORDER_REPLICATE)
+        lightest = cv2.dilate(grey, _RING, borderType=cv2.BORDER_REPLICATE)
+        grey = cv2.min(cv2.max(grey, darkest), lightest)
     noise = _estimate_noise(grey)
     if noise <= _QUIET:
         return grey, noise
