@@ -115,7 +115,10 @@ def _search(image: Pixels) -> tuple[Look, int, bool]:
     at_edge: list[tuple[Look, int, bool]] = []
     for longest in _LOOK_SIDES:
         small, factor = reduce(image, longest)
-        for sheet, is_dark in find_sheets(small):
+        sheets = find_sheets(small)
+        for number, (sheet, is_dark) in enumerate(sheets, 1):
+            if number == len(sheets) and not at_edge and _are_marks_all_over(refusals):
+                break
             grey, noise = smooth(sheet if is_dark else ~sheet)
             for share in _REACHES:
                 reach = max(1, round(share * max(small.shape)))
@@ -132,6 +135,11 @@ def _search(image: Pixels) -> tuple[Look, int, bool]:
     if at_edge:
         return min(at_edge, key=lambda found: found[0].digits[0].along_edge)
     raise refusals[0]
+
+
+def _are_marks_all_over(refusals: list[NoInkError]) -> bool:
+    """Whether the latest sheet is full of marks; what is between them, as in text, is no ink."""
+    return all(_ALL_OVER in str(refusal) for refusal in refusals[-len(_REACHES) :])
 
 
 def _look_at(grey: Pixels, noise: float, reach: int, least: int) -> Look:
