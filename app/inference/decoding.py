@@ -45,7 +45,7 @@ from model.arrays import Pixels
 # An image file's bytes, or its pixels.
 Image = bytes | Pixels
 
-# What is decoded at once, on the event loop: about 0.1 ms. More is worth a thread.
+# What is read at once, on the event loop: at most about 0.5 ms. More is worth a thread.
 INLINE_PIXELS = 64 * 64
 # The largest uncompressed image of that size with its header. A small picture in a larger file is
 # mostly metadata, which takes time as well.

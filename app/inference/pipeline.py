@@ -47,9 +47,6 @@ _SHARE_SECONDS = 0.05
 _LONGEST_TO_PREDICTED = 1.6
 # Balanced masks of more passes, or what they drop, would hold up the event loop.
 _INLINE_MASKS = 64
-# Images of a batch that are decoded, or answered without dropout, before others get their turn on
-# the event loop.
-_AT_A_TIME = 32
 
 
 class Predictor:
@@ -147,7 +144,7 @@ class Predictor:
         self._require_level(parameters)
         steps: Steps | None = {} if parameters.return_steps else None
         started = time.monotonic()
-        read = self._reader.read_inline(image, parameters.preprocess)
+        read = self._reader.read_inline(image, parameters.preprocess, steps)
         if read is None:
             decoding = self._reader.charge([image])
             with self._admit([image], parameters, decoding), decoding:
@@ -374,10 +371,12 @@ class Predictor:
 
 
 async def _in_turns(items: Sequence[T]) -> AsyncGenerator[T, None]:
-    """The items; others get their turn on the event loop after some of them."""
-    for number, item in enumerate(items):
-        if number % _AT_A_TIME == 0:
+    """The items; others get their turn on the event loop after each round of them."""
+    until = 0.0
+    for item in items:
+        if time.monotonic() >= until:
             await asyncio.sleep(0)
+            until = time.monotonic() + _ROUND_SECONDS
         yield item
 
 

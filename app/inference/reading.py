@@ -23,7 +23,7 @@ from app.inference.encoding import encode_small
 from app.inference.memory import picture_memory, return_memory
 from app.settings import Settings
 from model.arrays import Pixels
-from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
+from model.digits.preprocessing import Preprocessed, find_digits
 from model.errors import ImageError, InvalidPixelsError, NoInkError
 from model.literals import Preprocess
 
@@ -125,17 +125,16 @@ class PictureReader:
         """Seconds that pictures of this cost would wait for a thread; see `charge`."""
         return self.backlog.wait(cost) if cost else 0.0
 
-    def read_inline(self, image: Image, mode: Preprocess) -> Preprocessed | None:
+    def read_inline(
+        self, image: Image, mode: Preprocess, steps: Steps | None = None
+    ) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
         if isinstance(image, bytes):
             grey = decode_inline(image, max_pixels=self._max_pixels)
             if grey is None:
                 return None
             image = grey
-        try:
-            return take_as_it_is(image, mode)
-        except ImageError as error:
-            raise from_image_error(error) from error
+        return read_picture(image, mode, max_pixels=self._max_pixels, steps=steps)
 
     async def read(
         self, image: Image, mode: Preprocess, deadline: float, steps: Steps | None = None
@@ -151,7 +150,7 @@ class PictureReader:
         Raises:
             ApiError: the image cannot be decoded, or shows nothing; deadline_exceeded.
         """
-        read = self.read_inline(image, mode)
+        read = self.read_inline(image, mode, steps)
         if read is None:
             read = await self.in_thread(
                 lambda: read_picture(
