@@ -48,6 +48,8 @@ _LEAST_AREA, _LEAST_AT_EDGE, _THICKEST, _LONGEST_STROKES, _MOST_PIECES = 5, 0.1,
 # its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks along the
 # picture's edge and marks fainter than `_FAINT` are more often shadows: they need sharper edges.
 _SHARP, _EDGE_SHARE, _FAINT, _MOST_ALONG_EDGE = 0.7, 12, 0.3 * 255, 0.4
+# A blob of at most this share of the picture's longer side may be the beginning of a stroke.
+_LARGEST_BLOB = 0.2
 
 _UNIFORM = "the image is uniform; send a digit that stands out from its background"
 _ALL_OVER = (
@@ -171,7 +173,7 @@ def _check_pen(grey: Pixels, look: Look, searched: int) -> None:
         raise NoInkError(f"no ink: {_ALL_OVER}")
     if digit.area < _LEAST_AREA or (digit.along_edge and side < _LEAST_AT_EDGE * max(grey.shape)):
         raise NoInkError(f"no ink: {_SPECKS}")
-    if width > _THICKEST * side:
+    if width > _THICKEST * side and side > _LARGEST_BLOB * max(grey.shape):
         raise NoInkError(f"no ink: {_AREA}")
     reach = max(1, side // _EDGE_SHARE)
     if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:
