@@ -15,6 +15,7 @@ from training.config import (
     CompareOptions,
     EvaluateOptions,
     Experiment,
+    PoolOptions,
     RunOptions,
     TeacherConfig,
     TrainConfig,
@@ -24,7 +25,7 @@ from training.config import (
 from training.errors import TrainingError
 
 # What trains, fits and draws, and is not needed to serve.
-_TRAIN_EXTRA = ("matplotlib", "scipy", "sklearn", "torch")
+_TRAIN_EXTRA = ("HersheyFonts", "cv2", "fontTools", "matplotlib", "scipy", "sklearn", "torch")
 Config = TypeVar("Config")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -71,12 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=command.help)
         added.set_defaults(command=command)
         for kind in command.options:
+            group: Any = added
             for each in fields(kind):
-                _add_option(added, each, command.defaults.get(each.name, each.default))
+                if each.metadata["group"]:
+                    group = added.add_argument_group(each.metadata["group"])
+                _add_option(group, each, command.defaults.get(each.name, each.default))
     return parser
 
 
-def _add_option(parser: argparse.ArgumentParser, setting: Any, default: Any) -> None:
+def _add_option(parser: Any, setting: Any, default: Any) -> None:
     """One option from a field that `training.config.setting` made."""
     known, help = setting.metadata, setting.metadata["help"]
     if isinstance(default, bool):
@@ -96,9 +100,12 @@ def _add_option(parser: argparse.ArgumentParser, setting: Any, default: Any) -> 
 def _train(options: TrainOptions, config: TrainConfig) -> None:
     from training.data import DATASETS, load_images
     from training.distil import load_teacher
+    from training.pool import load_pool
     from training.runs import find_device
     from training.train import train
 
+    if options.pool and (config.outliers == 0 or options.dataset != "mnist"):
+        raise TrainingError("--pool is for MNIST with --outliers; leave it out, or add those")
     device = find_device(options.device)
     checkpoint = train(
         config,
@@ -107,6 +114,7 @@ def _train(options: TrainOptions, config: TrainConfig) -> None:
         device=device,
         resume=options.resume,
         teacher=load_teacher(options.teacher, device) if options.teacher else None,
+        pool=load_pool(options.pool) if options.pool else None,
     )
     error = checkpoint.metrics["validation"]["error"]
     print(f"{options.output}: version {checkpoint.version}, validation error {error:.2%}")
@@ -122,6 +130,16 @@ def _train_teacher(options: RunOptions, config: TeacherConfig) -> None:
     network = train_convnet(config, images, options.output, device=device, resume=options.resume)
     version, error = network.card["version"], network.card["validation_error"]
     print(f"{options.output}: version {version}, validation error {error:.2%}")
+
+
+def _make_pool(options: PoolOptions) -> None:
+    from training.data import load_images
+    from training.pool import load_pool, save_pool
+    from training.pool.making import make_pool
+
+    save_pool(options.output, make_pool(load_images("train", options.data_dir), options))
+    pool = load_pool(options.output)
+    print(f"{options.output}: version {pool.version}, {len(pool.pixels()):,} images for training")
 
 
 def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
@@ -169,6 +187,11 @@ COMMANDS = {
         (RunOptions, TeacherConfig),
         _RESUME,
         {"output": Path("runs/teacher.safetensors")},
+    ),
+    "outliers": Command(
+        "draw pictures that are no digits, for train --pool and calibrate --pool",
+        _make_pool,
+        (PoolOptions,),
     ),
     "calibrate": Command(
         "fit serving rates, temperatures, thresholds and prediction sets",

@@ -112,10 +112,9 @@ def progress(epochs: int, finished: int) -> Iterator[Callable[[Row], None]]:
 
         def show(row: Row) -> None:
             bar.write(
-                f"epoch {row['epoch']:3d}  "
-                f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
-                f"validation loss {row['validation_loss']:.4f} "
-                f"accuracy {row['validation_accuracy']:.4f}",
+                f"epoch {row['epoch']:3d}  training, dropout on: loss {row['train_loss']:.4f} "
+                f"accuracy {row['train_accuracy']:.4f}  validation, dropout off: "
+                f"loss {row['validation_loss']:.4f} accuracy {row['validation_accuracy']:.4f}",
                 file=sys.stderr,
             )
             bar.update()
