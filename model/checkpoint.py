@@ -122,6 +122,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
         for mode in get_args(Mode):
             read_calibration(calibration, mode)
+        for row in calibration.get("by_passes", ()):
+            read_calibration(calibration, "mc", row["passes"])
     except KeyError as error:
         raise CheckpointError(f"the checkpoint {path} has no {error} in its description") from error
     except (TypeError, ValueError, OverflowError, ShapeError) as error:
