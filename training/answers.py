@@ -1,7 +1,7 @@
 """A checkpoint's answers to many images: what calibration fits and the report measures."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,9 @@ from model.checkpoint import Checkpoint
 from model.engines import build_engine
 from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.literals import Mode
-from model.network import MLP
-from model.sampling.masks import Passes, round_rate
+from model.sampling.masks import Passes
 from model.uncertainty.calibration import Calibration, apply_temperature, read_calibration
-from model.uncertainty.statistics import entropy, summarise
+from model.uncertainty.statistics import Summary, entropy, summarise
 from training.data import DATASETS, Dataset, Images
 from training.errors import TrainingError
 from training.metrics import Wrong
@@ -43,6 +42,20 @@ class McAnswers:
     mutual_information: Array
     variation_ratio: Array
 
+    @classmethod
+    def of(cls, summaries: Sequence[Summary], passes: int) -> "McAnswers":
+        """The answers of N summaries; the variance of a single pass is 0."""
+        nothing = np.zeros_like(summaries[0].mean)
+        return cls(
+            mean=np.stack([each.mean for each in summaries]),
+            variance=np.stack(
+                [nothing if each.variance is None else each.variance for each in summaries]
+            ),
+            predictive_entropy=np.array([each.predictive_entropy for each in summaries]),
+            mutual_information=np.array([each.mutual_information for each in summaries]),
+            variation_ratio=np.array([1 - each.votes.max() / passes for each in summaries]),
+        )
+
 
 def predict_all(engine: Engine, pixels: Pixels) -> Array:
     """Deterministic probabilities of the images (N, H, W): (N, C)."""
@@ -52,27 +65,28 @@ def predict_all(engine: Engine, pixels: Pixels) -> Array:
 def sample_all(
     engine: Engine, pixels: Pixels, *, passes: int, seed: int, progress: str | None = None
 ) -> McAnswers:
-    """Answers to images, (N, H, W), with dropout on and independent masks, at least 2 passes.
+    """Answers to images, (N, H, W), with dropout on and independent masks.
 
     Image i gets the seed `seed + i`; `progress` is the title of a progress bar.
     """
-    summaries = [
-        summarise(sample_probs(engine, image, Passes(passes, seed + number)))
-        for number, image in enumerate(tqdm(pixels, progress, disable=progress is None))
-    ]
-    return McAnswers(
-        mean=np.stack([each.mean for each in summaries]),
-        variance=np.stack([each.variance for each in summaries if each.variance is not None]),
-        predictive_entropy=np.array([each.predictive_entropy for each in summaries]),
-        mutual_information=np.array([each.mutual_information for each in summaries]),
-        variation_ratio=np.array([1 - each.votes.max() / passes for each in summaries]),
-    )
+    return sample_grid(engine, pixels, (passes,), seed=seed, progress=progress)[passes]
 
 
-def with_rate(network: MLP, rate: float) -> MLP:
-    """The same weights with another dropout rate, rounded to a multiple of 1/256, in all layers."""
-    rounded = (round_rate(rate),) * len(network.config.dropout_rates)
-    return MLP(replace(network.config, dropout_rates=rounded), network.layers)
+def sample_grid(
+    engine: Engine,
+    pixels: Pixels,
+    grid: Sequence[int],
+    *,
+    seed: int,
+    progress: str | None = None,
+) -> dict[int, McAnswers]:
+    """Answers with each number of passes, as `sample_all`; fewer passes are the first of more."""
+    summaries: dict[int, list[Summary]] = {passes: [] for passes in grid}
+    for number, image in enumerate(tqdm(pixels, progress, disable=progress is None)):
+        probs = sample_probs(engine, image, Passes(max(grid), seed + number))
+        for passes, found in summaries.items():
+            found.append(summarise(probs[:passes]))
+    return {passes: McAnswers.of(found, passes) for passes, found in summaries.items()}
 
 
 def dataset_of(checkpoint: Checkpoint) -> Dataset:

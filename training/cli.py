@@ -147,14 +147,18 @@ def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
     from training.runs import use_one_thread
 
     use_one_thread()
-    output = options.output or options.checkpoint
-    checkpoint = calibrate(options.checkpoint, output, options.data_dir, rules)
-    (rate, *_) = checkpoint.network.config.dropout_rates
-    scores = checkpoint.metrics["calibrated_validation"]["mc"]
+    checkpoint = calibrate(options, rules)
+    scores = checkpoint.metrics["calibrated_validation"]
     print(
-        f"{output}: version {checkpoint.version}, serving rate {rate:.3f}, "
-        f"validation error {scores['error']:.2%}, ECE {scores['ece']:.4f}"
+        f"{options.output or options.checkpoint}: version {checkpoint.version}, "
+        f"validation error {scores['mc']['error']:.2%}, ECE {scores['mc']['ece']:.4f}"
     )
+    for kind, row in scores["kept_back"].items():
+        accepted = f", accepted {row['accepted']:.2%}" if "accepted" in row else ""
+        print(
+            f"{kind}: AUROC of entropy {row['entropy_auroc']:.4f}, of disagreement "
+            f"{row['disagreement_auroc']:.4f}{accepted}"
+        )
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ COMMANDS = {
         (PoolOptions,),
     ),
     "calibrate": Command(
-        "fit serving rates, temperatures, thresholds and prediction sets",
+        "fit temperatures, thresholds and prediction sets",
         _calibrate,
         (CalibrateOptions, CalibrationRules),
     ),

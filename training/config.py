@@ -198,14 +198,13 @@ class PoolOptions(Checked):
 class CalibrationRules(Checked):
     """What `calibrate` may trade for what; all of it concerns the validation digits.
 
-    A serving rate above the training rate separates unfamiliar images better and costs likelihood
-    on digits. A lower threshold rejects more unfamiliar images, and more digits.
+    A lower threshold rejects more unfamiliar images, and more digits.
     """
 
-    nll_tolerance: float = setting(
-        0.02, "largest rise of the MC answers' NLL, as a share of the least", 0, 0.999999
-    )
     abstaining_share: float = setting(0.03, "share of the digits that may be rejected", 0, 0.999999)
+    unfamiliar_share: float = setting(
+        0.01, "of these, share that passes may reject by disagreeing", 0, 0.999999
+    )
     accepted_error: float = setting(0.002, "largest error among accepted answers", 0, 0.999999)
     confidence: float = setting(0.95, "confidence of the bound on that error", 0, 0.999999)
 
@@ -247,6 +246,9 @@ class CalibrateOptions:
     )
     output: Path | None = field(
         default=None, metadata=about("where the calibrated one goes; without it the same file")
+    )
+    pool: Path | None = field(
+        default=None, metadata=about("a file of dropserve-train outliers, to measure more kinds")
     )
 
 

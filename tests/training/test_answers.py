@@ -7,7 +7,7 @@ from model.engines import build_engine
 from model.engines.protocol import sample_probs
 from model.sampling.masks import Passes
 from tests.training.bars import draw_digits
-from training.answers import answer_all, predict_all, sample_all, uncertainty_scores, with_rate
+from training.answers import answer_all, sample_all, sample_grid, uncertainty_scores
 
 IMAGES = draw_digits(6, 5)
 
@@ -21,16 +21,16 @@ def test_image_i_has_the_seed_plus_i(trained: Checkpoint) -> None:
         np.testing.assert_allclose(sampled.variance[number], probs.var(axis=0, ddof=1), atol=1e-12)
 
 
-def test_another_rate_leaves_the_weights_and_the_deterministic_answer(trained: Checkpoint) -> None:
-    other = with_rate(trained.network, 0.3)
-    assert other.config.dropout_rates == (77 / 256,) * 3
-    for one, same in zip(trained.network.layers, other.layers, strict=True):
-        assert np.array_equal(one.weight, same.weight)
-        assert np.array_equal(one.bias, same.bias)
-    first, second = (
-        predict_all(build_engine(each), IMAGES.pixels) for each in (trained.network, other)
-    )
-    assert np.array_equal(first, second)
+def test_fewer_passes_are_the_first_of_more(trained: Checkpoint) -> None:
+    engine = build_engine(trained.network)
+    grid = sample_grid(engine, IMAGES.pixels, (1, 3, 8), seed=40)
+    assert list(grid) == [1, 3, 8]
+    for passes, found in grid.items():
+        alone = sample_all(engine, IMAGES.pixels, passes=passes, seed=40)
+        for name, values in vars(alone).items():
+            assert np.array_equal(getattr(found, name), values), name
+    assert not grid[1].variance.any()
+    assert not grid[1].mutual_information.any()
 
 
 def test_every_uncertainty_score_has_a_value_per_image(trained: Checkpoint) -> None:
