@@ -112,7 +112,7 @@ class Subject:
         engine: the network.
         images: the test images.
         predicted: deterministic probabilities, uncalibrated, (N, C).
-        sampled: answers with dropout on.
+        by_passes: answers with dropout on, for each number of passes.
         passes: stochastic passes an image.
         seed: image i has the seed `seed + i`.
     """
@@ -121,13 +121,25 @@ class Subject:
     engine: Engine
     images: Images
     predicted: Array
-    sampled: McAnswers
+    by_passes: Mapping[int, McAnswers]
     passes: int
     seed: int
 
-    def calibration(self, kind: Mode) -> Calibration:
-        """Temperature, threshold and prediction sets of one kind of answer."""
-        return read_calibration(self.checkpoint.calibration, kind)
+    @property
+    def sampled(self) -> McAnswers:
+        """Answers with dropout on."""
+        return self.by_passes[self.passes]
+
+    def calibration(self, kind: Mode, passes: int | None = None) -> Calibration:
+        """Temperature, thresholds and prediction sets of one kind of answer."""
+        return read_calibration(self.checkpoint.calibration, kind, passes or self.passes)
+
+    def accepted(self, kind: Mode) -> Wrong | None:
+        """Which images are accepted, (N,); None without a threshold."""
+        sampled, calibration = self.sampled, self.calibration(kind)
+        if kind == "predict":
+            return is_accepted(entropy(self.predicted), calibration)
+        return is_accepted(sampled.predictive_entropy, calibration, sampled.mutual_information)
 
     def raw(self, kind: Mode) -> Array:
         """Uncalibrated probabilities, (N, C)."""
@@ -148,16 +160,27 @@ class Subject:
             self.engine, pixels, passes=self.passes, seed=self.seed, progress=progress
         )
 
-    def uncertainty(self, kind: Mode) -> Array:
-        """What the stored threshold is compared with, (N,)."""
-        return entropy(self.predicted) if kind == "predict" else self.sampled.predictive_entropy
+
+def is_accepted(
+    predictive_entropy: Array, calibration: Calibration, mutual_information: Array | None = None
+) -> Wrong | None:
+    """Which answers the thresholds accept, (N,), as `model.uncertainty.decisions.decide`."""
+    if calibration.threshold is None:
+        return None
+    accepted: Wrong = predictive_entropy <= calibration.threshold
+    if mutual_information is not None and calibration.unfamiliar_threshold is not None:
+        accepted &= mutual_information <= calibration.unfamiliar_threshold
+    return accepted
 
 
-def answer_all(checkpoint: Checkpoint, images: Images, *, passes: int, seed: int) -> Subject:
-    """Runs a checkpoint on the images, with and without dropout."""
+def answer_all(
+    checkpoint: Checkpoint, images: Images, *, passes: int, seed: int, grid: Sequence[int] = ()
+) -> Subject:
+    """Runs a checkpoint on the images, without dropout, with it, and with other passes, too."""
     engine = build_engine(checkpoint.network)
     predicted = predict_all(engine, images.pixels)
-    sampled = sample_all(engine, images.pixels, passes=passes, seed=seed, progress="test images")
+    every = sorted({*grid, passes})
+    sampled = sample_grid(engine, images.pixels, every, seed=seed, progress="test images")
     return Subject(checkpoint, engine, images, predicted, sampled, passes, seed)
 
 

@@ -263,6 +263,9 @@ class EvaluateOptions(Checked):
     data_dir: Path | None = field(default=None, metadata=_DATA_DIR)
     against: Path | None = field(default=None, metadata=about("a checkpoint to compare with"))
     also: tuple[Path, ...] = setting((), "checkpoints of other seeds: their spread")
+    judges: tuple[Path, ...] = setting(
+        (), "files of dropserve-train teacher that say which digits are ambiguous", metavar="FILE"
+    )
     card: Path | None = field(
         default=None, metadata=about("where to write the model card, if anywhere")
     )

@@ -96,6 +96,13 @@ class Teacher:
             logs = [member(pixels).log_softmax(dim=1) for member in self.members]
             return torch.stack(logs).mean(dim=0)
 
+    def probabilities(self, pixels: Tensor) -> Tensor:
+        """Mean of the members' probabilities, float32, (N, C), of ink 0 to 255, (N, 28, 28)."""
+        with torch.inference_mode():
+            chunks = torch.split(pixels, _CHUNK)
+            each = [torch.cat([member(chunk) for chunk in chunks]) for member in self.members]
+            return torch.stack(each).softmax(dim=2).mean(dim=0)
+
 
 def load_teacher(paths: Sequence[Path], device: torch.device) -> Teacher:
     """A teacher from files of `dropserve-train teacher`, or checkpoints of digit networks.
@@ -114,7 +121,7 @@ def load_teacher(paths: Sequence[Path], device: torch.device) -> Teacher:
             cards.append({"kind": "convnet", **convnet.card})
             continue
         members.append(TrainableMLP.from_network(checkpoint.network).to(device).answer)
-        recipe = checkpoint.training["recipe"] | {"seed": checkpoint.training["seed"]}
+        recipe = checkpoint.training.get("recipe", {}) | {"seed": checkpoint.training.get("seed")}
         error = checkpoint.metrics.get("validation", {}).get("error")
         card = {"version": checkpoint.version, "recipe": recipe, "validation_error": error}
         cards.append({"kind": "mlp", **card})

@@ -353,6 +353,6 @@ def _finished(recipe: dict[str, Any], files: RunFiles) -> Checkpoint:
         checkpoint = load_checkpoint(files.checkpoint)
     except CheckpointError as error:
         raise TrainingError(f"{files.checkpoint} exists and is no finished run: {error}") from error
-    made = {**checkpoint.training["recipe"], "seed": checkpoint.training["seed"]}
+    made = {**checkpoint.training.get("recipe", {}), "seed": checkpoint.training.get("seed")}
     files.require_recipe(recipe, made)
     return checkpoint

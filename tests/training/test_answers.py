@@ -6,8 +6,10 @@ from model.checkpoint import Checkpoint
 from model.engines import build_engine
 from model.engines.protocol import sample_probs
 from model.sampling.masks import Passes
+from model.uncertainty.calibration import Calibration
+from model.uncertainty.decisions import decide
 from tests.training.bars import draw_digits
-from training.answers import answer_all, sample_all, sample_grid, uncertainty_scores
+from training.answers import answer_all, is_accepted, sample_all, sample_grid, uncertainty_scores
 
 IMAGES = draw_digits(6, 5)
 
@@ -37,5 +39,18 @@ def test_every_uncertainty_score_has_a_value_per_image(trained: Checkpoint) -> N
     subject = answer_all(trained, IMAGES, passes=4, seed=0)
     scores = uncertainty_scores(subject.predicted, subject.sampled)
     assert all(values.shape == (len(IMAGES),) for values in scores.values())
-    assert np.array_equal(subject.uncertainty("mc"), scores["predictive entropy, MC"])
-    assert np.array_equal(subject.uncertainty("predict"), scores["entropy, deterministic"])
+    assert subject.accepted("mc") is None
+
+
+def test_answers_are_accepted_as_a_server_decides() -> None:
+    generator = np.random.default_rng(0)
+    means, entropies, information = generator.random((50, 4)), *generator.random((2, 50))
+    for calibration in (Calibration(), Calibration(1, 0.5), Calibration(1, 0.5, {}, 0.4)):
+        found = is_accepted(entropies, calibration, information)
+        for number, (mean, entropy, disagreement) in enumerate(
+            zip(means, entropies.tolist(), information.tolist(), strict=True)
+        ):
+            decided = decide(mean, entropy, calibration, mutual_information=disagreement)
+            assert (decided is None) == (found is None)
+            if decided is not None and found is not None:
+                assert (decided.outcome == "accept") == found[number]
