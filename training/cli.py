@@ -107,13 +107,17 @@ def _train(options: TrainOptions, config: TrainConfig) -> None:
     if options.pool and (config.outliers == 0 or options.dataset != "mnist"):
         raise TrainingError("--pool is for MNIST with --outliers; leave it out, or add those")
     device = find_device(options.device)
+    images = load_images("train", options.data_dir, DATASETS[options.dataset])
+    teacher = load_teacher(options.teacher, device) if options.teacher else None
+    if teacher is not None:
+        print(f"the teacher's answers are kept in {teacher.folder}", file=sys.stderr)
     checkpoint = train(
         config,
-        load_images("train", options.data_dir, DATASETS[options.dataset]),
+        images,
         options.output,
         device=device,
         resume=options.resume,
-        teacher=load_teacher(options.teacher, device) if options.teacher else None,
+        teacher=teacher,
         pool=load_pool(options.pool) if options.pool else None,
     )
     error = checkpoint.metrics["validation"]["error"]
@@ -136,7 +140,9 @@ def _make_pool(options: PoolOptions) -> None:
     from training.data import load_images
     from training.pool import load_pool, save_pool
     from training.pool.making import make_pool
+    from training.runs import require_writable
 
+    require_writable(options.output)
     save_pool(options.output, make_pool(load_images("train", options.data_dir), options))
     pool = load_pool(options.output)
     print(f"{options.output}: version {pool.version}, {len(pool.pixels()):,} images for training")
@@ -144,9 +150,10 @@ def _make_pool(options: PoolOptions) -> None:
 
 def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
     from training.calibrate import calibrate
-    from training.runs import use_one_thread
+    from training.runs import require_writable, use_one_thread
 
     use_one_thread()
+    require_writable(options.output or options.checkpoint)
     checkpoint = calibrate(options, rules)
     scores = checkpoint.metrics["calibrated_validation"]
     print(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,12 +51,12 @@ class RunFiles:
                 f"{self.checkpoint} has an unfinished run: add --resume to continue it, "
                 f"or delete {self.state}"
             )
+        require_writable(self.checkpoint)
         # What a killed run had half written was never seen under its name.
         for path in (self.checkpoint, self.state):
             for half_written in path.parent.glob(f".{path.name}.*"):
                 half_written.unlink()
         if not self.state.exists():
-            self.history.parent.mkdir(parents=True, exist_ok=True)
             self.history.write_text("")
 
     def append(self, row: Row) -> None:
@@ -103,6 +104,18 @@ class RunFiles:
                 f"the run at {self.checkpoint} has other settings ({', '.join(different)}): "
                 "repeat them, or choose another --output"
             )
+
+
+def require_writable(path: Path) -> None:
+    """Creates the folder of a file that will be written, so that an error does not come at the end.
+
+    Raises:
+        OSError: the folder cannot be created.
+        TrainingError: the file cannot be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise TrainingError(f"{path} cannot be written; choose another --output")
 
 
 @contextmanager
