@@ -5,7 +5,7 @@ import numpy as np
 
 from model.arrays import Pixels
 from training.pool.glyphs import fit_ink
-from training.pool.pen import SIDE, Stroke, blank, fit, wander, write
+from training.pool.pen import FRACTION, SIDE, Stroke, blank, fit, wander, write
 
 _CIRCLE = np.linspace(0, 2 * np.pi, 33)
 
@@ -72,61 +72,43 @@ def scribble(generator: np.random.Generator) -> Pixels:
 
 
 def shape(generator: np.random.Generator) -> Pixels:
-    """A polygon, star, cross, arrow or heart, filled or as an outline."""
-    corners = int(generator.integers(3, 8))
-    angles = np.linspace(0, 2 * np.pi, 2 * corners + 1)[:-1]
-    radii = np.where(np.arange(2 * corners) % 2, generator.choice([0.45, 0.6, np.nan]), 1.0)
-    outlines = (
-        np.stack([np.cos(angles), np.sin(angles)], axis=1)[~np.isnan(radii)]
-        * radii[~np.isnan(radii), None],
-        np.array(
-            [(1, 0), (2, 0), (2, 1), (3, 1), (3, 2), (2, 2), (2, 3), (1, 3), (1, 2), (0, 2)]
-        ).astype(np.float64),
-        np.array([(0, 1), (2, 1), (2, 0), (4, 1.5), (2, 3), (2, 2), (0, 2)], np.float64),
-        np.stack(
-            [
-                16 * np.sin(_CIRCLE) ** 3,
-                5 * np.cos(2 * _CIRCLE) - 13 * np.cos(_CIRCLE) + 2 * np.cos(3 * _CIRCLE),
-            ],
-            axis=1,
-        ),
-    )
-    outline = outlines[int(generator.integers(len(outlines)))]
-    turned = outline @ _turn(generator.choice([0, np.pi / 2, np.pi, generator.uniform(0, 6.3)])).T
+    """A polygon, a star, a cross or an arrow, filled or as an outline."""
+    kind, corners = generator.random(), int(generator.integers(3, 8))
+    if kind < 0.25:
+        outline = _mirrored([(0, 0), (0.5, 0), (0.5, 1), (1.5, 1), (1.5, 2), (0.5, 2), (0.5, 3)])
+    elif kind < 0.5:
+        outline = _mirrored([(0, 0), (1.5, 1.8), (0.5, 1.8), (0.5, generator.uniform(2.5, 4))])
+    else:
+        inner = np.cos(np.pi / corners) if kind < 0.75 else generator.uniform(0.35, 0.6)
+        angles = np.pi / corners * np.arange(2 * corners)
+        radii = np.where(np.arange(2 * corners) % 2, inner, 1.0)
+        outline = radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    angle = generator.choice([0, np.pi / 2, np.pi, generator.uniform(0, 6.3)])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    outline = outline @ turn.T
     if generator.random() < 0.5:
-        return write([np.concatenate([turned, turned[:1]])], generator)
-    return _fill([turned], generator)
+        return write([np.concatenate([outline, outline[:1]])], generator)
+    return _fill(outline, generator)
 
 
 def silhouette(generator: np.random.Generator) -> Pixels:
     """A filled outline as of clothes, shoes and bags, of even or changing brightness."""
-    u = generator.uniform
-    neck, shoulder, chest, hem = u(0.1, 0.4), u(0.5, 1.0), u(0.4, 0.9), u(0.4, 1.2)
-    sleeve, cuff = u(0.3, 2.2), u(0.05, 0.3)
-    top = [(neck, 0), (shoulder, 0.1), (shoulder + 0.5, sleeve), (shoulder + 0.5 - cuff, sleeve)]
-    shirt = [*top, (chest, u(0.5, 0.8)), (hem, u(1.6, 2.6))]
-    legs = [(chest, 0), (chest + u(0, 0.3), u(2, 3)), (u(0.1, 0.3), 3), (0.05, u(0.5, 1.2))]
-    side = shirt if generator.random() < 0.6 else legs
-    clothes = np.array(side + [(-x, y) for x, y in reversed(side)])
-    shoe = np.array(
-        [(0, 0), (u(0.6, 1), 0), (u(1, 1.5), u(0.6, 1)), (3, u(1, 1.6)), (3, 1.8), (0, 1.8)]
-    )
-    bag = np.array(
-        [
-            (0, 0),
-            (u(0, 0.3), 2),
-            (3, 2),
-            (3 - u(0, 0.3), 0),
-            (2.2, 0),
-            (2.2, -u(0.3, 1.5)),
-            (0.8, -u(0.3, 1.5)),
-            (0.8, 0),
-        ]
-    )
-    outline = (clothes, clothes, shoe, bag)[int(generator.integers(4))]
-    if generator.random() < 0.5:
-        outline = outline * (-1, 1)
-    return _shade(_fill([outline], generator), generator)
+    u, kind = generator.uniform, generator.integers(4)
+    if kind == 0:  # with sleeves
+        shoulder, sleeve = u(0.5, 1.0), u(0.3, 2.2)
+        arm = [(shoulder + 0.5, sleeve), (shoulder + u(0.2, 0.45), sleeve)]
+        hem = [(u(0.4, 0.9), u(0.5, 0.8)), (u(0.4, 1.2), u(1.6, 2.6))]
+        outline = _mirrored([(u(0.1, 0.4), 0), (shoulder, 0.1), *arm, *hem])
+    elif kind == 1:  # with legs
+        outside = [(u(0.4, 0.9), 0), (u(0.4, 1.2), u(2, 3))]
+        outline = _mirrored([*outside, (u(0.1, 0.3), 3), (0.05, u(0.5, 1.2))])
+    elif kind == 2:  # with a handle
+        side = [(0.7, -u(0.3, 1.5)), (0.7, 0), (1.5, 0), (u(1.2, 1.5), 2)]
+        outline = _mirrored(side)
+    else:  # with a toe
+        upper = [(0, 0), (u(0.6, 1), 0), (u(1, 1.5), u(0.6, 1)), (3, u(1, 1.6))]
+        outline = np.array([*upper, (3, 1.8), (0, 1.8)]) * generator.choice([(-1, 1), (1, 1)])
+    return _shade(_fill(outline, generator), generator)
 
 
 def blob(generator: np.random.Generator) -> Pixels:
@@ -135,7 +117,7 @@ def blob(generator: np.random.Generator) -> Pixels:
     waves = np.cos(orders * _CIRCLE + generator.uniform(0, 6.3, size=(5, 1)))
     radii = 1 + (generator.normal(0, 0.35 / orders) * waves).sum(axis=0)
     outline = radii[:, None] * np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
-    return _shade(_fill([outline], generator), generator)
+    return _shade(_fill(outline, generator), generator)
 
 
 def texture(generator: np.random.Generator) -> Pixels:
@@ -161,10 +143,15 @@ def texture(generator: np.random.Generator) -> Pixels:
     return picture
 
 
-def _fill(outlines: list[Stroke], generator: np.random.Generator) -> Pixels:
+def _mirrored(side: list[tuple[float, float]]) -> Stroke:
+    """The outline of a symmetric figure from its right side, from above to below."""
+    return np.array([*side, *((-x, y) for x, y in reversed(side))])
+
+
+def _fill(outline: Stroke, generator: np.random.Generator) -> Pixels:
     canvas = blank()
-    for outline in fit(outlines, generator):
-        cv2.fillPoly(canvas, [np.rint(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    points = np.rint(fit([outline], generator)[0] * 2**FRACTION).astype(np.int32)
+    cv2.fillPoly(canvas, [points], 255, cv2.LINE_AA, FRACTION)
     return fit_ink(canvas)
 
 
@@ -177,7 +164,3 @@ def _shade(filled: Pixels, generator: np.random.Generator) -> Pixels:
     level = np.clip(generator.uniform(0.4, 1) + change, 0.1, 1)
     picture: Pixels = (filled * level).astype(np.uint8)
     return picture
-
-
-def _turn(angle: float) -> np.ndarray:
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

@@ -13,7 +13,7 @@ SIDE = 112
 EXTENT = 80
 # Widths of strokes, as shares of `EXTENT`: those of MNIST's digits are 0.08 to 0.2 of 20 pixels.
 _WIDTHS = (0.05, 0.2)
-_FRACTION = 4  # bits of a coordinate behind the point
+FRACTION = 4  # bits of a coordinate behind the point
 # Points of a stroke that is written freely.
 _POINTS = 40
 
@@ -37,14 +37,12 @@ def write(strokes: Sequence[Stroke], generator: np.random.Generator) -> Pixels:
         pressure = 1 + 0.25 * np.sin(
             generator.uniform(0, 2 * np.pi) + np.linspace(0, generator.uniform(1, 6), len(stroke))
         )
-        points = np.rint(stroke * 2**_FRACTION).astype(np.int32)
+        points = np.rint(stroke * 2**FRACTION).astype(np.int32)
         for start, stop, share in zip(points, points[1:], pressure, strict=False):
             thickness = max(1, round(width * share))
-            cv2.line(canvas, start.tolist(), stop.tolist(), 255, thickness, cv2.LINE_AA, _FRACTION)
+            cv2.line(canvas, start.tolist(), stop.tolist(), 255, thickness, cv2.LINE_AA, FRACTION)
         if len(points) == 1:
-            cv2.circle(
-                canvas, points[0].tolist(), round(width * 8), 255, -1, cv2.LINE_AA, _FRACTION
-            )
+            cv2.circle(canvas, points[0].tolist(), round(width * 8), 255, -1, cv2.LINE_AA, FRACTION)
     return canvas
 
 
