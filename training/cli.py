@@ -43,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name not in _TRAIN_EXTRA:
             raise
+        extra = "outliers" if error.name == "HersheyFonts" else "train"
         print(
             f"dropserve-train: {error.name} is not installed; "
-            "pip install 'dropserve[train]' brings what this command needs",
+            f"pip install 'dropserve[{extra}]' brings what this command needs",
             file=sys.stderr,
         )
         sys.exit(EXIT_FAILED)

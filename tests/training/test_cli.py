@@ -337,16 +337,21 @@ def test_an_evaluation_needs_two_passes(passes: str, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("package", ["sklearn", "matplotlib", "torch"])
-def test_without_the_train_extra_evaluate_says_what_to_install(
-    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [(each, "train") for each in ("sklearn", "matplotlib", "torch")]
+    + [("HersheyFonts", "outliers")],
+)
+def test_without_its_extra_a_command_says_what_to_install(
+    package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     monkeypatch.setattr(training.evaluate, "evaluate", refuse)
     assert run("evaluate") == 1
-    assert f"{package} is not installed; pip install 'dropserve[train]'" in capsys.readouterr().err
+    expected = f"{package} is not installed; pip install 'dropserve[{extra}]'"
+    assert expected in capsys.readouterr().err
 
 
 # The experiments
