@@ -67,6 +67,12 @@ def evaluate(options: EvaluateOptions) -> None:
     unfamiliar = _unfamiliar(images, options.data_dir)
     answers = measurements.sample_others(subject, unfamiliar)
     report["unfamiliar"] = measurements.measure_unfamiliar(subject, unfamiliar, answers)
+    if options.against is not None:
+        theirs = measurements.sample_others(other, unfamiliar)
+        report["against"]["unfamiliar"] = {
+            each.checkpoint.version: measurements.measure_separation(each, unfamiliar, found)
+            for each, found in ((subject, answers), (other, theirs))
+        }
     if images.dataset == MNIST:
         prepared = paths.measure_prepared(subject, unfamiliar)
         sampled = {name: each[subject.passes] for name, each in answers.items()}

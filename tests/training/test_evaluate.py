@@ -87,6 +87,8 @@ def test_the_report_is_complete_repeatable_and_true(
 
     # Another seed's checkpoint, with the same weights and without calibration.
     assert report["against"]["predict"]["p_value"] == 1
+    one, *_ = report["against"]["unfamiliar"].values()
+    assert one == {"notMNIST": report["unfamiliar"]["sets"]["notMNIST"]["auroc"]}
     assert [each["seed"] for each in report["seeds"]] == [7, 7]
     assert report["unfamiliar"]["sets"]["KMNIST"] == {"skipped": "there is none"}
     assert 0.5 < report["unfamiliar"]["sets"]["notMNIST"]["auroc"]["predictive entropy, MC"] <= 1

@@ -222,6 +222,22 @@ def sample_others(
     }
 
 
+def measure_separation(
+    subject: Subject,
+    others: Mapping[str, Images | str],
+    answers: Mapping[str, Mapping[int, McAnswers]],
+) -> dict[str, dict[str, float]]:
+    """AUROC of every uncertainty score, digits against the images of each set that was answered."""
+    digits = uncertainty_scores(subject.predicted, subject.sampled)
+    measured = {}
+    for name, images in others.items():
+        if not isinstance(images, str):
+            predicted = predict_all(subject.engine, images.pixels)
+            scores = uncertainty_scores(predicted, answers[name][subject.passes])
+            measured[name] = {each: metrics.auroc(digits[each], scores[each]) for each in digits}
+    return measured
+
+
 def measure_unfamiliar(
     subject: Subject,
     others: Mapping[str, Images | str],
@@ -234,7 +250,7 @@ def measure_unfamiliar(
         others: per data set its images, which are not preprocessed, or why there are none.
         answers: of `sample_others`.
     """
-    digits = uncertainty_scores(subject.predicted, subject.sampled)
+    separation = measure_separation(subject, others, answers)
     top = float(np.log(len(subject.checkpoint.network.config.labels)))
     edges = np.linspace(0, top, _HISTOGRAM_BINS + 1)
     measured: dict[str, Any] = {
@@ -248,7 +264,6 @@ def measure_unfamiliar(
             continue
         predicted = predict_all(subject.engine, images.pixels)
         sampled = answers[name][subject.passes]
-        scores = uncertainty_scores(predicted, sampled)
         of_both = Subject(
             subject.checkpoint, subject.engine, images, predicted, answers[name],
             subject.passes, subject.seed,
@@ -257,7 +272,7 @@ def measure_unfamiliar(
         few, few_digits = answers[name][_FEW_PASSES], subject.by_passes[_FEW_PASSES]
         measured["sets"][name] = {
             "images": len(images),
-            "auroc": {each: metrics.auroc(digits[each], scores[each]) for each in digits},
+            "auroc": separation[name],
             "histogram": _histogram(sampled.predictive_entropy, edges),
             "few_passes": _FEW_PASSES,
             "auroc_of_few": {

@@ -15,6 +15,12 @@ from training.report.tables import (
     table,
 )
 
+# What dropout at test time is worth, without it and by both measures.
+_STORY = {
+    "entropy, deterministic": "entropy without dropout",
+    "predictive entropy, MC": "predictive entropy",
+    "mutual information, MC": "mutual information",
+}
 CARD_FIGURES = ("reliability", "unfamiliar")
 _INTENDED_USE = """\
 Reads one handwritten digit, 0 to 9, from a 28x28 image in MNIST's convention, to which the server
@@ -312,7 +318,17 @@ def _against(report: Report) -> list[str]:
             f"{each['only_first_wrong']} wrong here only, {each['only_second_wrong']} there only, "
             f"p = {each['p_value']:.3g}"
         )
-    return ["\n".join(lines)]
+    measured = other.get("unfamiliar", {})
+    rows = [
+        [f"{version}, {name}", *(f"{each[score]:.4f}" for each in sets.values())]
+        for version, sets in measured.items()
+        for score, name in _STORY.items()
+    ]
+    if not rows:
+        return ["\n".join(lines)]
+    sets = next(iter(measured.values()))
+    story = "Gal and Ghahramani 2016, section 5, on digits against other images, AUROC:"
+    return ["\n".join(lines), story, table(["AUROC of", *sets], rows)]
 
 
 def _rotation_table(rotation: Mapping[str, Any]) -> str:
