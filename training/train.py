@@ -103,10 +103,9 @@ def train(
     files.begin(resume=resume)
     run = start(config, training, device)
     run.restore(recipe, files)
-    drawn = None if pool is None else pool.pixels()
-    source: EpochSource = FreshImages(config, training, drawn)
+    source: EpochSource = FreshImages(config, training, pool)
     if teacher is not None:
-        source = Views(config, training, teacher, drawn)
+        source = Views(config, training, teacher, pool)
 
     with nullcontext(on_epoch) if on_epoch else progress(config.epochs, run.epoch) as show:
         for epoch in make_epochs(source, run.epoch, config.epochs, device):
