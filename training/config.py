@@ -113,7 +113,7 @@ class TrainConfig(Checked):
     )
     outlier_weight: float = option(0.5, "weight of the outliers in the loss", 0, 100)
     disagreement: float = option(0.0, "of passes about outliers; 0: each is uncertain", 0, 2)
-    outlier_passes: int = option(4, "with --disagreement: passes of each outlier and step", 2, 64)
+    outlier_passes: int = option(8, "with --disagreement: passes of each outlier and step", 2, 64)
     plain_outlier_weight: float = option(
         0.0, "weight of the outliers without dropout in the loss", 0, 100
     )
