@@ -95,11 +95,12 @@ def dataset_of(checkpoint: Checkpoint) -> Dataset:
     Raises:
         TrainingError: the set is unknown.
     """
+    name = checkpoint.training.get("dataset", "unknown")
     try:
-        return DATASETS[checkpoint.name]
+        return DATASETS[name]
     except KeyError as error:
         raise TrainingError(
-            f"the checkpoint was trained on {checkpoint.name!r}; known are {', '.join(DATASETS)}"
+            f"the checkpoint was trained on {name!r}; known are {', '.join(DATASETS)}"
         ) from error
 
 

@@ -64,7 +64,10 @@ def calibrate(options: CalibrateOptions, rules: CalibrationRules) -> Checkpoint:
     if options.pool is not None:
         pool = load_pool(options.pool).kept_back
         kept_back |= {f"{kind}, {form}": pixels for (kind, form), pixels in pool.items()}
-    save_checkpoint(output, fit(checkpoint, validation, kept_back, rules))
+    fitted = fit(checkpoint, validation, kept_back, rules)
+    if options.name is not None:
+        fitted = replace(fitted, training={**fitted.training, "name": options.name})
+    save_checkpoint(output, fitted)
     return load_checkpoint(output)
 
 

@@ -3,6 +3,7 @@
 The command line is made from these classes (`training.cli`); nothing here imports torch.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -240,6 +241,13 @@ class TrainOptions(RunOptions):
     )
 
 
+def model_name(text: str) -> str:
+    """A name as servers and paths take it, or what argparse takes for wrong usage."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", text):
+        raise ValueError
+    return text
+
+
 @dataclass(frozen=True)
 class CalibrateOptions:
     """Which checkpoint is calibrated, and where to."""
@@ -253,6 +261,10 @@ class CalibrateOptions:
     )
     pool: Path | None = field(
         default=None, metadata=about("a file of dropserve-train outliers, to measure more kinds")
+    )
+    name: str | None = field(
+        default=None,
+        metadata=about("the model's name in answers; without it the data set's", kind=model_name),
     )
 
 

@@ -13,7 +13,7 @@ from model.checkpoint import Checkpoint, save_checkpoint
 from model.engines import build_engine
 from model.uncertainty.calibration import apply_temperature, prediction_set, read_calibration
 from tests.training.bars import RULES, calibrated, draw_digits
-from training.answers import sample_all
+from training.answers import dataset_of, sample_all
 from training.calibrate import (
     abstention_threshold,
     fit,
@@ -23,6 +23,7 @@ from training.calibrate import (
     upper_quantile,
 )
 from training.config import CalibrateOptions, CalibrationRules
+from training.data import MNIST
 from training.pool import Pool, save_pool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,6 +91,14 @@ def test_kept_back_outliers_of_a_pool_are_measured_too(trained: Checkpoint, tmp_
     measured = found.metrics["calibrated_validation"]["kept_back"]
     assert list(measured) == ["mirrored", "noise, none", "shuffled"]
     assert set(measured["noise, none"]) == {"entropy_auroc", "disagreement_auroc", "accepted"}
+
+
+def test_a_network_gets_a_name_of_its_own(trained: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "raw", trained)
+    options = CalibrateOptions(None, tmp_path / "raw", tmp_path / "named", name="mnist-plain")
+    found = training.calibrate.calibrate(options, RULES)
+    assert (trained.name, found.name) == ("mnist", "mnist-plain")
+    assert dataset_of(found) is MNIST
 
 
 def test_what_cannot_be_fitted_is_null_and_said(

@@ -292,6 +292,7 @@ def test_a_device_that_is_not_there_is_one_line_and_exit_code_1(
         ["train", "--epochs", "many"],
         ["train", "--dropout", "0.2"],
         ["train", "--optimiser", "adagrad"],
+        ["calibrate", "--name", "My model"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(
