@@ -19,7 +19,6 @@ from training.config import TrainConfig
 from training.corruption import corrupt
 from training.data import Dataset, Images
 from training.outliers import SHOWN, kinds_for, make_unfamiliar
-from training.pool import Pool
 
 # The streams of random numbers that a seed is split into.
 WEIGHTS, EPOCH, DROPOUT, VIEW, INPUT_DROPOUT, OUTLIERS, CORRUPTION = range(7)
@@ -159,7 +158,9 @@ def make_epochs(
 class FreshImages:
     """Distorts the images anew in each epoch."""
 
-    def __init__(self, config: TrainConfig, training: Images, pool: Pool | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, training: Images, pool: NDArray[np.uint8] | None = None
+    ) -> None:
         self._config, self._dataset, self._pool = config, training.dataset, pool
         self._pixels = torch.from_numpy(training.pixels)
         self._labels = torch.from_numpy(training.labels)
@@ -177,27 +178,20 @@ class FreshImages:
                 [distort(each.to(device, torch.float32), distortion, generator) for each in chunks]
             )
         labels = self._labels[order].to(device)
-        made = Epoch(pixels, labels)
-        return finish(made, order, config, epoch, self._dataset, self._pool)
+        return finish(Epoch(pixels, labels), config, epoch, self._dataset, self._pool)
 
 
 def finish(
     made: Epoch,
-    order: Tensor,
     config: TrainConfig,
     number: int,
     dataset: Dataset,
-    pool: Pool | None,
+    pool: NDArray[np.uint8] | None,
 ) -> Epoch:
-    """The epoch of that number with its outliers, and with corruptions of both.
-
-    `order` is the place in the training set of each of the epoch's images, (N,).
-    """
+    """The epoch of that number with its outliers, and with corruptions of both."""
     outliers = make_outliers(config, number, made.pixels, made.labels, dataset, pool)
     seed = stream_seed(config.seed, CORRUPTION, number)
     pixels = corrupt(made.pixels, config.corruption, seed)
-    if pool is not None and config.prepared_corruption > 0:
-        pixels = _replace(pixels, order, config, number, pool)
     if outliers is not None:
         outliers = corrupt(outliers, config.corruption, seed + 1)
     return made._replace(pixels=pixels, outliers=outliers)
@@ -214,7 +208,7 @@ def make_outliers(
     pixels: Tensor,
     labels: Tensor,
     dataset: Dataset,
-    pool: Pool | None = None,
+    pool: NDArray[np.uint8] | None = None,
 ) -> Tensor | None:
     """Outliers for all steps of an epoch, (M, 28, 28), uint8.
 
@@ -232,36 +226,15 @@ def make_outliers(
     generator = np.random.default_rng(seed)
     outliers = outliers[generator.permutation(len(outliers))[:count]]
     if pool is not None:
-        drawn = _distort_again(_draw_from(pool.pixels, total - count, generator), config, epoch)
+        drawn = torch.from_numpy(_draw_from(pool, total - count, generator))
+        strength = full_distortion(config).scaled(augmentation_strength(config, epoch))
+        if not strength.is_none:
+            of_torch = torch.Generator().manual_seed(seed)
+            chunks = torch.split(drawn.to(torch.float32), DISTORTION_CHUNK)
+            distorted = torch.cat([distort(each, strength, of_torch) for each in chunks])
+            drawn = distorted.round().clamp(0, 255).to(torch.uint8)
         outliers = generator.permutation(np.concatenate([outliers, drawn.numpy()]))
     return torch.from_numpy(outliers).to(pixels.device)
-
-
-def _distort_again(images: NDArray[np.uint8], config: TrainConfig, epoch: int) -> Tensor:
-    """Images of a pool, distorted as the epoch's digits are, uint8."""
-    strength = full_distortion(config).scaled(augmentation_strength(config, epoch))
-    pixels = torch.from_numpy(images)
-    if strength.is_none or not len(images):
-        return pixels
-    generator = torch.Generator().manual_seed(stream_seed(config.seed, OUTLIERS, epoch))
-    chunks = torch.split(pixels.to(torch.float32), DISTORTION_CHUNK)
-    distorted = torch.cat([distort(each, strength, generator) for each in chunks])
-    return distorted.round().clamp(0, 255).to(torch.uint8)
-
-
-def _replace(pixels: Tensor, order: Tensor, config: TrainConfig, epoch: int, pool: Pool) -> Tensor:
-    """Replaces some digits by what the server's preparation makes of them when they are corrupted.
-
-    Their labels and a teacher's logits stay: it is the same digit.
-    """
-    generator = np.random.default_rng(stream_seed(config.seed, CORRUPTION, epoch, 1))
-    chosen = generator.random(len(pool.rows)) < config.prepared_corruption
-    chosen &= pool.rows < len(order)
-    places = torch.argsort(order)[torch.from_numpy(pool.rows[chosen])]
-    replaced = pixels.clone()
-    corrupted = _distort_again(pool.corrupted[chosen], config, epoch)
-    replaced[places.to(pixels.device)] = corrupted.to(pixels.device, pixels.dtype)
-    return replaced
 
 
 def _draw_from(

@@ -146,7 +146,7 @@ def _make_pool(options: PoolOptions) -> None:
     require_writable(options.output)
     save_pool(options.output, make_pool(load_images("train", options.data_dir), options))
     pool = load_pool(options.output)
-    print(f"{options.output}: version {pool.version}, {len(pool.pixels):,} images for training")
+    print(f"{options.output}: version {pool.version}, {len(pool.pixels()):,} images for training")
 
 
 def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:

@@ -119,9 +119,6 @@ class TrainConfig(Checked):
         0.0, "weight of the outliers without dropout in the loss", 0, 100
     )
     pool_share: float = option(0.75, "with --pool: share of the outliers that it gives", 0, 1)
-    prepared_corruption: float = option(
-        0.0, "with --pool: how often a digit that it has corrupted replaces the digit", 0, 1
-    )
     views: int = setting(80, "distorted copies of each image", 1, 100_000, group="with --teacher")
     distillation_weight: float = setting(0.9, "the teacher's weight in the loss", 0, 1)
     distillation_temperature: float = setting(
@@ -193,7 +190,6 @@ class PoolOptions(Checked):
         default=Path("runs/outliers.safetensors"), metadata=about("the file to write")
     )
     count: int = setting(16_000, "images for training, of all kinds together", 1, 1_000_000)
-    corrupted: int = setting(8000, "digits that are corrupted and prepared", 1, 60_000)
     kept_back: int = setting(500, "images of each kind that only calibration sees", 1, 100_000)
     validation_images: int = setting(5000, "images held out, the same as in training", 1, 59_999)
     seed: int = setting(0, "determines every image", 0, 2**53 - 1)

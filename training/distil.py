@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file
@@ -45,7 +47,6 @@ from training.config import TeacherConfig, TrainConfig
 from training.data import Images
 from training.errors import TrainingError
 from training.network import TrainableMLP
-from training.pool import Pool
 from training.runs import RunFiles
 
 METADATA_KEY = "teacher"
@@ -144,7 +145,7 @@ class Views:
         config: TrainConfig,
         training: Images,
         teacher: Teacher,
-        pool: Pool | None = None,
+        pool: NDArray[np.uint8] | None = None,
     ) -> None:
         self._config, self._teacher = config, teacher
         self._dataset, self._pool = training.dataset, pool
@@ -161,7 +162,7 @@ class Views:
         order = torch.randperm(len(self._labels), generator=generator)
         pixels, labels = pixels[order].to(device), self._labels[order].to(device)
         made = Epoch(pixels, labels, logits[order].to(device, torch.float32))
-        return finish(made, order, self._config, epoch, self._dataset, self._pool)
+        return finish(made, self._config, epoch, self._dataset, self._pool)
 
     def _view(self, epoch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         strength = round(augmentation_strength(self._config, epoch) * _STRENGTHS) / _STRENGTHS

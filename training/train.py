@@ -103,9 +103,10 @@ def train(
     files.begin(resume=resume)
     run = start(config, training, device)
     run.restore(recipe, files)
-    source: EpochSource = FreshImages(config, training, pool)
+    drawn = None if pool is None else pool.pixels()
+    source: EpochSource = FreshImages(config, training, drawn)
     if teacher is not None:
-        source = Views(config, training, teacher, pool)
+        source = Views(config, training, teacher, drawn)
 
     with nullcontext(on_epoch) if on_epoch else progress(config.epochs, run.epoch) as show:
         for epoch in make_epochs(source, run.epoch, config.epochs, device):

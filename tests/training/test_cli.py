@@ -182,7 +182,6 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         outlier_passes=3,
         plain_outlier_weight=0.125,
         pool_share=0.5,
-        prepared_corruption=0.25,
         corruption=0.1875,
     )
     arguments = []

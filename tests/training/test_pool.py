@@ -9,7 +9,7 @@ import torch
 
 from model.arrays import Pixels
 from model.digits.preprocessing import follows_convention
-from training.augmentation import FreshImages, make_outliers
+from training.augmentation import make_outliers
 from training.config import PoolOptions, TrainConfig
 from training.data import MNIST, Images
 from training.errors import TrainingError
@@ -112,7 +112,7 @@ def small_pool() -> Pool:
     generator = seeded()
     images = generator.integers(0, 255, size=(3, 5, 28, 28), dtype=np.uint8)
     shown = {("sign", "auto"): images[0], ("sign", "none"): images[1]}
-    return Pool(shown, {("runes", "auto"): images[2]}, np.array([0, 2, 3]), images[2, :3])
+    return Pool(shown, {("runes", "auto"): images[2]})
 
 
 def test_a_pool_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -123,8 +123,6 @@ def test_a_pool_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert {key: each.tobytes() for key, each in getattr(found, part).items()} == {
             key: each.tobytes() for key, each in wanted.items()
         }
-    assert found.rows.tolist() == [0, 2, 3]
-    assert np.array_equal(found.corrupted, small_pool().corrupted)
     assert found.card() == {"version": found.version, "images": 10, "kinds": ["sign"]}
     save_pool(tmp_path / "again", small_pool())
     assert load_pool(tmp_path / "again").version == found.version
@@ -144,7 +142,7 @@ def test_the_pool_is_drawn_in_the_shares_of_its_kinds_and_repeats(
 ) -> None:
     monkeypatch.setattr(making, "SHOWN", {drawings.sign: 3, drawings.shape: 1})
     monkeypatch.setattr(making, "KEPT_BACK", (drawings.runes,))
-    options = PoolOptions(count=24, kept_back=2, corrupted=12, validation_images=20)
+    options = PoolOptions(count=24, kept_back=2, validation_images=20)
     images = strokes(60, 1)
     pool = making.make_pool(images, options)
     # Of 24 images and 10 shares, a half of each kind in each form.
@@ -158,34 +156,7 @@ def test_the_pool_is_drawn_in_the_shares_of_its_kinds_and_repeats(
         ("runes", "none"): 2,
     }
     again = making.make_pool(images, options)
-    assert np.array_equal(pool.pixels, again.pixels)
-
-    # Corrupted digits know which digit they were.
-    assert np.array_equal(pool.corrupted, again.corrupted)
-    assert len(pool.rows) == len(pool.corrupted) >= 8
-    assert (np.diff(pool.rows) > 0).all()
-    alike = [
-        np.corrcoef(images.pixels[row].ravel(), image.ravel())[0, 1]
-        for row, image in zip(pool.rows, pool.corrupted, strict=True)
-    ]
-    assert np.median(alike) > 0.6
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_corrupted_digits_replace_their_originals_and_no_others(share: float) -> None:
-    digits = Images(
-        np.arange(40, dtype=np.uint8)[:, None, None] + np.zeros((1, 28, 28), np.uint8),
-        np.arange(40) % 10,
-    )
-    rows = np.array([3, 17, 39])
-    pool = Pool({("none", "none"): digits.pixels[:1]}, {}, rows, 200 + digits.pixels[rows])
-    config = TrainConfig(augmentation=0.0, prepared_corruption=share, validation_images=1)
-    epoch = FreshImages(config, digits, pool).prepare(0, torch.device("cpu"))
-    values = epoch.pixels[:, 0, 0].to(torch.int64)
-    originals = torch.where(values >= 200, values - 200, values)
-    assert sorted(originals.tolist()) == list(range(40))
-    assert (originals % 10 == epoch.labels).all()
-    assert sorted(values[values >= 200].tolist()) == ([203, 217, 239] if share else [])
+    assert np.array_equal(pool.pixels(), again.pixels())
 
 
 def test_an_epoch_draws_its_share_from_the_pool_and_nothing_twice() -> None:
@@ -197,12 +168,7 @@ def test_an_epoch_draws_its_share_from_the_pool_and_nothing_twice() -> None:
     marked[:, 0, :9] = 1  # as no digit has it
     marked[:, 27, 27] = np.arange(1, 61)
     outliers = make_outliers(
-        config,
-        0,
-        torch.from_numpy(digits.pixels),
-        torch.from_numpy(digits.labels),
-        MNIST,
-        Pool({("marked", "none"): marked}, {}),
+        config, 0, torch.from_numpy(digits.pixels), torch.from_numpy(digits.labels), MNIST, marked
     )
     assert outliers is not None
     assert len(outliers) == 100

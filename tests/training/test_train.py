@@ -224,7 +224,6 @@ def test_the_settings_above_are_all_there_are() -> None:
     above = {setting for setting, _ in mark.args[1]}
     above |= {"momentum", "patience", "relax_to", "outlier_weight", "disagreement"}
     above |= {"outlier_passes", "plain_outlier_weight", "pool_share"}
-    above |= {"prepared_corruption"}
     assert above == asdict(TINY).keys() - TEACHER_SETTINGS
 
 

@@ -2,23 +2,19 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from model.arrays import Pixels
 from model.checkpoint import VERSION_DIGITS
 from model.files import write_atomically
-from model.literals import SIDE
 from training.errors import TrainingError
 
-_SHOWN, _KEPT_BACK, _ROWS, _CORRUPTED = "shown", "kept_back", "rows", "corrupted"
+_SHOWN, _KEPT_BACK = "shown", "kept_back"
 
 
 @dataclass(frozen=True)
@@ -30,36 +26,30 @@ class Pool:
     Attributes:
         shown: per kind and form, for training.
         kept_back: per kind and form, for calibration and for choosing a recipe.
-        rows: places of digits in the training set, (M,).
-        corrupted: these digits after a corruption and a server's preparation, (M, 28, 28).
         version: the first digits of the file's SHA-256.
     """
 
     shown: Mapping[tuple[str, str], Pixels]
     kept_back: Mapping[tuple[str, str], Pixels]
-    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    corrupted: Pixels = field(default_factory=lambda: np.zeros((0, SIDE, SIDE), np.uint8))
     version: str = ""
 
-    @cached_property
     def pixels(self) -> Pixels:
-        """All outliers that training is shown, (N, 28, 28)."""
+        """All that training is shown, (N, 28, 28)."""
         return np.concatenate(list(self.shown.values()))
 
     def card(self) -> dict[str, object]:
         """What a recipe records of the pool."""
         kinds = sorted({kind for kind, _ in self.shown})
-        return {"version": self.version, "images": len(self.pixels), "kinds": kinds}
+        return {"version": self.version, "images": len(self.pixels()), "kinds": kinds}
 
 
 def save_pool(path: Path, pool: Pool) -> None:
     parts = {_SHOWN: pool.shown, _KEPT_BACK: pool.kept_back}
-    tensors: dict[str, NDArray[Any]] = {
+    tensors = {
         f"{use}.{kind}.{form}": pixels
         for use, images in parts.items()
         for (kind, form), pixels in images.items()
     }
-    tensors |= {_ROWS: pool.rows, _CORRUPTED: pool.corrupted}
     write_atomically(path, save(tensors))
 
 
@@ -72,9 +62,7 @@ def load_pool(path: Path) -> Pool:
     parts: dict[str, dict[tuple[str, str], Pixels]] = {_SHOWN: {}, _KEPT_BACK: {}}
     try:
         content = path.read_bytes()
-        tensors = load(content)
-        rows, corrupted = tensors.pop(_ROWS), tensors.pop(_CORRUPTED)
-        for name, pixels in sorted(tensors.items()):
+        for name, pixels in sorted(load(content).items()):
             use, kind, form = name.split(".")
             parts[use][kind, form] = pixels
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -82,4 +70,4 @@ def load_pool(path: Path) -> Pool:
             f"{path} holds no outliers: make them with dropserve-train outliers"
         ) from error
     version = hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]
-    return Pool(parts[_SHOWN], parts[_KEPT_BACK], rows, corrupted, version)
+    return Pool(parts[_SHOWN], parts[_KEPT_BACK], version)

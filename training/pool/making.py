@@ -18,7 +18,6 @@ from model.digits.preprocessing import find_digits
 from model.errors import NoInkError
 from model.literals import Preprocess
 from training.config import PoolOptions
-from training.corruption import CORRUPTIONS
 from training.data import Images
 from training.pool import Pool, drawings, glyphs
 from training.pool.pen import SIDE
@@ -79,29 +78,7 @@ def make_pool(images: Images, options: PoolOptions) -> Pool:
     return Pool(
         {key: pixels for key, pixels in drawn.items() if key[0] not in kept_back},
         {key: pixels for key, pixels in drawn.items() if key[0] in kept_back},
-        *corrupt_and_prepare(digits, options.corrupted, generator),
     )
-
-
-def corrupt_and_prepare(
-    digits: Pixels, count: int, generator: np.random.Generator
-) -> tuple[NDArray[np.int64], Pixels]:
-    """Corrupts digits, each in one way, and prepares them; those that are refused are left out.
-
-    Returns:
-        The places of the digits, (M,), ascending, and what became of them, (M, 28, 28).
-    """
-    rows, images = [], []
-    chosen = np.array_split(generator.permutation(len(digits))[:count], len(CORRUPTIONS))
-    for part, corruption in zip(tqdm(chosen, "corrupted digits"), CORRUPTIONS, strict=True):
-        changed = corruption(digits[part].astype(np.float32), generator).clip(0, 255)
-        for row, image in zip(part, changed.astype(np.uint8), strict=True):
-            if (prepared := prepare(~image)) is not None:
-                rows.append(row)
-                images.append(prepared)
-    order = np.argsort(rows)
-    pixels = np.array(images, np.uint8).reshape(-1, *digits.shape[1:])
-    return np.array(rows, np.int64)[order], pixels[order]
 
 
 def name_of(kind: Picture) -> str:
