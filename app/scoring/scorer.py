@@ -35,7 +35,9 @@ class Scorer:
         self.version = checkpoint.version
         self._options = options
         self._engine = build_engine(checkpoint.network, settings.device, settings.precision)
-        self._calibration = read_calibration(checkpoint.calibration, "mc")
+        self._calibration = read_calibration(
+            checkpoint.calibration, "mc", options.parameters.passes
+        )
         self._labels = checkpoint.network.config.labels
         self._schema = table_schema(len(self._labels))
         self._reader: Reader | None = None
