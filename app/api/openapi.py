@@ -7,7 +7,9 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.documentation import add_real_examples, v2_paths
 from app.api.examples import example_pixels, example_png_base64
+from app.open_inference.models import served_models
 from app.schemas import ErrorBody, PredictParameters
 from app.settings import Settings
 from model.literals import SIDE
@@ -86,6 +88,10 @@ def describe_application(app: FastAPI, settings: Settings, open_paths: Container
     def describe_with_settings() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = describe()
+            if app.state.models.is_ready:
+                predictor = app.state.models.predictor
+                add_real_examples(schema["paths"], predictor)
+                schema["paths"] |= v2_paths(served_models(predictor.checkpoint, settings))
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     _describe_limits(operation, most, settings.max_batch_images)
