@@ -219,7 +219,7 @@ def test_the_page_opens_with_a_drawing_that_two_digits_share(page: Page, motion:
     page.emulate_media(reduced_motion=motion)
     page.goto(page.url.split("#")[0])
     assert shown_answer(page)["digit"] in (4, 9)
-    assert page.inner_text("#pad-hint") == "an example: draw your own here"
+    assert page.inner_text("#pad-hint") == "example: draw your own"
     assert "#" not in page.url
     # The next stroke begins a new sheet.
     draw(page, SEVEN)

@@ -14,7 +14,14 @@ class Question {
     this.estimates = [];
     this.final = null; // {answer, text} once all passes are known
     this.milliseconds = null; // from sending to the whole answer
+    this.details = null; // the answer with every pass in it, if it was asked for
     this.controller = new AbortController();
+  }
+
+  /** Ends what is still asked about it; not what is asked once it is shown again. */
+  get signal() {
+    const { signal } = this.controller;
+    return signal.aborted ? undefined : signal;
   }
 }
 

@@ -43,18 +43,25 @@ export function listenForCard(links, dialog) {
 }
 
 /** Shows the switch if there is more than one network. @param onSwitch called with a name. */
-export async function buildSwitch(fieldset, chosen, onSwitch) {
+export async function buildSwitch(fieldset, onSwitch) {
   const networks = await fetchNetworks();
   fieldset.append(
     ...networks.map(({ name, default: isDefault }) => {
       const label = document.createElement("label");
       const radio = document.createElement("input");
       Object.assign(radio, { type: "radio", name: "network", value: name });
-      radio.checked = chosen === null ? isDefault : name === chosen;
+      radio.defaultChecked = isDefault;
       radio.addEventListener("change", () => onSwitch(name));
       label.append(radio, ` ${name}`);
       return label;
     }),
   );
   fieldset.hidden = networks.length === 0;
+}
+
+/** Has the switch show which network answers; null is the default. */
+export function checkSwitch(fieldset, name) {
+  for (const radio of fieldset.querySelectorAll("input")) {
+    radio.checked = name === null ? radio.defaultChecked : radio.value === name;
+  }
 }

@@ -5,7 +5,7 @@ import { Asker, Playback, isMotionReduced } from "./asking.js";
 import { clearDoubt, showDoubt } from "./doubt.js";
 import { OPENING, buildExamples } from "./examples.js";
 import { Lesson } from "./lesson.js";
-import { buildSwitch, listenForCard, showCard } from "./network.js";
+import { buildSwitch, checkSwitch, listenForCard, showCard } from "./network.js";
 import { Pad } from "./pad.js";
 import { Passes } from "./passes.js";
 import { listenForFiles, pictureOfFile, pictureOfInput } from "./pictures.js";
@@ -123,7 +123,7 @@ function onReplace() {
 }
 
 function askAnew() {
-  const isAtOnce = phase === "sliding";
+  const isAtOnce = phase === "sliding" || isMotionReduced();
   if (!pad.isEmpty) play(asker.ask(() => pad.picture(), settings.query), isAtOnce);
 }
 
@@ -295,7 +295,7 @@ function showHint() {
   const isUnasked = pad.content.isUnasked === true;
   document.body.classList.toggle("is-empty", pad.isEmpty);
   document.body.classList.toggle("is-unasked", isUnasked);
-  find("pad-hint").textContent = isUnasked ? "an example: draw your own here" : "draw here";
+  find("pad-hint").textContent = isUnasked ? "example: draw your own" : "draw here";
 }
 
 /** Shows a pass in all places; null for none. */
@@ -305,9 +305,9 @@ function showPass(pass) {
 }
 
 async function showPasses(question) {
-  const { picture, query: asked, controller } = question;
   try {
-    const details = await fetchPasses(picture, asked, controller.signal);
+    question.details ??= await fetchPasses(question.picture, question.query, question.signal);
+    const { details } = question;
     if (answered !== question || phase !== "answered") return;
     tracks.showBands(details.pass_probabilities);
     passes.load(details, labels);
@@ -331,12 +331,10 @@ async function share(question) {
   find("copy-link").disabled = find("copy-curl").disabled = !isWhole;
 }
 
-// What starts it
-
 async function openLink() {
   const { png, query: asked } = readHash(location.hash);
   settings.query = asked;
-  if ((asked.network ?? settings.network) !== settings.network) await useNetwork(asked.network ?? null);
+  await useNetwork(asked.network ?? null);
   if (png !== null) pad.show(await pictureOfInput(png));
 }
 
@@ -359,13 +357,10 @@ function listen() {
 
 /** Has another network answer; null for the server's own choice. */
 async function useNetwork(name) {
+  checkSwitch(find("networks"), name);
+  if (name === settings.network) return;
   settings.network = name;
   await loadModel();
-}
-
-async function switchTo(name) {
-  await useNetwork(name);
-  askAnew();
 }
 
 async function loadModel() {
@@ -395,7 +390,9 @@ listen();
 empty();
 await loadModel();
 if (location.hash) await openLink();
-buildSwitch(find("networks"), settings.network, switchTo).catch(() => {}); // one is answering
+buildSwitch(find("networks"), (name) => useNetwork(name).then(askAnew))
+  .then(() => checkSwitch(find("networks"), settings.network))
+  .catch(() => {}); // one is answering
 // Most visitors never touch a control: what plays by itself must teach.
 if (!location.hash && phase === "empty") {
   pad.play(OPENING, { isAtOnce: isMotionReduced(), isUnasked: true });

@@ -38,7 +38,7 @@ export class Steps {
       this.pictures.replaceChildren();
       return;
     }
-    const steps = await fetchSteps(question.picture, question.controller.signal);
+    const steps = await fetchSteps(question.picture, question.signal);
     if (question !== this.#question) return;
     this.pictures.replaceChildren(
       ...Object.entries(steps).map(([name, png]) => {

@@ -54,16 +54,17 @@ export class Settings {
     return query;
   }
 
-  /** Takes the parameters of a link; what it does not name stays. */
+  /** Takes the parameters of a link; without passes or seed those stay. */
   set query(query) {
     const { passes, estimator, within, seed } = this.elements;
     if (query.passes !== undefined) passes.value = query.passes;
     if (query.seed !== undefined) seed.value = query.seed;
-    if (query.estimator === "balanced") estimator.value = "balanced";
+    estimator.value = query.estimator === "balanced" ? "balanced" : "independent";
     const target = query.max_standard_error;
-    if ([...within.options].some(({ value }) => value === target)) within.value = target;
+    within.value = [...within.options].some(({ value }) => value === target) ? target : "off";
     this.#matchStopping();
-    if (query.dropout !== undefined) this.#setRate(Number(query.dropout));
+    const rate = query.dropout === undefined ? this.ownRate : Number(query.dropout);
+    if (rate !== null) this.#setRate(rate);
   }
 
   /** The rates of the network, a number for each hidden layer. */
