@@ -18,8 +18,6 @@ from tests.conftest import SAMPLES, RunningServer
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = ("a 7", "a 2", "a 4 or a 9", "a 1 or a 7", "the letter A", "a scribble")
-
 
 def try_example(page: Page, name: str) -> dict[str, Any]:
     page.get_by_role("button", name=f"Try {name}").click()
@@ -264,7 +262,7 @@ def test_a_finger_draws_and_the_page_stays_where_it_is(phone: Page) -> None:
     dot = phone.locator("#votes circle").last.bounding_box()
     assert dot is not None
     phone.touchscreen.tap(dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2)
-    assert phone.locator("#rows tr.chosen").count() == 1
+    expect(phone.locator("#rows tr.chosen")).to_have_count(1)
 
 
 @pytest.mark.parametrize("name", ["a 7", "a scribble"])

@@ -5,6 +5,7 @@ import { isFlat, rivalOf } from "./words.js";
 const MOST_DOTS = 100; // for more passes one dot stands for several
 const LEAST_SHARE = 0.02; // of the mean; a class below it is nobody's rival
 const LARGEST_DOT = 13; // pixels
+const FULL_LINES = 1.3; // how much smaller dots may be for it
 const SVG = "http://www.w3.org/2000/svg";
 // Pixels around the tracks: axes to the left, counts above the piles, digits below.
 const MARGIN = { left: 44, right: 4, top: 17, bottom: 23 };
@@ -252,13 +253,15 @@ export class Tracks {
   }
 }
 
-/** How many dots in a line make them largest, so that all of them fit into one pile. */
+/** How many dots in a line make them large, so that all of them fit into one pile. */
 function fitDots(slots, { width, height }) {
-  let best = { dotsPerLine: 1, dotSize: 0 };
+  let best = { dotsPerLine: 1, dotSize: 0, worth: 0 };
   for (let dotsPerLine = 1; dotsPerLine <= 12; dotsPerLine += 1) {
     const lines = Math.ceil(slots / dotsPerLine);
     const dotSize = Math.min(width / dotsPerLine, height / lines, LARGEST_DOT);
-    if (dotSize > best.dotSize) best = { dotsPerLine, dotSize };
+    // Rather a little smaller than a last line that is not full: the axis counts them.
+    const worth = slots % dotsPerLine === 0 ? FULL_LINES * dotSize : dotSize;
+    if (worth > best.worth) best = { dotsPerLine, dotSize, worth };
   }
   return best;
 }

@@ -194,8 +194,10 @@ function confidenceWords({ decision, label, confidence }) {
   if (decision === null) return "Nothing is calibrated here, so no confidence is given.";
   if (decision.outcome === "accept") return `Calibrated confidence in ${label}: ${confidence.toFixed(2)}.`;
   if (decision.reason === "ambiguous") {
-    const right = Math.round(100 * confidence);
-    return `If I had to answer, I would say ${label}, and be right about ${right} times in 100.`;
+    return (
+      `If I had to answer, I would say ${label}. The confidence, ${confidence.toFixed(2)}, is ` +
+      "calibrated for usual digits, and this one is not usual."
+    );
   }
   return "No confidence is given: it would hold only for one digit like those I learnt.";
 }
