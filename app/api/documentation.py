@@ -8,13 +8,21 @@ from app.api.examples import example_png_base64
 from app.errors import ErrorCode
 from app.inference.encoding import encode_json
 from app.inference.pipeline import Predictor
+from app.open_inference.models import served_models
 from app.schemas import error_body
+from app.settings import Settings
 
 _V2 = "Open Inference Protocol"
 _OBJECT = {"application/json": {"schema": {"type": "object"}}}
 
 
-def add_real_examples(paths: dict[str, Any], predictor: Predictor) -> None:
+def document_network(paths: dict[str, Any], predictor: Predictor, settings: Settings) -> None:
+    """Adds to the description's paths real answers, and the routes of V2."""
+    _add_real_examples(paths, predictor)
+    paths |= _v2_paths(served_models(predictor.checkpoint, settings))
+
+
+def _add_real_examples(paths: dict[str, Any], predictor: Predictor) -> None:
     """Gives every answer an example that the network computed, and every error its own words."""
     plain, sampled = (json.loads(encode_json(answer)) for answer in predictor.warm_up())
     card = {"name": predictor.checkpoint.name, "version": predictor.checkpoint.version}
@@ -48,7 +56,7 @@ def _error_example(status: int) -> dict[str, Any]:
     return example
 
 
-def v2_paths(models: Iterable[str]) -> dict[str, Any]:
+def _v2_paths(models: Iterable[str]) -> dict[str, Any]:
     """The routes of V2 that clients call most, for models of these names; the last is sampled."""
     names = list(models)
     model = {

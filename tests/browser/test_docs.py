@@ -81,9 +81,7 @@ def test_v2_is_described_and_its_example_executes(docs: Page) -> None:
     assert '"votes"' in execute(opened(docs, "post", "/v2/models/{model}/infer"))
 
 
-def test_the_docs_are_dark_where_the_playground_is(
-    browser: Browser, server: RunningServer
-) -> None:
+def test_the_docs_are_dark_where_the_playground_is(browser: Browser, server: RunningServer) -> None:
     context = browser.new_context(color_scheme="dark")
     page = context.new_page()
     page.goto(f"{server.address}/docs")

@@ -400,8 +400,8 @@ def test_the_words_about_doubt_hold_the_answers_numbers(page: Page) -> None:
     assert f"my limit is {answer['decision']['threshold']:.2f})" in words
     assert f"{answer['expected_entropy']:.2f} because the drawing is unclear" in words
     assert f"{answer['mutual_information']:.2f} because the passes disagree" in words
-    forced = f"I would say {answer['label']}. The confidence, {answer['confidence']:.2f}, is"
-    assert f"{forced} calibrated for usual digits, and this one is not usual." in words
+    forced = f"I would say {answer['label']}: confidence {answer['confidence']:.2f}"
+    assert f"Forced to answer {forced}, which holds for usual digits." in words
 
 
 def test_the_rows_are_a_table_with_numbers(page: Page) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser.chromium import FOUR_OR_NINE, SEVEN, draw, wait_for_answer
+from tests.browser.chromium import FOUR_OR_NINE, SEVEN, wait_for_answer
 from tests.browser.conftest import Seen
 from tests.conftest import SAMPLES, RunningServer
 
@@ -45,7 +45,9 @@ def slide_to(page: Page, rate: float) -> None:
 
 def passes_of(page: Page, server: RunningServer) -> dict[str, Any]:
     """The page's question again, by its command, with every pass."""
-    found = re.search(r"printf %s '([^']+)'.*(predict/mc\?[^']+)'", page.text_content("#curl") or "")
+    found = re.search(
+        r"printf %s '([^']+)'.*(predict/mc\?[^']+)'", page.text_content("#curl") or ""
+    )
     assert found is not None
     response = httpx.post(
         f"{server.address}/{found[2]}&return_passes=true", content=base64.b64decode(found[1])
@@ -126,9 +128,7 @@ def test_the_four_steps_show_the_answer_and_its_pass(page: Page, server: Running
     assert f"In pass 3, {off} of 896 were off." in steps[1]
     assert f"Pass 3 gives {best} the most, {third[best]:.2f}" in steps[2]
     assert f"50 passes give {api['digit']} {max(api['mean']):.2f} on average" in steps[3]
-    squares = [
-        page.locator(f"#how-off .{kind}").get_attribute("d") or "" for kind in ("on", "off")
-    ]
+    squares = [page.locator(f"#how-off .{kind}").get_attribute("d") or "" for kind in ("on", "off")]
     assert [path.count("M") for path in squares] == [896 - off, off]
     assert page.locator("#how-passes .ticks").first.get_attribute("d", timeout=5000)
 
@@ -160,7 +160,7 @@ def test_the_model_link_opens_a_card_in_words(page: Page, server: RunningServer)
 
 
 @pytest.fixture
-def two_networks(page: Page) -> Iterator[list[str]]:
+def two_networks(page: Page) -> list[str]:
     """The server as if it had two networks; what is asked of the second one, the first answers."""
     asked: list[str] = []
 
@@ -175,7 +175,7 @@ def two_networks(page: Page) -> Iterator[list[str]]:
     page.route("**/models", lambda route: route.fulfill(json={"models": models}))
     page.route(re.compile("/models/plain"), answer)
     page.reload()
-    yield asked
+    return asked
 
 
 def test_a_switch_chooses_between_two_networks(page: Page, two_networks: list[str]) -> None:

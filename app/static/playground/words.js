@@ -195,8 +195,8 @@ function confidenceWords({ decision, label, confidence }) {
   if (decision.outcome === "accept") return `Calibrated confidence in ${label}: ${confidence.toFixed(2)}.`;
   if (decision.reason === "ambiguous") {
     return (
-      `If I had to answer, I would say ${label}. The confidence, ${confidence.toFixed(2)}, is ` +
-      "calibrated for usual digits, and this one is not usual."
+      `Forced to answer I would say ${label}: confidence ${confidence.toFixed(2)}, which holds for ` +
+      "usual digits."
     );
   }
   return "No confidence is given: it would hold only for one digit like those I learnt.";

@@ -234,7 +234,7 @@ async def test_every_example_works_as_it_stands(
 
 
 async def test_the_answers_shown_are_answers(document: dict[str, Any]) -> None:
-    for path, _, operation in operations(document):
+    for _, _, operation in operations(document):
         for status, response in operation["responses"].items():
             content = response.get("content", {}).get("application/json", {})
             model = declared_model(operation, int(status)) if content else None
@@ -248,7 +248,11 @@ async def test_the_answers_shown_are_answers(document: dict[str, Any]) -> None:
     example = document["paths"]["/predict/mc"]["post"]["responses"]["200"]["content"]
     answer = example["application/json"]["example"]
     # This network's own answer to what shows a digit.
-    assert (answer["digit"], sum(answer["votes"]), answer["decision"]["outcome"]) == (1, 50, "accept")
+    assert (answer["digit"], sum(answer["votes"]), answer["decision"]["outcome"]) == (
+        1,
+        50,
+        "accept",
+    )
 
 
 async def test_the_example_of_v2_works_as_it_stands(
