@@ -7,7 +7,7 @@ from pathlib import Path
 from app.cli.options import Commands, add_parameter_options
 from app.errors import EXIT_FAILED
 from app.schemas import McParameters
-from app.scoring.options import PARAMETERS
+from app.scoring.question import PARAMETERS
 
 _DESCRIPTION = """\
 Score millions of images into one Parquet table: a row for each image, in the order of the input.
@@ -35,7 +35,7 @@ def add_score_command(commands: Commands) -> None:
         nargs="+",
         metavar="INPUT",
         help="images, folders, zip and tar archives of images, IDX files, .npy and .npz arrays, "
-        "Parquet files, patterns such as 'scans/*.zip'",
+        "Parquet files, patterns such as 'scans/*.zip', or URLs of these as s3:// and gs://",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the table, .parquet"
@@ -55,7 +55,7 @@ def add_score_command(commands: Commands) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes, one thread each (default: all cores)",
+        help="threads, or actors on Ray (default: one for each core)",
     )
     parser.add_argument(
         "--ray",
@@ -72,7 +72,7 @@ def add_score_command(commands: Commands) -> None:
 
 def _score(options: argparse.Namespace) -> int:
     try:
-        from app.scoring.run import run_score
+        from app.cli.scoring import run_score
 
         return run_score(options, sys.stderr)
     except ModuleNotFoundError as error:

@@ -4,49 +4,16 @@ Every number is made by the functions of `model` that make the server's, over an
 rounded to float32 as its answer is: a row equals the answer for the same image and seed.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from app.schemas import TABLE, McPrediction
+from app.scoring.parts import table_schema
 from model.uncertainty.calibration import Calibration, apply_temperature
 from model.uncertainty.decisions import decide
 from model.uncertainty.statistics import Summary
-
-_WORD = pa.dictionary(pa.int32(), pa.string())
-# Arrow's type of a value by the type that the answer's field declares.
-_VALUES = {int: pa.int32(), float: pa.float32(), str: _WORD}
-
-
-def table_schema(classes: int) -> pa.Schema:
-    """The columns of the table, one row an answered image: what `schemas` declares for it.
-
-    A decision is two columns, its outcome and its reason.
-    """
-    types = get_type_hints(McPrediction)
-    fields = [
-        pa.field("row", pa.int64(), nullable=False),  # number of the image in the input
-        pa.field("source", pa.string(), nullable=False),
-    ]
-    for each in dataclasses.fields(McPrediction):
-        if TABLE not in each.metadata["places"]:
-            continue
-        if each.name == "decision":
-            fields += [pa.field("decision", _WORD), pa.field("reason", _WORD)]
-            continue
-        options = get_args(types[each.name])
-        is_nullable = type(None) in options
-        kind = options[0] if is_nullable else types[each.name]
-        value = _VALUES[get_args(kind)[0] if each.metadata["axes"] else kind]
-        if each.name == "seed":
-            value = pa.int64()
-        if each.metadata["axes"]:
-            value = pa.list_(value, classes)
-        fields.append(pa.field(each.name, value, nullable=is_nullable))
-    return pa.schema(fields)
 
 
 def answer_columns(
@@ -55,10 +22,10 @@ def answer_columns(
     calibration: Calibration,
     labels: Sequence[str],
 ) -> dict[str, pa.Array]:
-    """The columns that follow from the passes.
+    """The columns that follow from the passes of at least one image.
 
     Args:
-        summaries: of the images, in their order; at least one.
+        summaries: of the images, in their order.
         several_digits: of each image, whether it was seen to hold more than one.
         calibration: of MC answers.
         labels: the network's name for each class.

@@ -1,16 +1,23 @@
 """A column of images in a Parquet file: encoded files, or pixels as lists of integers."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
-from itertools import accumulate, pairwise, repeat
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from app.scoring.arrays import image_of
-from app.scoring.items import Content, Failure, Item, Reader, UnreadableError, read_image
+from app.scoring.readers import (
+    Content,
+    Failure,
+    Images,
+    Item,
+    UnreadableError,
+    image_of,
+    on_damage,
+    read_image,
+)
 
 # Looked for in this order; else the only column that can hold images.
 _USUAL_NAMES = ("image", "img", "pixels", "bytes", "content")
@@ -27,96 +34,61 @@ _UNREADABLE = Failure(
 )
 
 
-class ParquetReader(Reader):
-    """The images of one column, in the order of the rows."""
+def open_parquet(file: IO[bytes], path: str, column: str | None) -> Images:
+    """The images of one column; None: of the one that holds images."""
+    with on_damage("corrupt_file", "this is no Parquet file that can be read; write it again"):
+        # Streams: a row group can be larger than memory.
+        opened = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    name, content_of = _choose_column(opened.schema_arrow, column)
 
-    def __init__(self, path: str, column: str | None) -> None:
-        super().__init__(path)
-        with UnreadableError.on_damage(
-            "corrupt_file", "this is no Parquet file that can be read; write it again"
-        ):
-            # Streams: a row group can be larger than memory.
-            self._file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-            schema = self._file.schema_arrow
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._bounds = [0, *accumulate(sizes)]  # where row groups begin and end
-        self.count = metadata.num_rows
-        self._column, self._content_of = _choose_column(schema, column)
-        if self.count == 0:
-            raise UnreadableError("unreadable_file", "there is no image in this file")
-        self._images = self._walk(0)
-        self._next = 0
+    def read_group(group: int) -> Iterator[Content]:
+        try:
+            for batch in opened.iter_batches(
+                _BATCH_ROWS, row_groups=[group], columns=[name], use_threads=False
+            ):
+                # A whole batch before its first image: it is damaged as a whole.
+                yield from [content_of(value) for value in batch.column(0)]
+        except (pa.ArrowException, OSError):
+            return
 
-    def read(self, start: int, stop: int) -> Iterator[Item]:
-        begin = max(bound for bound in self._bounds[:-1] if bound <= start)
-        if start < self._next or begin > self._next:
-            self._images.close()
-            self._images, self._next = self._walk(begin), begin
-        for index in range(self._next, stop):
-            image = next(self._images)
-            self._next = index + 1
-            if index >= start:
-                yield Item(self.name(index), image)
+    def read(start: int) -> Iterator[Item]:
+        first = 0
+        for group in range(opened.num_row_groups):
+            last = first + opened.metadata.row_group(group).num_rows
+            images = read_group(group)
+            for index in range(first, last) if start < last else ():
+                image = next(images, _UNREADABLE)
+                if index >= start:
+                    yield f"{path}[{index}]", image
+            first = last
 
-    def _walk(self, begin: int) -> Generator[Content, None, None]:
-        """The images from the row group on that begins with a row."""
-        for group, (first, last) in enumerate(pairwise(self._bounds)):
-            if first < begin:
-                continue
-            read = 0
-            try:
-                for batch in self._file.iter_batches(
-                    _BATCH_ROWS, row_groups=[group], columns=[self._column], use_threads=False
-                ):
-                    (values,) = batch.columns
-                    # A whole batch before its first image: it is damaged as a whole.
-                    images = [
-                        self._content_of(value) if value.is_valid else _MISSING for value in values
-                    ]
-                    read += len(images)
-                    yield from images
-            except (pa.ArrowException, OSError):
-                yield from repeat(_UNREADABLE, last - first - read)
-
-    def close(self) -> None:
-        self._images.close()
-        self._file.close()
+    return Images(lambda: opened.metadata.num_rows, read)
 
 
 def _choose_column(schema: Any, wanted: str | None) -> tuple[str, Callable[[Any], Content]]:
-    """The column's path, and what turns its values into images.
-
-    Raises:
-        UnreadableError: there is no such column, or none that holds images.
-    """
     usable = {field.name: use for field in schema if (use := _usage(field)) is not None}
     usual = [name for name in _USUAL_NAMES if name in usable]
     chosen = wanted or next(iter(usual or usable), None)
     if chosen in usable and (wanted or usual or len(usable) == 1):
         return usable[chosen]
+    types = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    problem = f"images are binary or lists of integers (pixels), and this file has {types}"
     if wanted is not None and wanted not in schema.names:
         problem = f"there is no column {wanted} in this file; it has {', '.join(schema.names)}"
     elif usable and wanted is None:
         problem = f"any of {', '.join(usable)} may be the images; name one with --column"
-    else:
-        types = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        problem = (
-            "images are a column of binary (image files) or of lists of integers (pixels), and "
-            f"this file has {types}"
-        )
     raise UnreadableError("unreadable_column", problem)
 
 
 def _usage(field: Any) -> tuple[str, Callable[[Any], Content]] | None:
+    """A column's path, and what turns its values into images; None: it holds none."""
     kind = field.type
     if kind in _FILES:
         return field.name, _file_of
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         # As the field is written by Hugging Face's data sets.
-        if kind.field("bytes").type in _FILES:
-            return f"{field.name}.bytes", lambda value: _file_of(value["bytes"])
-        return None
+        is_file = kind.field("bytes").type in _FILES
+        return (f"{field.name}.bytes", lambda each: _file_of(each["bytes"])) if is_file else None
     while isinstance(kind, _LISTS):
         kind = kind.value_type
         if pa.types.is_integer(kind):
@@ -125,17 +97,14 @@ def _usage(field: Any) -> tuple[str, Callable[[Any], Content]] | None:
 
 
 def _file_of(value: Any) -> Content:
-    content: bytes | None = value.as_py()
-    return _MISSING if content is None else read_image(BytesIO(content))
+    return read_image(BytesIO(value.as_py())) if value.is_valid else _MISSING
 
 
 def _pixels_of(value: Any) -> Content:
     """Of a flat list, or of a list of rows."""
-    values = value.values
-    if not isinstance(values.type, _LISTS):
-        return image_of(values.to_numpy(zero_copy_only=False))
-    widths = set(pc.list_value_length(values).to_pylist())
-    if len(widths) != 1 or None in widths:
+    if not value.is_valid:
+        return _MISSING
+    try:
+        return image_of(np.array(value.as_py()))
+    except ValueError:
         return Failure("invalid_pixels", "the rows of this image differ in length")
-    pixels = values.flatten().to_numpy(zero_copy_only=False)
-    return image_of(pixels.reshape(len(values), widths.pop()))

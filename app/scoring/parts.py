@@ -1,22 +1,25 @@
 """What is kept on the disk: parts of the table while a run goes on, then the table itself.
 
-Every part is written whole or not at all, under the number of its chunk, so that a run that is
-killed at any moment goes on with the chunks that have none. A manifest says what the parts belong
+Every part is written whole or not at all, under the number of its block, so that a run that is
+killed at any moment goes on with the blocks that have none. A manifest says what the parts belong
 to. At the end they are joined in order; the table takes its name as the very last step.
 """
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, get_args, get_type_hints
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from app.errors import UsageError
+from app.schemas import TABLE, McPrediction
 from model.files import write_atomically
 
 try:
@@ -24,31 +27,39 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# Rows of the finished table that are in memory together.
-GROUP_ROWS = 65_536
-# Keys in the metadata of a part, for its failures, and of the table, for what it is; both JSON.
-FAILURES_KEY = b"failures"
-_RUN_KEY = b"dropserve"
+GROUP_ROWS = 65_536  # of the finished table that are in memory together
+_RUN_KEY = b"dropserve"  # in the metadata of the table, for what it is, as JSON
+_CHANGED = "files of the input have changed"
+_ERROR = ["code", "message"]  # in a part, why an image has no answer; the table has neither
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
+# Arrow's type of a value by the type that the answer's field declares.
+_VALUES = {int: pa.int32(), float: pa.float32(), str: _WORD}
 
 
-class Part(NamedTuple):
-    """The part of the table that a chunk of images makes.
+def table_schema(classes: int) -> pa.Schema:
+    """The columns of the table, one row an answered image: what `schemas` declares for it.
 
-    Attributes:
-        number: of the chunk.
-        rows: how many images it has, those without an answer included.
-        content: a Parquet file: a row for each answer, and in its metadata the failures.
-        failures: `row`, `source`, `code` and `message` of each image without an answer.
+    A decision is two columns, its outcome and its reason. `row` is the number in the input.
     """
-
-    number: int
-    rows: int
-    content: bytes
-    failures: list[dict[str, Any]]
-
-
-class OutputExistsError(UsageError):
-    """The table is there already, from another run."""
+    types = get_type_hints(McPrediction)
+    fields = [pa.field("row", pa.int64(), nullable=False)]
+    fields += [pa.field("source", pa.string(), nullable=False)]
+    for each in dataclasses.fields(McPrediction):
+        if TABLE not in each.metadata["places"]:
+            continue
+        if each.name == "decision":
+            fields += [pa.field("decision", _WORD), pa.field("reason", _WORD)]
+            continue
+        options = get_args(types[each.name])
+        is_nullable, is_list = type(None) in options, each.metadata["axes"]
+        kind = options[0] if is_nullable else types[each.name]
+        value = (
+            pa.int64() if each.name == "seed" else _VALUES[get_args(kind)[0] if is_list else kind]
+        )
+        value = pa.list_(value, classes) if is_list else value
+        fields.append(pa.field(each.name, value, nullable=is_nullable))
+    return pa.schema(fields)
 
 
 def failures_path(output: Path) -> Path:
@@ -65,8 +76,7 @@ class Parts:
     """
 
     def __init__(self, output: Path, manifest: Mapping[str, Any]) -> None:
-        self._output = output
-        self._manifest = manifest
+        self._output, self._manifest = output, manifest
         self.folder = output.with_name(f"{output.name}.parts")
         self._manifest_path = self.folder / "manifest.json"
 
@@ -74,17 +84,16 @@ class Parts:
         """The tally of an earlier run with the same manifest that was finished.
 
         Raises:
-            OutputExistsError: there is a table of something else.
+            UsageError: there is a table of something else.
         """
         if not self._output.exists():
             return None
         try:
-            metadata = pq.read_schema(self._output).metadata or {}
-            written = json.loads(metadata.get(_RUN_KEY, b"{}"))
+            written = json.loads((pq.read_schema(self._output).metadata or {}).get(_RUN_KEY, "{}"))
         except (pa.ArrowException, OSError, ValueError):
             written = {}
         if written.get("run") != self._manifest:
-            raise OutputExistsError(
+            raise UsageError(
                 f"{self._output} exists, and holds something else; name another file, or replace "
                 "it with --overwrite"
             )
@@ -103,49 +112,52 @@ class Parts:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
-            _lock(lock, self._output)
+            try:
+                if fcntl is not None:  # the system lets go of it when the process is killed
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                busy = f"another run is writing {self._output}; wait for it, or stop it"
+                raise UsageError(busy) from error
             if start_anew:
                 for old in (self._manifest_path, self._output, failures_path(self._output)):
                     old.unlink(missing_ok=True)
             if not self._manifest_path.exists():
                 # What a run without a manifest left belongs to nothing.
-                for old in self.folder.glob("*.parquet"):
+                for old in self.folder.glob("*.arrow"):
                     old.unlink()
                 content = json.dumps(self._manifest, indent=2).encode()
                 write_atomically(self._manifest_path, content)
             earlier = json.loads(self._manifest_path.read_text())
-            if earlier != self._manifest:
-                changes = [
-                    f"{key} was {earlier.get(key)} and is {value}"
-                    for key, value in self._manifest.items()
-                    if earlier.get(key) != value and key != "digest"
-                ]
-                what = "; ".join(changes) or "files of the input have changed"
+            changes = [
+                f"{key} was {earlier.get(key)} and is {value}" if key != "digest" else _CHANGED
+                for key, value in self._manifest.items()
+                if earlier.get(key) != value
+            ]
+            if changes:
                 raise UsageError(
-                    f"an unfinished run for {self._output} asked for something else ({what}); "
-                    "finish that, name another file, or start anew with --overwrite"
+                    f"an unfinished run for {self._output} asked for something else "
+                    f"({'; '.join(changes)}); finish that, name another file, or start anew with "
+                    "--overwrite"
                 )
             yield
 
-    def write(self, number: int, content: bytes) -> None:
-        """Keeps a part."""
-        write_atomically(self._path(number), content)
+    def path(self, number: int) -> Path:
+        """Of a part."""
+        return self.folder / f"{number:08d}.arrow"
 
     def count_failures(self, number: int, rows: int) -> int | None:
         """Of a part that is there and whole the images that failed; None: it has to be made."""
         try:
-            table = pq.ParquetFile(self._path(number))
+            part = read_part(self.path(number))
         except (pa.ArrowException, OSError):
             return None
-        with table:
-            failed = len(_failures_in(table))
-            return failed if table.metadata.num_rows + failed == rows else None
+        return len(failures_in(part)) if part.num_rows == rows else None
 
     def join(self, parts: int, tally: Mapping[str, int]) -> None:
         """Makes the table and the list of failures from parts 0 to `parts`, and removes them."""
         listed = failures_path(self._output)
         table, failures = (
-            path.with_name(f".{path.name}.joining") for path in (self._output, listed)
+            each.with_name(f".{each.name}.joining") for each in (self._output, listed)
         )
         try:
             with failures.open("w", encoding="utf-8") as lines:
@@ -160,45 +172,45 @@ class Parts:
                 path.unlink(missing_ok=True)
         # The manifest first: without it, what is left belongs to nothing.
         self._manifest_path.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _join(self, parts: int, tally: Mapping[str, int], path: Path, lines: IO[str]) -> None:
-        with pq.ParquetFile(self._path(0)) as first:
-            schema = first.schema_arrow
+        schema = table_schema(read_part(self.path(0)).schema.field("mean").type.list_size)
         document = json.dumps({"run": self._manifest, "tally": tally})
         schema = schema.with_metadata({_RUN_KEY: document.encode()})
         words = [each.name for each in schema if pa.types.is_dictionary(each.type)]
-        waiting: list[pa.Table] = []
-        rows = 0
+        waiting = schema.empty_table()
         with pq.ParquetWriter(path, schema, use_dictionary=words, compression="zstd") as writer:
             for number in range(parts):
-                with pq.ParquetFile(self._path(number)) as part:
-                    lines.writelines(json.dumps(each) + "\n" for each in _failures_in(part))
-                    waiting.append(part.read(use_threads=False).replace_schema_metadata(None))
-                    rows += part.metadata.num_rows
-                while rows >= GROUP_ROWS or (number == parts - 1 and rows):
-                    table = pa.concat_tables(waiting).unify_dictionaries()
-                    writer.write_table(table.slice(0, GROUP_ROWS), GROUP_ROWS)
-                    waiting = [table.slice(GROUP_ROWS)]
-                    rows = waiting[0].num_rows
+                part = read_part(self.path(number))
+                lines.writelines(json.dumps(each) + "\n" for each in failures_in(part))
+                answered = part.filter(pc.field("code").is_null()).select(schema.names)
+                answered = pa.Table.from_arrays(answered.columns, schema=schema)
+                waiting = pa.concat_tables([waiting, answered])
+                while len(waiting) >= GROUP_ROWS or (number == parts - 1 and len(waiting)):
+                    group = waiting.slice(0, GROUP_ROWS).unify_dictionaries()
+                    writer.write_table(group, GROUP_ROWS)
+                    waiting = waiting.slice(GROUP_ROWS)
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.parquet"
+
+def write(batch: pa.RecordBatch, path: Path) -> None:
+    """Keeps a part, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    write_atomically(path, sink.getvalue())
 
 
-def _failures_in(part: pq.ParquetFile) -> list[dict[str, Any]]:
-    failures: list[dict[str, Any]] = json.loads(part.schema_arrow.metadata[FAILURES_KEY])
-    return failures
+def read_part(path: Path) -> pa.RecordBatch:
+    """A part as it was written."""
+    with pa.OSFile(str(path)) as file:
+        return pa.ipc.open_file(file).get_batch(0)
 
 
-def _lock(file: IO[str], output: Path) -> None:
-    """For as long as the file is open; the system lets go of it when the process is killed."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(f"another run is writing {output}; wait for it, or stop it") from error
+def failures_in(part: pa.RecordBatch) -> list[dict[str, Any]]:
+    """`row`, `source`, `code` and `message` of each image without an answer."""
+    failed = part.select(["row", "source", *_ERROR]).filter(pc.field("code").is_valid())
+    listed: list[dict[str, Any]] = failed.to_pylist()
+    return listed

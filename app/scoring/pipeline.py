@@ -1,0 +1,158 @@
+"""The steps from a file to the table, as functions over record batches, for one machine or many.
+
+`read` -> `prepare` -> `predict` -> `parts.write`: a batch is a block of the input, with a row for
+each of its images, in order. Where an image has no answer, `code` and `message` say why.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import count, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from app.errors import ApiError
+from app.inference.jobs import draw_seed
+from app.inference.reading import read_picture
+from app.inference.served_checkpoint import load_served_checkpoint
+from app.scoring.answers import answer_columns
+from app.scoring.parts import table_schema
+from app.scoring.question import Question
+from app.scoring.readers import Failure, Item, UnreadableError, failure_of
+from app.scoring.sources import PICTURE, Block, Piece, open_images
+from model.engines import build_engine
+from model.engines.protocol import Engine, sample_probs
+from model.files import printable
+from model.literals import SIDE
+from model.sampling.masks import Passes
+from model.uncertainty.calibration import Calibration, read_calibration
+from model.uncertainty.statistics import summarise
+
+_ROW = [("row", pa.int64()), ("source", pa.string())]
+_ERROR = [("code", pa.string()), ("message", pa.string())]
+# Images as they were read: a file, or the brightness of height x width pixels.
+_IMAGE = [("image", pa.binary()), ("height", pa.int32()), ("width", pa.int32())]
+# Images as the network sees them.
+_SEEN = [("pixels", pa.binary(SIDE * SIDE)), ("several_digits", pa.bool_())]
+_NO_ERROR = (None, None)
+_CHANGED = Failure("unreadable_file", "the file has changed since it was counted")
+
+
+class Network(NamedTuple):
+    """What predicts; any thread may use it."""
+
+    version: str
+    engine: Engine
+    calibration: Calibration
+    labels: tuple[str, ...]
+
+
+def load_network(question: Question) -> Network:
+    """Loads the network that the settings name.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    settings = question.settings
+    checkpoint = load_served_checkpoint(settings)
+    engine = build_engine(checkpoint.network, settings.device, settings.precision)
+    calibration = read_calibration(checkpoint.calibration, "mc")
+    return Network(checkpoint.version, engine, calibration, tuple(checkpoint.network.config.labels))
+
+
+def read(blocks: Iterable[Block], column: str | None) -> Iterator[pa.RecordBatch]:
+    """The images of blocks, a batch a block; a file stays open while blocks go on in it.
+
+    Args:
+        blocks: each is drawn when its batch is asked for.
+        column: of Parquet files; None: the one that holds images.
+    """
+    images: Iterator[Item] = iter(())
+    following = ("", 0)  # the file that is open, and the number of its next image
+    with ExitStack() as opened:
+        for block in blocks:
+            rows: list[tuple[Any, ...]] = []
+            for piece in block.pieces:
+                index, failure = piece.start, piece.failure
+                try:
+                    if not failure and following != (piece.path, piece.start):
+                        opened.close()
+                        images = opened.enter_context(open_images(piece, column)).read(piece.start)
+                    following = (piece.path, piece.stop)
+                    for source, content in islice(images, 0 if failure else piece.stop - index):
+                        rows.append(
+                            (block.first_row + len(rows), printable(source), *_cells(content))
+                        )
+                        index += 1
+                except (UnreadableError, OSError) as error:
+                    failure, following = failure_of(error), ("", 0)
+                for missing in range(index, piece.stop):
+                    source = piece.path if _is_one(piece) else f"{piece.path}[{missing}]"
+                    cells = _cells(failure or _CHANGED)
+                    rows.append((block.first_row + len(rows), printable(source), *cells))
+            yield _batch(rows, [*_ROW, *_IMAGE, *_ERROR])
+
+
+def _is_one(piece: Piece) -> bool:
+    return piece.kind == PICTURE or piece.failure is not None
+
+
+def _cells(content: Any) -> tuple[Any, ...]:
+    if isinstance(content, Failure):
+        return None, None, None, *content
+    if isinstance(content, bytes):
+        return content, None, None, *_NO_ERROR
+    return content.tobytes(), *content.shape, *_NO_ERROR
+
+
+def prepare(batch: pa.RecordBatch, question: Question) -> pa.RecordBatch:
+    """What the network sees, as the server has it from the same bytes or pixels."""
+    mode, most = question.parameters.preprocess, question.settings.max_pixels
+    rows: list[tuple[Any, ...]] = []
+    columns = (column.to_pylist() for column in batch.columns)
+    for row, source, image, height, width, code, message in zip(*columns, strict=True):
+        seen: tuple[Any, ...] = (None, None, code, message)
+        try:
+            if height is not None:
+                image = np.frombuffer(image, np.uint8).reshape(height, width)
+            if image is not None:
+                pixels, boxes = read_picture(image, mode, max_pixels=most)
+                seen = (pixels.tobytes(), bool(boxes), *_NO_ERROR)
+        except ApiError as error:
+            seen = (None, None, error.code, error.message)
+        rows.append((row, source, *seen))
+    return _batch(rows, [*_ROW, *_SEEN, *_ERROR])
+
+
+def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.RecordBatch:
+    """The columns of the table, null where there is no answer, with `code` and `message`."""
+    answered = batch.filter(batch["code"].is_null())
+    asked, columns = question.parameters, {}
+    if answered.num_rows:
+        seeds, summaries = [], []
+        for pixels in answered["pixels"].to_pylist():
+            seeds.append(draw_seed() if asked.seed is None else asked.seed)
+            image = np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE)
+            passes = Passes(asked.passes, seeds[-1], asked.estimator)
+            summaries.append(summarise(sample_probs(network.engine, image, passes)))
+        # All columns at once: Arrow's calls cost more than its work.
+        several = answered["several_digits"].to_pylist()
+        columns = answer_columns(summaries, several, network.calibration, network.labels)
+        columns["seed"] = pa.array(seeds, pa.int64())
+    numbers = count()
+    codes = batch["code"].to_pylist()
+    places = pa.array([None if code else next(numbers) for code in codes], pa.int32())
+    kept = {name: batch[name] for name, _ in [*_ROW, *_ERROR]}
+    fields = [each.with_nullable(True) for each in table_schema(len(network.labels))]
+    schema = pa.schema([*fields, *(pa.field(*each) for each in _ERROR)])
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name not in kept:
+            kept[name] = columns.get(name, pa.nulls(0, kind)).take(places)
+    return pa.record_batch([kept[name] for name in schema.names], schema=schema)
+
+
+def _batch(rows: list[tuple[Any, ...]], fields: list[tuple[str, Any]]) -> pa.RecordBatch:
+    schema = pa.schema(fields)
+    columns = zip(zip(*rows, strict=True), schema.types, strict=True)
+    return pa.record_batch([pa.array(each, kind) for each, kind in columns], schema=schema)
