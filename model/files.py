@@ -57,7 +57,7 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_ENDINGS)
 
 
-def walk_files(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
+def walk_files(folder: str, is_wanted: Callable[[str], object]) -> Iterator[str]:
     """The wanted files of a folder and of all below it, sorted by path, without hidden ones.
 
     Holds the names of one folder, and of those above it, at a time.
@@ -80,5 +80,7 @@ def walk_files(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
 
 def printable(name: str) -> str:
     """The name without what would confuse a terminal or a line: control characters, odd bytes."""
+    if name.isprintable():
+        return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -31,7 +31,7 @@ def answer_columns(
         labels: the network's name for each class.
     """
     mean, variance, _, predictive, expected, information, votes = zip(*summaries, strict=True)
-    means = np.stack(mean)
+    means = _rows(mean)
     probabilities = apply_temperature(means, calibration.temperature)
     digits = probabilities.argmax(axis=-1)
     scores = np.array(predictive, np.float32)
@@ -45,16 +45,20 @@ def answer_columns(
         "confidence": probabilities.max(axis=-1),
         "probabilities": probabilities,
         "mean": means,
-        "variance": variance if variance[0] is None else np.stack(variance),
+        "variance": variance if variance[0] is None else _rows(variance),
         "predictive_entropy": scores,
         "expected_entropy": expected,
         "mutual_information": information,
-        "votes": np.stack(votes),
+        "votes": _rows(votes),
         "decision": [decision and decision.outcome for decision in decisions],
         "reason": [decision and decision.reason for decision in decisions],
     }
     schema = table_schema(len(labels))
     return {name: _column(values, schema.field(name).type) for name, values in columns.items()}
+
+
+def _rows(arrays: Sequence[Any]) -> Any:
+    return np.concatenate(arrays).reshape(len(arrays), -1)  # much faster than stacking
 
 
 def _column(values: Any, kind: pa.DataType) -> pa.Array:

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,11 +39,11 @@ _MOST_TASKS = 10_000  # each is kept track of
 def score_on_ray(
     question: Question, blocks: Iterable[Block], actors: int | None, address: str
 ) -> Generator[pa.RecordBatch, None, None]:
-    """Scores blocks, in any order.
+    """Scores blocks, in any order, after having gone through them.
 
     Args:
         question: what is asked.
-        blocks: gone through before the first is scored; a few bytes for each file that they name.
+        blocks: a few bytes for each file that they name.
         actors: how many; None: one for each core, as the cluster has and gets them.
         address: as `ray.init` takes it, or `local`.
 
@@ -79,14 +79,13 @@ def score_on_ray(
 
 
 def _connect(address: str) -> None:
-    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == _LOCAL else {}
     try:
         head = urlsplit(address if "://" in address else f"//{address}")
         if head.hostname and head.port:
             # Ray itself would try for minutes to reach a head that is not there.
             socket.create_connection((head.hostname, head.port), _CONNECTING_SECONDS).close()
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(address=address, **quiet, **(own if address == _LOCAL else {}))
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (OSError, RayError, ValueError) as error:
         raise UsageError(
             f"there is no Ray cluster at {address}; give --ray the address of its head, "
@@ -100,36 +99,32 @@ class _Actor:
     def __init__(self, question: Question, described: dict[str, Any]) -> None:
         self._question, self._described = question, described
         self._asked: list[Block] = []
-        self._read: Any = None
+        self._scored: Iterator[pa.RecordBatch] | None = None
 
     def __call__(self, row: dict[str, Block]) -> dict[str, Any]:
         """The answers to a block, or why this node has none."""
         self._asked.append(row["block"])
         try:
-            answers = self._score()
+            self._scored = self._scored or self._score()
+            answers = next(self._scored)
         except (ModelError, UsageError) as error:
+            self._scored = None
             return {"batch": b"", "refused": str(error)}
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, answers.schema) as writer:
             writer.write_batch(answers)
         return {"batch": sink.getvalue().to_pybytes(), "refused": ""}
 
-    def _score(self) -> pa.RecordBatch:
+    def _score(self) -> Iterator[pa.RecordBatch]:
+        """Draws each block as it is asked for, so that a file stays open for the next."""
         from app.scoring import pipeline  # imports the engine, where it computes
 
-        if self._read is None:
-            here, there = self._described, self._question.describe()
-            if here != there:
-                builds = [
-                    f"Dropserve {each['dropserve']} with the network {each['model']}"
-                    for each in (there, here)
-                ]
-                raise ModelError(
-                    f"a node of the cluster has {builds[0]}, and here is {builds[1]}; give every "
-                    "node the same Dropserve and checkpoint"
-                )
-            self._network = pipeline.load_network(self._question)
-            # Draws each block as it was asked for, so that a file stays open for the next.
-            self._read = pipeline.read(iter(self._asked.pop, None), self._question.column)
-        batch = pipeline.prepare(next(self._read), self._question)
-        return pipeline.predict(batch, self._question, self._network)
+        here, question = self._question.describe(), self._question
+        if here != self._described:
+            raise ModelError(
+                f"a node of the cluster has {here}, and the command {self._described}; give every "
+                "node the same Dropserve and checkpoint"
+            )
+        network = pipeline.load_network(question)
+        for batch in pipeline.read(iter(self._asked.pop, None), question.column):
+            yield pipeline.predict(pipeline.prepare(batch, question), question, network)

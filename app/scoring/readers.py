@@ -8,12 +8,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from lzma import LZMAError
 from pathlib import PurePosixPath
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +28,9 @@ _LARGEST_PIXELS = 50_000_000
 GZIP, IDX_UINT8 = b"\x1f\x8b", b"\0\0\x08"
 _MOST_GZIP_RATIO = 1032  # what deflate can reach
 _READ_BYTES = 2**20
+_ENCRYPTED = 0x1  # a flag of a zip's member
 # What libraries raise on damaged bytes. RuntimeError: a compression method that Python lacks.
-_DAMAGE = (
+DAMAGE = (
     *(EOFError, OSError, RuntimeError, ValueError, LZMAError, zlib.error),
     *(pa.ArrowException, tarfile.TarError, zipfile.BadZipFile),
 )
@@ -43,6 +43,24 @@ class Failure(NamedTuple):
     message: str  # for people: what to do
 
 
+# An image file's bytes, brightness 0 to 255, (H, W), or why there is no image.
+Content: TypeAlias = bytes | Pixels | Failure
+# An image's source, which is a path, `archive:member` or `file[index]`, and its content.
+Item: TypeAlias = tuple[str, Content]
+
+_DAMAGED_MEMBER = "this member of the archive is damaged; pack the archive again"
+_ENCRYPTED_MEMBER = "this member of the archive is encrypted; unpack the archive first"
+_DAMAGED_REST = "the archive is damaged, and what follows in it is lost; pack it again"
+_ENDS_EARLY = "the file ends in the middle or is damaged, and what follows in it is lost"
+_NO_NUMPY = "this is no NumPy file that can be read: it is damaged or holds Python objects"
+_NO_IDX = "this is no IDX file of unsigned bytes, or it is damaged"
+_SEND_INTEGERS = "pixels must be integers from 0 to 255, where 255 is ink"
+_LOOKS_SCALED = (
+    "no pixel is above 1: these look scaled to [0, 1], which would be a black image; store "
+    "integers 0 to 255"
+)
+
+
 class UnreadableError(Exception):
     """A file, or what follows in it, cannot be read."""
 
@@ -50,11 +68,19 @@ class UnreadableError(Exception):
         self.failure = Failure(code, message)
 
 
+class Images(NamedTuple):
+    """The images of an open file: how many, those that cannot be read included, and from one on."""
+
+    number: Callable[[], int]
+    read: Callable[[int], Iterator[Item]]
+
+
 @contextmanager
 def on_damage(code: str, message: str) -> Iterator[None]:
+    """Raises UnreadableError in place of what a library raises on damaged bytes."""
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UnreadableError(code, message) from error
 
 
@@ -67,101 +93,75 @@ def failure_of(error: UnreadableError | OSError) -> Failure:
     return Failure("unreadable_file", "there is no such file" if is_missing else message)
 
 
-# An image file's bytes, brightness 0 to 255, (H, W), or why there is no image.
-Content = bytes | Pixels | Failure
-# An image's source, which is a path, `archive:member` or `file[index]`, and its content.
-Item = tuple[str, Content]
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of an open file.
-
-    Attributes:
-        count: says how many there are, those that cannot be read included.
-        read: those from a number on.
-    """
-
-    count: Callable[[], int]
-    read: Callable[[int], Iterator[Item]]
-
-
-def open_picture(file: IO[bytes], path: str) -> Images:
-    """An image file: one image."""
-    return _one(path, lambda: read_image(file))
-
-
-def _same(failure: Failure) -> Content:
-    return failure
-
-
-def _one(source: str, content: Callable[[], Content]) -> Images:
-    return Images(lambda: 1, lambda start: ((source, content()) for _ in range(start, 1)))
-
-
 def read_image(file: IO[bytes]) -> bytes | Failure:
+    """An image file's content, unless it is too large."""
     content = file.read(LARGEST_FILE_BYTES + 1)
-    if len(content) > LARGEST_FILE_BYTES:
-        size = f"{LARGEST_FILE_BYTES >> 20} MB"
-        return Failure("too_large", f"the file has more than {size}; scale it down")
-    return content
+    if len(content) <= LARGEST_FILE_BYTES:
+        return content
+    size = f"{LARGEST_FILE_BYTES >> 20} MB"
+    return Failure("too_large", f"the file has more than {size}; scale it down")
 
 
-# Archives
+def image_of(pixels: NDArray[Any]) -> Content:
+    """One image's pixels, (H, W) or flat 784, checked as those of a request are."""
+    problem = _LOOKS_SCALED
+    if pixels.shape == (SIDE * SIDE,):
+        pixels = pixels.reshape(SIDE, SIDE)
+    if pixels.dtype.kind not in "iu":
+        problem = f"{_SEND_INTEGERS}; these are {pixels.dtype}"
+    elif pixels.ndim != 2 or 0 in pixels.shape:
+        problem = f"an image must be 28x28 or HxW, not {pixels.shape}"
+    elif pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255):
+        problem = _SEND_INTEGERS
+    elif pixels.max() > 1:
+        return pixels.astype(np.uint8, copy=False)
+    return Failure("invalid_pixels", problem)
 
-_DAMAGED_MEMBER = Failure(
-    "corrupt_member", "this member of the archive is damaged; pack the archive again"
-)
-_ENCRYPTED = 0x1  # a flag
-_ENCRYPTED_MEMBER = Failure(
-    "encrypted_member", "this member of the archive is encrypted; unpack the archive first"
-)
-_DAMAGED_REST = Failure(
-    "corrupt_archive", "the archive is damaged, and what follows in it is lost; pack it again"
-)
+
+def _open_picture(file: IO[bytes], path: str) -> Images:
+    return Images(lambda: 1, lambda start: ((path, read_image(file)) for _ in range(start, 1)))
 
 
-def open_zip(file: IO[bytes], path: str) -> Images:
+def _open_zip(file: IO[bytes], path: str) -> Images:
     with on_damage("corrupt_archive", "this zip archive is damaged; pack it again"):
         archive = zipfile.ZipFile(file)
     members = [each for each in archive.infolist() if _is_wanted(each.filename)]
 
     def read(start: int) -> Iterator[Item]:
         for member in members[start:]:
-            is_encrypted = member.flag_bits & _ENCRYPTED
-            content = _ENCRYPTED_MEMBER if is_encrypted else _read_member(archive.open, member)
+            content: Content = Failure("encrypted_member", _ENCRYPTED_MEMBER)
+            if not member.flag_bits & _ENCRYPTED:
+                content = _read_member(partial(archive.open, member), member.file_size)
             yield f"{path}:{member.filename}", content
 
     return Images(members.__len__, read)
 
 
-def open_tar(file: IO[bytes], path: str) -> Images:
+def _open_tar(file: IO[bytes], path: str) -> Images:
     """A tar has no directory: counting goes through it once. Damage counts as a last image."""
 
     def walk() -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo] | None]:
-        try:
-            with tarfile.open(fileobj=file) as archive:
-                while (member := archive.next()) is not None:
-                    # It would remember every member it has seen.
-                    archive.members.clear()  # type: ignore[attr-defined]
-                    if member.isfile() and _is_wanted(member.name):
-                        yield archive, member
-                # `tarfile` takes a damaged header for the end; the end of an archive is empty.
-                assert archive.fileobj is not None
-                archive.fileobj.seek(archive.offset)
-                is_whole = not archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0")
-        except _DAMAGE:
-            is_whole = False
+        is_whole = False
+        with suppress(*DAMAGE), tarfile.open(fileobj=file) as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep every one
+                if member.isfile() and _is_wanted(member.name):
+                    yield archive, member
+            # `tarfile` takes a damaged header for the end; the end of an archive is empty.
+            stream = cast("IO[bytes]", archive.fileobj)
+            stream.seek(archive.offset)
+            is_whole = not stream.read(tarfile.BLOCKSIZE).strip(b"\0")
         if not is_whole:
             yield None
 
     def read(start: int) -> Iterator[Item]:
         for found in islice(walk(), start, None):
             if found is None:
-                yield path, _DAMAGED_REST
-                continue
-            archive, member = found
-            yield f"{path}:{member.name}", _read_member(archive.extractfile, member, member.size)
+                yield path, Failure("corrupt_archive", _DAMAGED_REST)
+            else:
+                archive, member = found
+                content = _read_member(partial(archive.extractfile, member), member.size)
+                yield f"{path}:{member.name}", content
 
     return Images(lambda: sum(1 for _ in walk()), read)
 
@@ -171,102 +171,62 @@ def _is_wanted(name: str) -> bool:
     return is_image_name(name) and not hidden
 
 
-def _read_member(
-    open_member: Callable[[Any], IO[bytes] | None], member: Any, size: int = 0
-) -> Content:
-    try:
-        with cast("IO[bytes]", open_member(member)) as file:
-            content = read_image(file)
-    except _DAMAGE:
-        return _DAMAGED_MEMBER
-    is_cut = isinstance(content, bytes) and len(content) < size
-    return _DAMAGED_MEMBER if is_cut else content
+def _read_member(open_member: Callable[[], IO[bytes] | None], size: int) -> Content:
+    with suppress(*DAMAGE), cast("IO[bytes]", open_member()) as file:
+        content = read_image(file)
+        if isinstance(content, Failure) or len(content) == size:
+            return content
+    return Failure("corrupt_member", _DAMAGED_MEMBER)
 
 
-# Arrays
-
-_ENDS_EARLY = Failure(
-    "corrupt_file", "the file ends in the middle or is damaged, and what follows in it is lost"
-)
-_NO_NUMPY = "this is no NumPy file that can be read: it is damaged or holds Python objects"
-_SEND_INTEGERS = "pixels must be integers from 0 to 255, where 255 is ink"
-_LOOKS_SCALED = Failure(
-    "invalid_pixels",
-    "no pixel is above 1: these look scaled to [0, 1], which would be a black image; store "
-    "integers 0 to 255",
-)
-
-
-def image_of(pixels: NDArray[Any]) -> Content:
-    """One image's pixels, (H, W) or flat 784, checked as those of a request are."""
-    if pixels.dtype.kind not in "iu":
-        return Failure("invalid_pixels", f"{_SEND_INTEGERS}; these are {pixels.dtype}")
-    if pixels.shape == (SIDE * SIDE,):
-        pixels = pixels.reshape(SIDE, SIDE)
-    if pixels.ndim != 2 or 0 in pixels.shape:
-        return Failure("invalid_pixels", f"an image must be 28x28 or HxW, not {pixels.shape}")
-    if pixels.dtype != np.uint8:
-        if pixels.min() < 0 or pixels.max() > 255:
-            return Failure("invalid_pixels", _SEND_INTEGERS)
-        pixels = pixels.astype(np.uint8)
-    return pixels if pixels.max() > 1 else _LOOKS_SCALED
-
-
-def open_numpy(file: IO[bytes], path: str) -> Images:
+def _open_numpy(file: IO[bytes], path: str) -> Images:
     """Of an .npz, arrays of one dimension, such as labels, are passed over."""
     streams: dict[str, Callable[[], IO[bytes]]] = {path: lambda: file}
     arrays = []
     with on_damage("corrupt_file", _NO_NUMPY):
         if is_archive := zipfile.is_zipfile(file):
             archive = zipfile.ZipFile(file)
-            streams = {
-                f"{path}:{member.removesuffix('.npy')}": partial(archive.open, member)
-                for member in archive.namelist()
-            }
+            names = archive.namelist()
+            streams = {f"{path}:{n.removesuffix('.npy')}": partial(archive.open, n) for n in names}
         file.seek(0)
         for source, open_stream in streams.items():
             stream = open_stream()
             major, _ = npy.read_magic(stream)
             read_header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
             shape, is_fortran, dtype = read_header(stream)
-            if is_archive and len(shape) < 2:
-                continue
-            if failure := _failure_of_array(shape, dtype, is_fortran):
-                arrays.append(_one(f"{source}[0]", partial(_same, failure)))
-            else:
+            if not is_archive or len(shape) > 1:
+                failure = _failure_of_array(shape, dtype, is_fortran)
                 begin = stream.seek(0, os.SEEK_CUR)
-                arrays.append(_array(source, open_stream, begin, shape, dtype))
+                arrays.append(_array(source, open_stream, begin, shape, dtype, failure))
     if not arrays:
         raise UnreadableError("invalid_pixels", "there is no array of images in this file")
 
     def read(start: int) -> Iterator[Item]:
         for array in arrays:
             yield from array.read(start)
-            start = max(start - array.count(), 0)
+            start = max(start - array.number(), 0)
 
-    return Images(lambda: sum(array.count() for array in arrays), read)
+    return Images(lambda: sum(array.number() for array in arrays), read)
 
 
-def open_idx(file: IO[bytes], path: str) -> Images:
+def _open_idx(file: IO[bytes], path: str) -> Images:
     """Of unsigned bytes, as MNIST's; gzipped or not."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     is_gzipped = file.read(len(GZIP)) == GZIP
     file.seek(0)
     stream = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if is_gzipped else file
-    with on_damage("corrupt_file", "this IDX file is damaged"):
+    with on_damage("corrupt_file", _NO_IDX):
         magic = stream.read(4)
-        if len(magic) < 4 or magic[:3] != IDX_UINT8:
-            raise UnreadableError("corrupt_file", "this is no IDX file of unsigned bytes")
-        sizes = stream.read(4 * magic[3])
-    if len(sizes) < 4 * magic[3]:
-        raise UnreadableError("corrupt_file", "this IDX file ends within its header")
+        sizes = stream.read(4 * magic[3]) if magic[:3] == IDX_UINT8 else b""
+        if len(magic) < 4 or not sizes or len(sizes) < 4 * magic[3]:
+            raise ValueError
     shape, dtype = np.frombuffer(sizes, dtype=">u4").tolist(), np.dtype(np.uint8)
     if failure := _failure_of_array(tuple(shape), dtype):
         raise UnreadableError(*failure)
     # A damaged header could promise any number.
-    most = size * (_MOST_GZIP_RATIO if is_gzipped else 1)
-    shape[0] = min(shape[0], most // math.prod(shape[1:]) + 1)
+    most = size * (_MOST_GZIP_RATIO if is_gzipped else 1) // math.prod(shape[1:]) + 1
+    shape[0] = min(shape[0], most)
     return _array(path, lambda: stream, 4 + len(sizes), shape, dtype)
 
 
@@ -276,26 +236,27 @@ def _array(
     begin: int,
     shape: Sequence[int],
     dtype: np.dtype[Any],
+    failure: Failure | None = None,
 ) -> Images:
-    """Of an array, (N, H, W) or (N, 784), which lies row after row in a stream from a byte on."""
-    values = math.prod(shape[1:])
-    row_bytes = values * dtype.itemsize
+    """Of an array that lies in a stream from a byte on; one with a failure counts as one image."""
+    number = 1 if failure else shape[0]
 
     def rows(start: int) -> Iterator[Content]:
-        with suppress(*_DAMAGE):
+        row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        with suppress(*DAMAGE):
             stream = open_stream()
             stream.seek(begin + start * row_bytes)  # compressed streams can do that, too
             at_a_time = max(1, _READ_BYTES // row_bytes) * row_bytes
             while whole := len(content := stream.read(at_a_time)) // row_bytes:
-                found = np.frombuffer(content, dtype, whole * values)
+                found = np.frombuffer(content[: whole * row_bytes], dtype)
                 yield from map(image_of, found.reshape(whole, *shape[1:]))
 
     def read(start: int) -> Iterator[Item]:
-        found = rows(start)
-        for index in range(start, shape[0]):
-            yield f"{source}[{index}]", next(found, _ENDS_EARLY)
+        found = iter([failure]) if failure else rows(start)
+        for index in range(start, number):
+            yield f"{source}[{index}]", next(found, Failure("corrupt_file", _ENDS_EARLY))
 
-    return Images(lambda: shape[0], read)
+    return Images(lambda: number, read)
 
 
 def _failure_of_array(
@@ -313,3 +274,13 @@ def _failure_of_array(
     elif is_fortran:
         problem = "the array is in Fortran order; store numpy.ascontiguousarray of it"
     return Failure("invalid_pixels", problem) if problem else None
+
+
+# By the kind of file; see `sources`.
+OPENERS = {
+    "picture": _open_picture,
+    "zip": _open_zip,
+    "tar": _open_tar,
+    "numpy": _open_numpy,
+    "idx": _open_idx,
+}

@@ -8,27 +8,15 @@ are scored. Neither holds more than the names in one folder of this machine.
 import glob
 import gzip
 import hashlib
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from app.scoring import readers
 from app.scoring.parquet_column import open_parquet
-from app.scoring.readers import (
-    GZIP,
-    IDX_UINT8,
-    Failure,
-    Images,
-    UnreadableError,
-    failure_of,
-    open_idx,
-    open_numpy,
-    open_picture,
-    open_tar,
-    open_zip,
-)
+from app.scoring.readers import Failure, Images, UnreadableError, failure_of
 from model.files import IMAGE_ENDINGS, walk_files
 
 # A block is computed and written as a whole, and done anew if the run is killed before.
@@ -45,7 +33,7 @@ _KINDS = {
     "idx": ("idx3-ubyte", "idx3-ubyte.gz"),
 }
 _SIGNATURES = {b"PK\3\4": "zip", b"PAR1": "parquet", b"\x93NUM": "numpy"}
-_REMOTE = "://"
+_EMPTY_FOLDER = "there is nothing to score in this folder"
 
 
 class Piece(NamedTuple):
@@ -66,12 +54,8 @@ class Block:
 
     number: int  # from 0
     first_row: int  # number of its first image in the whole input
+    rows: int  # how many images
     pieces: tuple[Piece, ...]
-
-    @property
-    def rows(self) -> int:
-        """How many images."""
-        return sum(piece.stop - piece.start for piece in self.pieces)
 
 
 class Input:
@@ -96,15 +80,30 @@ class Input:
 
     def blocks(self, most_rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """The same images, cut where rows or bytes are enough."""
-        return _cut(self._files(), min(most_rows, BLOCK_ROWS))
+        number = first_row = rows = size = 0
+        pieces: list[Piece] = []
+        for piece in self._files():
+            start = piece.start
+            while start < piece.stop:
+                room = min(most_rows, BLOCK_ROWS) - rows
+                if piece.image_bytes:
+                    room = min(room, (BLOCK_BYTES - size) // piece.image_bytes)
+                if room < 1 and pieces:
+                    yield Block(number, first_row, rows, tuple(pieces))
+                    number, first_row, rows, size, pieces = number + 1, first_row + rows, 0, 0, []
+                    continue
+                stop = min(start + max(room, 1), piece.stop)
+                pieces.append(piece._replace(start=start, stop=stop))
+                rows, size = rows + stop - start, size + (stop - start) * piece.image_bytes
+                start = stop
+        if pieces:
+            yield Block(number, first_row, rows, tuple(pieces))
 
     def _files(self) -> Iterator[Piece]:
         """Every file as one piece."""
         for argument in self._arguments:
-            nothing = "there is nothing to score in this folder"
-            if glob.has_magic(argument):
-                nothing = "no file matches this pattern"
-            failure: Failure | None = Failure("unreadable_file", nothing)
+            what = "no file matches this pattern" if glob.has_magic(argument) else _EMPTY_FOLDER
+            failure: Failure | None = Failure("unreadable_file", what)
             try:
                 for path in _find(argument):
                     yield self._survey_file(path)
@@ -120,11 +119,11 @@ class Input:
             size, stamp = _look_at(path)
             if (path, stamp) in self._surveyed:
                 return self._surveyed[path, stamp]
-            piece = Piece(path, _kind_of(path), stamp, image_bytes=size)
+            piece = Piece(path, _kind_by_name(path) or _kind_by_content(path), stamp, 0, 1, size)
             if piece.kind == PICTURE:
                 return piece
             with open_images(piece, self._column) as images:
-                count = images.count()
+                count = images.number()
             if count == 0:
                 raise UnreadableError("unreadable_file", "there is no image in this file")
             piece = piece._replace(stop=count, image_bytes=size // count)
@@ -142,52 +141,50 @@ def open_images(piece: Piece, column: str | None) -> Iterator[Images]:
         UnreadableError: it is damaged, or not what it seems to be.
         OSError: it cannot be read.
     """
-    openers = {"zip": open_zip, "tar": open_tar, "idx": open_idx, "numpy": open_numpy}
-    with _open_file(piece.path) as file:
+    with _open(piece.path) as file:
         if piece.kind == "parquet":
             yield open_parquet(file, piece.path, column)
         else:
-            yield openers.get(piece.kind, open_picture)(file, piece.path)
-
-
-def _open_file(path: str) -> IO[bytes]:
-    if _REMOTE in path:
-        system, name = _file_system(path)
-        return cast("IO[bytes]", system.open(name, "rb"))
-    return Path(path).open("rb")
+            yield readers.OPENERS[piece.kind](file, piece.path)
 
 
 def _find(argument: str) -> Iterator[str]:
     """The files that an argument names."""
-    if _REMOTE in argument:
-        system, name = _file_system(argument)
-        for each in sorted(system.glob(name)) if glob.has_magic(name) else [name]:
-            below = sorted(system.find(each)) if system.isdir(each) else None
-            for path in filter(_kind_by_name, below) if below is not None else [each]:
-                yield system.unstrip_protocol(path)
+    system, name = _file_system(argument)
+    if system is None:
+        is_pattern = glob.has_magic(name) and not Path(name).exists()
+        # Not of pathlib, which would change the user's form.
+        for each in sorted(glob.glob(name, recursive=True)) if is_pattern else [name]:  # noqa: PTH207
+            is_folder = Path(each).is_dir()
+            yield from walk_files(each, _kind_by_name) if is_folder else [each]
         return
-    is_pattern = glob.has_magic(argument) and not Path(argument).exists()
-    # Not of pathlib, which would change the user's form.
-    for each in sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]:  # noqa: PTH207
-        is_folder = Path(each).is_dir()
-        yield from walk_files(each, lambda name: bool(_kind_by_name(name))) if is_folder else [each]
+    for each in sorted(system.glob(name)) if glob.has_magic(name) else [name]:
+        below = filter(_kind_by_name, sorted(system.find(each)) if system.isdir(each) else [])
+        yield from map(system.unstrip_protocol, below if system.isdir(each) else [each])
 
 
 def _look_at(path: str) -> tuple[int, str]:
     """A file's size and stamp."""
-    if _REMOTE in path:
-        system, name = _file_system(path)
+    system, name = _file_system(path)
+    if system is not None:
         return system.info(name)["size"], str(system.ukey(name))
     status = Path(path).stat()
     return status.st_size, f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """Of a URL, and the name there."""
+def _open(path: str) -> IO[bytes]:
+    system, name = _file_system(path)
+    return Path(path).open("rb") if system is None else cast("IO[bytes]", system.open(name))
+
+
+def _file_system(path: str) -> tuple[Any, str]:
+    """Of a URL, None of a path; and the name there."""
+    if "://" not in path:
+        return None, path
     try:
         import fsspec  # type: ignore[import-untyped]
 
-        return cast("tuple[Any, str]", fsspec.url_to_fs(url))
+        return cast("tuple[Any, str]", fsspec.url_to_fs(path))
     except (ImportError, ValueError) as error:  # a package is missing, or a protocol unknown
         raise UnreadableError("unreadable_file", f"it cannot be read: {error}") from error
 
@@ -197,36 +194,13 @@ def _kind_by_name(name: str) -> str | None:
     return next((kind for kind, endings in _KINDS.items() if lower.endswith(endings)), None)
 
 
-def _kind_of(path: str) -> str:
-    """By the end of its name, or else by its first bytes."""
-    if kind := _kind_by_name(path):
-        return kind
-    with _open_file(path) as file:
+def _kind_by_content(path: str) -> str:
+    with _open(path) as file:
         head = file.read(4)
         kind = _SIGNATURES.get(head, PICTURE)
-        if head[:2] == GZIP:
+        if head[:2] == readers.GZIP:
             kind = "tar"
             file.seek(0)
-            with suppress(OSError, EOFError, zlib.error):
+            with suppress(*readers.DAMAGE):
                 head = gzip.GzipFile(fileobj=file).read(3)
-    return "idx" if head[:3] == IDX_UINT8 else kind
-
-
-def _cut(pieces: Iterable[Piece], most_rows: int) -> Iterator[Block]:
-    number = first_row = rows = size = 0
-    gathered: list[Piece] = []
-    for piece in pieces:
-        start = piece.start
-        while start < piece.stop:
-            room = most_rows - rows
-            if piece.image_bytes:
-                room = min(room, (BLOCK_BYTES - size) // piece.image_bytes)
-            if room < 1 and gathered:
-                yield Block(number, first_row, tuple(gathered))
-                number, first_row, rows, size, gathered = number + 1, first_row + rows, 0, 0, []
-                continue
-            taken = min(max(room, 1), piece.stop - start)
-            gathered.append(piece._replace(start=start, stop=start + taken))
-            start, rows, size = start + taken, rows + taken, size + taken * piece.image_bytes
-    if gathered:
-        yield Block(number, first_row, tuple(gathered))
+    return "idx" if head[:3] == readers.IDX_UINT8 else kind

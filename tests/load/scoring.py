@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -25,8 +26,7 @@ from numpy.typing import NDArray
 
 from app.cli.machine import describe_machine
 from app.scoring.local import usable_cores
-from app.scoring.readers import open_idx
-from app.scoring.sources import BLOCK_ROWS
+from app.scoring.sources import BLOCK_ROWS, Piece, open_images
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines import build_engine
 from model.engines.protocol import sample_probs
@@ -133,9 +133,8 @@ def main() -> None:
     source = next(folder.glob("train-images-idx3-ubyte*"), None)
     if source is None:
         sys.exit(f"no MNIST in {folder}; set {DATA_DIR_VARIABLE} to a folder that has it")
-    with source.open("rb") as file:
-        found = list(zip(range(_ENGINE_IMAGES), open_idx(file, str(source)).read(0), strict=False))
-    pixels = np.stack([np.asarray(image) for _, (_, image) in found])
+    with open_images(Piece(str(source), "idx"), None) as images:
+        pixels = np.stack([image for _, image in islice(images.read(0), _ENGINE_IMAGES)])
     print(f"{describe_machine()}; {arguments.passes} passes, {arguments.workers} threads")
     options = ["--workers", str(arguments.workers)]
     options += ["--ray", arguments.ray] if arguments.ray else []

@@ -60,12 +60,12 @@ import time
 from app.__main__ import main
 from app.scoring import sources
 
-def cut_slowly(*arguments, cut=sources._cut):
-    for block in cut(*arguments):
+def blocks_slowly(self, most_rows, blocks=sources.Input.blocks):
+    for block in blocks(self, most_rows):
         yield block
         time.sleep(0.3)
 
-sources.BLOCK_ROWS, sources._cut = {}, cut_slowly
+sources.BLOCK_ROWS, sources.Input.blocks = {}, blocks_slowly
 main()
 """
 

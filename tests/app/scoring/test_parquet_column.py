@@ -43,7 +43,7 @@ def read(path: Path, column: str | None = None, start: int = 0) -> list[Item]:
     with path.open("rb") as file:
         images = open_parquet(file, str(path), column)
         found = list(images.read(start))
-    assert start + len(found) == images.count()
+    assert start + len(found) == images.number()
     return found
 
 
