@@ -34,7 +34,7 @@ def test_a_stopped_run_ends_and_another_continues(how: signal.Signals, tmp_path:
 
     _, errors = process.communicate(timeout=60)
 
-    assert not output.exists()
+    assert not output.exists(), errors
     if how is signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
