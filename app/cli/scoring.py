@@ -70,26 +70,21 @@ def _run(given: argparse.Namespace, stderr: TextIO) -> int:
         stderr.write(f"dropserve: {output} is there already, from a run like this one\n")
         return _exit_code(tally, output, stderr)
     with parts.open(start_anew=given.overwrite), Progress(stderr, images) as shown:
-        asked: dict[int, int] = {}  # the number of the block that begins with a row
-        numbers = 0
 
         def left() -> Iterator[Block]:
-            nonlocal numbers
             for block in source.blocks(question.block_rows):
-                numbers = block.number + 1
-                failed = parts.count_failures(block.number, block.rows)
+                failed = parts.count_failures(block.first_row, block.first_row + block.rows)
                 if failed is None:
-                    asked[block.first_row] = block.number
                     yield block
                 else:
                     shown.found(block.rows, failed)
 
         with closing(_scored(given, question, left())) as scored:
             for batch in scored:
-                write(batch, parts.path(asked.pop(batch["row"][0].as_py())))
+                write(batch, parts.path(batch["row"][0].as_py()))
                 shown.advance(batch.num_rows, failures_in(batch))
         tally = {"images": images, "failed": shown.failed}
-        parts.join(numbers, tally)
+        parts.join(tally)
     stderr.write(
         f"dropserve: {output}: {images:,} images, {shown.scored:,} of them in this run in "
         f"{shown.seconds:,.1f} s ({shown.start_seconds:,.1f} s until the first), "

@@ -4,16 +4,46 @@ Every number is made by the functions of `model` that make the server's, over an
 rounded to float32 as its answer is: a row equals the answer for the same image and seed.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 
-from app.scoring.parts import table_schema
+from app.schemas import TABLE, McPrediction
 from model.uncertainty.calibration import Calibration, apply_temperature
 from model.uncertainty.decisions import decide
 from model.uncertainty.statistics import Summary
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
+# Arrow's type of a value by the type that the answer's field declares.
+_VALUES = {int: pa.int32(), float: pa.float32(), str: _WORD}
+
+
+def table_schema(classes: int) -> pa.Schema:
+    """The columns of the table, one row an answered image: what `schemas` declares for it.
+
+    A decision is two columns, its outcome and its reason. `row` is the number in the input.
+    """
+    types = get_type_hints(McPrediction)
+    fields = [pa.field("row", pa.int64(), nullable=False)]
+    fields += [pa.field("source", pa.string(), nullable=False)]
+    for each in dataclasses.fields(McPrediction):
+        if TABLE not in each.metadata["places"]:
+            continue
+        if each.name == "decision":
+            fields += [pa.field("decision", _WORD), pa.field("reason", _WORD)]
+            continue
+        options = get_args(types[each.name])
+        is_nullable, is_list = type(None) in options, each.metadata["axes"]
+        kind = options[0] if is_nullable else types[each.name]
+        value = (
+            pa.int64() if each.name == "seed" else _VALUES[get_args(kind)[0] if is_list else kind]
+        )
+        value = pa.list_(value, classes) if is_list else value
+        fields.append(pa.field(each.name, value, nullable=is_nullable))
+    return pa.schema(fields)
 
 
 def answer_columns(

@@ -71,7 +71,7 @@ def score_on_ray(
         for row in scored.iter_rows():
             if row["refused"]:
                 raise ModelError(row["refused"])
-            yield pa.ipc.open_stream(row["batch"]).read_next_batch()
+            yield from pa.ipc.open_stream(row["answers"])
     except RayError as error:
         raise ClusterError(f"Ray gave up ({str(error).strip().splitlines()[-1]})") from error
     finally:
@@ -106,14 +106,17 @@ class _Actor:
         self._asked.append(row["block"])
         try:
             self._scored = self._scored or self._score()
-            answers = next(self._scored)
+            answers = [next(self._scored)]
+            while sum(batch.num_rows for batch in answers) < row["block"].rows:
+                answers.append(next(self._scored))
         except (ModelError, UsageError) as error:
             self._scored = None
-            return {"batch": b"", "refused": str(error)}
+            return {"answers": b"", "refused": str(error)}
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, answers.schema) as writer:
-            writer.write_batch(answers)
-        return {"batch": sink.getvalue().to_pybytes(), "refused": ""}
+        with pa.ipc.new_stream(sink, answers[0].schema) as writer:
+            for batch in answers:
+                writer.write_batch(batch)
+        return {"answers": sink.getvalue().to_pybytes(), "refused": ""}
 
     def _score(self) -> Iterator[pa.RecordBatch]:
         """Draws each block as it is asked for, so that a file stays open for the next."""

@@ -1,25 +1,24 @@
 """What is kept on the disk: parts of the table while a run goes on, then the table itself.
 
-Every part is written whole or not at all, under the number of its block, so that a run that is
-killed at any moment goes on with the blocks that have none. A manifest says what the parts belong
-to. At the end they are joined in order; the table takes its name as the very last step.
+Every part is written whole or not at all, under the number of its first row, so that a run that is
+killed at any moment goes on with the blocks whose parts are not all there. A manifest says what the
+parts belong to. At the end they are joined in order; the table takes its name as the last step.
 """
 
-import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, get_args, get_type_hints
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from app.errors import UsageError
-from app.schemas import TABLE, McPrediction
 from model.files import write_atomically
 
 try:
@@ -31,35 +30,6 @@ GROUP_ROWS = 65_536  # of the finished table that are in memory together
 _RUN_KEY = b"dropserve"  # in the metadata of the table, for what it is, as JSON
 _CHANGED = "files of the input have changed"
 _ERROR = ["code", "message"]  # in a part, why an image has no answer; the table has neither
-
-_WORD = pa.dictionary(pa.int32(), pa.string())
-# Arrow's type of a value by the type that the answer's field declares.
-_VALUES = {int: pa.int32(), float: pa.float32(), str: _WORD}
-
-
-def table_schema(classes: int) -> pa.Schema:
-    """The columns of the table, one row an answered image: what `schemas` declares for it.
-
-    A decision is two columns, its outcome and its reason. `row` is the number in the input.
-    """
-    types = get_type_hints(McPrediction)
-    fields = [pa.field("row", pa.int64(), nullable=False)]
-    fields += [pa.field("source", pa.string(), nullable=False)]
-    for each in dataclasses.fields(McPrediction):
-        if TABLE not in each.metadata["places"]:
-            continue
-        if each.name == "decision":
-            fields += [pa.field("decision", _WORD), pa.field("reason", _WORD)]
-            continue
-        options = get_args(types[each.name])
-        is_nullable, is_list = type(None) in options, each.metadata["axes"]
-        kind = options[0] if is_nullable else types[each.name]
-        value = (
-            pa.int64() if each.name == "seed" else _VALUES[get_args(kind)[0] if is_list else kind]
-        )
-        value = pa.list_(value, classes) if is_list else value
-        fields.append(pa.field(each.name, value, nullable=is_nullable))
-    return pa.schema(fields)
 
 
 def failures_path(output: Path) -> Path:
@@ -141,56 +111,62 @@ class Parts:
                 )
             yield
 
-    def path(self, number: int) -> Path:
-        """Of a part."""
-        return self.folder / f"{number:08d}.arrow"
+    def path(self, row: int) -> Path:
+        """Of the part that begins with a row."""
+        return self.folder / f"{row:012d}.arrow"
 
-    def count_failures(self, number: int, rows: int) -> int | None:
-        """Of a part that is there and whole the images that failed; None: it has to be made."""
+    def read(self, first: int, last: int) -> Iterator[pa.RecordBatch]:
+        """The parts that have a range of rows, in order.
+
+        Raises:
+            FileNotFoundError: one is missing.
+            pa.ArrowException: one is damaged.
+        """
+        while first < last:
+            with pa.OSFile(str(self.path(first))) as file:
+                yield (part := pa.ipc.open_file(file).get_batch(0))
+            first += part.num_rows
+
+    def count_failures(self, first: int, last: int) -> int | None:
+        """Of a range of rows those that failed; None: they have to be scored."""
         try:
-            part = read_part(self.path(number))
+            return sum(len(failures_in(part)) for part in self.read(first, last))
         except (pa.ArrowException, OSError):
             return None
-        return len(failures_in(part)) if part.num_rows == rows else None
 
-    def join(self, parts: int, tally: Mapping[str, int]) -> None:
-        """Makes the table and the list of failures from parts 0 to `parts`, and removes them."""
+    def join(self, tally: Mapping[str, int]) -> None:
+        """Makes the table and the list of failures from the parts, and removes them."""
         listed = failures_path(self._output)
-        table, failures = (
-            each.with_name(f".{each.name}.joining") for each in (self._output, listed)
-        )
-        try:
-            with failures.open("w", encoding="utf-8") as lines:
-                self._join(parts, tally, table, lines)
-            if failures.stat().st_size:
-                failures.replace(listed)
-            else:
-                listed.unlink(missing_ok=True)
-            table.replace(self._output)
-        finally:
-            for path in (table, failures):
-                path.unlink(missing_ok=True)
+        table, failures = self.folder / "table", self.folder / "failures"
+        with failures.open("w", encoding="utf-8") as lines:
+            self._join(tally, table, lines)
+        if failures.stat().st_size:
+            failures.replace(listed)
+        else:
+            listed.unlink(missing_ok=True)
+        table.replace(self._output)
         # The manifest first: without it, what is left belongs to nothing.
         self._manifest_path.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _join(self, parts: int, tally: Mapping[str, int], path: Path, lines: IO[str]) -> None:
-        schema = table_schema(read_part(self.path(0)).schema.field("mean").type.list_size)
+    def _join(self, tally: Mapping[str, int], path: Path, lines: IO[str]) -> None:
+        parts = self.read(0, tally["images"])
+        first = next(parts)
         document = json.dumps({"run": self._manifest, "tally": tally})
+        schema = pa.schema([each for each in first.schema if each.name not in _ERROR])
         schema = schema.with_metadata({_RUN_KEY: document.encode()})
         words = [each.name for each in schema if pa.types.is_dictionary(each.type)]
         waiting = schema.empty_table()
         with pq.ParquetWriter(path, schema, use_dictionary=words, compression="zstd") as writer:
-            for number in range(parts):
-                part = read_part(self.path(number))
+            for part in chain([first], parts):
                 lines.writelines(json.dumps(each) + "\n" for each in failures_in(part))
                 answered = part.filter(pc.field("code").is_null()).select(schema.names)
-                answered = pa.Table.from_arrays(answered.columns, schema=schema)
-                waiting = pa.concat_tables([waiting, answered])
-                while len(waiting) >= GROUP_ROWS or (number == parts - 1 and len(waiting)):
-                    group = waiting.slice(0, GROUP_ROWS).unify_dictionaries()
-                    writer.write_table(group, GROUP_ROWS)
+                waiting = pa.concat_tables([waiting, pa.Table.from_batches([answered])])
+                while len(waiting) >= GROUP_ROWS:
+                    writer.write_table(waiting.slice(0, GROUP_ROWS).unify_dictionaries())
                     waiting = waiting.slice(GROUP_ROWS)
+            if len(waiting):
+                writer.write_table(waiting.unify_dictionaries())
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
@@ -201,12 +177,6 @@ def write(batch: pa.RecordBatch, path: Path) -> None:
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     write_atomically(path, sink.getvalue())
-
-
-def read_part(path: Path) -> pa.RecordBatch:
-    """A part as it was written."""
-    with pa.OSFile(str(path)) as file:
-        return pa.ipc.open_file(file).get_batch(0)
 
 
 def failures_in(part: pa.RecordBatch) -> list[dict[str, Any]]:

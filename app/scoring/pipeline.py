@@ -6,7 +6,7 @@ each of its images, in order. Where an image has no answer, `code` and `message`
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +16,7 @@ from app.errors import ApiError
 from app.inference.jobs import draw_seed
 from app.inference.reading import read_picture
 from app.inference.served_checkpoint import load_served_checkpoint
-from app.scoring.answers import answer_columns
-from app.scoring.parts import table_schema
+from app.scoring.answers import answer_columns, table_schema
 from app.scoring.question import Question
 from app.scoring.readers import Failure, Item, UnreadableError, failure_of
 from app.scoring.sources import PICTURE, Block, Piece, open_images
@@ -35,6 +34,7 @@ _ERROR = [("code", pa.string()), ("message", pa.string())]
 _IMAGE = [("image", pa.binary()), ("height", pa.int32()), ("width", pa.int32())]
 # Images as the network sees them.
 _SEEN = [("pixels", pa.binary(SIDE * SIDE)), ("several_digits", pa.bool_())]
+BATCH_BYTES = 16 * 2**20
 _NO_ERROR = (None, None)
 _CHANGED = Failure("unreadable_file", "the file has changed since it was counted")
 
@@ -62,48 +62,53 @@ def load_network(question: Question) -> Network:
 
 
 def read(blocks: Iterable[Block], column: str | None) -> Iterator[pa.RecordBatch]:
-    """The images of blocks, a batch a block; a file stays open while blocks go on in it.
+    """The images of blocks, each in one batch, or in several if it takes much memory.
 
     Args:
-        blocks: each is drawn when its batch is asked for.
+        blocks: each is drawn when its first batch is asked for.
         column: of Parquet files; None: the one that holds images.
     """
-    images: Iterator[Item] = iter(())
-    following = ("", 0)  # the file that is open, and the number of its next image
-    with ExitStack() as opened:
-        for block in blocks:
-            rows: list[tuple[Any, ...]] = []
-            for piece in block.pieces:
-                index, failure = piece.start, piece.failure
-                try:
-                    if not failure and following != (piece.path, piece.start):
-                        opened.close()
-                        images = opened.enter_context(open_images(piece, column)).read(piece.start)
-                    following = (piece.path, piece.stop)
-                    for source, content in islice(images, 0 if failure else piece.stop - index):
-                        rows.append(
-                            (block.first_row + len(rows), printable(source), *_cells(content))
-                        )
-                        index += 1
-                except (UnreadableError, OSError) as error:
-                    failure, following = failure_of(error), ("", 0)
-                for missing in range(index, piece.stop):
-                    source = piece.path if _is_one(piece) else f"{piece.path}[{missing}]"
-                    cells = _cells(failure or _CHANGED)
-                    rows.append((block.first_row + len(rows), printable(source), *cells))
-            yield _batch(rows, [*_ROW, *_IMAGE, *_ERROR])
+    files = _Files(column)
+    for block in blocks:
+        row, size = block.first_row, 0
+        rows: list[tuple[Any, ...]] = []
+        for source, content in chain.from_iterable(map(files.read, block.pieces)):
+            cells: tuple[Any, ...] = (None, None, None, *content)
+            if isinstance(content, bytes):
+                cells = (content, None, None, *_NO_ERROR)
+            elif isinstance(content, np.ndarray):
+                cells = (content.tobytes(), *content.shape, *_NO_ERROR)
+            rows.append((row, printable(source), *cells))
+            row, size = row + 1, size + len(cells[0] or b"")
+            if size >= BATCH_BYTES or row == block.first_row + block.rows:
+                yield _batch(rows, [*_ROW, *_IMAGE, *_ERROR])
+                rows, size = [], 0
 
 
-def _is_one(piece: Piece) -> bool:
-    return piece.kind == PICTURE or piece.failure is not None
+class _Files:
+    """Reads pieces; a file stays open as long as they go on in it."""
 
+    def __init__(self, column: str | None) -> None:
+        self._column, self._opened = column, ExitStack()
+        self._images: Iterator[Item] = iter(())
+        self._next = ("", 0)  # the file that is open, and the number of its next image
 
-def _cells(content: Any) -> tuple[Any, ...]:
-    if isinstance(content, Failure):
-        return None, None, None, *content
-    if isinstance(content, bytes):
-        return content, None, None, *_NO_ERROR
-    return content.tobytes(), *content.shape, *_NO_ERROR
+    def read(self, piece: Piece) -> Iterator[Item]:
+        index, failure = piece.start, piece.failure
+        try:
+            if not failure and self._next != (piece.path, piece.start):
+                self._opened.close()
+                opened = self._opened.enter_context(open_images(piece, self._column))
+                self._images = opened.read(piece.start)
+            self._next = (piece.path, piece.stop)
+            for item in islice(self._images, 0 if failure else piece.stop - index):
+                yield item
+                index += 1
+        except (UnreadableError, OSError) as error:
+            failure, self._next = failure_of(error), ("", 0)
+        is_one = piece.kind == PICTURE or piece.failure
+        for missing in range(index, piece.stop):
+            yield piece.path if is_one else f"{piece.path}[{missing}]", failure or _CHANGED
 
 
 def prepare(batch: pa.RecordBatch, question: Question) -> pa.RecordBatch:
@@ -143,13 +148,17 @@ def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.R
     numbers = count()
     codes = batch["code"].to_pylist()
     places = pa.array([None if code else next(numbers) for code in codes], pa.int32())
-    kept = {name: batch[name] for name, _ in [*_ROW, *_ERROR]}
-    fields = [each.with_nullable(True) for each in table_schema(len(network.labels))]
-    schema = pa.schema([*fields, *(pa.field(*each) for each in _ERROR)])
-    for name, kind in zip(schema.names, schema.types, strict=True):
-        if name not in kept:
-            kept[name] = columns.get(name, pa.nulls(0, kind)).take(places)
-    return pa.record_batch([kept[name] for name in schema.names], schema=schema)
+    # Where there is no answer, also those columns are null that are not in the table.
+    schema = pa.schema(
+        [*table_schema(len(network.labels)), *map(pa.field, *zip(*_ERROR, strict=True))]
+    )
+    arrays = [
+        batch[field.name]
+        if field.name in batch.schema.names
+        else columns.get(field.name, pa.nulls(0, field.type)).take(places)
+        for field in schema
+    ]
+    return pa.record_batch(arrays, schema=schema)
 
 
 def _batch(rows: list[tuple[Any, ...]], fields: list[tuple[str, Any]]) -> pa.RecordBatch:

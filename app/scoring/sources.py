@@ -19,7 +19,7 @@ from app.scoring.parquet_column import open_parquet
 from app.scoring.readers import Failure, Images, UnreadableError, failure_of
 from model.files import IMAGE_ENDINGS, walk_files
 
-# A block is computed and written as a whole, and done anew if the run is killed before.
+# A block is done anew if the run is killed before all of it is written.
 BLOCK_ROWS = 1024
 BLOCK_BYTES = 16 * 2**20
 PICTURE = "picture"
@@ -52,7 +52,6 @@ class Piece(NamedTuple):
 class Block:
     """Consecutive images of the input that are scored and written together."""
 
-    number: int  # from 0
     first_row: int  # number of its first image in the whole input
     rows: int  # how many images
     pieces: tuple[Piece, ...]
@@ -80,7 +79,7 @@ class Input:
 
     def blocks(self, most_rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """The same images, cut where rows or bytes are enough."""
-        number = first_row = rows = size = 0
+        first_row = rows = size = 0
         pieces: list[Piece] = []
         for piece in self._files():
             start = piece.start
@@ -89,15 +88,15 @@ class Input:
                 if piece.image_bytes:
                     room = min(room, (BLOCK_BYTES - size) // piece.image_bytes)
                 if room < 1 and pieces:
-                    yield Block(number, first_row, rows, tuple(pieces))
-                    number, first_row, rows, size, pieces = number + 1, first_row + rows, 0, 0, []
+                    yield Block(first_row, rows, tuple(pieces))
+                    first_row, rows, size, pieces = first_row + rows, 0, 0, []
                     continue
                 stop = min(start + max(room, 1), piece.stop)
                 pieces.append(piece._replace(start=start, stop=stop))
                 rows, size = rows + stop - start, size + (stop - start) * piece.image_bytes
                 start = stop
         if pieces:
-            yield Block(number, first_row, rows, tuple(pieces))
+            yield Block(first_row, rows, tuple(pieces))
 
     def _files(self) -> Iterator[Piece]:
         """Every file as one piece."""

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from app.scoring.answers import answer_columns
-from app.scoring.parts import table_schema
+from app.scoring.answers import answer_columns, table_schema
 from model.checkpoint import Checkpoint
 from model.uncertainty.calibration import read_calibration
 from model.uncertainty.statistics import summarise

@@ -10,7 +10,8 @@ import pytest
 
 from app.errors import UsageError
 from app.scoring import parts, sources
-from app.scoring.parts import table_schema, write
+from app.scoring.answers import table_schema
+from app.scoring.parts import write
 from model.files import write_atomically
 from tests.app.scoring.inputs import PIXELS, write_idx
 from tests.app.scoring.runs import failures, rows, score
@@ -95,7 +96,7 @@ def part(rows: list[int], failed: list[int] | None = None) -> pa.RecordBatch:
         )
     for field in errors:
         arrays[field.name] = [None if row in rows else field.name for row in every]
-    schema = pa.schema([*(each.with_nullable(True) for each in table_schema(2)), *errors])
+    schema = pa.schema([*table_schema(2), *errors])
     return pa.record_batch(
         [pa.array(arrays[each.name], each.type, safe=False) for each in schema], schema=schema
     )
@@ -109,9 +110,9 @@ def output(tmp_path: Path) -> Path:
 def test_parts_are_joined_in_order_whatever_the_order_they_were_written_in(output: Path) -> None:
     folder = parts.Parts(output, MANIFEST)
     with folder.open():
-        for number, content in ((2, part([5])), (0, part([0, 1])), (1, part([2, 4], [3]))):
-            write(content, folder.path(number))
-        folder.join(3, {"images": 6, "failed": 1})
+        for content in (part([5]), part([0, 1]), part([2, 4], [3])):
+            write(content, folder.path(content["row"][0].as_py()))
+        folder.join({"images": 6, "failed": 1})
 
     table = pq.read_table(output)
     assert table.select(["row", "label"]).to_pylist() == [
@@ -126,13 +127,14 @@ def test_a_part_that_is_not_whole_has_to_be_made_again(output: Path) -> None:
     folder = parts.Parts(output, MANIFEST)
     with folder.open():
         write(part([0, 2], [1]), folder.path(0))
-        write(part([3, 4]), folder.path(1))
-        os.truncate(folder.path(1), folder.path(1).stat().st_size - 9)
+        write(part([3, 4]), folder.path(3))
+        write(part([5, 6]), folder.path(5))
+        os.truncate(folder.path(5), folder.path(5).stat().st_size - 9)
 
-        assert folder.count_failures(0, rows=3) == 1
-        assert folder.count_failures(0, rows=4) is None
-        assert folder.count_failures(1, rows=2) is None
-        assert folder.count_failures(2, rows=2) is None
+        assert folder.count_failures(0, 3) == folder.count_failures(0, 5) == 1
+        assert folder.count_failures(3, 5) == 0
+        for first, last in ((1, 3), (5, 7), (0, 7), (7, 8)):
+            assert folder.count_failures(first, last) is None
 
 
 @pytest.mark.parametrize(
@@ -151,9 +153,9 @@ def test_parts_of_something_else_are_kept_and_the_difference_is_named(
 
     with pytest.raises(UsageError, match=message), other.open():
         pass
-    assert other.count_failures(0, rows=1) == 0
+    assert other.count_failures(0, 1) == 0
     with other.open(start_anew=True):
-        assert other.count_failures(0, rows=1) is None
+        assert other.count_failures(0, 1) is None
 
 
 def test_two_runs_do_not_write_one_table(output: Path) -> None:

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pytest
 
 from app.schemas import McParameters
-from app.scoring.parts import failures_in, table_schema
+from app.scoring import pipeline
+from app.scoring.answers import table_schema
+from app.scoring.parts import failures_in
 from app.scoring.pipeline import Network, load_network, predict, prepare, read
 from app.scoring.question import Question
 from app.scoring.sources import Block, Input
@@ -92,3 +94,18 @@ def test_what_changes_after_the_survey_fails_and_the_rest_is_read(tmp_path: Path
     changed, missing = "the file has changed since it was counted", "there is no such file"
     assert batch["message"].to_pylist() == [None] * 2 + [changed] * 2 + [missing] * 4 + [None]
     assert batch["source"].to_pylist()[2:5] == [f"{first}[2]", f"{first}[3]", f"{gone}[0]"]
+
+
+def test_a_block_that_takes_much_memory_is_several_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", 9)
+    monkeypatch.setattr(pipeline, "BATCH_BYTES", 2 * len(png(PIXELS[0])))
+
+    batches = list(read(blocks_of(archive), None))
+
+    assert len(batches) > 3
+    assert [row for batch in batches for row in batch["row"].to_pylist()] == list(range(9))
+    output = tmp_path / "table.parquet"
+    assert score(archive, "--passes", "2", output=output) == 0
+    assert [row["row"] for row in rows(output)] == list(range(9))

@@ -109,11 +109,7 @@ def test_files_are_cut_into_blocks_of_as_many_rows(tmp_path: Path) -> None:
     second = write_idx(tmp_path / "b-idx3-ubyte", PIXELS[:4])
     found = list(Input([str(first), str(second)]).blocks(5))
 
-    assert [(block.number, block.first_row, block.rows) for block in found] == [
-        (0, 0, 5),
-        (1, 5, 5),
-        (2, 10, 1),
-    ]
+    assert [(block.first_row, block.rows) for block in found] == [(0, 5), (5, 5), (10, 1)]
     assert pieces_of(found[1]) == [(first.name, 5, 7), (second.name, 0, 3)]
 
 
