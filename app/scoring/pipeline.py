@@ -18,8 +18,8 @@ from app.inference.reading import read_picture
 from app.inference.served_checkpoint import load_served_checkpoint
 from app.scoring.answers import answer_columns, table_schema
 from app.scoring.question import Question
-from app.scoring.readers import Failure, Item, UnreadableError, failure_of
-from app.scoring.sources import PICTURE, Block, Piece, open_images
+from app.scoring.readers import Failure, Item, UnreadableError, failure_of, open_images
+from app.scoring.sources import PICTURE, Block, Piece, open_file
 from model.engines import build_engine
 from model.engines.protocol import Engine, sample_probs
 from model.files import printable
@@ -98,8 +98,9 @@ class _Files:
         try:
             if not failure and self._next != (piece.path, piece.start):
                 self._opened.close()
-                opened = self._opened.enter_context(open_images(piece, self._column))
-                self._images = opened.read(piece.start)
+                file = self._opened.enter_context(open_file(piece.path))
+                images = open_images(file, piece.path, piece.kind, self._column)
+                self._images = images.read(piece.start)
             self._next = (piece.path, piece.stop)
             for item in islice(self._images, 0 if failure else piece.stop - index):
                 yield item

@@ -1,4 +1,4 @@
-"""The images in pictures, archives and arrays, from any of them on, in bounded memory."""
+"""The images in pictures, archives, arrays and columns, from any of them on, in bounded memory."""
 
 import gzip
 import math
@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import BytesIO
 from itertools import islice
 from lzma import LZMAError
 from pathlib import PurePosixPath
@@ -16,6 +17,7 @@ from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
@@ -116,6 +118,18 @@ def image_of(pixels: NDArray[Any]) -> Content:
     elif pixels.max() > 1:
         return pixels.astype(np.uint8, copy=False)
     return Failure("invalid_pixels", problem)
+
+
+def open_images(file: IO[bytes], path: str, kind: str, column: str | None) -> Images:
+    """The images of a file of a kind, see `sources`, or of a column of a Parquet file.
+
+    Raises:
+        UnreadableError: it is damaged, or not what it seems to be.
+    """
+    if kind == "parquet":
+        return _open_parquet(file, path, column)
+    kinds = {"zip": _open_zip, "tar": _open_tar, "numpy": _open_numpy, "idx": _open_idx}
+    return kinds.get(kind, _open_picture)(file, path)
 
 
 def _open_picture(file: IO[bytes], path: str) -> Images:
@@ -276,11 +290,87 @@ def _failure_of_array(
     return Failure("invalid_pixels", problem) if problem else None
 
 
-# By the kind of file; see `sources`.
-OPENERS = {
-    "picture": _open_picture,
-    "zip": _open_zip,
-    "tar": _open_tar,
-    "numpy": _open_numpy,
-    "idx": _open_idx,
-}
+# Looked for in this order; else the only column that can hold images.
+_USUAL_NAMES = ("image", "img", "pixels", "bytes", "content")
+# What is read at a time. Counted from the start of a row group, so that damage costs the same rows
+# wherever reading started.
+_BATCH_ROWS = 256
+_FILES = (pa.binary(), pa.large_binary())
+_LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+_MISSING = Failure("missing_image", "the column has no image in this row")
+_DAMAGED_COLUMN = "the image column is damaged here, and the rest of its row group is lost"
+_UNREADABLE = Failure("unreadable_column", f"{_DAMAGED_COLUMN}; write the file again")
+
+
+def _open_parquet(file: IO[bytes], path: str, column: str | None) -> Images:
+    with on_damage("corrupt_file", "this is no Parquet file that can be read; write it again"):
+        # Streams: a row group can be larger than memory.
+        opened = pq.ParquetFile(file, buffer_size=_READ_BYTES, pre_buffer=False)
+    name, content_of = _choose_column(opened.schema_arrow, column)
+
+    def read_group(group: int) -> Iterator[Content]:
+        try:
+            for batch in opened.iter_batches(
+                _BATCH_ROWS, row_groups=[group], columns=[name], use_threads=False
+            ):
+                # A whole batch before its first image: it is damaged as a whole.
+                yield from [content_of(value) for value in batch.column(0)]
+        except (pa.ArrowException, OSError):
+            return
+
+    def read(start: int) -> Iterator[Item]:
+        first = 0
+        for group in range(opened.num_row_groups):
+            last = first + opened.metadata.row_group(group).num_rows
+            images = read_group(group)
+            for index in range(first, last) if start < last else ():
+                image = next(images, _UNREADABLE)
+                if index >= start:
+                    yield f"{path}[{index}]", image
+            first = last
+
+    return Images(lambda: opened.metadata.num_rows, read)
+
+
+def _choose_column(schema: Any, wanted: str | None) -> tuple[str, Callable[[Any], Content]]:
+    usable = {field.name: use for field in schema if (use := _usage(field)) is not None}
+    usual = [name for name in _USUAL_NAMES if name in usable]
+    chosen = wanted or next(iter(usual or usable), None)
+    if chosen in usable and (wanted or usual or len(usable) == 1):
+        return usable[chosen]
+    types = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    problem = f"images are binary or lists of integers (pixels), and this file has {types}"
+    if wanted is not None and wanted not in schema.names:
+        problem = f"there is no column {wanted} in this file; it has {', '.join(schema.names)}"
+    elif usable and wanted is None:
+        problem = f"any of {', '.join(usable)} may be the images; name one with --column"
+    raise UnreadableError("unreadable_column", problem)
+
+
+def _usage(field: Any) -> tuple[str, Callable[[Any], Content]] | None:
+    """A column's path, and what turns its values into images; None: it holds none."""
+    kind = field.type
+    if kind in _FILES:
+        return field.name, _file_of
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        # As the field is written by Hugging Face's data sets.
+        is_file = kind.field("bytes").type in _FILES
+        return (f"{field.name}.bytes", lambda each: _file_of(each["bytes"])) if is_file else None
+    while isinstance(kind, _LISTS):
+        kind = kind.value_type
+        if pa.types.is_integer(kind):
+            return field.name, _pixels_of
+    return None
+
+
+def _file_of(value: Any) -> Content:
+    return read_image(BytesIO(value.as_py())) if value.is_valid else _MISSING
+
+
+def _pixels_of(value: Any) -> Content:
+    if not value.is_valid:
+        return _MISSING
+    try:
+        return image_of(np.array(value.as_py()))
+    except ValueError:
+        return Failure("invalid_pixels", "the rows of this image differ in length")

@@ -9,14 +9,13 @@ import glob
 import gzip
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from app.scoring import readers
-from app.scoring.parquet_column import open_parquet
-from app.scoring.readers import Failure, Images, UnreadableError, failure_of
+from app.scoring.readers import Failure, UnreadableError, failure_of
 from model.files import IMAGE_ENDINGS, walk_files
 
 # A block is done anew if the run is killed before all of it is written.
@@ -121,8 +120,8 @@ class Input:
             piece = Piece(path, _kind_by_name(path) or _kind_by_content(path), stamp, 0, 1, size)
             if piece.kind == PICTURE:
                 return piece
-            with open_images(piece, self._column) as images:
-                count = images.number()
+            with open_file(path) as file:
+                count = readers.open_images(file, path, piece.kind, self._column).number()
             if count == 0:
                 raise UnreadableError("unreadable_file", "there is no image in this file")
             piece = piece._replace(stop=count, image_bytes=size // count)
@@ -130,21 +129,6 @@ class Input:
             piece = piece._replace(failure=failure_of(error))
         self._surveyed[path, piece.stamp] = piece
         return piece
-
-
-@contextmanager
-def open_images(piece: Piece, column: str | None) -> Iterator[Images]:
-    """The images of the file of a piece.
-
-    Raises:
-        UnreadableError: it is damaged, or not what it seems to be.
-        OSError: it cannot be read.
-    """
-    with _open(piece.path) as file:
-        if piece.kind == "parquet":
-            yield open_parquet(file, piece.path, column)
-        else:
-            yield readers.OPENERS[piece.kind](file, piece.path)
 
 
 def _find(argument: str) -> Iterator[str]:
@@ -171,7 +155,8 @@ def _look_at(path: str) -> tuple[int, str]:
     return status.st_size, f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _open(path: str) -> IO[bytes]:
+def open_file(path: str) -> IO[bytes]:
+    """Opens a file by its path or URL."""
     system, name = _file_system(path)
     return Path(path).open("rb") if system is None else cast("IO[bytes]", system.open(name))
 
@@ -194,7 +179,7 @@ def _kind_by_name(name: str) -> str | None:
 
 
 def _kind_by_content(path: str) -> str:
-    with _open(path) as file:
+    with open_file(path) as file:
         head = file.read(4)
         kind = _SIGNATURES.get(head, PICTURE)
         if head[:2] == readers.GZIP:

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from app.cli.machine import describe_machine
 from app.scoring.local import usable_cores
-from app.scoring.sources import BLOCK_ROWS, Piece, open_images
+from app.scoring.readers import open_images
+from app.scoring.sources import BLOCK_ROWS
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines import build_engine
 from model.engines.protocol import sample_probs
@@ -133,8 +134,9 @@ def main() -> None:
     source = next(folder.glob("train-images-idx3-ubyte*"), None)
     if source is None:
         sys.exit(f"no MNIST in {folder}; set {DATA_DIR_VARIABLE} to a folder that has it")
-    with open_images(Piece(str(source), "idx"), None) as images:
-        pixels = np.stack([image for _, image in islice(images.read(0), _ENGINE_IMAGES)])
+    with source.open("rb") as file:
+        images = open_images(file, str(source), "idx", None).read(0)
+        pixels = np.stack([np.asarray(image) for _, image in islice(images, _ENGINE_IMAGES)])
     print(f"{describe_machine()}; {arguments.passes} passes, {arguments.workers} threads")
     options = ["--workers", str(arguments.workers)]
     options += ["--ray", arguments.ray] if arguments.ray else []

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.scoring.parquet_column import open_parquet
-from app.scoring.readers import Failure, Item, UnreadableError
+from app.scoring.readers import Failure, Item, UnreadableError, open_images
 from tests.app.scoring.inputs import PIXELS, encoded, write_parquet
 from tests.app.scoring.runs import failures, rows, score
 
@@ -41,7 +40,7 @@ def test_a_named_column_is_taken_and_an_unknown_one_explained(tmp_path: Path) ->
 
 def read(path: Path, column: str | None = None, start: int = 0) -> list[Item]:
     with path.open("rb") as file:
-        images = open_parquet(file, str(path), column)
+        images = open_images(file, str(path), "parquet", column)
         found = list(images.read(start))
     assert start + len(found) == images.number()
     return found

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.scoring.readers import Failure, Item, UnreadableError, image_of
-from app.scoring.sources import Input, open_images
+from app.scoring.readers import Failure, Item, UnreadableError, image_of, open_images
+from app.scoring.sources import Input
 from tests.app.scoring.inputs import PIXELS, png, write_idx, write_npz, write_tar, write_zip
 from tests.app.scoring.runs import failures, rows, score
 
@@ -20,8 +20,8 @@ def read(path: Path, start: int = 0) -> list[Item]:
     (piece,) = block.pieces
     if piece.failure:
         raise UnreadableError(*piece.failure)
-    with open_images(piece, None) as images:
-        found = list(images.read(start))
+    with path.open("rb") as file:
+        found = list(open_images(file, str(path), piece.kind, None).read(start))
     assert start + len(found) == block.rows
     return found
 
