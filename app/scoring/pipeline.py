@@ -68,28 +68,29 @@ def read(blocks: Iterable[Block], column: str | None) -> Iterator[pa.RecordBatch
         blocks: each is drawn when its first batch is asked for.
         column: of Parquet files; None: the one that holds images.
     """
-    files = _Files(column)
-    for block in blocks:
-        row, size = block.first_row, 0
-        rows: list[tuple[Any, ...]] = []
-        for source, content in chain.from_iterable(map(files.read, block.pieces)):
-            cells: tuple[Any, ...] = (None, None, None, *content)
-            if isinstance(content, bytes):
-                cells = (content, None, None, *_NO_ERROR)
-            elif isinstance(content, np.ndarray):
-                cells = (content.tobytes(), *content.shape, *_NO_ERROR)
-            rows.append((row, printable(source), *cells))
-            row, size = row + 1, size + len(cells[0] or b"")
-            if size >= BATCH_BYTES or row == block.first_row + block.rows:
-                yield _batch(rows, [*_ROW, *_IMAGE, *_ERROR])
-                rows, size = [], 0
+    with ExitStack() as opened:
+        files = _Files(column, opened)
+        for block in blocks:
+            row, size = block.first_row, 0
+            rows: list[tuple[Any, ...]] = []
+            for source, content in chain.from_iterable(map(files.read, block.pieces)):
+                cells: tuple[Any, ...] = (None, None, None, *content)
+                if isinstance(content, bytes):
+                    cells = (content, None, None, *_NO_ERROR)
+                elif isinstance(content, np.ndarray):
+                    cells = (content.tobytes(), *content.shape, *_NO_ERROR)
+                rows.append((row, printable(source), *cells))
+                row, size = row + 1, size + len(cells[0] or b"")
+                if size >= BATCH_BYTES or row == block.first_row + block.rows:
+                    yield _batch(rows, [*_ROW, *_IMAGE, *_ERROR])
+                    rows, size = [], 0
 
 
 class _Files:
     """Reads pieces; a file stays open as long as they go on in it."""
 
-    def __init__(self, column: str | None) -> None:
-        self._column, self._opened = column, ExitStack()
+    def __init__(self, column: str | None, opened: ExitStack) -> None:
+        self._column, self._opened = column, opened
         self._images: Iterator[Item] = iter(())
         self._next = ("", 0)  # the file that is open, and the number of its next image
 
