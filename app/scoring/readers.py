@@ -262,8 +262,10 @@ def _array(
             stream.seek(begin + start * row_bytes)  # compressed streams can do that, too
             at_a_time = max(1, _READ_BYTES // row_bytes) * row_bytes
             while whole := len(content := stream.read(at_a_time)) // row_bytes:
-                found = np.frombuffer(content[: whole * row_bytes], dtype)
-                yield from map(image_of, found.reshape(whole, *shape[1:]))
+                found = np.frombuffer(content[: whole * row_bytes], dtype).reshape(whole, -1)
+                is_plain = dtype == np.uint8 and found.max(axis=1).min() > 1
+                images = found.reshape(whole, *(shape[1:] if len(shape) > 2 else (SIDE, SIDE)))
+                yield from images if is_plain else map(image_of, images)
 
     def read(start: int) -> Iterator[Item]:
         found = iter([failure]) if failure else rows(start)
