@@ -117,19 +117,21 @@ def prepare(batch: pa.RecordBatch, question: Question) -> pa.RecordBatch:
     """What the network sees, as the server has it from the same bytes or pixels."""
     mode, most = question.parameters.preprocess, question.settings.max_pixels
     rows: list[tuple[Any, ...]] = []
-    columns = (column.to_pylist() for column in batch.columns)
-    for row, source, image, height, width, code, message in zip(*columns, strict=True):
-        seen: tuple[Any, ...] = (None, None, code, message)
+    read = (batch[name].to_pylist() for name, _ in [*_IMAGE, *_ERROR])
+    for image, height, width, *error in zip(*read, strict=True):
+        seen: tuple[Any, ...] = (None, None, *error)
         try:
             if height is not None:
                 image = np.frombuffer(image, np.uint8).reshape(height, width)
             if image is not None:
                 pixels, boxes = read_picture(image, mode, max_pixels=most)
                 seen = (pixels.tobytes(), bool(boxes), *_NO_ERROR)
-        except ApiError as error:
-            seen = (None, None, error.code, error.message)
-        rows.append((row, source, *seen))
-    return _batch(rows, [*_ROW, *_SEEN, *_ERROR])
+        except ApiError as refused:
+            seen = (None, None, refused.code, refused.message)
+        rows.append(seen)
+    made = _batch(rows, [*_SEEN, *_ERROR])
+    fields = [*_ROW, *_SEEN, *_ERROR]
+    return pa.record_batch([batch["row"], batch["source"], *made.columns], schema=pa.schema(fields))
 
 
 def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.RecordBatch:
