@@ -3,7 +3,6 @@
 import argparse
 import errno
 import os
-import signal
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
@@ -15,7 +14,6 @@ from tqdm import tqdm
 
 from app.errors import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_USAGE,
     ApiError,
@@ -39,12 +37,8 @@ _SHOWN_FAILURES = 10
 
 def run_score(given: argparse.Namespace, stderr: TextIO) -> int:
     """Scores the images that the options name; returns the exit code."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         return _run(given, stderr)
-    except KeyboardInterrupt:
-        message, code = f"interrupted; {_CONTINUE}", EXIT_INTERRUPTED
-        stderr.write("\n")
     except (UsageError, SettingsError, ModelError) as error:
         message, code = str(error), EXIT_USAGE
     except ClusterError as error:
@@ -54,8 +48,6 @@ def run_score(given: argparse.Namespace, stderr: TextIO) -> int:
         if error.errno in _NO_ROOM:
             what = f"there is no room for the table ({what}): make some, then {_CONTINUE}"
         message, code = f"{given.output}: {what}", EXIT_FAILED
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     stderr.write(f"dropserve: {message}\n")
     return code
 

@@ -22,7 +22,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_ends_and_another_continues(how: signal.Signals, tmp_path: Path) -> None:
     source = write_idx(tmp_path / "x-idx3-ubyte", np.concatenate([PIXELS] * 20))
     output = tmp_path / "table.parquet"

@@ -4,7 +4,6 @@ import argparse
 import errno
 import io
 import resource
-import signal
 import subprocess
 from pathlib import Path
 
@@ -105,16 +104,13 @@ def run(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("app.cli.scoring._run", fail)
     stderr = io.StringIO()
-    before = signal.getsignal(signal.SIGTERM)
     code = run_score(argparse.Namespace(output=tmp_path / "t.parquet"), stderr)
-    assert signal.getsignal(signal.SIGTERM) is before
     return code, stderr.getvalue()
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again"),
         (UsageError("what to do"), 2, "dropserve: what to do"),
         (SettingsError("what to do"), 2, "dropserve: what to do"),
         (CheckpointError("what to do"), 2, "dropserve: what to do"),
