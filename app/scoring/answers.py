@@ -66,8 +66,14 @@ def answer_columns(
     digits = probabilities.argmax(axis=-1)
     scores = np.array(predictive, np.float32)
     decisions = [
-        decide(mean, score, calibration.threshold, several_digits=several)
-        for mean, score, several in zip(means, scores.tolist(), several_digits, strict=True)
+        decide(mean, score, calibration, mutual_information=disagreement, several_digits=several)
+        for mean, score, disagreement, several in zip(
+            means,
+            scores.tolist(),
+            np.array(information, np.float32).tolist(),
+            several_digits,
+            strict=True,
+        )
     ]
     columns = {
         "digit": digits,

@@ -57,7 +57,7 @@ def load_network(question: Question) -> Network:
     settings = question.settings
     checkpoint = load_served_checkpoint(settings)
     engine = build_engine(checkpoint.network, settings.device, settings.precision)
-    calibration = read_calibration(checkpoint.calibration, "mc")
+    calibration = read_calibration(checkpoint.calibration, "mc", question.parameters.passes)
     return Network(checkpoint.version, engine, calibration, tuple(checkpoint.network.config.labels))
 
 
