@@ -382,8 +382,8 @@ def test_what_the_page_says_about_dropout_comes_from_the_model(
     # As a share of one where it is one: 0.199 is one in five, 0.398 is 40 %.
     is_one_in = abs(1 / rate - round(1 / rate)) < 0.1
     share = f"1 in {1 / rate:.0f}" if is_one_in else f"{100 * rate:.0f}\u00a0%"
-    assert page.inner_text("#intro p").startswith(
-        f"Dropout switches off a random {share} of the neurons, others in each pass."
+    assert page.locator("#intro p").first.inner_text() == (
+        f"Dropout switches off, anew for each pass, a random {share} of the neurons."
     )
 
 
