@@ -315,8 +315,7 @@ function quantile(sorted, share) {
 }
 
 function move(element, x, y) {
-  element.setAttribute("x", x);
-  element.setAttribute("y", y);
+  element.setAttribute("transform", `translate(${x} ${y})`); // other moves count as shifts
 }
 
 export function shape(kind, attributes = {}) {
