@@ -76,11 +76,11 @@ def read(blocks: Iterable[Block], column: str | None) -> Iterator[pa.RecordBatch
             row, size = block.first_row, 0
             items: list[tuple[Any, ...]] = []
             for source, content in chain.from_iterable(map(files.read, block.pieces)):
-                cells: tuple[Any, ...] = (None, None, None, *content)
+                cells: tuple[Any, ...] = (content, None, None, None, None)
                 if isinstance(content, np.ndarray):
                     cells = (content.tobytes(), *content.shape, None, None)
-                elif isinstance(content, bytes):
-                    cells = (content, None, None, None, None)
+                elif isinstance(content, Failure):
+                    cells = (None, None, None, *content)
                 items.append((printable(source), *cells))
                 size += len(cells[0] or b"")
                 last = row + len(items)
