@@ -379,12 +379,11 @@ def test_what_the_page_says_about_dropout_comes_from_the_model(
     model = httpx.get(f"{server.address}/model").json()
     (rate,) = set(model["config"]["dropout_rates"])
     expect(page.locator("#model")).to_have_text(f"Model {model['version']}")
+    expect(page.locator("#rate-text")).to_have_text(f"{rate:.2f}, the network's own")
     # As a share of one where it is one: 0.199 is one in five, 0.398 is 40 %.
     is_one_in = abs(1 / rate - round(1 / rate)) < 0.1
     share = f"1 in {1 / rate:.0f}" if is_one_in else f"{100 * rate:.0f}\u00a0%"
-    assert page.locator("#intro p").first.inner_text() == (
-        f"Dropout switches off, anew for each pass, a random {share} of the neurons."
-    )
+    expect(page.locator("#facts")).to_contain_text(f"switches off a random {share} of the neurons")
 
 
 # The numbers

@@ -22,7 +22,7 @@ import {
 } from "./sharing.js";
 import { watchTheme } from "./theme.js";
 import { Tracks } from "./tracks.js";
-import { dropoutWords, sentence, wordsFor } from "./words.js";
+import { sentence, wordsFor } from "./words.js";
 
 const SETTLE_MS = 700; // without a further stroke: the drawing is done
 const SPOKEN_AFTER_MS = 400; // with the settling and the playing more than a second after it
@@ -370,7 +370,6 @@ async function loadModel() {
     if (network !== settings.network) return;
     const { layer_sizes: sizes, dropout_rates: rates } = model.config;
     showCard({ link: find("model"), facts: find("facts") }, model);
-    find("dropped-share").textContent = dropoutWords(rates);
     settings.setOwnRates(rates);
     passes.build(sizes.slice(1, -1));
     const isOther = labels.join() !== model.config.labels.join();
