@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any
 
 import httpx
@@ -25,8 +26,8 @@ from tests.samples.draw import draw_digit
 
 
 async def test_large_and_small_files_get_the_same_treatment(client: httpx.AsyncClient) -> None:
-    # 140x140 is decoded in a thread and its 28x28 on the event loop.
-    picture = sample("5.png")
+    # A TIFF is decoded in a thread, and its 28x28 on the event loop.
+    picture = encode(Image.open(BytesIO(sample("5.png"))), "TIFF")
 
     for path in ("/predict", "/predict/mc?seed=1"):
         large_answer = await client.post(path, content=picture)
