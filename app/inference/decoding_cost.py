@@ -25,7 +25,7 @@ _OF_FORMAT: dict[Format, tuple[float, float]] = {
     "TIFF": (0, 3),
 }
 # Finding the digit, in a picture that is scaled down before if it is large; ns.
-_FINDING, _FINDING_PIXEL, _MOST_FINDING = 500_000, 3, 4_000_000
+_FINDING, _FINDING_PIXEL, _MOST_FINDING = 1_000_000, 4, 8_000_000
 # A file of many empty ones would take long to look through.
 _MOST_JPEG_SEGMENTS = 200
 

@@ -11,7 +11,7 @@ from model.literals import SIDE
 
 # The longer side of a digit in MNIST's convention. The width of strokes is adjusted at MNIST's
 # resolution times `_FINE`, after soft edges were made steeper, as a pen's on paper are.
-BOX, _FINE, _STEEPNESS = 20, 4, 2.5
+BOX, _FINE, _STEEPNESS = 20, 6, 2.5
 # Limits of the stroke width, in MNIST's pixels: 25 % of MNIST's training images have less than the
 # first, and 4 % have more than the second. Strokes are thinned by at most the third, as a share of
 # their width, so that none breaks.
