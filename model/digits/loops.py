@@ -202,7 +202,7 @@ def find_regions(values: Pixels, threshold: int, is_ink: bool) -> tuple[Labels, 
     run = 0
     for y in range(height):
         while run < ends[y]:
-            number, start, stop = numbers[run], np.int64(first[run]), np.int64(last[run])
+            number, start, stop = numbers[run], np.int64(first[run]), np.int64(last[run])  # type: ignore[assignment]
             labels[y, start:stop] = number
             found = table[number]
             found[LEFT], found[RIGHT] = min(found[LEFT], start), max(found[RIGHT], stop)
@@ -298,7 +298,7 @@ def share_of_sharp(mask: Pixels, grey: Pixels, lightest: Pixels, darkness: Pixel
             )
             if not is_inner:
                 ink = np.int64(grey[y, x])
-                paper = ink * 255 // max(255 - np.int64(darkness[y, x]), 1)
+                paper = ink * 255 // max(255 - np.int64(darkness[y, x]), 1)  # type: ignore[operator]
                 outline += 1
                 sharp += 2 * (np.int64(lightest[y, x]) - ink) >= paper - ink
     return sharp / max(outline, 1)
@@ -378,7 +378,7 @@ def centre(digit: Pixels, side: int) -> Pixels:
     for y in range(height):
         for x in range(width):
             ink = np.int64(digit[y, x])
-            total, moment_x, moment_y = total + ink, moment_x + ink * x, moment_y + ink * y
+            total, moment_x, moment_y = total + ink, moment_x + ink * x, moment_y + ink * y  # type: ignore[assignment]
     # A centre half way between two pixels goes up and left, as `follows_convention` expects.
     left = -((2 * moment_x - (side - 1) * total) // (2 * total))
     top = -((2 * moment_y - (side - 1) * total) // (2 * total))
