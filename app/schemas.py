@@ -177,7 +177,11 @@ class Decision(Sparse):
         "Why to abstain: `ambiguous`, two classes share the image; `several_digits`; "
         "`unfamiliar`, it looks like no digit that the network has learnt. null: accept."
     )
-    score: float = describe("The predictive entropy, nats.")
+    measure: literals.Measure = describe(
+        "What decided: `predictive_entropy`, or `mutual_information` where the passes disagree.",
+        default="predictive_entropy",
+    )
+    score: float = describe("Its value, nats.")
     threshold: float = describe("The largest score that is accepted, nats.")
     boxes: Sequence[tuple[int, int, int, int]] | None = describe(
         "Only with `several_digits`: left, top, right and bottom of each digit, the last two "
@@ -337,14 +341,15 @@ class FailedImage:
 
 def error_body(error: ApiError, request_id: str | None) -> ErrorBody:
     """The one error shape; without a request id outside of any request."""
-    detail = ErrorDetail(
-        code=error.code,
-        message=error.message,
-        param=error.param,
-        request_id=request_id,
-        steps=error.steps,
-    )
-    return ErrorBody(error=detail)
+    fields: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "request_id": request_id,
+    }
+    if error.steps is not None:
+        fields["steps"] = error.steps
+    return ErrorBody(error=ErrorDetail.of(fields))
 
 
 def failed_image(error: ApiError) -> FailedImage:

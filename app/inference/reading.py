@@ -82,9 +82,12 @@ def read_picture(
     raise refusal
 
 
-def picture_cost(image: Image | ApiError) -> int:
-    """What reading a picture in a thread costs; 0: it is read on the event loop."""
-    return decoding_cost(image) if isinstance(image, bytes) else 0
+def picture_cost(image: Image | ApiError, *, is_whole: bool = True) -> int:
+    """What reading a picture in a thread costs; 0: it is read on the event loop.
+
+    Of the beginning of a file, if it is not whole: what the file costs at least.
+    """
+    return decoding_cost(image, is_whole=is_whole) if isinstance(image, bytes) else 0
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from app.schemas import TABLE, McPrediction
 from model.uncertainty.calibration import Calibration, apply_temperature
 from model.uncertainty.decisions import decide
-from model.uncertainty.statistics import Summary
+from model.uncertainty.statistics import Summaries
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 # Arrow's type of a value by the type that the answer's field declares.
@@ -24,13 +24,11 @@ _VALUES = {int: pa.int32(), float: pa.float32(), str: _WORD}
 def table_schema(classes: int) -> pa.Schema:
     """The columns of the table, one row an answered image: what `schemas` declares for it.
 
-    A decision is two columns, its outcome and its reason.
+    A decision is two columns, its outcome and its reason. `row` is the number in the input.
     """
     types = get_type_hints(McPrediction)
-    fields = [
-        pa.field("row", pa.int64(), nullable=False),  # number of the image in the input
-        pa.field("source", pa.string(), nullable=False),
-    ]
+    fields = [pa.field("row", pa.int64(), nullable=False)]
+    fields += [pa.field("source", pa.string(), nullable=False)]
     for each in dataclasses.fields(McPrediction):
         if TABLE not in each.metadata["places"]:
             continue
@@ -38,55 +36,51 @@ def table_schema(classes: int) -> pa.Schema:
             fields += [pa.field("decision", _WORD), pa.field("reason", _WORD)]
             continue
         options = get_args(types[each.name])
-        is_nullable = type(None) in options
+        is_nullable, is_list = type(None) in options, each.metadata["axes"]
         kind = options[0] if is_nullable else types[each.name]
-        value = _VALUES[get_args(kind)[0] if each.metadata["axes"] else kind]
-        if each.name == "seed":
-            value = pa.int64()
-        if each.metadata["axes"]:
-            value = pa.list_(value, classes)
+        value = (
+            pa.int64() if each.name == "seed" else _VALUES[get_args(kind)[0] if is_list else kind]
+        )
+        value = pa.list_(value, classes) if is_list else value
         fields.append(pa.field(each.name, value, nullable=is_nullable))
     return pa.schema(fields)
 
 
 def answer_columns(
-    summaries: Sequence[Summary],
+    summaries: Summaries,
     several_digits: Sequence[bool],
     calibration: Calibration,
     labels: Sequence[str],
 ) -> dict[str, pa.Array]:
-    """The columns that follow from the passes.
+    """The columns that follow from the passes of images.
 
     Args:
-        summaries: of the images, in their order; at least one.
+        summaries: of the images, in their order.
         several_digits: of each image, whether it was seen to hold more than one.
         calibration: of MC answers.
         labels: the network's name for each class.
     """
-    mean, variance, _, predictive, expected, information, votes = zip(*summaries, strict=True)
-    means = np.stack(mean)
-    probabilities = apply_temperature(means, calibration.temperature)
+    probabilities = apply_temperature(summaries.mean, calibration.temperature)
     digits = probabilities.argmax(axis=-1)
-    scores = np.array(predictive, np.float32)
+    measures = summaries.predictive_entropy, summaries.mutual_information
+    scores, disagreements = (each.astype(np.float32).tolist() for each in measures)
+    each_image = zip(summaries.mean, scores, disagreements, several_digits, strict=True)
     decisions = [
-        decide(mean, score, calibration.threshold, several_digits=several)
-        for mean, score, several in zip(means, scores.tolist(), several_digits, strict=True)
+        decide(mean, score, calibration, mutual_information=information, several_digits=several)
+        for mean, score, information, several in each_image
     ]
     columns = {
+        **summaries._asdict(),
         "digit": digits,
         "label": [labels[digit] for digit in digits.tolist()],
         "confidence": probabilities.max(axis=-1),
         "probabilities": probabilities,
-        "mean": means,
-        "variance": variance if variance[0] is None else np.stack(variance),
-        "predictive_entropy": scores,
-        "expected_entropy": expected,
-        "mutual_information": information,
-        "votes": np.stack(votes),
         "decision": [decision and decision.outcome for decision in decisions],
         "reason": [decision and decision.reason for decision in decisions],
     }
     schema = table_schema(len(labels))
+    if summaries.variance is None:
+        columns["variance"] = [None] * len(digits)
     return {name: _column(values, schema.field(name).type) for name, values in columns.items()}
 
 
