@@ -24,7 +24,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from app.errors import ApiError, ErrorCode
 from app.inference.colour import MOST_PIXELS, along_colours, has_little_contrast
-from app.inference.decoding_cost import INLINE_PIXELS, decoding_cost
 from app.inference.grey import Grey, luminance, shrink, shrink_factor, use_all_of_range
 from app.inference.image_formats import (
     Format,
@@ -40,7 +39,7 @@ from app.inference.image_formats import (
     without_png_text,
 )
 from app.inference.memory import WEBP_BYTES, decoding_memory
-from app.inference.plain_png import decode_plain_png
+from app.inference.plain_png import INLINE_PIXELS, decode_plain_png
 from model.arrays import Pixels
 
 # An image file's bytes, or its pixels.
@@ -163,9 +162,7 @@ def memory_needed(data: bytes) -> int:
 
 
 def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
-    """As `decode`, for the event loop; None: it takes long enough to be worth a thread."""
-    if decoding_cost(data):
-        return None
+    """As `decode`, for a file whose header promises a small picture; None: it is none."""
     plain = _decode_plain(data, max_pixels)
     if plain is not None:
         return plain

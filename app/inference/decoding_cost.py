@@ -8,9 +8,8 @@ import math
 from collections.abc import Container
 
 from app.inference.image_formats import Format, identify, webp_canvas
+from app.inference.plain_png import INLINE_PIXELS
 
-# What is read at once, on the event loop: at most about 1 ms. More is worth a thread.
-INLINE_PIXELS = 160 * 160
 # The largest uncompressed image of that size with its header. A small picture in a larger file is
 # mostly metadata, which takes time as well.
 INLINE_BYTES = 4 * INLINE_PIXELS + 1024

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+# What is read at once, on the event loop: at most about 1 ms. More is worth a thread.
+INLINE_PIXELS = 160 * 160
+
 # Where the header's content, its checksum and the length of the data begin.
 _HEAD, _WIDTH, _CHECKSUM, _LENGTH = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 16, 29, 33
 _GREY = b"\x08\0\0\0\0"  # 8 bits, not interlaced

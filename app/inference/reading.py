@@ -125,6 +125,8 @@ class PictureReader:
     ) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
         if isinstance(image, bytes):
+            if decoding_cost(image):
+                return None
             grey = decode_inline(image, max_pixels=self._max_pixels)
             if grey is None:
                 return None
