@@ -11,13 +11,7 @@ from typing import Any, TypeVar
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Backlog, Charge, size_of
-from app.inference.decoding import (
-    INLINE_BYTES,
-    INLINE_PIXELS,
-    Image,
-    decode,
-    decode_inline,
-)
+from app.inference.decoding import Image, decode, decode_inline
 from app.inference.decoding_cost import LARGE, decoding_cost
 from app.inference.encoding import encode_small
 from app.inference.memory import picture_memory, return_memory
@@ -93,10 +87,7 @@ def picture_cost(image: Image | ApiError, *, is_whole: bool = True) -> int:
 
     Of the beginning of a file, if it is not whole: what the file costs at least.
     """
-    if not isinstance(image, bytes):
-        return 0
-    limits = {"inline_pixels": INLINE_PIXELS, "inline_bytes": INLINE_BYTES}
-    return decoding_cost(image, is_whole=is_whole, **limits)
+    return decoding_cost(image, is_whole=is_whole) if isinstance(image, bytes) else 0
 
 
 @dataclass(eq=False)
@@ -134,6 +125,8 @@ class PictureReader:
     ) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
         if isinstance(image, bytes):
+            if decoding_cost(image):
+                return None
             grey = decode_inline(image, max_pixels=self._max_pixels)
             if grey is None:
                 return None

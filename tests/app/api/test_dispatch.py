@@ -19,14 +19,22 @@ from tests.app.api.conversation import (
     full,
     serving,
 )
-from tests.app.api.request_bodies import FORM, PREDICTIONS, encode, form_bytes, network_input, small
+from tests.app.api.request_bodies import (
+    FORM,
+    PREDICTIONS,
+    encode,
+    form_bytes,
+    network_input,
+    small,
+    threaded,
+)
 from tests.app.open_inference.inference_requests import json_body
 from tests.conftest import connect, sample
 
 LONG_REQUESTS = {
     "plain": (f"/predict/mc?passes={MANY_PASSES}", small("7.png")),
     "adaptive": (f"/predict/mc?passes={MANY_PASSES}&max_standard_error=1e-9", small("7.png")),
-    "a picture decoded in a thread": (f"/predict/mc?passes={MANY_PASSES}", sample("7.png")),
+    "a picture decoded in a thread": (f"/predict/mc?passes={MANY_PASSES}", threaded("7.png")),
 }
 
 
@@ -73,7 +81,7 @@ async def test_a_client_that_goes_away_while_its_picture_waits_for_a_thread_is_f
             for _ in range(2)
         ]
         await asyncio.sleep(0)
-        async with Conversation(app, path, sample("7.png")) as request:
+        async with Conversation(app, path, threaded("7.png")) as request:
             await asyncio.sleep(0.01)
             assert predictor._reader.backlog.total > 0
             request.leave()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.errors import ErrorCode
-from app.inference.decoding import decode, decode_inline, memory_needed
+from app.inference.decoding import decode, memory_needed
 from app.inference.memory import memory_limit, picture_memory
 from tests.api_errors import raises_error
 from tests.app.inference.encoded_images import (
@@ -84,16 +84,13 @@ def test_no_picture_takes_more_than_is_reckoned(kind: str) -> None:
         assert found["reckoned"] <= 1.5 * found["measured"] + 12 * 2**20
 
 
-@pytest.mark.parametrize("decoder", [decode, decode_inline])
 @pytest.mark.parametrize("size", [(1, 50_000_000), (65_536, 9)])
-def test_a_side_is_too_long_however_thin_the_picture(
-    decoder: Callable[..., object], size: tuple[int, int]
-) -> None:
+def test_a_side_is_too_long_however_thin_the_picture(size: tuple[int, int]) -> None:
     data = png_of(*size, 8, b"")
     allocated = images_allocated()
 
     with raises_error(ErrorCode.TOO_MANY_PIXELS, match=f"{size[0]}x{size[1]} pixels, and a side"):
-        decoder(data, max_pixels=LIMIT)
+        decode(data, max_pixels=LIMIT)
 
     assert images_allocated() == allocated
 
