@@ -190,9 +190,11 @@ def test_forced_colours_and_a_large_font_keep_the_page_whole(
     page = browser.new_context(
         forced_colors="active", viewport={"width": 360, "height": 740}
     ).new_page()
-    page.goto(server.address)
+    page.goto(f"{server.address}/#seed=1")  # no example plays
     page.evaluate("document.documentElement.style.fontSize = '200%'")
+    page.locator("#pad").scroll_into_view_if_needed()
     draw(page, SEVEN)
+    expect(page.locator("#headline")).to_have_text("It's a 7.")
     wait_for_answer(page)
 
     assert page.evaluate("document.documentElement.scrollWidth") == 360

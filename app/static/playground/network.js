@@ -15,7 +15,7 @@ export function showCard({ link, facts }, model) {
     Dropout: `each pass switches off ${dropoutWords(rates)}`,
     "Trained on": training?.dataset?.toUpperCase(),
     "Limit for doubt": calibration?.thresholds ? "set on digits that were kept back from training" : "none",
-    "Wrong answers": validation && `${percent(validation.error)} of ${metrics.validation.images} digits kept back`,
+    "Wrong answers": validation && `${percent(validation.error)} of ${metrics.validation.images.toLocaleString("en")} digits kept back`,
     "Of those answered": validation && `${percent(validation.accepted_error)} wrong; it answers ${percent(validation.coverage)}`,
   };
   link.textContent = `Model ${model.version}`;

@@ -222,6 +222,8 @@ export class Pad {
         }
       });
     }
+    // A quick stroke would count as a fling, which swallows the next tap.
+    canvas.addEventListener("touchmove", (event) => event.preventDefault(), { passive: false });
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("blur", () => this.#leave(performance.now()));
   }
