@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 
 from app.api import health, pages, predictions, v2
 from app.api.auth import ApiKeyMiddleware, ApiKeys
+from app.api.documentation import document_network
 from app.api.fast_path import DirectApp
 from app.api.middleware import CorsMiddleware
 from app.api.openapi import describe_application
@@ -86,7 +88,12 @@ def create_app(
     app.include_router(health.router)
     app.include_router(pages.router)
     open_routes = OPEN_ROUTES if settings.metrics_need_key else OPEN_ROUTES | {"/metrics"}
-    describe_application(app, settings, open_routes)
+
+    def document(paths: dict[str, Any]) -> None:
+        if models.is_ready:
+            document_network(paths, models.predictor, settings)
+
+    describe_application(app, settings, open_routes, document)
     # The last one is the outermost: a browser's preflight has no key.
     if settings.api_keys_file is not None:
         keys = ApiKeys(settings.api_keys_file)

@@ -1,6 +1,6 @@
 """The description of the image routes: every body form with an example that works as it stands."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Annotated, Any, cast
 
 from fastapi import FastAPI
@@ -72,13 +72,19 @@ def _describe(fields: dict[str, Any], body: dict[str, Any], **options: Any) -> d
     return {"responses": failures, "openapi_extra": extra, **options}
 
 
-def describe_application(app: FastAPI, settings: Settings, open_paths: Container[str]) -> None:
+def describe_application(
+    app: FastAPI,
+    settings: Settings,
+    open_paths: Container[str],
+    document: Callable[[dict[str, Any]], None],
+) -> None:
     """Has the application's description say what the settings decide: limits, and API keys.
 
     Args:
         app: the application; its description is made when it is first asked for.
         settings: how it runs.
         open_paths: what needs no key.
+        document: adds to the description's paths what only the network knows.
     """
     describe = app.openapi
     most = {"passes": settings.max_passes, "timeout_ms": settings.max_timeout_ms}
@@ -86,6 +92,7 @@ def describe_application(app: FastAPI, settings: Settings, open_paths: Container
     def describe_with_settings() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = describe()
+            document(schema["paths"])
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     _describe_limits(operation, most, settings.max_batch_images)

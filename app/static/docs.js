@@ -1,3 +1,7 @@
+import { followTheme } from "./playground/theme.js";
+
+followTheme((isDark) => document.documentElement.classList.toggle("dark-mode", isDark));
+
 // The validator badge would send the address of this server to a foreign host: null turns it off.
 SwaggerUIBundle({
   url: "openapi.json",

@@ -2,7 +2,7 @@
 
 `python -m tests.browser.screenshots` makes the two that open the README, light and dark.
 `python -m tests.browser.screenshots --states FOLDER` makes one of every state, in both colours, at
-360 and 1440 pixels, to be looked at. States that a drawing does not reach by itself are posed: the
+four widths, to be looked at. States that a drawing does not reach by itself are posed: the
 server's answer is changed on its way to the page.
 """
 
@@ -25,7 +25,7 @@ from tests.samples.draw import draw_digit
 FOLDER = Path(__file__).parent / "screenshots"
 Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
-WIDTHS = {360: 740, 1440: 900}
+WIDTHS = {360: 740, 768: 1024, 1024: 768, 1440: 900}
 STREAM = "**/predict/mc/stream?*"
 PASSES = "**/predict/mc?*"
 
@@ -58,6 +58,7 @@ def pose_weak_seven(page: Page) -> None:
         "decision": {
             "outcome": "abstain",
             "reason": "ambiguous",
+            "measure": "predictive_entropy",
             "score": doubt,
             "threshold": 0.63,
         },
@@ -141,7 +142,32 @@ def show_text(page: Page) -> None:
     page.locator("#as-text summary").click()
 
 
+def show_rate(page: Page) -> None:
+    try_example(page, "a 4 or a 9")
+    page.locator("#rate").evaluate(
+        "slider => { slider.value = 0.6; slider.dispatchEvent(new Event('input')); "
+        "slider.dispatchEvent(new Event('change')); }"
+    )
+    page.locator("#badge:empty").wait_for(state="attached")
+    wait_for_answer(page)
+
+
+def show_wrong_setting(page: Page) -> None:
+    draw_seven(page)
+    page.evaluate("document.querySelector('#settings').open = true")
+    page.fill("#passes", "5000")
+    page.locator("#passes").blur()
+    page.locator("#wrong:not(:empty)").wait_for()
+    wait_for_answer(page)
+
+
+def show_card(page: Page) -> None:
+    draw_seven(page)
+    page.locator(".to-card").last.click()
+
+
 STATES: dict[str, Callable[[Page], object]] = {
+    "first": wait_for_answer,
     "empty": lambda page: page.wait_for_timeout(300),
     "drawing": show_drawing,
     "converging": show_converging,
@@ -158,14 +184,20 @@ STATES: dict[str, Callable[[Page], object]] = {
     "busy": lambda page: fail(page, 429, "overloaded", {"retry-after": "2"}),
     "bad-file": lambda page: fail(page, 415, "not_an_image"),
     "as-text": show_text,
+    "rate": show_rate,
+    "wrong-setting": show_wrong_setting,
+    "card": show_card,
 }
 
 
-def open_page(browser: Browser, address: str, scheme: Scheme, width: int) -> Page:
+def open_page(
+    browser: Browser, address: str, scheme: Scheme, width: int, *, plays: bool = False
+) -> Page:
+    """Opens the page, empty unless it `plays` its example."""
     page = browser.new_page(
         color_scheme=scheme, viewport={"width": width, "height": WIDTHS.get(width, 900)}
     )
-    page.goto(address)
+    page.goto(address if plays else f"{address}/#seed=1")
     page.wait_for_selector("#neurons rect")
     return page
 
@@ -175,7 +207,7 @@ def save_states(browser: Browser, address: str, folder: Path, names: list[str]) 
     for name in names:
         for width in WIDTHS:
             for scheme in SCHEMES:
-                page = open_page(browser, address, scheme, width)
+                page = open_page(browser, address, scheme, width, plays=name == "first")
                 STATES[name](page)
                 page.screenshot(
                     path=folder / f"{name}-{width}-{scheme}.png",
@@ -189,7 +221,6 @@ def save_readme_pictures(browser: Browser, address: str) -> None:
     FOLDER.mkdir(exist_ok=True)
     for scheme in SCHEMES:
         page = open_page(browser, address, scheme, 1240)
-        page.fill("#seed", "1")  # the same picture each time
         try_example(page, "a 4 or a 9")
         page.mouse.move(0, 0)
         bottom = page.locator("#why").bounding_box()

@@ -77,6 +77,24 @@ def test_every_json_example_executes(docs: Page, path: str) -> None:
         assert '"digit": 7' in answer or '"digit":7' in answer
 
 
+def test_v2_is_described_and_its_example_executes(docs: Page) -> None:
+    assert '"votes"' in execute(opened(docs, "post", "/v2/models/{model}/infer"))
+
+
+def test_the_docs_are_dark_where_the_playground_is(browser: Browser, server: RunningServer) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(f"{server.address}/docs")
+    background = "getComputedStyle(document.querySelector('.swagger-ui')).backgroundColor"
+    page.locator(".opblock").first.wait_for()
+    assert page.evaluate(background) == "rgb(28, 32, 34)"
+    page.evaluate("localStorage.setItem('dropserve-theme', 'light')")
+    page.reload()
+    page.locator(".opblock").first.wait_for()
+    assert page.evaluate(background) != "rgb(28, 32, 34)"
+    context.close()
+
+
 @pytest.mark.parametrize("path", SINGLE)
 def test_a_file_is_picked_as_the_body(docs: Page, path: str) -> None:
     block = opened(docs, "post", path)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import (
     FIVE_IN_PARTS,
@@ -58,7 +58,7 @@ def counts(page: Page) -> list[int]:
 
 
 def dots(page: Page) -> list[int]:
-    return [row.locator("circle").count() for row in page.locator("#rows tbody tr").all()]
+    return [pile.locator("circle").count() for pile in page.locator("#votes .dots").all()]
 
 
 def send_file(page: Page, kind: str, path: Path) -> None:
@@ -75,11 +75,6 @@ def send_file(page: Page, kind: str, path: Path) -> None:
         }""",
         [kind, base64.b64encode(path.read_bytes()).decode(), path.name, FILE_TYPES[path.suffix]],
     )
-
-
-def color_of(element: Locator) -> str:
-    color: str = element.evaluate("(element) => getComputedStyle(element).color")
-    return color
 
 
 def vote_line(answer: dict[str, Any]) -> str:
@@ -158,8 +153,8 @@ def test_a_scribble_is_not_recognised(page: Page) -> None:
     )
     # No row stands out where the passes find nothing.
     assert page.locator("#rows tbody tr:is(.leader, .rival)").count() == 0
-    assert "confidence in the best digit: 0.1" in page.inner_text("#doubt-text")
-    assert "this copy leans to" in page.inner_text("#pass-text")
+    assert "No confidence is given" in page.inner_text("#doubt-text")
+    assert "this pass leans to" in page.inner_text("#pass-text")
 
 
 def test_of_two_digits_each_is_framed_and_can_be_chosen(page: Page) -> None:
@@ -168,10 +163,10 @@ def test_of_two_digits_each_is_framed_and_can_be_chosen(page: Page) -> None:
     assert_abstains(page, "several_digits")
     assert headline(page) == "I see more than one digit."
     assert page.inner_text("#line") == "I read one at a time: choose one, or erase all but one."
-    # No row looks like the answer.
-    other = page.locator("#rows tr.other .count").first
-    for row in page.locator("#rows tbody tr").all():
-        expect(row.locator(".count")).to_have_css("color", color_of(other))
+    # No digit looks like the answer.
+    assert page.locator(":is(#votes, #chances, #rows) :is(.leader, .rival)").count() == 0
+    expect(page.locator("#votes")).to_have_css("opacity", "0.45")
+    assert "No confidence is given" in page.inner_text("#doubt-text")
     assert page.locator("#copy-link").is_disabled()
     pad = page.locator("#pad").bounding_box()
     frames = [frame.bounding_box() for frame in page.locator("#boxes button").all()]
@@ -218,11 +213,14 @@ def test_undo_brings_back_what_clear_took(page: Page) -> None:
     expect(page.locator("#undo")).to_be_disabled()
 
 
-def test_the_page_plays_an_example_if_nobody_touches_it(page: Page) -> None:
-    # What has a fragment is a link, which shows what it names. An example moves, or is not played.
-    page.emulate_media(reduced_motion="no-preference")
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_the_page_opens_with_a_drawing_that_two_digits_share(page: Page, motion: Any) -> None:
+    # What has a fragment is a link, which shows what it names.
+    page.emulate_media(reduced_motion=motion)
     page.goto(page.url.split("#")[0])
     assert shown_answer(page)["digit"] in (4, 9)
+    assert page.inner_text("#pad-hint") == "example: draw your own"
+    assert "#" not in page.url
     # The next stroke begins a new sheet.
     draw(page, SEVEN)
     expect(page.locator("tr.leader th")).to_have_text("7")
@@ -259,7 +257,7 @@ def test_the_keyboard_alone_draws_and_looks_into_passes(page: Page) -> None:
     before = page.input_value("#pass")
     page.keyboard.press("ArrowRight")
     assert int(page.input_value("#pass")) == int(before) + 1
-    assert page.inner_text("#pass-text").startswith(f"{int(before) + 1} of 50: this copy says ")
+    assert page.inner_text("#pass-text").startswith(f"{int(before) + 1} of 50: this pass says ")
 
 
 # Files
@@ -328,22 +326,26 @@ def test_a_chosen_dot_shows_the_neurons_that_its_pass_dropped(
     last = [int(np.sum(choices == digit)) - 1 for digit in range(10)]
     assert min(last[4], last[9]) > 0
     for digit, number in ((9, last[9]), (4, 0), (4, last[4])):
-        row = page.locator("#rows tbody tr").nth(digit)
-        box = row.locator("circle").nth(number).bounding_box()
+        pile = page.locator("#votes .dots").nth(digit)
+        box = pile.locator("circle").nth(number).bounding_box()
         assert box is not None
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         index = int(np.flatnonzero(choices == digit)[number])
         bits = np.unpackbits(np.frombuffer(base64.b64decode(api["dropped"][index]), np.uint8))
         assert squares_off(page) == bits[:HIDDEN].astype(bool).tolist()
         assert page.input_value("#pass") == str(index + 1)
-        says = f"{index + 1} of 50: this copy says {digit} ("
+        says = f"{index + 1} of 50: this pass says {digit} ("
         assert page.inner_text("#pass-text").startswith(says)
         assert page.locator("#rows tr.chosen th").inner_text() == str(digit)
-        # Its ten probabilities stand where they belong.
-        places = page.locator("#rows .mark").evaluate_all(
-            "marks => marks.map((one) => parseFloat(one.parentNode.getAttribute('x')) / 100)"
+        # Its ten probabilities stand where they belong, between the axis' 0 and 1.
+        zero, _, one = (
+            float(line.get_attribute("y1") or "") for line in page.locator("#chances .grid").all()
         )
-        assert places == pytest.approx(api["pass_probabilities"][index], abs=1e-6)
+        heights: list[float] = page.locator("#chances .mark").evaluate_all(
+            "marks => marks.map((one) => one.transform.baseVal[0].matrix.f)"
+        )
+        places = [(zero - height) / (zero - one) for height in heights]
+        assert places == pytest.approx(api["pass_probabilities"][index], abs=1e-4)
 
 
 def test_play_steps_through_the_passes(page: Page) -> None:
@@ -377,12 +379,11 @@ def test_what_the_page_says_about_dropout_comes_from_the_model(
     model = httpx.get(f"{server.address}/model").json()
     (rate,) = set(model["config"]["dropout_rates"])
     expect(page.locator("#model")).to_have_text(f"Model {model['version']}")
+    expect(page.locator("#rate-text")).to_have_text(f"{rate:.2f}, the network's own")
     # As a share of one where it is one: 0.199 is one in five, 0.398 is 40 %.
     is_one_in = abs(1 / rate - round(1 / rate)) < 0.1
-    share = f"1 in {1 / rate:.0f} neurons" if is_one_in else f"{100 * rate:.0f} % of the neurons"
-    assert page.inner_text("#legend") == (
-        f"one dot = one pass in the row of its best digit, a random {share} switched off"
-    )
+    share = f"1 in {1 / rate:.0f}" if is_one_in else f"{100 * rate:.0f}\u00a0%"
+    expect(page.locator("#facts")).to_contain_text(f"switches off a random {share} of the neurons")
 
 
 # The numbers
@@ -397,7 +398,9 @@ def test_the_words_about_doubt_hold_the_answers_numbers(page: Page) -> None:
     assert words.startswith(f"Total doubt {answer['predictive_entropy']:.2f} (0 is none, 2.30 is")
     assert f"my limit is {answer['decision']['threshold']:.2f})" in words
     assert f"{answer['expected_entropy']:.2f} because the drawing is unclear" in words
-    assert f"{answer['mutual_information']:.2f} because the copies disagree" in words
+    assert f"{answer['mutual_information']:.2f} because the passes disagree" in words
+    forced = f"I would say {answer['label']}: confidence {answer['confidence']:.2f}"
+    assert f"Forced to answer {forced}, which holds for usual digits." in words
 
 
 def test_the_rows_are_a_table_with_numbers(page: Page) -> None:
@@ -406,14 +409,14 @@ def test_the_rows_are_a_table_with_numbers(page: Page) -> None:
     answer = json.loads(answer_text(page))
 
     for digit, row in enumerate(page.get_by_role("table").locator("tbody tr").all()):
-        name, _, count, average, band = row.locator("th, td").all_text_contents()
+        name, count, average, band = row.locator("th, td").all_text_contents()
         assert (name, count) == (str(digit), str(answer["votes"][digit]))
         assert float(average) == pytest.approx(answer["mean"][digit], abs=6e-4)
         low, high = map(float, band.split(" to "))
         assert 0 <= low <= high <= 1
 
 
-def test_the_verdict_is_spoken_once(page: Page) -> None:
+def test_the_verdict_is_spoken_while_one_draws_and_once_at_the_end(page: Page) -> None:
     page.evaluate(
         """() => {
           window.spoken = [];
@@ -424,10 +427,15 @@ def test_the_verdict_is_spoken_once(page: Page) -> None:
     )
     draw(page, SEVEN)
     wait_for_answer(page)
-    page.wait_for_timeout(700)
 
     said = [page.text_content(f"#{name}") for name in ("headline", "badge", "line")]
-    assert page.evaluate("window.spoken") == [" ".join(text for text in said if text)]
+    verdict = " ".join(text for text in said if text)
+    expect(page.locator("#status")).to_have_text(verdict)
+    *before, last = page.evaluate("window.spoken")
+    assert last == verdict
+    # Before it, what the stroke looks like so far: another headline each time, and few.
+    assert 1 <= len(before) <= 4
+    assert all(re.fullmatch(r"Not sure yet\.|Looks like an? \d so far\.", one) for one in before)
     assert page.get_attribute("#pad", "aria-label") == f"Drawing pad. {said[0]}"
 
 
@@ -473,20 +481,32 @@ def test_stopping_early_is_asked_for_and_shown(page: Page) -> None:
     assert shown_answer(page)["passes"] == 1000
 
 
-def test_an_impossible_setting_is_explained(page: Page, seen: Seen) -> None:
+def test_an_impossible_setting_is_marked_and_the_last_answer_stays(page: Page, seen: Seen) -> None:
     draw(page, SEVEN)
-    wait_for_answer(page)
+    before = shown_answer(page)
     page.fill("#passes", "5000")
-    page.keyboard.press("Enter")
     page.locator("#passes").blur()
-    expect(page.locator("#headline")).to_have_text("That did not work.")
-    assert page.inner_text("#line") == "Passes must be a whole number from 1 to 1000."
+    expect(page.locator("#wrong")).to_have_text("Passes must be a whole number from 1 to 1000.")
+    expect(page.locator("#passes")).to_have_attribute("aria-invalid", "true")
+    assert shown_answer(page) == before
+    assert_reads(page, 7)
     seen.complaints.clear()
 
     page.fill("#passes", "20")
     page.locator("#passes").blur()
+    expect(page.locator("#passes")).not_to_have_attribute("aria-invalid", "true")
     wait_for_answer(page)
     assert sum(counts(page)) == 20
+    expect(page.locator("#wrong")).to_be_empty()
+
+
+def test_an_impossible_setting_of_a_first_drawing_is_explained(page: Page, seen: Seen) -> None:
+    page.fill("#seed", "-1")
+    draw(page, SEVEN)
+    expect(page.locator("#headline")).to_have_text("That did not work.")
+    expect(page.locator("#seed")).to_have_attribute("aria-invalid", "true")
+    assert page.inner_text("#wrong") == page.inner_text("#line")
+    seen.complaints.clear()
 
 
 def test_a_copied_link_restores_the_answer(page: Page) -> None:

@@ -21,8 +21,8 @@ def answer(votes: dict[int, int], outcome: str = "accept", **more: Any) -> dict[
     }
 
 
-def abstaining(votes: dict[int, int], reason: str) -> dict[str, Any]:
-    return answer(votes, "abstain", reason=reason)
+def abstaining(votes: dict[int, int], reason: str, **more: Any) -> dict[str, Any]:
+    return answer(votes, "abstain", reason=reason, **more)
 
 
 def failed(error: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -36,6 +36,13 @@ OUTVOTED = {
     **abstaining({4: 45, 7: 5}, "ambiguous"),
     "mean": [0, 0.4, 0.05, 0, 0.45, 0, 0, 0.1, 0, 0],
 }
+# Decided by how far the passes disagree.
+DISAGREEING = abstaining({4: 28, 9: 21, 8: 1}, "unfamiliar", measure="mutual_information")
+UNEVEN = abstaining({4: 50}, "unfamiliar", measure="mutual_information")
+ONE_PASS = abstaining({4: 1}, "ambiguous")
+OTHER_RATE = {**answer({4: 47, 9: 3}), "decision": None, "dropout": 0.6}
+NO_RATE = {**answer({4: 50}), "decision": None, "dropout": 0}
+MANY_RATE = {**answer({4: 20, 9: 18, 8: 12}), "decision": None, "dropout": 0.9}
 SCATTERED = abstaining({5: 17, 3: 12, 8: 9, 2: 6, 0: 4, 9: 2}, "unfamiliar")
 FLAT = {
     **abstaining({0: 50}, "unfamiliar"),
@@ -112,6 +119,52 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
         "I'm not sure. Perhaps a 4.",
         "All 50 passes lean to 4, but none of them firmly.",
         "ABSTAINS",
+    ),
+    "two digits, and more disagreement than over digits": (
+        {"kind": "answered", "answer": DISAGREEING},
+        "I'm not sure: 4 or 9?",
+        "28 of 50 passes say 4, 21 say 9. That is more disagreement than I know from digits; a "
+        "person should look.",
+        "ABSTAINS",
+    ),
+    "agreed, but unevenly": (
+        {"kind": "answered", "answer": UNEVEN},
+        "I'm not sure. Perhaps a 4.",
+        "All 50 passes lean to 4, but some firmly and some not.",
+        "ABSTAINS",
+    ),
+    "one pass in doubt": (
+        {"kind": "answered", "answer": ONE_PASS},
+        "I'm not sure. Perhaps a 4.",
+        "The only pass leans to 4, but not firmly.",
+        "ABSTAINS",
+    ),
+    "one pass, certain": (
+        {"kind": "answered", "answer": answer({8: 1})},
+        "It's an 8.",
+        "The only pass says 8.",
+        "ANSWERS",
+    ),
+    "another rate": (
+        {"kind": "answered", "answer": OTHER_RATE},
+        "Most passes say 4.",
+        "47 of 50 passes say 4, 3 say 9. Decisions hold only at the network's own rate, so none "
+        "is made.",
+        None,
+    ),
+    "a rate of 0": (
+        {"kind": "answered", "answer": NO_RATE},
+        "Most passes say 4.",
+        "Nothing was switched off, so all passes are the same. Decisions hold only at the "
+        "network's own rate, so none is made.",
+        None,
+    ),
+    "a rate at which they scatter": (
+        {"kind": "answered", "answer": MANY_RATE},
+        "The passes scatter; most often they say 4.",
+        "20 of 50 passes say 4, 18 say 9. Decisions hold only at the network's own rate, so none "
+        "is made.",
+        None,
     ),
     "not a digit": (
         {"kind": "answered", "answer": SCATTERED},
@@ -190,10 +243,10 @@ def test_each_state_has_its_words(words: Page, name: str) -> None:
 @pytest.mark.parametrize(
     ("rates", "words_for_them"),
     [
-        ([51 / 256] * 3, "a random 1 in 5 neurons"),
-        ([0.5, 0.5], "a random 1 in 2 neurons"),
-        ([0.4, 0.4], "a random 40 % of the neurons"),
-        ([0.1, 0.3], "a random 10 to 30 % of the neurons"),
+        ([51 / 256] * 3, "a random 1 in 5 of the neurons"),
+        ([0.5, 0.5], "a random 1 in 2 of the neurons"),
+        ([0.4, 0.4], "a random 40\u00a0% of the neurons"),
+        ([0.1, 0.3], "a random 10 to 30\u00a0% of the neurons"),
     ],
 )
 def test_the_share_of_neurons_is_the_models(

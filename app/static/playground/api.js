@@ -1,24 +1,38 @@
 // The server's API as the page uses it. `EventSource` cannot POST, so streams are read by hand.
 
-import { enterKey, keyHeaders } from "./key.js";
-
 /** An answer that says what is wrong. */
 export class ServerError extends Error {
-  constructor(status, code, message, retryAfterSeconds, steps) {
+  constructor(status, error, retryAfterSeconds) {
+    const { code = "unknown", message = "the server gave no reason", param, steps } = error;
     super(message);
-    this.steps = steps;
-    this.status = status;
-    this.code = code;
-    this.retryAfterSeconds = retryAfterSeconds;
+    Object.assign(this, { status, code, param, steps, retryAfterSeconds });
   }
 }
 
 /** No answer at all, or one that breaks off. */
 export class UnreachableError extends Error {}
 
-/** The model card: labels, layer sizes, dropout rates, version. */
-export async function fetchModel() {
-  return (await send("model", {})).json();
+/** The model card: labels, layer sizes, dropout rates, version. @param network null: the default. */
+export async function fetchModel(network) {
+  return (await send(network === null ? "model" : networkPath(network), {})).json();
+}
+
+/** The networks that are served: `name`, and whether each is the `default`; none if it is one. */
+export async function fetchNetworks() {
+  // Every server has this list: of each network, and of its dropout under a name of its own.
+  const listed = await (await send("v2/repository/index", { method: "POST" })).json();
+  const names = new Set(listed.map(({ name }) => name).filter((name) => !name.endsWith("-mc")));
+  return names.size < 2 ? [] : (await (await send("models", {})).json()).models;
+}
+
+function networkPath(network) {
+  return `models/${encodeURIComponent(network)}`;
+}
+
+/** The address of a prediction route, relative to the page. */
+export function predictAddress(path, { network, ...query }, preprocess) {
+  const start = network === undefined ? "" : `${networkPath(network)}/`;
+  return `${start}${path}?${new URLSearchParams({ ...query, preprocess })}`;
 }
 
 /**
@@ -59,9 +73,9 @@ export async function fetchSteps(picture, signal) {
 }
 
 function post(path, picture, query, signal) {
-  const parameters = new URLSearchParams({ ...query, preprocess: picture.preprocess });
   const headers = { "content-type": picture.type };
-  return send(`${path}?${parameters}`, { method: "POST", body: picture.body, headers, signal });
+  const address = predictAddress(path, query, picture.preprocess);
+  return send(address, { method: "POST", body: picture.body, headers, signal });
 }
 
 async function send(address, options) {
@@ -80,9 +94,8 @@ async function send(address, options) {
 }
 
 function errorFrom(body, status, retryAfter) {
-  const { code = "unknown", message = "the server gave no reason", steps } = body.error ?? {};
   const seconds = retryAfter === null ? null : Number(retryAfter);
-  return new ServerError(status, code, message, seconds, steps);
+  return new ServerError(status, body.error ?? {}, seconds);
 }
 
 async function* readEvents(response, signal) {
@@ -104,4 +117,49 @@ async function* readEvents(response, signal) {
       yield { name, data };
     }
   }
+}
+
+// The API key, where the server wants one: asked for when it does, kept until the tab is closed.
+
+const STORED = "dropserve-api-key";
+
+let asking = null;
+let isRefused = false;
+
+/** Whether a key is sent with every question. */
+export function hasKey() {
+  return sessionStorage.getItem(STORED) !== null;
+}
+
+/** The headers that go with every question. */
+function keyHeaders() {
+  return hasKey() ? { authorization: `Bearer ${sessionStorage.getItem(STORED)}` } : {};
+}
+
+/**
+ * Asks the person for a key, after the server refused what was sent with `used`.
+ *
+ * @returns whether it is worth asking the server again. Whoever gives none is not asked twice.
+ */
+async function enterKey(used) {
+  if (used !== keyHeaders().authorization) return true; // another question has one since
+  if (isRefused) return false;
+  asking ??= ask(used !== undefined).finally(() => (asking = null));
+  return asking;
+}
+
+async function ask(isWrong) {
+  const dialog = document.getElementById("key-dialog");
+  const field = document.getElementById("key");
+  field.value = "";
+  document.getElementById("key-wrong").hidden = !isWrong;
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  const key = field.value.trim();
+  field.value = "";
+  isRefused = dialog.returnValue !== "use" || key === "";
+  if (isRefused) sessionStorage.removeItem(STORED);
+  else sessionStorage.setItem(STORED, key);
+  return !isRefused;
 }

@@ -2,7 +2,7 @@
 
 import { doubtWords, isByEntropy } from "./words.js";
 
-/** Shows the split as a bar and in words. @param elements `bar`, `drawing`, `copies`, `limit`, `text`. */
+/** Shows the split as a bar and in words. @param elements `drawing`, `copies`, `limit`, `text`. */
 export function showDoubt(elements, answer) {
   const most = Math.log(answer.mean.length);
   const share = (nats) => 100 * Math.min(nats / most, 1);
@@ -10,8 +10,12 @@ export function showDoubt(elements, answer) {
   const end = Math.min(middle + share(answer.mutual_information), 100);
   showPart(elements.drawing, 0, middle);
   showPart(elements.copies, middle, end);
-  elements.limit.hidden = !isByEntropy(answer.decision);
-  if (!elements.limit.hidden) elements.limit.style.left = `${share(answer.decision.threshold)}%`;
+  elements.limit.hidden = answer.decision === null;
+  if (answer.decision !== null) {
+    // A limit for disagreement counts from where that part begins.
+    const start = isByEntropy(answer.decision) ? 0 : middle;
+    elements.limit.style.left = `${Math.min(start + share(answer.decision.threshold), 100)}%`;
+  }
   elements.text.textContent = doubtWords(answer);
 }
 
@@ -20,19 +24,10 @@ export function clearDoubt(elements) {
   showPart(elements.copies, 0, 0);
   elements.limit.hidden = true;
   elements.text.textContent =
-    "Doubt has two sources: a drawing that is unclear, and copies that disagree about it.";
+    "Doubt has two sources: a drawing that is unclear, and passes that disagree about it.";
 }
 
 /** Shows a part of the bar, in per cent of its width: cut out, since what is moved counts as a shift. */
 function showPart(element, start, end) {
   element.style.clipPath = `inset(0 ${(100 - end).toFixed(2)}% 0 ${start.toFixed(2)}%)`;
-}
-
-/** Shows the 28 x 28 values that the network saw, in the colours of the theme. */
-export function showInput(canvas, input) {
-  const context = canvas.getContext("2d");
-  const [red, green, blue] = getComputedStyle(canvas).color.match(/\d+/g).map(Number);
-  const image = context.createImageData(input[0].length, input.length);
-  input.flat().forEach((ink, i) => image.data.set([red, green, blue, ink], 4 * i));
-  context.putImageData(image, 0, 0);
 }

@@ -1,9 +1,11 @@
 // Drawings to try: a few points each, through which the pen passes smoothly.
 
+import { shape } from "./tracks.js";
+
 const POINTS_PER_PIECE = 10;
 
 // Coordinates are hundredths of the pad. A point given twice is a corner.
-export const EXAMPLES = [
+const EXAMPLES = [
   { name: "a 7", strokes: [[[31, 24], [44, 23], [66, 21], [66, 21], [57, 39], [49, 60], [43, 82]]] },
   {
     name: "a 2",
@@ -45,6 +47,28 @@ export const EXAMPLES = [
     ],
   },
 ].map((example) => ({ ...example, strokes: example.strokes.map(smoothStroke) }));
+
+/** What plays unasked: the drawing that two digits share. */
+export const OPENING = EXAMPLES[2].strokes;
+
+/** Makes a button for each example. @param onTry called with the strokes of the chosen one. */
+export function buildExamples(group, onTry) {
+  group.append(
+    ...EXAMPLES.map(({ name, strokes, isDoubtful }) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", title: name });
+      button.setAttribute("aria-label", `Try ${name}`);
+      button.classList.toggle("doubtful", isDoubtful === true);
+      const drawing = shape("svg", { viewBox: "10 10 80 80", "aria-hidden": "true" });
+      for (const stroke of strokes) {
+        const d = stroke.map(({ x, y }) => `${(100 * x).toFixed(1)} ${(100 * y).toFixed(1)}`);
+        drawing.append(shape("path", { d: `M${d.join("L")}` }));
+      }
+      button.append(drawing);
+      button.addEventListener("click", () => onTry(strokes));
+      return button;
+    }),
+  );
+}
 
 /** A stroke's points as shares of the pad, 0 to 1, close enough together to look like a curve. */
 function smoothStroke(percents) {

@@ -94,7 +94,7 @@ export class Pad {
   }
 
   /** The part of the content in a box `[left, top, right, bottom]`, in pixels of what was sent. */
-  async crop([left, top, right, bottom]) {
+  async #crop([left, top, right, bottom]) {
     const whole = this.content.picture?.preview ?? this.#paper(SENT_SIDE);
     const margin = Math.round(0.15 * Math.max(right - left, bottom - top));
     const cut = makeCanvas(right - left + 2 * margin, bottom - top + 2 * margin);
@@ -107,11 +107,27 @@ export class Pad {
   }
 
   /** Where a point of what was sent lies on the pad: shares of its side. */
-  place(x, y) {
+  #place(x, y) {
     const preview = this.content.picture?.preview;
     if (!preview) return { x: x / SENT_SIDE, y: y / SENT_SIDE };
     const fit = fitInside(preview);
     return { x: fit.x + (x / preview.width) * fit.width, y: fit.y + (y / preview.height) * fit.height };
+  }
+
+  /** Frames what was found, each a button that leaves only its own part. */
+  showBoxes(layer, boxes) {
+    layer.replaceChildren(
+      ...boxes.map((box, index) => {
+        const button = Object.assign(document.createElement("button"), { type: "button" });
+        button.setAttribute("aria-label", `Read only this one, ${index + 1} of ${boxes.length}`);
+        const [from, to] = [this.#place(box[0], box[1]), this.#place(box[2], box[3])];
+        const percent = (share) => `${100 * share}%`;
+        Object.assign(button.style, { left: percent(from.x), top: percent(from.y) });
+        Object.assign(button.style, { width: percent(to.x - from.x), height: percent(to.y - from.y) });
+        button.addEventListener("click", async () => this.show(await this.#crop(box)));
+        return button;
+      }),
+    );
   }
 
   /** Draws everything anew, in the colours of the theme. */
@@ -206,6 +222,8 @@ export class Pad {
         }
       });
     }
+    // A quick stroke would count as a fling, which swallows the next tap.
+    canvas.addEventListener("touchmove", (event) => event.preventDefault(), { passive: false });
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("blur", () => this.#leave(performance.now()));
   }

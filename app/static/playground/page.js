@@ -1,37 +1,48 @@
 // The playground: joins pad, questions, rows and words. Every other module does one thing alone.
 
-import { Asker } from "./asking.js";
-import { clearDoubt, showDoubt, showInput } from "./doubt.js";
-import { EXAMPLES } from "./examples.js";
+import { ServerError, fetchModel, fetchPasses } from "./api.js";
+import { Asker, Playback, isMotionReduced } from "./asking.js";
+import { clearDoubt, showDoubt } from "./doubt.js";
+import { OPENING, buildExamples } from "./examples.js";
+import { Lesson } from "./lesson.js";
+import { buildSwitch, checkSwitch, listenForCard, showCard } from "./network.js";
 import { Pad } from "./pad.js";
 import { Passes } from "./passes.js";
-import { pictureOfFile, pictureOfInput } from "./pictures.js";
-import { Playback, isMotionReduced } from "./playback.js";
-import { Rows, shape } from "./rows.js";
-import { fetchModel, fetchPasses } from "./api.js";
+import { listenForFiles, pictureOfFile, pictureOfInput } from "./pictures.js";
+import { Steps, showInput } from "./seen.js";
 import { Settings } from "./settings.js";
-import { Steps } from "./steps.js";
-import { curlCommand, inputPng, linkHash, plainAnswer, readHash } from "./sharing.js";
+import {
+  buildCopyButton,
+  curlCommand,
+  inputPng,
+  keepAddress,
+  linkHash,
+  plainAnswer,
+  readHash,
+} from "./sharing.js";
 import { watchTheme } from "./theme.js";
-import { dropoutWords, wordsFor } from "./words.js";
+import { Tracks } from "./tracks.js";
+import { sentence, wordsFor } from "./words.js";
 
 const SETTLE_MS = 700; // without a further stroke: the drawing is done
 const SPOKEN_AFTER_MS = 400; // with the settling and the playing more than a second after it
-const UNTOUCHED_MS = 4000;
+const SPOKEN_EVERY_MS = 1500; // while the pen moves
 const MODEL_RETRY_MS = 4000;
 
 const find = (id) => document.getElementById(id);
 const findAll = (names) => Object.fromEntries(names.map((name) => [name, find(name)]));
 
 let labels = [..."0123456789"];
-let phase = "empty"; // drawing, playing, answered, failed
+let phase = "empty"; // drawing, sliding, playing, answered, failed
 let computed = null; // the answer whose pale dots are being filled
 let answered = null; // the last question that was played to its end
 let answeredAt = null;
+let answeredContent = null; // what was on the pad
 let strokeEndedAt = null;
 let isEstimateDue = false; // in the next frame
 let settling = null;
 let speaking = null;
+let spoken = { headline: "", at: -Infinity };
 
 const doubtElements = {
   ...findAll(["limit"]),
@@ -39,26 +50,37 @@ const doubtElements = {
   copies: find("doubt-copies"),
   text: find("doubt-text"),
 };
-const rows = new Rows(find("rows"), {
-  legend: find("dot-passes"),
-  onChoose: (digit, number) => passes.choose(digit, number),
+const tracks = new Tracks(
+  { table: find("rows"), legend: find("dot-passes"), ...findAll(["votes", "chances"]) },
+  { onChoose: (digit, number) => passes.choose(digit, number) },
+);
+const lesson = new Lesson({
+  ...Object.fromEntries(["network", "off", "pass", "passes"].map((name) => [name, find(`how-${name}`)])),
+  offText: find("how-off-text"),
+  passText: find("how-pass-text"),
+  passesText: find("how-passes-text"),
 });
 const passes = new Passes(
   {
     text: find("pass-text"),
     slider: find("pass"),
-    ...findAll(["neurons", "back", "play", "forward"]),
+    ...findAll(["neurons", "pointed", "back", "play", "forward"]),
   },
-  { onShow: (place, probs) => rows.mark(place, probs) },
+  { onShow: showPass },
 );
-const settings = new Settings(findAll(["passes", "estimator", "within", "seed", "roll"]), {
-  onChange: askAnew,
-});
-const steps = new Steps(findAll(["steps", "pictures"]));
+const settings = new Settings(
+  {
+    ...findAll(["passes", "estimator", "within", "seed", "roll", "rate", "wrong"]),
+    rateText: find("rate-text"),
+    ownRate: find("own-rate"),
+  },
+  { onChange: askAnew, onSlide },
+);
+const steps = new Steps({ ...findAll(["steps", "pictures"]), button: find("show-steps") });
 const playback = new Playback({
   onEstimate: (estimate) => {
-    rows.prepare(playback.total);
-    rows.show(estimate, computed ?? estimate);
+    tracks.prepare(playback.total);
+    tracks.show(estimate, computed ?? estimate);
     showNumbers(estimate);
     showWords({ kind: "converging", answer: estimate, total: playback.total });
   },
@@ -87,6 +109,13 @@ function onStrokeEnd(time) {
   settling = setTimeout(() => play(asker.current), SETTLE_MS);
 }
 
+/** The rate is being moved: each answer stands at once. */
+function onSlide() {
+  if (pad.isEmpty) return;
+  if (phase !== "sliding") enter("sliding");
+  asker.askSoon(() => pad.picture(), settings.query);
+}
+
 function onReplace() {
   showTools();
   if (pad.isEmpty) empty();
@@ -94,7 +123,8 @@ function onReplace() {
 }
 
 function askAnew() {
-  if (!pad.isEmpty) play(asker.ask(() => pad.picture(), settings.query));
+  const isAtOnce = phase === "sliding" || isMotionReduced();
+  if (!pad.isEmpty) play(asker.ask(() => pad.picture(), settings.query), isAtOnce);
 }
 
 function enter(next) {
@@ -104,7 +134,7 @@ function enter(next) {
   if (phase === "answered" || phase === "failed") passes.clear();
   phase = next;
   computed = null;
-  find("try-now").hidden = true;
+  find("try-now").hidden = find("show-steps").hidden = true;
   find("alert").textContent = "";
   find("boxes").replaceChildren();
   document.body.classList.toggle("is-drawing", phase === "drawing");
@@ -122,9 +152,10 @@ function empty() {
 }
 
 function showNothing() {
-  rows.clear(Number(settings.query.passes) || 1);
+  tracks.clear(Number(settings.query.passes) || 1);
   clearDoubt(doubtElements);
   passes.clear();
+  lesson.clear();
   steps.load(null);
   document.body.classList.remove("is-several");
   find("seen").getContext("2d").reset();
@@ -133,7 +164,7 @@ function showNothing() {
 
 function onAnswer(question) {
   if (phase === "failed") play(question);
-  if (phase !== "drawing" || isEstimateDue) return;
+  if (!["drawing", "sliding"].includes(phase) || isEstimateDue) return;
   isEstimateDue = true;
   requestAnimationFrame(showEstimate);
 }
@@ -143,11 +174,18 @@ function showEstimate() {
   isEstimateDue = false;
   const question = asker.current;
   const answer = question?.estimates.at(-1);
-  if (phase !== "drawing" || answer === undefined) return;
-  rows.prepare(Number(question.query.passes));
-  rows.show(null, answer);
+  if (answer === undefined) return;
+  if (phase === "sliding" && question.final !== null) {
+    tracks.prepare(Number(question.query.passes));
+    tracks.show(answer);
+    showNumbers(answer);
+    showWords({ kind: "answered", answer });
+  }
+  if (phase !== "drawing") return;
+  tracks.prepare(Number(question.query.passes));
+  tracks.show(null, answer);
   showNumbers(answer);
-  showWords({ kind: "drawing", answer });
+  speakSoFar(showWords({ kind: "drawing", answer }));
   measureStroke();
 }
 
@@ -160,35 +198,44 @@ function measureStroke() {
   setTimeout(() => performance.measure("stroke end to estimate", { start }));
 }
 
-function play(question) {
+function play(question, isAtOnce = isMotionReduced()) {
   enter("playing");
   computed = question.final?.answer ?? null;
   playback.total = Number(question.query.passes);
   find("rows").setAttribute("aria-busy", "true");
-  playback.start(question);
+  playback.start(question, isAtOnce);
 }
 
 async function finish(question) {
   const { answer } = question.final;
   phase = "answered";
   computed = null;
-  answered = question;
-  answeredAt = new Date().toLocaleTimeString("en-GB");
-  rows.prepare(Number(question.query.passes));
-  rows.show(answer);
+  if (answered !== question) {
+    settings.mark(null);
+    answered = question;
+    answeredAt = new Date().toLocaleTimeString("en-GB");
+    answeredContent = pad.content;
+  }
+  tracks.prepare(Number(question.query.passes));
+  tracks.show(answer);
   showNumbers(answer);
   find("rows").setAttribute("aria-busy", "false");
   const digits = question.milliseconds < 10 ? 1 : 0;
   const took = question.milliseconds.toFixed(digits);
-  find("took").textContent = `answered in ${took} ms, shown slowed down`;
+  find("took").textContent = `in ${took} ms, shown slowed down`;
   const words = showWords({ kind: "answered", answer });
   speaking = setTimeout(() => speak(words), SPOKEN_AFTER_MS);
-  showBoxes(answer);
+  pad.showBoxes(find("boxes"), answer.decision?.boxes ?? []);
   steps.load(question);
   await Promise.all([showPasses(question), share(question)]);
 }
 
 function onFailure(question, error, retryInSeconds) {
+  const isSetting = retryInSeconds === null && settings.mark(error.param, sentence(error.message));
+  if (isSetting && answeredContent === pad.content) {
+    finish(answered); // the last answer still holds
+    return;
+  }
   const isNew = phase !== "failed";
   if (isNew) enter("failed");
   const isGone = error.status === undefined;
@@ -199,9 +246,11 @@ function onFailure(question, error, retryInSeconds) {
   document.body.classList.toggle("is-old", retryInSeconds !== null && answered !== null);
   find("rows").setAttribute("aria-busy", "false");
   find("try-now").hidden = retryInSeconds === null;
+  find("show-steps").hidden = error.code !== "no_ink";
   const since = answered === null ? null : answeredAt;
   const words = showWords({ kind: "failed", error, since, retryInSeconds });
-  if (isNew) (isGone ? warn : speak)(words);
+  if (isNew && isGone) find("alert").textContent = words.headline;
+  else if (isNew) speak(words);
 }
 
 // What is shown
@@ -218,17 +267,19 @@ function showWords(state) {
   return words;
 }
 
-// The streams would make a live region a fire hose: it is written once for a finished answer.
+// The streams would make a live region a fire hose: it is written for a finished answer.
 function speak({ headline, line, badge }) {
+  spoken = { headline, at: performance.now() };
   find("status").textContent = [headline, badge, line].filter(Boolean).join(" ");
 }
 
-function warn({ headline }) {
-  find("alert").textContent = headline;
+/** While the pen moves, the headline when it is another, and not too often. */
+function speakSoFar({ headline }) {
+  const isDue = performance.now() - spoken.at >= SPOKEN_EVERY_MS;
+  if (headline !== spoken.headline && isDue) speak({ headline });
 }
 
 function showNumbers(answer) {
-  // The passes read one of them, and which is chance: no row may look like the answer.
   document.body.classList.toggle("is-several", answer.decision?.reason === "several_digits");
   showDoubt(doubtElements, answer);
   if (answer.input) showInput(find("seen"), answer.input);
@@ -241,38 +292,29 @@ function showTools() {
 }
 
 function showHint() {
+  const isUnasked = pad.content.isUnasked === true;
   document.body.classList.toggle("is-empty", pad.isEmpty);
+  document.body.classList.toggle("is-unasked", isUnasked);
+  find("pad-hint").textContent = isUnasked ? "example: draw your own" : "draw here";
+}
+
+/** Shows a pass in all places; null for none. */
+function showPass(pass) {
+  tracks.mark(pass?.place ?? null, pass?.isAsked ? pass.probs : null);
+  if (pass !== null) lesson.showPass(pass);
 }
 
 async function showPasses(question) {
-  const { picture, query: asked, controller } = question;
   try {
-    const details = await fetchPasses(picture, asked, controller.signal);
+    question.details ??= await fetchPasses(question.picture, question.query, question.signal);
+    const { details } = question;
     if (answered !== question || phase !== "answered") return;
-    rows.showBands(details.pass_probabilities);
+    tracks.showBands(details.pass_probabilities);
     passes.load(details, labels);
+    lesson.showPasses(details);
   } catch {
     // The answer stands without them; if the server is gone, the next question says so.
   }
-}
-
-function showBoxes(answer) {
-  const boxes = answer.decision?.boxes ?? [];
-  find("boxes").replaceChildren(
-    ...boxes.map((box, index) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.setAttribute("aria-label", `Read only this one, ${index + 1} of ${boxes.length}`);
-      const from = pad.place(box[0], box[1]);
-      const to = pad.place(box[2], box[3]);
-      button.style.left = `${100 * from.x}%`;
-      button.style.top = `${100 * from.y}%`;
-      button.style.width = `${100 * (to.x - from.x)}%`;
-      button.style.height = `${100 * (to.y - from.y)}%`;
-      button.addEventListener("click", async () => pad.show(await pad.crop(box)));
-      return button;
-    }),
-  );
 }
 
 async function share(question) {
@@ -280,112 +322,77 @@ async function share(question) {
   if (answered !== question || phase !== "answered") return;
   // Of several digits the network saw one picture; the link would lead to another answer.
   const isWhole = question.final.answer.decision?.reason !== "several_digits";
-  if (isWhole) history.replaceState(null, "", linkHash(png, question.query));
-  find("link").textContent = location.href;
+  const hash = linkHash(png, question.query);
+  // What plays unasked is played again when the page is loaded again.
+  if (isWhole && !pad.content.isUnasked) history.replaceState(null, "", hash);
+  find("link").textContent = isWhole ? new URL(hash, location.href).href : "";
   find("curl").textContent = isWhole ? curlCommand(png, question.query) : "Choose one digit first.";
   find("answer").textContent = plainAnswer(question.final.text);
   find("copy-link").disabled = find("copy-curl").disabled = !isWhole;
 }
 
-// What starts it
-
-async function open(file) {
-  if (file) pad.show(await pictureOfFile(file));
-}
-
 async function openLink() {
   const { png, query: asked } = readHash(location.hash);
   settings.query = asked;
+  await useNetwork(asked.network ?? null);
   if (png !== null) pad.show(await pictureOfInput(png));
-}
-
-function buildExamples() {
-  find("examples").append(
-    ...EXAMPLES.map(({ name, strokes, isDoubtful }) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", title: name });
-      button.setAttribute("aria-label", `Try ${name}`);
-      button.classList.toggle("doubtful", isDoubtful === true);
-      const drawing = shape("svg", { viewBox: "10 10 80 80", "aria-hidden": "true" });
-      for (const stroke of strokes) {
-        const d = stroke.map(({ x, y }) => `${(100 * x).toFixed(1)} ${(100 * y).toFixed(1)}`);
-        drawing.append(shape("path", { d: `M${d.join("L")}` }));
-      }
-      button.append(drawing);
-      button.addEventListener("click", () => pad.play(strokes, { isAtOnce: isMotionReduced() }));
-      return button;
-    }),
-  );
-}
-
-function buildCopyButton(button, place) {
-  button.addEventListener("click", async () => {
-    const label = button.textContent;
-    try {
-      await navigator.clipboard.writeText(place.textContent);
-      button.textContent = "Copied";
-    } catch {
-      // Without https there is no clipboard: show what to copy, selected.
-      find("as-text").open = true;
-      getSelection().selectAllChildren(place);
-      button.textContent = "Press Ctrl+C";
-    }
-    setTimeout(() => (button.textContent = label), 1500);
-  });
 }
 
 function listen() {
   find("undo").addEventListener("click", () => pad.undo());
   find("clear").addEventListener("click", () => pad.clear());
   find("try-now").addEventListener("click", () => asker.retry());
-  find("file").addEventListener("change", ({ target }) => {
-    open(target.files[0]);
-    target.value = ""; // so that the same file can be opened again
-  });
-  document.addEventListener("paste", ({ clipboardData }) => open(clipboardData.files[0]));
-  document.addEventListener("dragover", (event) => event.preventDefault());
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    open(event.dataTransfer.files[0]);
-  });
+  listenForFiles(find("file"), async (file) => pad.show(await pictureOfFile(file)));
   addEventListener("hashchange", openLink);
-  buildCopyButton(find("copy-link"), find("link"));
-  buildCopyButton(find("copy-curl"), find("curl"));
+  keepAddress();
+  listenForCard(document.querySelectorAll(".to-card"), find("card"));
+  for (const name of ["link", "curl"]) {
+    buildCopyButton(find(`copy-${name}`), find(name), find("as-text"));
+  }
   watchTheme(find("theme"), () => {
     pad.draw();
     if (answered !== null && !pad.isEmpty) showInput(find("seen"), answered.final.answer.input);
   });
 }
 
-/** One example plays unasked if nobody touches the page: most visitors never touch a control. */
-function playUnasked() {
-  if (isMotionReduced()) return;
-  const timer = setTimeout(() => {
-    if (phase !== "empty" || document.hidden) return;
-    pad.play(EXAMPLES[2].strokes, { isAtOnce: false, isUnasked: true });
-  }, UNTOUCHED_MS);
-  for (const kind of ["pointerdown", "keydown", "wheel", "dragenter", "paste"]) {
-    addEventListener(kind, () => clearTimeout(timer), { once: true });
-  }
+/** Has another network answer; null for the server's own choice. */
+async function useNetwork(name) {
+  checkSwitch(find("networks"), name);
+  if (name === settings.network) return;
+  settings.network = name;
+  await loadModel();
 }
 
 async function loadModel() {
+  const { network } = settings;
   try {
-    const model = await fetchModel();
+    const model = await fetchModel(network);
+    if (network !== settings.network) return;
+    const { layer_sizes: sizes, dropout_rates: rates } = model.config;
+    showCard({ link: find("model"), facts: find("facts") }, model);
+    settings.setOwnRates(rates);
+    passes.build(sizes.slice(1, -1));
+    const isOther = labels.join() !== model.config.labels.join();
     labels = model.config.labels;
-    find("model").textContent = `Model ${model.version}`;
-    find("dropped-share").textContent = `, ${dropoutWords(model.config.dropout_rates)} switched off`;
-    passes.build(model.config.layer_sizes.slice(1, -1));
-    if (phase === "empty") rows.build(labels);
-  } catch {
+    lesson.build(sizes, labels);
+    if (phase === "empty" || isOther) tracks.build(labels);
+  } catch (error) {
+    if (network !== null && error instanceof ServerError) return useNetwork(null); // it is gone
     setTimeout(loadModel, MODEL_RETRY_MS);
   }
 }
 
-find("settings").open = matchMedia("(min-width: 900px)").matches;
-rows.build(labels);
-buildExamples();
+find("settings").open = matchMedia("(min-width: 700px)").matches;
+tracks.build(labels);
+buildExamples(find("examples"), (strokes) => pad.play(strokes, { isAtOnce: isMotionReduced() }));
 listen();
 empty();
 await loadModel();
 if (location.hash) await openLink();
-else playUnasked();
+buildSwitch(find("networks"), (name) => useNetwork(name).then(askAnew))
+  .then(() => checkSwitch(find("networks"), settings.network))
+  .catch(() => {}); // one is answering
+// Most visitors never touch a control: what plays by itself must teach.
+if (!location.hash && phase === "empty") {
+  pad.play(OPENING, { isAtOnce: isMotionReduced(), isUnasked: true });
+}

@@ -27,6 +27,21 @@ export async function pictureOfCanvas(canvas) {
   return { body, type: "image/png", preprocess: "auto", preview: canvas, isInput: false };
 }
 
+/** Calls `onFile` with each file that is opened, dropped or pasted. */
+export function listenForFiles(input, onFile) {
+  const take = (files) => files.length > 0 && onFile(files[0]);
+  input.addEventListener("change", () => {
+    take(input.files);
+    input.value = ""; // so that the same file can be opened again
+  });
+  document.addEventListener("paste", ({ clipboardData }) => take(clipboardData.files));
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    take(event.dataTransfer.files);
+  });
+}
+
 async function decode(blob) {
   try {
     return await createImageBitmap(blob);

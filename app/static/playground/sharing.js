@@ -1,6 +1,6 @@
 // The whole state in the address, and the same question as a command line.
 
-import { hasKey } from "./key.js";
+import { hasKey, predictAddress } from "./api.js";
 import { encodeGreyPng, fromBase64, toBase64 } from "./pictures.js";
 
 /** What the network saw, 28 rows of 28 values, as the smallest PNG. */
@@ -27,8 +27,7 @@ export function readHash(hash) {
 
 /** A command that needs nothing but a shell, and gets the page's answer byte for byte. */
 export function curlCommand(png, query) {
-  const parameters = new URLSearchParams({ ...query, preprocess: "none" });
-  const address = new URL(`predict/mc?${parameters}`, document.baseURI);
+  const address = new URL(predictAddress("predict/mc", query, "none"), document.baseURI);
   // Not the key itself: commands are kept in histories.
   const key = hasKey() ? '-H "Authorization: Bearer $DROPSERVE_API_KEY" ' : "";
   return (
@@ -40,4 +39,37 @@ export function curlCommand(png, query) {
 /** The answer without what only the page asked for: what the command prints. */
 export function plainAnswer(text) {
   return text.replace(/"input":\[\[.*?\]\],/, "");
+}
+
+/**
+ * Has a button copy a text.
+ *
+ * @param place the element that shows the text, inside `details`.
+ */
+export function buildCopyButton(button, place, details) {
+  button.addEventListener("click", async () => {
+    const label = button.textContent;
+    try {
+      await navigator.clipboard.writeText(place.textContent);
+      button.textContent = "Copied";
+    } catch {
+      // Without https there is no clipboard: show what to copy, selected.
+      details.open = true;
+      getSelection().selectAllChildren(place);
+      button.textContent = "Press Ctrl+C";
+    }
+    setTimeout(() => (button.textContent = label), 1500);
+  });
+}
+
+/** Has links within the page leave the address alone: what comes after its # is the drawing. */
+export function keepAddress() {
+  for (const link of document.querySelectorAll('a[href^="#"]')) {
+    link.addEventListener("click", (event) => {
+      const target = document.querySelector(link.hash);
+      event.preventDefault();
+      target.scrollIntoView();
+      target.focus({ preventScroll: true });
+    });
+  }
 }

@@ -3,21 +3,28 @@
 const KEY = "dropserve-theme";
 const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
 
+/** Calls `onChange` with whether the colours are dark: now, and when the system has others. */
+export function followTheme(onChange) {
+  const theme = remembered();
+  if (theme !== null) document.documentElement.dataset.theme = theme;
+  systemIsDark.addEventListener("change", () => onChange(isDark()));
+  onChange(isDark());
+}
+
 /** Puts the button to work; `onChange` is called whenever the colours are others. */
 export function watchTheme(button, onChange) {
-  const apply = (theme) => {
-    if (theme !== null) document.documentElement.dataset.theme = theme;
-    button.textContent = isDark() ? "Light" : "Dark";
-    button.setAttribute("aria-label", isDark() ? "Light colours" : "Dark colours");
+  const show = (isDarkNow) => {
+    button.textContent = isDarkNow ? "Light" : "Dark";
+    button.setAttribute("aria-label", isDarkNow ? "Light colours" : "Dark colours");
     onChange();
   };
   button.addEventListener("click", () => {
     const theme = isDark() ? "light" : "dark";
-    apply(theme);
+    document.documentElement.dataset.theme = theme;
     remember(theme);
+    show(isDark());
   });
-  systemIsDark.addEventListener("change", () => apply(null));
-  apply(remembered());
+  followTheme(show);
 }
 
 function isDark() {

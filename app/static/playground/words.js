@@ -26,6 +26,8 @@ export function wordsFor(state, labels) {
 const MAY_BE_NO_DIGIT =
   "It may not be a digit. I only know digits, and some other shapes will still fool me.";
 
+const TWO_DIGITS = 0.9; // of the votes: from here on the passes do not scatter, but differ
+
 function say(headline, line, badge = null) {
   return { headline, line, badge };
 }
@@ -46,41 +48,62 @@ function convergingWords({ answer, total }, labels) {
 function answeredWords(answer, labels) {
   const { decision } = answer;
   const label = labels[answer.digit];
-  if (decision === null) {
-    const line = "This network has no limit for doubt yet, so it neither answers nor abstains.";
-    return say(`Most passes say ${label}.`, `${voteLine(answer, labels)} ${line}`);
-  }
+  if (decision === null) return undecidedWords(answer, labels);
   if (decision.outcome === "accept") {
     const line = isUnanimous(answer)
-      ? `${allPasses(answer)} agree.`
+      ? agreement(answer, label)
       : `${voteLine(answer, labels)} That is within my limit for doubt.`;
     return say(`It's ${withArticle(label)}.`, line, "ANSWERS");
   }
   return { ...abstainingWords(answer, labels), badge: "ABSTAINS" };
 }
 
+/** At another dropout rate, or where the network has no limit, nothing is decided. */
+function undecidedWords(answer, labels) {
+  const label = labels[answer.digit];
+  const headline =
+    2 * answer.votes[answer.digit] > answer.passes
+      ? `Most passes say ${label}.`
+      : `The passes scatter; most often they say ${label}.`;
+  if (answer.dropout == null) {
+    const line = "This network has no limit for doubt yet, so it neither answers nor abstains.";
+    return say(headline, `${voteLine(answer, labels)} ${line}`);
+  }
+  const passes = answer.dropout === 0 ? "Nothing was switched off, so all passes are the same." : voteLine(answer, labels);
+  return say(headline, `${passes} Decisions hold only at the network's own rate, so none is made.`);
+}
+
 function abstainingWords(answer, labels) {
   const label = labels[answer.digit];
+  const isAlone = answer.passes === 1;
   if (answer.decision.reason === "several_digits") {
     return say("I see more than one digit.", "I read one at a time: choose one, or erase all but one.");
   }
   if (isFlat(answer)) {
     return say(
       "I don't recognise this.",
-      `The passes find no digit likely: even the best gets only ${percentOfBest(answer)} % on ` +
-        `average. ${MAY_BE_NO_DIGIT}`,
+      `${isAlone ? "The only pass finds" : "The passes find"} no digit likely: even the best gets ` +
+        `only ${percentOfBest(answer)} %${isAlone ? "" : " on average"}. ${MAY_BE_NO_DIGIT}`,
     );
   }
   if (isUnanimous(answer)) {
-    return say(
-      `I'm not sure. Perhaps ${withArticle(label)}.`,
-      `${allPasses(answer)} lean to ${label}, but none of them firmly.`,
-    );
+    const lean = isAlone ? "The only pass leans" : `All ${answer.passes} passes lean`;
+    let firmly = isAlone ? "not firmly" : "none of them firmly";
+    if (!isByEntropy(answer.decision)) firmly = "some firmly and some not";
+    return say(`I'm not sure. Perhaps ${withArticle(label)}.`, `${lean} to ${label}, but ${firmly}.`);
   }
+  const rival = rivalOf(answer);
   if (answer.decision.reason === "ambiguous") {
     return say(
-      `I'm not sure: ${label} or ${labels[rivalOf(answer)]}?`,
+      `I'm not sure: ${label} or ${labels[rival]}?`,
       `${voteLine(answer, labels)} I would rather not answer; a person should look.`,
+    );
+  }
+  if (answer.votes[answer.digit] + answer.votes[rival] >= TWO_DIGITS * answer.passes) {
+    return say(
+      `I'm not sure: ${label} or ${labels[rival]}?`,
+      `${voteLine(answer, labels)} That is more disagreement than I know from digits; a person ` +
+        "should look.",
     );
   }
   const digits = answer.votes.filter((votes) => votes > 0).length;
@@ -138,8 +161,8 @@ function voteLine(answer, labels) {
   return `${votes[digit]} of ${passes} passes say ${labels[digit]}${rest}.`;
 }
 
-function allPasses({ passes }) {
-  return passes === 1 ? "The only pass" : `All ${passes} passes`;
+function agreement({ passes }, label) {
+  return passes === 1 ? `The only pass says ${label}.` : `All ${passes} passes agree.`;
 }
 
 function isUnanimous({ votes, digit, passes }) {
@@ -153,16 +176,30 @@ export function isByEntropy(decision) {
 
 /** The doubt in plain words, with the numbers of the answer. */
 export function doubtWords(answer) {
-  const doubt = answer.predictive_entropy;
+  const { decision } = answer;
   const most = Math.log(answer.mean.length);
-  const limit = isByEntropy(answer.decision) ? `; my limit is ${answer.decision.threshold.toFixed(2)}` : "";
+  const limit = decision === null ? "" : `my limit is ${decision.threshold.toFixed(2)}`;
+  const [ofAll, ofCopies] = isByEntropy(decision) ? [`; ${limit}`, ""] : ["", limit && ` (${limit})`];
   return (
-    `Total doubt ${doubt.toFixed(2)} (0 is none, ${most.toFixed(2)} is pure guessing${limit}). ` +
-    `${answer.expected_entropy.toFixed(2)} because the drawing is unclear to each copy by itself; ` +
-    `${answer.mutual_information.toFixed(2)} because the copies disagree. ` +
-    `Calibrated confidence in ${isFlat(answer) ? "the best digit" : answer.label}: ` +
-    `${answer.confidence.toFixed(2)}.`
+    `Total doubt ${answer.predictive_entropy.toFixed(2)} ` +
+    `(0 is none, ${most.toFixed(2)} is pure guessing${ofAll}). ` +
+    `${answer.expected_entropy.toFixed(2)} because the drawing is unclear to each pass by itself; ` +
+    `${answer.mutual_information.toFixed(2)} because the passes disagree${ofCopies}. ` +
+    confidenceWords(answer)
   );
+}
+
+/** What the calibrated confidence means here: it was measured on single digits. */
+function confidenceWords({ decision, label, confidence }) {
+  if (decision === null) return "Nothing is calibrated here, so no confidence is given.";
+  if (decision.outcome === "accept") return `Calibrated confidence in ${label}: ${confidence.toFixed(2)}.`;
+  if (decision.reason === "ambiguous") {
+    return (
+      `Forced to answer I would say ${label}: confidence ${confidence.toFixed(2)}, which holds for ` +
+      "usual digits."
+    );
+  }
+  return "No confidence is given: it would hold only for one digit like those I learnt.";
 }
 
 /** How many neurons a pass switches off: "a random 1 in 5", or per cent where that is no such share. */
@@ -170,9 +207,9 @@ export function dropoutWords(rates) {
   const low = Math.min(...rates);
   const high = Math.max(...rates);
   const oneIn = Math.round(1 / low);
-  if (low === high && Math.abs(1 / low - oneIn) < 0.1) return `a random 1 in ${oneIn} neurons`;
+  if (low === high && Math.abs(1 / low - oneIn) < 0.1) return `a random 1 in ${oneIn} of the neurons`;
   const percent = [...new Set([low, high].map((rate) => Math.round(rate * 100)))].join(" to ");
-  return `a random ${percent} % of the neurons`;
+  return `a random ${percent}\u00a0% of the neurons`;
 }
 
 /** The indices of the largest value and of the next. */
@@ -189,6 +226,6 @@ function verb(count) {
   return count === 1 ? "says" : "say";
 }
 
-function sentence(text) {
+export function sentence(text) {
   return `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
