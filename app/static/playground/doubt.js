@@ -14,7 +14,8 @@ export function showDoubt(elements, answer) {
   if (answer.decision !== null) {
     // A limit for disagreement counts from where that part begins.
     const start = isByEntropy(answer.decision) ? 0 : middle;
-    elements.limit.style.left = `${Math.min(start + share(answer.decision.threshold), 100)}%`;
+    const place = Math.min(start + share(answer.decision.threshold), 100);
+    elements.limit.style.transform = `translateX(${place}%)`; // other moves count as shifts
   }
   elements.text.textContent = doubtWords(answer);
 }
