@@ -238,7 +238,7 @@ def test_the_recipe_is_the_one_that_the_committed_network_records() -> None:
     training = load_checkpoint(DEFAULT_CHECKPOINT).training
     student = training["recipe"]
     by_kind = {member["kind"]: member["recipe"] for member in student["teacher"]}
-    first, convnet, taught, calibrate = (command.split()[1:] for command in RECIPE)
+    first, convnet, pool, taught, calibrate, plain = (command.split()[1:] for command in RECIPE)
     parser = build_parser()
 
     options = parser.parse_args(first)
@@ -249,6 +249,11 @@ def test_the_recipe_is_the_one_that_the_committed_network_records() -> None:
     teachers.append(str(options.output))
     options = parser.parse_args(taught)
     assert {str(path) for path in options.teacher} == set(teachers)
-    recipe = {**config_from(options, TrainConfig).recipe(), "teacher": student["teacher"]}
+    read = {name: student[name] for name in ("teacher", "pool")}  # from files
+    recipe = config_from(options, TrainConfig).recipe() | read
     assert recipe == {**student, "seed": training["seed"]}
     assert options.output == parser.parse_args(calibrate).checkpoint
+    drawn = parser.parse_args(pool)
+    assert drawn.output == options.pool == parser.parse_args(calibrate).pool
+    assert drawn.count == student["pool"]["images"]
+    assert str(parser.parse_args(plain).checkpoint) == teachers[0]

@@ -39,8 +39,9 @@ def two_workers(versions: Versions) -> Iterator[Server]:
 
 def test_a_draining_server_serves_on_and_says_that_it_goes(servers: ServerStarter) -> None:
     server = servers.start(environ=DRAIN_SECONDS)
-    server.process.terminate()
     with httpx.Client(base_url=server.address, timeout=30) as http:
+        assert http.get("/health/ready").is_success  # nobody drains what nobody knows
+        server.process.terminate()
         deadline = time.monotonic() + 30
         while (ready := http.get("/health/ready")).is_success:
             assert time.monotonic() < deadline

@@ -149,7 +149,7 @@ DIGITS: tuple[tuple[Stroke, ...], ...] = (
 # Half way between a four, open at the top, and a nine, closed: people disagree about it.
 FOUR_OR_NINE: tuple[Stroke, ...] = (
     (
-        (0.320, 0.050),
+        (0.308, 0.030),
         (0.176, 0.155),
         (0.095, 0.344),
         (0.190, 0.506),

@@ -14,14 +14,14 @@ from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, LEAST_PASSES, sufficient_passes
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
-from tests.samples.draw import DIGITS, FOUR_OR_NINE, Stroke, draw_strokes
+from tests.samples.draw import DIGITS, FOUR_OR_NINE, STAR, Stroke, draw_strokes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MOST = 300
-# A clear digit, a doubtful one, and two that are two digits at once.
+# No digit, a doubtful one, and two that are two digits at once.
 DRAWINGS: tuple[tuple[Stroke, ...], ...] = (
-    DIGITS[3],
+    STAR,
     FOUR_OR_NINE,
     (*DIGITS[3], *DIGITS[5]),
     (*DIGITS[0], *DIGITS[6]),
