@@ -14,6 +14,7 @@ from app.settings import Settings
 
 _V2 = "Open Inference Protocol"
 _OBJECT = {"application/json": {"schema": {"type": "object"}}}
+_REFUSED = {"description": "What is wrong, in the protocol's own form.", "content": _OBJECT}
 
 
 def document_network(paths: dict[str, Any], predictor: Predictor, settings: Settings) -> None:
@@ -95,5 +96,9 @@ def _operation(name: str, summary: str, parameters: list[dict[str, Any]]) -> dic
         "description": "Of the Open Inference Protocol (V2), for clients of Triton and KServe.",
         "operationId": name,
         "parameters": parameters,
-        "responses": {"200": {"description": "As the protocol says.", "content": _OBJECT}},
+        "responses": {
+            "200": {"description": "As the protocol says.", "content": _OBJECT},
+            "4XX": _REFUSED,
+            "5XX": _REFUSED,
+        },
     }
