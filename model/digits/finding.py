@@ -4,39 +4,29 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from model.arrays import Pixels
-from model.digits.fitting import fit
-from model.digits.loops import AREA, find_regions, leave_others_out, share_of_sharp, stroke_width
-from model.digits.paper import find_sheets
-from model.digits.parts import (
-    ALONG_EDGE,
-    Box,
-    Group,
-    Parts,
-    find_parts,
-    group_parts,
-    magnified,
-    members_of,
-    side_of,
-)
+from model.digits.fitting import fit, stroke_width
+from model.digits.paper import find_sheets, is_ink_dark
+from model.digits.parts import ALONG_EDGE, Box, Part, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
-from model.digits.sheet import find_ink, measure_darkness, reduce, smooth
+from model.digits.sheet import clean, find_ink, measure_darkness, reduce
 from model.errors import NoInkError
+from model.literals import SIDE
 
 # Small pictures of the steps, by name.
 Steps = dict[str, Pixels]
 
 # Digits are searched in a picture reduced to at most the first longer side, and if there are none,
-# to the second, where thin and faint strokes do not vanish. A digit of less than `_SMALL_DIGIT` is
-# searched again around it. It is cut out of the picture reduced to at most `_DIGIT_SIDE`.
-_LOOK_SIDES, _SMALL_DIGIT, _DIGIT_SIDE = (128, 320), 24, 240
+# to the second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
+_LOOK_SIDES, _DIGIT_SIDE = (128, 320), 120
 # Ink has at least this contrast to the paper, in grey levels; less is a sensor's noise. The second
 # is for averages of pixels, the third where ink was found.
 _LEAST_CONTRASTS = 16, 10, 8
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
-_REACHES, _WIDEST_STROKE, _WIDEST_FOUND = (0.25, 0.1, 0.04), 2, 1.4
+_REACHES, _WIDEST_STROKE, _WIDEST_FOUND = (0.25, 0.08), 2, 1.4
 # Digits with this share of all ink are alone on clean paper.
 _CLEAN = 0.98
 
@@ -49,8 +39,11 @@ _LEAST_AREA, _LEAST_AT_EDGE, _THICKEST, _LONGEST_STROKES, _MOST_PIECES = 5, 0.1,
 # its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks along the
 # picture's edge and marks fainter than `_FAINT` are more often shadows: they need sharper edges.
 _SHARP, _EDGE_SHARE, _FAINT, _MOST_ALONG_EDGE = 0.7, 12, 0.3 * 255, 0.4
-# A blob of at most this share of the picture's longer side may be the beginning of a stroke.
-_LARGEST_BLOB = 0.2
+
+# A picture of MNIST's size is in MNIST's form if its outer 4 pixels hold less than this share of
+# the ink: if it is disturbed; if no digit was found, where an even share would be 0.49; and if it
+# is clean and longer than `_LARGEST`: with more it is a digit that was enlarged.
+_MARGIN, _DISTURBED, _UNFOUND, _CLEAN_MARGIN, _LARGEST = 4, 0.4, 0.48, 0.25, 24
 
 _UNIFORM = "the image is uniform; send a digit that stands out from its background"
 _ALL_OVER = (
@@ -59,7 +52,8 @@ _ALL_OVER = (
 )
 _SHADOW = "only a shadow stands out; send a digit with clearer strokes"
 _SPECKS = "only specks stand out; send a larger digit"
-_AREA = "only a large area stands out; send a digit made of strokes"
+
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -68,17 +62,23 @@ class Look:
 
     Attributes:
         darkness: how dark ink is against the paper, 0 elsewhere, (H, W).
-        parts: the connected parts of the ink.
-        digits: the parts that make up digits, the clearest digit first; at least one.
+        numbers: the number of each pixel's connected part, 0 for paper, (H, W).
+        digits: the clearest first; at least one.
         mask: 1 for ink of the first digit, (H, W).
         width: the mean width of its strokes, pixels.
+        is_clean: whether there is hardly any other ink.
+        is_ruled: whether lines were erased.
+        is_dark: whether ink is darker than paper.
     """
 
     darkness: Pixels
-    parts: Parts
-    digits: list[Group]
+    numbers: NDArray[np.int32]
+    digits: list[Part]
     mask: Pixels
     width: float
+    is_clean: bool
+    is_ruled: bool
+    is_dark: bool
 
 
 def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tuple[Box, ...]]:
@@ -91,125 +91,138 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
         NoInkError: there is no digit in the picture.
     """
     if steps is not None:
-        steps.setdefault("paper", image)
-    look, factor, is_dark = _search(image)
-    boxes = tuple(sorted(magnified(digit.box, factor) for digit in look.digits))
-    left, top, right, bottom = look.digits[0].box
-    side = side_of(look.digits[0].box)
-    if factor > 1 and side < _SMALL_DIGIT:
-        rows = slice(max(0, top - side) * factor, (bottom + side) * factor)
-        columns = slice(max(0, left - side) * factor, (right + side) * factor)
-        part = np.ascontiguousarray(image[rows, columns])
-        if part.size < image.size:
-            try:
-                return find_and_fit(part, steps)[0], boxes
-            except NoInkError:
-                pass
-    ink = _cut_out(image, look, factor, is_dark)
-    _check_strokes(ink)
-    if steps is not None:
-        steps |= {"ink": look.darkness, "digit": ink}
-    return fit(ink), boxes
-
-
-def _search(image: Pixels) -> tuple[Look, int, bool]:
-    """Finds the digits on the paper, or in all of the picture, as light or dark ink."""
-    refusals: list[NoInkError] = []
-    at_edge: list[tuple[Look, int, bool]] = []
+        steps["paper"] = image
     for longest in _LOOK_SIDES:
         small, factor = reduce(image, longest)
-        sheets = find_sheets(small)
-        for number, (sheet, is_dark) in enumerate(sheets, 1):
-            if number == len(sheets) and not at_edge and _are_marks_all_over(refusals):
-                break
-            grey, noise = smooth(sheet if is_dark else ~sheet)
-            for share in _REACHES:
-                reach = max(1, round(share * max(small.shape)))
-                try:
-                    look = _look_at(grey, noise, reach, _LEAST_CONTRASTS[factor > 1])
-                except NoInkError as refusal:
-                    refusals.append(refusal)
-                    continue
-                if look.digits[0].along_edge <= ALONG_EDGE:
-                    return look, factor, is_dark
-                at_edge.append((look, factor, is_dark))
-        if at_edge or max(image.shape) <= longest:
+        is_dark = is_ink_dark(small)
+        found = _search(small, is_dark, _LEAST_CONTRASTS[factor > 1])
+        if isinstance(found, Look) or factor == 1:
             break
-    if at_edge:
-        return min(at_edge, key=lambda found: found[0].digits[0].along_edge)
-    raise refusals[0]
+    if image.shape == (SIDE, SIDE) and _is_disturbed(image if is_dark else ~image, found):
+        return ~image if is_dark else image, ()
+    if isinstance(found, NoInkError):
+        raise found
+    ink = _cut_out(image, found, factor)
+    if steps is not None:
+        steps |= {"ink": found.darkness, "digit": ink}
+    boxes = sorted(magnified(digit.box, factor) for digit in found.digits)
+    return fit(ink), tuple(boxes)
 
 
-def _are_marks_all_over(refusals: list[NoInkError]) -> bool:
-    """Whether the latest sheet is full of marks; what is between them, as in text, is no ink."""
-    return all(_ALL_OVER in str(refusal) for refusal in refusals[-len(_REACHES) :])
+def _search(grey: Pixels, is_dark: bool, least: int) -> Look | NoInkError:
+    """Finds the digits in all of the picture or on paper in it, as light or dark ink."""
+    refusals: list[NoInkError] = []
+    at_edge: list[Look] = []
+    for sheet, is_light in [*find_sheets(grey), (grey, is_dark), (grey, not is_dark)]:
+        # Where the picture is full of marks, as of text, what is between them is no ink.
+        latest = refusals[-len(_REACHES) :]
+        if (
+            latest
+            and not at_edge
+            and is_light != is_dark
+            and all(_ALL_OVER in str(e) for e in latest)
+        ):
+            break
+        for share in _REACHES:
+            try:
+                look = _look_at(sheet, is_light, share, least)
+            except NoInkError as refusal:
+                refusals.append(refusal)
+                continue
+            if look.digits[0].along_edge <= ALONG_EDGE:
+                return look
+            at_edge.append(look)
+    return min(at_edge, key=lambda look: look.digits[0].along_edge) if at_edge else refusals[0]
 
 
-def _look_at(grey: Pixels, noise: float, reach: int, least: int) -> Look:
+def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     """Measures the ink, leaves out lines and frames, and groups strokes into digits."""
-    darkness = remove_lines(measure_darkness(grey, least, noise, reach))
+    grey, noise = clean(sheet if is_dark else ~sheet)
+    reach = max(1, round(share * max(grey.shape)))
+    lined = measure_darkness(grey, least, noise, reach)
+    darkness = remove_lines(lined)
     threshold, typical = find_ink(darkness)
     if not typical:
-        raise NoInkError(f"no ink: {_UNIFORM}")
-    parts = find_parts(darkness, threshold)
-    digits = group_parts(parts)
+        raise NoInkError(f"no ink: {_UNIFORM if noise < least else _ALL_OVER}")
+    numbers, parts = find_parts(darkness, threshold)
+    digits = group_parts(parts, numbers)
     if not digits:
         raise NoInkError(f"no ink: {_ALL_OVER}")
-    mask = members_of(digits[0], parts)
+    chosen = np.zeros(len(parts) + 1, np.uint8)
+    chosen[digits[0].numbers] = 1
+    mask = chosen[numbers]
     strip_line(mask)
-    look = Look(darkness, parts, digits, mask, stroke_width(mask, 0))
-    _check_pen(grey, look, reach)
-    # Now that the width of the strokes is known, wider dark areas are left out as shadows.
-    narrower = round(_WIDEST_STROKE * look.width) + 2
-    mass = sum(digit.mass for digit in digits)
-    is_clean = mass > _CLEAN * parts.masses[0] and not digits[0].along_edge
-    return look if is_clean or narrower >= 0.75 * reach else _look_at(grey, noise, narrower, least)
+    is_clean = sum(digit.mass for digit in digits) > _CLEAN * sum(part.mass for part in parts)
+    width = stroke_width(mask, 0)
+    look = Look(darkness, numbers, digits, mask, width, is_clean, darkness is not lined, is_dark)
+    _check_pen(grey, look)
+    return look
 
 
-def _check_pen(grey: Pixels, look: Look, searched: int) -> None:
+def _check_pen(grey: Pixels, look: Look) -> None:
     """Refuses what no pen could have written."""
-    digit, width, mask = look.digits[0], look.width, look.mask
-    side = side_of(digit.box)
-    if digit.area > _LONGEST_STROKES * side * width or len(digit.members) > _MOST_PIECES:
+    digit, width = look.digits[0], look.width
+    side, whole = digit.side, max(grey.shape)
+    if digit.area > _LONGEST_STROKES * side * width or len(digit.numbers) > _MOST_PIECES:
         raise NoInkError(f"no ink: {_ALL_OVER}")
-    if digit.area < _LEAST_AREA or (digit.along_edge and side < _LEAST_AT_EDGE * max(grey.shape)):
+    if digit.area < _LEAST_AREA or (digit.along_edge and side < _LEAST_AT_EDGE * whole):
         raise NoInkError(f"no ink: {_SPECKS}")
-    if width > _THICKEST * side and side > _LARGEST_BLOB * max(grey.shape):
-        raise NoInkError(f"no ink: {_AREA}")
     reach = max(1, side // _EDGE_SHARE)
     if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:
         reach = min(reach, max(1, int(width // 8)))
-    around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    is_sharp = share_of_sharp(mask, grey, cv2.dilate(grey, around), look.darkness) >= _SHARP
-    is_cut = width > _WIDEST_FOUND * searched  # of something wider, which is no ink
-    if not is_sharp or is_cut or digit.along_edge > _MOST_ALONG_EDGE:
+    if digit.along_edge > _MOST_ALONG_EDGE or _share_of_sharp(grey, look, reach) < _SHARP:
         raise NoInkError(f"no ink: {_SHADOW}")
 
 
-def _check_strokes(ink: Pixels) -> None:
-    """Refuses noise and text, which the reduced picture showed as strokes."""
-    areas = find_regions(ink, 127, True)[1][1:, AREA]
-    if np.count_nonzero(areas > 0.01 * areas.max(initial=1)) > _MOST_PIECES:
-        raise NoInkError(f"no ink: {_ALL_OVER}")
+def _share_of_sharp(grey: Pixels, look: Look, reach: int) -> float:
+    """At which share of the outline the lightest nearby is at least half as light as the paper."""
+    paper = cv2.divide(grey, ~look.darkness, scale=255)
+    lightest = cv2.dilate(grey, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    half = cv2.addWeighted(paper, 0.5, grey, 0.5, 0)
+    outline = cv2.subtract(look.mask, cv2.erode(look.mask, _CROSS))
+    sharp = cv2.min(outline, cv2.compare(lightest, half, cv2.CMP_GE))
+    return cv2.countNonZero(sharp) / max(cv2.countNonZero(outline), 1)
 
 
-def _cut_out(image: Pixels, look: Look, factor: int, is_dark: bool) -> Pixels:
+def _is_disturbed(image: Pixels, found: Look | NoInkError) -> bool:
+    """Whether an image of MNIST's size is in MNIST's form but for noise, lines or spatter.
+
+    A network reads such an image better as it is than after what is cut out of it.
+    """
+    most = _UNFOUND
+    if isinstance(found, Look):
+        if found.is_clean and (len(found.digits) > 1 or found.digits[0].side <= _LARGEST):
+            return False
+        most = _CLEAN_MARGIN if found.is_clean else _DISTURBED
+    grey, noise = clean(image)
+    darkness = measure_darkness(grey, _LEAST_CONTRASTS[0], noise, SIDE // 4)
+    box = slice(_MARGIN, -_MARGIN)
+    return int(darkness[box, box].sum()) > (1 - most) * int(darkness.sum())
+
+
+def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     """Cuts out the first digit alone, with a margin: the share of each pixel that ink covers."""
     left, top, width, height = cv2.boundingRect(look.mask)
     around = max(3, max(width, height) // 4)
     rows = slice(max(0, top - around), top + height + around)
     columns = slice(max(0, left - around), left + width + around)
-    mask = look.mask[rows, columns].copy()
+    mask = look.mask[rows, columns]
+    # What is near the digit belongs to it, but not what touches other ink.
+    others = ((look.numbers[rows, columns] > 0) & (mask == 0)).view(np.uint8)
     near = cv2.dilate(mask, np.ones((5, 5), np.uint8))
-    allowed = leave_others_out(near, mask, look.parts.labels[rows, columns].copy())
-    part = image[
-        rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor
-    ]
-    part, closer = reduce(part, _DIGIT_SIDE)
-    grey, noise = smooth(part if is_dark else ~part)
-    reach = round(_WIDEST_STROKE * look.width * factor / closer) + 2
-    darkness = remove_lines(measure_darkness(grey, _LEAST_CONTRASTS[2], noise / 2, reach))
-    allowed = cv2.resize(allowed, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    allowed = cv2.max(mask, cv2.subtract(near, cv2.dilate(others, _CROSS)))
+    darkness = look.darkness[rows, columns]
+    if factor > 1:
+        part = image[
+            rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor
+        ]
+        part, closer = reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
+        grey, noise = clean(part)
+        reach = round(_WIDEST_STROKE * look.width * factor / closer) + 2
+        darkness = measure_darkness(grey, _LEAST_CONTRASTS[2], noise / 2, reach)
+        if look.is_ruled:
+            darkness = remove_lines(darkness)
+        allowed = cv2.resize(allowed, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
     typical = find_ink(darkness * allowed)[1]
     if not typical:
         darkness, allowed = look.darkness[rows, columns], mask

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Pixels
-from model.digits.loops import find_regions, pick, split
+from model.arrays import Bitmap, Pixels
 
 Contour = NDArray[np.int32]
 
@@ -15,8 +14,8 @@ _LEAST_PAPER, _LEAST_BLANK, _LEAST_RECTANGLE = 0.04, 0.55, 0.86
 # It has at most this many corners, found within this share of its outline's length.
 _MOST_CORNERS, _TOLERANCE = 7, 0.02
 # Without marks of this share of its longer side it could be a shadow, or the inside of a 0: it then
-# has this share of the picture, and at most this share of its outline is along the picture's edge.
-_LEAST_MARK, _LEAST_EMPTY, _MOST_ALONG_EDGE = 0.12, 0.2, 0.35
+# has this share of the picture, and is along one of the picture's edges at most, and else two.
+_LEAST_MARK, _LEAST_EMPTY = 0.12, 0.2
 # The surroundings of a pixel, as a share of the picture's longer side.
 _SURROUNDINGS = 0.2
 
@@ -26,56 +25,54 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
 
     Returns:
         Pictures with what surrounds the paper covered, the smallest paper first, and whether marks
-        on it are dark; then the whole picture, with either.
+        on it are dark.
     """
-    labels, table = find_regions(grey, split(grey, 0)[0], False)
-    sheets, whole = [], None
-    least = _LEAST_PAPER * grey.size
-    for number, (left, top, right, bottom, area, _, _, is_light) in enumerate(table.tolist()):
-        if not number or area < max(least, 0.45 * (right - left) * (bottom - top)):
-            continue
-        region = pick(labels, np.array([number]))
-        if area > _LEAST_BLANK * grey.size and region[[0, 0, -1, -1], [0, -1, 0, -1]].all():
-            whole = bool(is_light)
-            continue
-        contour = _outline(region, area)
-        if contour is not None:
-            sheets.append((area, bool(is_light), _cover_up(grey, region, contour)))
-    if whole is None:
-        whole = _is_ink_dark(grey)
-    sheets.sort(key=lambda sheet: sheet[0])
-    return [(sheet, is_light) for _, is_light, sheet in sheets] + [(grey, whole), (grey, not whole)]
-
-
-def _outline(region: Pixels, area: int) -> Contour | None:
-    """Returns the outline of a region that is a polygon, or None."""
-    contours, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    sides = sorted((max(cv2.boundingRect(line)[2:]) for line in contours), reverse=True)
-    contour: Contour = max(contours, key=cv2.contourArea)
-    filled, length = cv2.contourArea(contour), cv2.arcLength(contour, True)
-    rectangle = cv2.minAreaRect(contour)[1]
-    edge = sum(map(np.count_nonzero, (region[0], region[-1], region[:, 0], region[:, -1])))
-    is_empty = len(sides) < 2 or sides[1] < _LEAST_MARK * sides[0]
-    is_paper = (
-        area >= _LEAST_BLANK * filled
-        and filled >= _LEAST_RECTANGLE * rectangle[0] * rectangle[1]
-        and not (
-            is_empty and (edge > _MOST_ALONG_EDGE * length or area < _LEAST_EMPTY * region.size)
-        )
-        and len(cv2.approxPolyDP(contour, _TOLERANCE * length, True)) <= _MOST_CORNERS
+    light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
+    # Eroded: regions that touch over a corner are two, as on both sides of a thin line.
+    wider = cv2.copyMakeBorder(light, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    contours, tree = cv2.findContours(
+        cv2.erode(wider, np.ones((2, 2), np.uint8)),
+        cv2.RETR_TREE,
+        cv2.CHAIN_APPROX_SIMPLE,
+        offset=(-1, -1),
     )
-    return contour if is_paper else None
+    sheets = []
+    for number, contour in enumerate(contours):
+        area = cv2.contourArea(contour, oriented=True)
+        is_light, area = area < 0, abs(area)  # the outlines of holes turn the other way
+        if area < _LEAST_PAPER * grey.size:
+            continue
+        marks = [contours[each] for each in np.flatnonzero(tree[0, :, 3] == number)]
+        blank = area - sum(map(cv2.contourArea, marks))
+        if blank >= _LEAST_BLANK * area and _is_paper(contour, area, marks, grey.shape):
+            sheets.append((area, is_light, _cover_up(grey, light == is_light, contour)))
+    sheets.sort(key=lambda sheet: sheet[0])
+    return [(sheet, is_light) for _, is_light, sheet in sheets]
 
 
-def _cover_up(grey: Pixels, region: Pixels, contour: Contour) -> Pixels:
+def _is_paper(contour: Contour, area: float, marks: list[Contour], shape: tuple[int, ...]) -> bool:
+    left, top, width, height = cv2.boundingRect(contour)
+    rectangle = cv2.minAreaRect(contour)[1]
+    if area < _LEAST_RECTANGLE * rectangle[0] * rectangle[1]:
+        return False
+    largest = max((max(cv2.boundingRect(mark)[2:]) for mark in marks), default=0)
+    is_empty = largest < _LEAST_MARK * max(width, height)
+    edges = left < 0, top < 0, left + width > shape[1], top + height > shape[0]
+    if sum(edges) > 2 - is_empty or (is_empty and area < _LEAST_EMPTY * shape[0] * shape[1]):
+        return False
+    tolerance = _TOLERANCE * cv2.arcLength(contour, True)
+    return len(cv2.approxPolyDP(contour, tolerance, True)) <= _MOST_CORNERS
+
+
+def _cover_up(grey: Pixels, region: Bitmap, contour: Contour) -> Pixels:
     """Covers what is around the paper with its own brightness."""
     inside = cv2.drawContours(np.zeros_like(grey), [contour], -1, 1, cv2.FILLED)
-    inside = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=1)
-    paper = np.sort(grey[region > 0])
+    paper = np.sort(grey[(inside > 0) & region])
+    inside = cv2.erode(inside, np.ones((3, 3), np.uint8), borderValue=1)
     return np.where(inside, grey, paper[len(paper) // 2])
 
 
-def _is_ink_dark(grey: Pixels) -> bool:
+def is_ink_dark(grey: Pixels) -> bool:
     """Whether the ink is darker than the paper, where shadows hide the paper's outline.
 
     Ink is sparse: most pixels differ little from the mean of their surroundings, and few, which are
@@ -83,5 +80,5 @@ def _is_ink_dark(grey: Pixels) -> bool:
     """
     side = 2 * max(1, round(_SURROUNDINGS * max(grey.shape))) + 1
     mean = cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE)
-    difference = grey.astype(np.int64) - mean
-    return int((difference**3).sum()) <= 0
+    difference = cv2.subtract(grey, mean, dtype=cv2.CV_64F).ravel()
+    return bool((difference * difference) @ difference <= 0)  # of whole numbers, exactly

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from model.arrays import Pixels
-from model.digits.loops import Labels, find_regions, pick
 
 # As shares of the main part:
 _LEAST_PART = 0.015  # parts with a smaller area are dust
@@ -35,105 +35,124 @@ _LEAST_HELD = 0.2
 Box = tuple[int, int, int, int]
 
 
-class Parts(NamedTuple):
-    """The 8-connected parts of the ink, numbered from 1; 0 is the paper.
+class Part(NamedTuple):
+    """One or several 8-connected parts of the ink.
 
     Attributes:
-        labels: the number of each pixel's part, (H, W).
-        boxes: left, top, right and bottom of each part, the last two exclusive.
-        areas: number of pixels of each part; 0 of all.
-        masses: sum of the darkness of each part; 0 of all.
-        along_edge: the share of each part's outline that is along the picture's edge.
+        numbers: of the parts, in the picture of numbers.
+        box: left, top, right and bottom, the last two exclusive.
+        area: number of pixels.
+        mass: sum of their darkness.
+        along_edge: the share of the outline that is along the picture's edge.
     """
 
-    labels: Labels
-    boxes: list[Box]
-    areas: list[int]
-    masses: list[int]
-    along_edge: list[float]
-
-
-class Group(NamedTuple):
-    """The parts that make up a digit; `box` as in `Parts`, sums of `area` and `mass`."""
-
-    members: list[int]
+    numbers: list[int]
     box: Box
-    mass: int
     area: int
+    mass: int
     along_edge: float
 
+    @property
+    def side(self) -> int:
+        """The longer side."""
+        left, top, right, bottom = self.box
+        return max(right - left, bottom - top)
 
-def find_parts(darkness: Pixels, threshold: int) -> Parts:
-    """Finds the connected parts of what is darker than a threshold."""
-    labels, table = find_regions(darkness, threshold, True)
-    parts = Parts(labels, [], [], [], [])
-    for left, top, right, bottom, area, mass, edge, _ in table.tolist():
-        parts.boxes.append((left, top, right, bottom))
-        parts.areas.append(area)
-        parts.masses.append(mass)
-        parts.along_edge.append(edge / max(2 * (right - left + bottom - top), 1))
-    return parts
-
-
-def members_of(group: Group, parts: Parts) -> Pixels:
-    """Returns 1 for the pixels of a group, (H, W)."""
-    return pick(parts.labels, np.array(group.members))
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is much wider than high."""
+        return self.box[2] - self.box[0] >= _FLAT * (self.box[3] - self.box[1])
 
 
-def group_parts(parts: Parts) -> list[Group]:
+def find_parts(darkness: Pixels, threshold: int) -> tuple[NDArray[np.int32], list[Part]]:
+    """Finds the connected parts of what is darker than a threshold.
+
+    Returns:
+        The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts.
+    """
+    ink = cv2.threshold(darkness, threshold, 1, cv2.THRESH_BINARY)[1]
+    count, numbers, table, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
+    masses = np.bincount(numbers.ravel(), darkness.ravel(), count).astype(int).tolist()
+    rim = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]])
+    edges = np.bincount(rim, minlength=count).tolist()
+    parts = [
+        Part([n], (x, y, x + w, y + h), area, masses[n], edges[n] / (2 * (w + h)))
+        for n, (x, y, w, h, area) in enumerate(table.tolist())
+    ]
+    return numbers, parts[1:]
+
+
+def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
     """Groups parts into digits.
 
     Returns:
         The digits, the one with most ink first; none if the ink does not look like handwriting.
     """
-    numbers = range(1, len(parts.boxes))
-    if not numbers:
+    if not parts:
         return []
-    main = max(numbers, key=lambda n: parts.masses[n] * max(1 - 2.5 * parts.along_edge[n], 0.01))
-    least = max(2, _LEAST_PART * parts.areas[main])
-    order = [n for n in numbers if parts.areas[n] >= least and parts.along_edge[n] <= ALONG_EDGE]
-    order.sort(key=lambda n: (n != main, -parts.masses[n]))
-    if order[:1] != [main]:
-        order.insert(0, main)
-    if len(order) > _MOST_PARTS:
+    main = max(parts, key=lambda part: part.mass * max(1 - 2.5 * part.along_edge, 0.01))
+    least = max(2, _LEAST_PART * main.area)
+    marks = [
+        part
+        for part in sorted(parts, key=lambda part: (part is not main, -part.mass))
+        if part is main or (part.area >= least and part.along_edge <= ALONG_EDGE)
+    ]
+    if len(marks) > _MOST_PARTS:
         return []
-    order = [number for number in order if not _is_frame(number, order, parts)]
-    marks = order
-    if _is_flat(parts.boxes[order[0]]):
-        least = 0.3 * side_of(parts.boxes[order[0]])
-        order.sort(key=lambda n: _is_flat(parts.boxes[n]) or side_of(parts.boxes[n]) < least)
-    groups: list[Group] = []
+    order = [part for part in marks if not _is_frame(part, marks, numbers)]
+    ink = sum(part.mass for part in order)
+    if order and order[0].is_flat:
+        least = 0.3 * order[0].side
+        order.sort(key=lambda part: part.is_flat or part.side < least)
+    digits: list[Part] = []
     while order:
-        group = _grow(order, parts)
-        order = [number for number in order if number not in group.members]
-        if not groups or _is_further_digit(group, groups[0]):
-            groups.append(group)
-    if sum(group.mass for group in groups) < _LEAST_SHARE * sum(parts.masses[n] for n in marks):
-        return []
-    return groups
+        digit = order.pop(0)
+        while near := [part for part in order if _belongs_to(part, digit, numbers)]:
+            order.remove(near[0])
+            digit = _joined(digit, near[0])
+        if not digits or _is_further_digit(digit, digits[0]):
+            digits.append(digit)
+    return digits if sum(digit.mass for digit in digits) >= _LEAST_SHARE * ink else []
 
 
-def _is_frame(number: int, order: list[int], parts: Parts) -> bool:
+def _is_frame(part: Part, marks: list[Part], numbers: NDArray[np.int32]) -> bool:
     """Whether a part is a frame or a circle around another one, or the remains of a frame."""
-    left, top, right, bottom = parts.boxes[number]
-    side = side_of(parts.boxes[number])
-    others = [parts.boxes[other] for other in order if other != number]
-    if any(
-        left < a
-        and top < b
-        and c < right
-        and d < bottom
-        and side_of((a, b, c, d)) >= _LEAST_HELD * side
-        for a, b, c, d in others
-    ):
-        return True
-    inset = 2 + side // 16
+    left, top, right, bottom = part.box
+    others = [other for other in marks if other is not part]
+    for other in others:
+        a, b, c, d = other.box
+        is_inside = left < a and top < b and c < right and d < bottom
+        if is_inside and other.side >= _LEAST_HELD * part.side:
+            return True
+    inset = 2 + part.side // 16
     if min(right - left, bottom - top) <= 3 * inset:
         return False
-    if not any(0.3 * side <= side_of(other) < 0.9 * side for other in others):
+    if not any(0.3 * part.side <= other.side < 0.9 * part.side for other in others):
         return False
-    inner = parts.labels[top + inset : bottom - inset, left + inset : right - inset]
-    return int(np.count_nonzero(inner == number)) < 0.02 * parts.areas[number]
+    inner = numbers[top + inset : bottom - inset, left + inset : right - inset]
+    return int(np.count_nonzero(inner == part.numbers[0])) < 0.02 * part.area
+
+
+def _belongs_to(part: Part, digit: Part, numbers: NDArray[np.int32]) -> bool:
+    """Whether a part is near a digit, and neither a line under or over it nor another digit."""
+    a, b, c, d = part.box
+    left, top, right, bottom = digit.box
+    if max(a - right, left - c, b - bottom, top - d) > _NEAR * digit.side:
+        return False
+    if part.is_flat and c - a >= 0.3 * digit.side:
+        off_middle = abs(a + c - left - right) / 2
+        is_over = d <= top - 0.02 * digit.side and off_middle < _OFF_MIDDLE * (right - left)
+        if is_over or b >= bottom - 0.1 * digit.side:
+            return False
+    return not _are_side_by_side(part, digit, numbers)
+
+
+def _joined(some: Part, other: Part) -> Part:
+    a, b = some.box, other.box
+    box = min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+    area, mass = some.area + other.area, some.mass + other.mass
+    along_edge = max(some.along_edge, other.along_edge)
+    return Part(some.numbers + other.numbers, box, area, mass, along_edge)
 
 
 def magnified(box: Box, factor: int) -> Box:
@@ -141,61 +160,18 @@ def magnified(box: Box, factor: int) -> Box:
     return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
 
 
-def side_of(box: Box) -> int:
-    """Returns the longer side of a box."""
-    return max(box[2] - box[0], box[3] - box[1])
-
-
-def _is_flat(box: Box) -> bool:
-    return box[2] - box[0] >= _FLAT * (box[3] - box[1])
-
-
-def _is_line(box: Box, digit: Box) -> bool:
-    """Whether a part is a line under a digit, or over its middle."""
-    left, top, right, bottom = box
-    side = side_of(digit)
-    if not _is_flat(box) or right - left < 0.3 * side:
-        return False
-    off_middle = abs(left + right - digit[0] - digit[2]) / 2
-    is_over = bottom <= digit[1] - 0.02 * side and off_middle < _OFF_MIDDLE * (digit[2] - digit[0])
-    return is_over or top >= digit[3] - 0.1 * side
-
-
-def _is_further_digit(group: Group, main: Group) -> bool:
+def _is_further_digit(part: Part, main: Part) -> bool:
     return (
-        group.along_edge <= _MOST_ALONG_EDGE
-        and side_of(group.box) >= _LEAST_DIGIT * side_of(main.box)
-        and group.mass >= _LEAST_MASS * main.mass
-        and group.mass * main.area >= _LEAST_DARKNESS * main.mass * group.area
-        and not _is_flat(group.box)
+        part.along_edge <= _MOST_ALONG_EDGE
+        and part.side >= _LEAST_DIGIT * main.side
+        and part.mass >= _LEAST_MASS * main.mass
+        and part.mass * main.area >= _LEAST_DARKNESS * main.mass * part.area
+        and not part.is_flat
     )
 
 
-def _grow(order: list[int], parts: Parts) -> Group:
-    """Groups the first part with all parts near the group that are not separate digits."""
-    members, waiting, found = order[:1], order[1:], True
-    box = parts.boxes[members[0]]
-    near = _NEAR * side_of(box)
-    while found:
-        found = False
-        for number in waiting:
-            a, b, c, d = parts.boxes[number]
-            left, top, right, bottom = box
-            if max(a - right, left - c, b - bottom, top - d) > near or _is_line((a, b, c, d), box):
-                continue
-            if not _are_side_byside_of(members[0], number, parts):
-                members.append(number)
-                waiting = [n for n in waiting if n != number]
-                box = min(a, left), min(b, top), max(c, right), max(d, bottom)
-                found = True
-                break
-    mass, area = (sum(sums[n] for n in members) for sums in (parts.masses, parts.areas))
-    return Group(members, box, mass, area, max(parts.along_edge[n] for n in members))
-
-
-def _are_side_byside_of(some: int, other: int, parts: Parts) -> bool:
-    """Whether two parts are separate digits, side by side."""
-    a, b = parts.boxes[some], parts.boxes[other]
+def _are_side_by_side(part: Part, digit: Part, numbers: NDArray[np.int32]) -> bool:
+    a, b = part.box, digit.box
     widths, heights = (a[2] - a[0], b[2] - b[0]), (a[3] - a[1], b[3] - b[1])
     common_width, common_height = (min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in (0, 1))
     if (
@@ -205,5 +181,5 @@ def _are_side_byside_of(some: int, other: int, parts: Parts) -> bool:
     ):
         return False
     near = np.ones((1, 2 * int(_LEAST_GAP * max(heights)) + 1), np.uint8)
-    around = cv2.dilate((parts.labels == some).view(np.uint8), near)
-    return not np.any(around[parts.labels == other])
+    around = cv2.dilate((numbers == part.numbers[0]).view(np.uint8), near)
+    return not np.isin(numbers[around > 0], digit.numbers).any()

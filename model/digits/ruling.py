@@ -3,13 +3,12 @@
 import cv2
 import numpy as np
 
-from model.arrays import Bitmap, Pixels
+from model.arrays import Pixels
 
-# The picture is divided into strips across the lines, each with at least this width, pixels. A line
-# is visible in at least this share of the strips.
-_STRIPS, _LEAST_STRIP, _LEAST_SHARE = 12, 5, 0.75
-# Slopes of lines on a sheet that is held by hand, as tangents: up to 5 degrees.
-_SLOPES = np.linspace(-0.09, 0.09, 25)
+# A line is visible in at least this share of the picture, in a picture of at least this side.
+_LEAST_SHARE, _LEAST_SIDE = 0.75, 60
+# The steepest line on a sheet that is held by hand, as a tangent: 5 degrees. Steps of 0.4 degrees.
+_STEEPEST, _STEP = 0.09, 0.0075
 # Lines are at most this thick, as a share of the picture's longer side, and at least this dark.
 _THICKEST, _FAINTEST = 0.03, 6
 
@@ -23,58 +22,44 @@ def remove_lines(darkness: Pixels) -> Pixels:
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
-    ends = darkness[0], darkness[-1], darkness[:, 0], darkness[:, -1]
-    if min(darkness.shape) < _STRIPS * _LEAST_STRIP or sum(map(np.count_nonzero, ends)) < 4:
+    count = np.count_nonzero
+    ends = [int(min(count(each[0]), count(each[-1]))) for each in (darkness.T, darkness)]
+    if min(darkness.shape) < _LEAST_SIDE or sum(ends) < 2:
         return darkness
-    across, down = _trace_lines(darkness), _trace_lines(cv2.transpose(darkness))
+    across, down = _find_lines(darkness, ends[0]), _find_lines(cv2.transpose(darkness), ends[1])
     if across[0] + down[0] < 2:
         return darkness
     return cv2.transpose(_erase(cv2.transpose(_erase(darkness, *across)), *down))
 
 
-def _trace_lines(darkness: Pixels) -> tuple[int, Bitmap, Pixels]:
+def _find_lines(darkness: Pixels, ends: int) -> tuple[int, Pixels, Pixels]:
     """Returns the number of roughly horizontal lines, where they are, and what is left of ink."""
     height, width = darkness.shape
-    post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), dtype=np.uint8)
+    where = np.zeros_like(darkness)
+    if not ends:
+        return 0, where, darkness
+    post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), np.uint8)
     opened = cv2.morphologyEx(darkness, cv2.MORPH_OPEN, post, borderType=cv2.BORDER_REPLICATE)
     thin = cv2.threshold(cv2.subtract(darkness, opened), _FAINTEST, 255, cv2.THRESH_BINARY)[1]
-    # Three rows hold a line that climbs within the strip.
-    thin = cv2.dilate(thin, np.ones((3, 1), np.uint8))
-    strip = width // _STRIPS
-    covered = cv2.resize(
-        thin[:, : strip * _STRIPS], (_STRIPS, height), interpolation=cv2.INTER_AREA
-    )
-    present = covered > 127
-    if np.count_nonzero(present.any(axis=0)) < _LEAST_SHARE * _STRIPS:
-        return 0, darkness < 0, opened
-    middles = (np.arange(_STRIPS) - (_STRIPS - 1) / 2) * strip
-    rows = np.arange(height)[:, None] + np.rint(_SLOPES[:, None, None] * middles).astype(np.int64)
-    inside = (rows >= 0) & (rows < height)
-    hits = present[rows.clip(0, height - 1), np.arange(_STRIPS)] & inside
-    seen = np.maximum(np.count_nonzero(inside, axis=2), _STRIPS // 2)
-    is_line = np.count_nonzero(hits, axis=2) >= _LEAST_SHARE * seen
-    best = int(np.count_nonzero(is_line, axis=1).argmax())
-    edges = np.diff(is_line[best].astype(np.int8), prepend=0, append=0)
-    begins, ends = (edges == 1).nonzero()[0], (edges == -1).nonzero()[0]
-    where = np.zeros_like(darkness)
-    rise = float(_SLOPES[best]) * width / 2
-    for begin, end in zip(begins, ends, strict=True):
-        row = (begin + end - 1) / 2
-        start, stop = (0, round(row - rise)), (width - 1, round(row + rise))
-        cv2.line(where, start, stop, 1, len(post) + 2)
-    return len(begins), where > 0, opened
+    angles = {"min_theta": np.pi / 2 - _STEEPEST, "max_theta": np.pi / 2 + _STEEPEST}
+    lines = cv2.HoughLines(thin, 1, _STEP, round(_LEAST_SHARE * width), **angles)
+    if lines is None:
+        return 0, where, darkness
+    for distance, angle in lines[:, 0].tolist():
+        rows = [round((distance - x * np.cos(angle)) / np.sin(angle)) for x in (0, width - 1)]
+        cv2.line(where, (0, rows[0]), (width - 1, rows[1]), 1, len(post) - 1)
+    return int(np.count_nonzero(np.diff(where[:, width // 2], prepend=0) == 1)), where, opened
 
 
-def _erase(darkness: Pixels, count: int, where: Bitmap, opened: Pixels) -> Pixels:
+def _erase(darkness: Pixels, count: int, where: Pixels, opened: Pixels) -> Pixels:
     """Replaces lines by what is darker both above and below them."""
     if not count:
         return darkness
-    values = np.sort((darkness - opened)[where])
-    values = values[values > _FAINTEST]
-    level = int(values[len(values) // 2])
+    values = cv2.subtract(darkness, opened)[where > 0]
+    level = int(np.median(values[values > _FAINTEST]))
     ink = int(np.sort(darkness, axis=None)[-1 - darkness.size // 200])
     # Ink on a line, or along it, is darker than the line and is kept.
-    is_line = where & (darkness <= max((level + ink) // 2, level + level // 3))
+    is_line = (where > 0) & (darkness <= max((level + ink) // 2, level + level // 3))
     return np.where(is_line, opened, darkness)
 
 
