@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
-from model.digits.fitting import fit, stroke_width
+from model.digits.fitting import fill_outline, fit, stroke_width
 from model.digits.paper import find_sheets, is_ink_dark
 from model.digits.parts import ALONG_EDGE, Box, Part, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
-from model.digits.sheet import clean, find_ink, measure_darkness, reduce
+from model.digits.sheet import SPECKED, clean, find_ink, measure_darkness, reduce
 from model.errors import NoInkError
 from model.literals import SIDE
 
@@ -144,6 +144,8 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     threshold, typical = find_ink(darkness)
     if not typical:
         raise NoInkError(f"no ink: {_UNIFORM if noise < least else _ALL_OVER}")
+    if max(darkness.shape) < SPECKED:
+        darkness = fill_outline(darkness, threshold)
     numbers, parts = find_parts(darkness, threshold)
     digits = group_parts(parts, numbers)
     if not digits:

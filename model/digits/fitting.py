@@ -15,6 +15,9 @@ BOX, _FINE, _STEEPNESS = 20, 3, 2.5
 # first, and 4 % have more than the second. Strokes are thinned by at most the third, as a share of
 # their width, so that none breaks.
 _THINNEST, _THICKEST, _MOST_THINNING = 2.0, 3.6, 0.25
+# Lines of an outline are at most this thick and twice this apart, as shares of the longer side, and
+# filled they have at least this many times the ink. The loops of a thin digit have less.
+_THIN, _GAP, _FILLED = 0.095, 0.1, 1.6
 
 
 def fit(ink: Pixels) -> Pixels:
@@ -57,9 +60,29 @@ def _adjust_width(cover: Pixels) -> Pixels:
     width = stroke_width(cover, 127) / _FINE
     if width > _THICKEST:
         change = min((width - _THICKEST) / 2, _MOST_THINNING * width)
-        return cv2.erode(cover, _disc(round(change * _FINE)))
+        return cv2.erode(cover, disc(round(change * _FINE)))
     change = max(0, round((_THINNEST - width) / 2 * _FINE))
-    return cv2.dilate(cv2.copyMakeBorder(cover, *[change] * 4, 0), _disc(change))
+    return cv2.dilate(cv2.copyMakeBorder(cover, *[change] * 4, 0), disc(change))
+
+
+def fill_outline(darkness: Pixels, threshold: int) -> Pixels:
+    """Fills a digit that is drawn as its outline: thin lines near each other, one around all."""
+    ink = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
+    side, whole = max(cv2.boundingRect(ink)[2:]), max(ink.shape)
+    outer = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    if (
+        not whole / 2 <= side <= 0.8 * whole
+        or len(outer) > 1
+        or stroke_width(ink, 0) > _THIN * side
+    ):
+        return darkness
+    gap = round(_GAP * side)
+    wider = cv2.copyMakeBorder(ink, *[2 * gap] * 4, cv2.BORDER_CONSTANT)
+    filled = cv2.morphologyEx(wider, cv2.MORPH_CLOSE, disc(gap))[
+        2 * gap : -2 * gap, 2 * gap : -2 * gap
+    ]
+    is_hollow = cv2.countNonZero(filled) >= _FILLED * cv2.countNonZero(ink)
+    return cv2.max(darkness, filled) if is_hollow else darkness
 
 
 def stroke_width(values: Pixels, threshold: int) -> float:
@@ -71,7 +94,7 @@ def stroke_width(values: Pixels, threshold: int) -> float:
 
 
 @cache
-def _disc(radius: int) -> Pixels:
+def disc(radius: int) -> Pixels:
     """Returns a disc of ones, as a neighbourhood."""
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return (x * x + y * y <= radius * (radius + 0.5)).view(np.uint8)

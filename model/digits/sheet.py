@@ -14,7 +14,7 @@ cv2.setNumThreads(1)
 # levels, needs no smoothing.
 _NOISE_REACH, _QUIET = 4, 2
 # In smaller pictures, pixels, a single one can be the hole of a loop, and smoothing would close it.
-_SPECKED = 50
+SPECKED = 50
 # Ink has at least this share of the typical darkness of ink.
 _FAINTEST = 0.55
 
@@ -46,12 +46,12 @@ def clean(grey: Pixels) -> tuple[Pixels, float]:
     """
     if min(grey.shape) < 3:
         return grey, 0.0
-    if max(grey.shape) >= _SPECKED:
+    if max(grey.shape) >= SPECKED:
         grey = cv2.max(cv2.min(grey, cv2.dilate(grey, _AROUND)), cv2.erode(grey, _AROUND))
     left = cv2.convertScaleAbs(cv2.filter2D(grey, cv2.CV_16S, _SECOND))
     # 6 is the filter's norm. Half of a normal distribution is within 0.6745 standard deviations.
     noise = quantile(left[1:-1, 1:-1], 0.5) / (6 * 0.6745)
-    if noise > _QUIET and max(grey.shape) >= _SPECKED:
+    if noise > _QUIET and max(grey.shape) >= SPECKED:
         grey = cv2.GaussianBlur(grey, (3, 3), 0)
     return grey, noise
 
