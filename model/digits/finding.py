@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
-from model.digits.fitting import fill_outline, fit, stroke_width
+from model.digits.fitting import BOX, fill_outline, fit, stroke_width
 from model.digits.paper import find_sheets, is_ink_dark
 from model.digits.parts import ALONG_EDGE, Box, Part, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
@@ -26,24 +26,22 @@ _LOOK_SIDES, _DIGIT_SIDE = (128, 320), 120
 _LEAST_CONTRASTS = 16, 10, 8
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
-_REACHES, _WIDEST_STROKE, _WIDEST_FOUND = (0.25, 0.08), 2, 1.4
+_REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
 # Digits with this share of all ink are alone on clean paper.
 _CLEAN = 0.98
 
-# A digit has at least this number of pixels, and at the picture's edge this share of its longer
-# side: less is dust. Its strokes have at most this width, as a share of its longer side; in print
-# and with a felt tip they have 0.3. They have at most this length, in longer sides, and this number
-# of pieces: in 1,000 renderings of digits the longest strokes had 4 longer sides.
-_LEAST_AREA, _LEAST_AT_EDGE, _THICKEST, _LONGEST_STROKES, _MOST_PIECES = 5, 0.1, 0.36, 6, 12
+# A digit has at least this number of pixels: less is dust. Its strokes have at most this length, in
+# longer sides, and this number of pieces: in 1,000 renderings the longest strokes had 4.
+_LEAST_AREA, _LONGEST_STROKES, _MOST_PIECES = 5, 6, 12
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
-# its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks along the
-# picture's edge and marks fainter than `_FAINT` are more often shadows: they need sharper edges.
-_SHARP, _EDGE_SHARE, _FAINT, _MOST_ALONG_EDGE = 0.7, 12, 0.3 * 255, 0.4
+# its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
+# than `_FAINT` are more often shadows: they need it within an eighth of their stroke's width.
+_SHARP, _EDGE_SHARE, _FAINT = 0.7, 12, 0.3 * 255
 
 # A picture of MNIST's size is in MNIST's form if its outer 4 pixels hold less than this share of
 # the ink: if it is disturbed; if no digit was found, where an even share would be 0.49; and if it
-# is clean and longer than `_LARGEST`: with more it is a digit that was enlarged.
-_MARGIN, _DISTURBED, _UNFOUND, _CLEAN_MARGIN, _LARGEST = 4, 0.4, 0.48, 0.25, 24
+# is clean and longer than MNIST's box: with more it is a digit that was enlarged.
+_MARGIN, _DISTURBED, _UNFOUND, _CLEAN_MARGIN = 4, 0.4, 0.48, 0.25
 
 _UNIFORM = "the image is uniform; send a digit that stands out from its background"
 _ALL_OVER = (
@@ -67,7 +65,7 @@ class Look:
         mask: 1 for ink of the first digit, (H, W).
         width: the mean width of its strokes, pixels.
         is_clean: whether there is hardly any other ink.
-        is_ruled: whether lines were erased.
+        is_filled: whether it was an outline and was filled.
         is_dark: whether ink is darker than paper.
     """
 
@@ -77,7 +75,7 @@ class Look:
     mask: Pixels
     width: float
     is_clean: bool
-    is_ruled: bool
+    is_filled: bool
     is_dark: bool
 
 
@@ -112,40 +110,28 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
 def _search(grey: Pixels, is_dark: bool, least: int) -> Look | NoInkError:
     """Finds the digits in all of the picture or on paper in it, as light or dark ink."""
     refusals: list[NoInkError] = []
-    at_edge: list[Look] = []
     for sheet, is_light in [*find_sheets(grey), (grey, is_dark), (grey, not is_dark)]:
         # Where the picture is full of marks, as of text, what is between them is no ink.
-        latest = refusals[-len(_REACHES) :]
-        if (
-            latest
-            and not at_edge
-            and is_light != is_dark
-            and all(_ALL_OVER in str(e) for e in latest)
-        ):
+        if is_light != is_dark and refusals and all(_ALL_OVER in str(each) for each in refusals):
             break
         for share in _REACHES:
             try:
-                look = _look_at(sheet, is_light, share, least)
+                return _look_at(sheet, is_light, share, least)
             except NoInkError as refusal:
                 refusals.append(refusal)
-                continue
-            if look.digits[0].along_edge <= ALONG_EDGE:
-                return look
-            at_edge.append(look)
-    return min(at_edge, key=lambda look: look.digits[0].along_edge) if at_edge else refusals[0]
+    return refusals[0]
 
 
 def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     """Measures the ink, leaves out lines and frames, and groups strokes into digits."""
     grey, noise = clean(sheet if is_dark else ~sheet)
     reach = max(1, round(share * max(grey.shape)))
-    lined = measure_darkness(grey, least, noise, reach)
-    darkness = remove_lines(lined)
+    hollow = darkness = remove_lines(measure_darkness(grey, least, noise, reach))
     threshold, typical = find_ink(darkness)
     if not typical:
         raise NoInkError(f"no ink: {_UNIFORM if noise < least else _ALL_OVER}")
     if max(darkness.shape) < SPECKED:
-        darkness = fill_outline(darkness, threshold)
+        darkness = fill_outline(hollow, threshold)
     numbers, parts = find_parts(darkness, threshold)
     digits = group_parts(parts, numbers)
     if not digits:
@@ -156,28 +142,28 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     strip_line(mask)
     is_clean = sum(digit.mass for digit in digits) > _CLEAN * sum(part.mass for part in parts)
     width = stroke_width(mask, 0)
-    look = Look(darkness, numbers, digits, mask, width, is_clean, darkness is not lined, is_dark)
+    look = Look(darkness, numbers, digits, mask, width, is_clean, darkness is not hollow, is_dark)
     _check_pen(grey, look)
     return look
 
 
 def _check_pen(grey: Pixels, look: Look) -> None:
     """Refuses what no pen could have written."""
-    digit, width = look.digits[0], look.width
-    side, whole = digit.side, max(grey.shape)
-    if digit.area > _LONGEST_STROKES * side * width or len(digit.numbers) > _MOST_PIECES:
+    digit = look.digits[0]
+    if digit.area > _LONGEST_STROKES * digit.side * look.width or len(digit.numbers) > _MOST_PIECES:
         raise NoInkError(f"no ink: {_ALL_OVER}")
-    if digit.area < _LEAST_AREA or (digit.along_edge and side < _LEAST_AT_EDGE * whole):
+    if digit.area < _LEAST_AREA:
         raise NoInkError(f"no ink: {_SPECKS}")
-    reach = max(1, side // _EDGE_SHARE)
-    if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:
-        reach = min(reach, max(1, int(width // 8)))
-    if digit.along_edge > _MOST_ALONG_EDGE or _share_of_sharp(grey, look, reach) < _SHARP:
+    reach = digit.side // _EDGE_SHARE
+    if digit.mass < _FAINT * digit.area:
+        reach = min(reach, int(look.width) // 8)
+    if digit.along_edge > ALONG_EDGE or _share_of_sharp(grey, look, reach) < _SHARP:
         raise NoInkError(f"no ink: {_SHADOW}")
 
 
 def _share_of_sharp(grey: Pixels, look: Look, reach: int) -> float:
     """At which share of the outline the lightest nearby is at least half as light as the paper."""
+    reach = max(1, reach)
     paper = cv2.divide(grey, ~look.darkness, scale=255)
     lightest = cv2.dilate(grey, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     half = cv2.addWeighted(paper, 0.5, grey, 0.5, 0)
@@ -193,7 +179,8 @@ def _is_disturbed(image: Pixels, found: Look | NoInkError) -> bool:
     """
     most = _UNFOUND
     if isinstance(found, Look):
-        if found.is_clean and (len(found.digits) > 1 or found.digits[0].side <= _LARGEST):
+        is_alone = found.digits[0].side <= BOX or found.is_filled or len(found.digits) > 1
+        if found.is_clean and is_alone:
             return False
         most = _CLEAN_MARGIN if found.is_clean else _DISTURBED
     grey, noise = clean(image)
@@ -222,12 +209,9 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
         grey, noise = clean(part)
         reach = round(_WIDEST_STROKE * look.width * factor / closer) + 2
         darkness = measure_darkness(grey, _LEAST_CONTRASTS[2], noise / 2, reach)
-        if look.is_ruled:
-            darkness = remove_lines(darkness)
         allowed = cv2.resize(allowed, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    typical = find_ink(darkness * allowed)[1]
-    if not typical:
-        darkness, allowed = look.darkness[rows, columns], mask
-        typical = find_ink(darkness * allowed)[1]
-    ink = cv2.convertScaleAbs(darkness * allowed, alpha=255 / typical)
+    ink = darkness * allowed
+    if not ink.any():
+        ink = look.darkness[rows, columns] * mask
+    ink = cv2.convertScaleAbs(ink, alpha=255 / find_ink(ink)[1])
     return cv2.copyMakeBorder(ink, 4, 4, 4, 4, cv2.BORDER_CONSTANT)

@@ -8,9 +8,9 @@ from model.arrays import Bitmap, Pixels
 
 Contour = NDArray[np.int32]
 
-# Paper has at least these shares of the picture, of the area in its outline, and of the smallest
-# rectangle around it. An ellipse, as in a 0, has 0.79 of its rectangle.
-_LEAST_PAPER, _LEAST_BLANK, _LEAST_RECTANGLE = 0.04, 0.55, 0.86
+# Paper has at least these shares of the picture and of the smallest rectangle around it. An
+# ellipse, as in a 0, has 0.79 of its rectangle.
+_LEAST_PAPER, _LEAST_RECTANGLE = 0.04, 0.86
 # It has at most this many corners, found within this share of its outline's length.
 _MOST_CORNERS, _TOLERANCE = 7, 0.02
 # Without marks of this share of its longer side it could be a shadow, or the inside of a 0: it then
@@ -43,8 +43,7 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
         if area < _LEAST_PAPER * grey.size:
             continue
         marks = [contours[each] for each in np.flatnonzero(tree[0, :, 3] == number)]
-        blank = area - sum(map(cv2.contourArea, marks))
-        if blank >= _LEAST_BLANK * area and _is_paper(contour, area, marks, grey.shape):
+        if _is_paper(contour, area, marks, grey.shape):
             sheets.append((area, is_light, _cover_up(grey, light == is_light, contour)))
     sheets.sort(key=lambda sheet: sheet[0])
     return [(sheet, is_light) for _, is_light, sheet in sheets]

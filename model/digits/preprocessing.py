@@ -36,32 +36,24 @@ class Preprocessed(NamedTuple):
 
 
 def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
-    """Brings a greyscale picture into MNIST's convention.
-
-    Args:
-        image: brightness 0 to 255, (H, W).
-        mode: "auto" finds the digit in any picture and leaves MNIST's own images unchanged. "none"
-            takes a 28x28 image, white ink on black, unchanged.
-
-    Returns:
-        Ink 0 to 255, (28, 28).
-
-    Raises:
-        InvalidPixelsError: the mode is "none" and the image is not 28x28.
-        NoInkError: the mode is "auto" and the picture holds no digit.
-    """
+    """Returns the pixels of `find_digits` alone."""
     return find_digits(image, mode).pixels
 
 
 def find_digits(
     image: Pixels, mode: Preprocess = "auto", steps: Steps | None = None
 ) -> Preprocessed:
-    """Does the same as `preprocess_image`, and also returns the boxes of several digits.
+    """Brings a greyscale picture into MNIST's convention.
 
     Args:
         image: brightness 0 to 255, (H, W).
-        mode: see `preprocess_image`.
+        mode: "auto" finds the digit in any picture and leaves MNIST's own images unchanged. "none"
+            takes a 28x28 image, white ink on black, unchanged.
         steps: takes small pictures of the steps.
+
+    Raises:
+        InvalidPixelsError: the mode is "none" and the image is not 28x28.
+        NoInkError: the mode is "auto" and the picture holds no digit.
     """
     unchanged = take_as_it_is(image, mode)
     if unchanged is not None:

@@ -22,22 +22,19 @@ def remove_lines(darkness: Pixels) -> Pixels:
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
-    count = np.count_nonzero
-    ends = [int(min(count(each[0]), count(each[-1]))) for each in (darkness.T, darkness)]
-    if min(darkness.shape) < _LEAST_SIDE or sum(ends) < 2:
+    ends = sum(min(map(np.count_nonzero, (each[0], each[-1]))) for each in (darkness, darkness.T))
+    if min(darkness.shape) < _LEAST_SIDE or ends < 2:
         return darkness
-    across, down = _find_lines(darkness, ends[0]), _find_lines(cv2.transpose(darkness), ends[1])
+    across, down = _find_lines(darkness), _find_lines(cv2.transpose(darkness))
     if across[0] + down[0] < 2:
         return darkness
     return cv2.transpose(_erase(cv2.transpose(_erase(darkness, *across)), *down))
 
 
-def _find_lines(darkness: Pixels, ends: int) -> tuple[int, Pixels, Pixels]:
+def _find_lines(darkness: Pixels) -> tuple[int, Pixels, Pixels]:
     """Returns the number of roughly horizontal lines, where they are, and what is left of ink."""
     height, width = darkness.shape
     where = np.zeros_like(darkness)
-    if not ends:
-        return 0, where, darkness
     post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), np.uint8)
     opened = cv2.morphologyEx(darkness, cv2.MORPH_OPEN, post, borderType=cv2.BORDER_REPLICATE)
     thin = cv2.threshold(cv2.subtract(darkness, opened), _FAINTEST, 255, cv2.THRESH_BINARY)[1]

@@ -1,0 +1,61 @@
+"""Small pictures that are in MNIST's form but for noise, lines or dots; and drawn outlines."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from model.arrays import Pixels
+from model.digits.preprocessing import find_digits, follows_convention, preprocess_image
+from tests.model.digits.pictures import centre_of_mass, distance, draw
+
+Disturb = Callable[[Pixels, np.random.Generator], Pixels]
+
+
+def _dots(image: Pixels, generator: np.random.Generator) -> Pixels:
+    shares = generator.random(image.shape)
+    return np.where(shares < 0.06, 255, np.where(shares > 0.94, 0, image)).astype(np.uint8)
+
+
+def _line(image: Pixels, generator: np.random.Generator) -> Pixels:
+    left, right = (int(row) for row in generator.integers(3, 25, 2))
+    return np.asarray(cv2.line(image.copy(), (0, left), (27, right), 255, 1, cv2.LINE_AA))
+
+
+@pytest.mark.parametrize("disturb", [_dots, _line])
+def test_a_disturbed_image_of_mnists_form_is_left_as_it_is(disturb: Disturb) -> None:
+    generator = np.random.default_rng(0)
+    for digit in range(10):
+        image = disturb(preprocess_image(draw(digit)), generator)
+        assert not follows_convention(image)
+        found = find_digits(image)
+        assert found.pixels.tobytes() == image.tobytes()
+        assert found.boxes == ()
+        assert find_digits(~image).pixels.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("shift", [(2, 0), (-2, 2), (0, -4)])
+def test_a_clean_digit_off_the_middle_is_centred(shift: tuple[int, int]) -> None:
+    for digit in range(10):
+        image = preprocess_image(draw(digit))
+        centred = preprocess_image(np.roll(image, shift, (0, 1)))
+        assert np.abs(centre_of_mass(centred) - 14).max() <= 0.5
+        assert distance(centred, image) < 12
+
+
+def test_an_image_with_marks_in_its_corners_alone_is_cut_out() -> None:
+    """Not in MNIST's form: a small digit, and more ink in the margin than in the middle."""
+    image = np.zeros((28, 28), np.uint8)
+    image[10:19, 13:15] = 255
+    image[:4, :4] = image[-4:, -4:] = 255
+    assert find_digits(image).pixels.tobytes() != image.tobytes()
+
+
+@pytest.mark.parametrize("digit", range(10))
+def test_a_small_digit_drawn_as_its_outline_is_filled(digit: int) -> None:
+    image = preprocess_image(draw(digit))
+    ink = np.where(image > 127, 255, 0).astype(np.uint8)
+    hollow = cv2.subtract(cv2.dilate(ink, np.ones((3, 3), np.uint8)), ink)
+    filled = preprocess_image(hollow)
+    assert distance(filled, image) < 0.9 * distance(hollow, image)
