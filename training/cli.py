@@ -15,6 +15,7 @@ from training.config import (
     CompareOptions,
     EvaluateOptions,
     Experiment,
+    ImportOptions,
     RunOptions,
     TeacherConfig,
     TrainConfig,
@@ -24,7 +25,7 @@ from training.config import (
 from training.errors import TrainingError
 
 # What trains, fits and draws, and is not needed to serve.
-_TRAIN_EXTRA = ("matplotlib", "scipy", "sklearn", "torch")
+_TRAIN_EXTRA = ("h5py", "matplotlib", "scipy", "sklearn", "torch")
 Config = TypeVar("Config")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -79,6 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_option(parser: argparse.ArgumentParser, setting: Any, default: Any) -> None:
     """One option from a field that `training.config.setting` made."""
     known, help = setting.metadata, setting.metadata["help"]
+    if known["is_positional"]:
+        parser.add_argument(setting.name, type=type(default), metavar="FILE", help=help)
+        return
     if isinstance(default, bool):
         parser.add_argument(flag_of(setting.name), action="store_true", help=help)
         return
@@ -174,6 +178,11 @@ COMMANDS = {
         "fit serving rates, temperatures, thresholds and prediction sets",
         _calibrate,
         (CalibrateOptions, CalibrationRules),
+    ),
+    "import": Command(
+        "make a checkpoint of a network of Keras or PyTorch",
+        "training.importing.command:import_network",
+        (ImportOptions,),
     ),
     "compare": Command(
         "train the network with and without dropout, all else equal",
