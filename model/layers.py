@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Protocol, get_type_hints
 
 from model.errors import ShapeError
-from model.sampling.masks import round_rate
+from model.sampling.sites import round_rate
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]

@@ -2,23 +2,15 @@
 
 import hashlib
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model.arrays import Floats
-from model.checkpoint import (
-    VERSION_DIGITS,
-    AnyCheckpoint,
-    Network,
-    load_any_checkpoint,
-    save_checkpoint,
-)
-from model.engines import build_engine
-from model.engines.protocol import Engine, predict_probs
 from model.errors import ShapeError
 from model.layered import InputSpec, LayeredConfig, LayeredNetwork, as_mlp
 from model.layers import DropoutLayer
+from model.network import MLP
 from training.config import ImportOptions
 from training.errors import TrainingError
 from training.importing.archives import Archive, read_file
@@ -26,6 +18,9 @@ from training.importing.drafts import Draft
 from training.importing.exported import read_exported
 from training.importing.keras import read_keras, read_keras_h5
 from training.importing.state_dicts import read_state_dict
+
+if TYPE_CHECKING:
+    from model.engines.protocol import Engine
 
 # Float32 in another order.
 _TOLERANCE = 1e-5
@@ -49,13 +44,16 @@ def import_network(options: ImportOptions) -> None:
         reason = f"{type(error).__name__}: {error}"
         reason = " ".join(reason.split())[:200]
         raise TrainingError(f"{options.file}: the description is damaged: {reason}") from error
+    # Only now, since both take longer to import than a file takes to be refused.
+    from model.checkpoint import VERSION_DIGITS, AnyCheckpoint, save_checkpoint
+    from model.engines import build_engine
+
     engine = build_engine(network)
     checked = _check(engine, draft, options) if options.check else ""
     source = {"file": options.file.name, "format": format_name}
     source["version"] = hashlib.sha256(content).hexdigest()[:VERSION_DIGITS]
     training = {"name": options.name or options.file.stem, "imported": source}
-    save_checkpoint(options.output, AnyCheckpoint(network, training=training))
-    version = load_any_checkpoint(options.output).version
+    version = save_checkpoint(options.output, AnyCheckpoint(network, training=training))
     for note in draft.notes:
         print(note)
     rates = ", ".join(f"{site.rate:.3f}" for site in engine.dropout_sites)
@@ -84,7 +82,7 @@ def _read(content: bytes, options: ImportOptions) -> tuple[str, Draft]:
     return "safetensors", read_state_dict(content, words, shape)
 
 
-def _network(draft: Draft, options: ImportOptions) -> Network:
+def _network(draft: Draft, options: ImportOptions) -> MLP | LayeredNetwork:
     """The network with the input and the labels that the options describe.
 
     An MLP for digits is a checkpoint of format 1, which every command takes.
@@ -119,7 +117,7 @@ def _network(draft: Draft, options: ImportOptions) -> Network:
     return mlp if mlp is not None and is_digit else network
 
 
-def _check(engine: Engine, draft: Draft, options: ImportOptions) -> str:
+def _check(engine: "Engine", draft: Draft, options: ImportOptions) -> str:
     """Compares deterministic answers with saved ones.
 
     Raises:
@@ -153,10 +151,12 @@ def _check(engine: Engine, draft: Draft, options: ImportOptions) -> str:
     return f"; {len(inputs)} outputs agree within {max(difference, 1e-9):.1g}"
 
 
-def _output(engine: Engine, values: Any, draft: Draft) -> Floats | Any:
+def _output(engine: "Engine", values: Any, draft: Draft) -> Floats | Any:
     """What the library's network puts out for one input."""
     if draft.output == "logits":
         return engine.predict_logits(values)
+    from model.engines.protocol import predict_probs
+
     probs = predict_probs(engine, values)
     if draft.output == "softmax":
         return probs

@@ -10,7 +10,7 @@ from model.arrays import Floats
 from model.errors import ShapeError
 from model.layers import MOST_UNITS, BatchNormLayer, DropoutLayer, Layer, Shape
 from model.literals import Channels
-from model.sampling.masks import round_rate
+from model.sampling.sites import round_rate
 from training.errors import TrainingError
 
 # What a library's network puts out: logits, or what it makes of them at its end.
