@@ -134,6 +134,9 @@ def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
 
     use_one_thread()
     output = options.output or options.checkpoint
+    if options.images is not None:
+        _calibrate_on(options.images, options.checkpoint, output, rules)
+        return
     checkpoint = calibrate(options.checkpoint, output, options.data_dir, rules)
     (rate, *_) = checkpoint.network.config.dropout_rates
     scores = checkpoint.metrics["calibrated_validation"]["mc"]
@@ -141,6 +144,23 @@ def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
         f"{output}: version {checkpoint.version}, serving rate {rate:.3f}, "
         f"validation error {scores['error']:.2%}, ECE {scores['ece']:.4f}"
     )
+
+
+def _calibrate_on(data: Path, checkpoint: Path, output: Path, rules: CalibrationRules) -> None:
+    from training.own_data import calibrate_on
+
+    calibrated = calibrate_on(data, checkpoint, output, rules)
+    scores = calibrated.metrics["calibrated_validation"]["mc"]
+    print(
+        f"{output}: version {calibrated.version}, error {scores['error']:.2%}, "
+        f"ECE {scores['ece']:.4f}"
+    )
+    if calibrated.calibration["thresholds"]["mc"] is None:
+        print(
+            f"there is no threshold: on {calibrated.calibration['fitted_with']['images']} inputs "
+            f"none keeps errors among accepted answers below {rules.accepted_error:.2%}; allow "
+            "more with --accepted-error"
+        )
 
 
 @dataclass(frozen=True)

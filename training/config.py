@@ -272,6 +272,13 @@ class CalibrateOptions:
     output: Path | None = field(
         default=None, metadata=about("where the calibrated one goes; without it the same file")
     )
+    images: Path | None = field(
+        default=None,
+        metadata=about(
+            "an .npz file with the arrays inputs and labels, which the network was not trained on; "
+            "without it MNIST's validation images"
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_any_checkpoint, load_checkpoint
 from model.engines import build_engine
 from model.engines.relu_mlp import ReluMlpEngine
 from model.engines.sequential import SequentialEngine
@@ -28,6 +28,7 @@ from tests.training.importing.importing import (
     refusal,
     unpack,
 )
+from training.cli import main
 from training.errors import TrainingError
 from training.importing.hdf5 import read_hdf5
 
@@ -63,6 +64,25 @@ def test_what_is_imported_has_its_name_and_its_source(tmp_path: Path) -> None:
     before = path.read_bytes()
     import_file(FILES / "tabular.keras", path, labels=labels)
     assert path.read_bytes() == before
+
+
+def test_the_command_line_imports_and_says_why_it_cannot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, file = tmp_path / "net.safetensors", FILES / "tabular.keras"
+    options = ("--output", str(output), "--labels", "left", "right", "none", "--mean", "1/4")
+    for arguments, code in (
+        (("import", str(file), *options[:-2]), 0),
+        (("import", str(file), *options), 1),
+        (("import",), 2),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == code
+    assert load_any_checkpoint(output).network.config.labels == ("left", "right", "none")
+    printed = capsys.readouterr()
+    assert "dropout rates 0.250, 0.500, computed by ReluMlpEngine" in printed.out
+    assert "the network scales its inputs itself" in printed.err
 
 
 def test_an_mlp_for_digits_is_a_checkpoint_that_every_command_takes(
