@@ -126,7 +126,8 @@ def _chain(document: Mapping[str, Any]) -> list[_Layer]:
     kind, config = document["class_name"], document["config"]
     if kind not in ("Sequential", "Functional", "Model"):
         raise unsupported("the network", f"a model of the class {kind}")
-    layers = [_Layer(each) for each in config["layers"]]
+    # The earliest versions of Keras 2 have the list itself.
+    layers = [_Layer(each) for each in (config if type(config) is list else config["layers"])]
     if kind == "Sequential":
         if not layers or layers[0].kind != "InputLayer":
             shape = document.get("build_config", {}).get("input_shape")

@@ -52,6 +52,28 @@ def test_a_network_agrees_with_keras(tmp_path: Path, file: Path) -> None:
                 assert_passes_agree(checkpoint, theirs["inputs"][index], one)
 
 
+def test_a_file_in_the_form_of_keras_2_agrees(tmp_path: Path) -> None:
+    """Bytes in place of text, other names of weights and of the input's shape, a bare list."""
+    file = tmp_path / "mlp.h5"
+    file.write_bytes((FILES / "mlp.h5").read_bytes())
+    with h5py.File(file, "r+") as stored:
+        document = json.loads(stored.attrs["model_config"])
+        layers = document["config"] = document["config"]["layers"]
+        layers[0]["config"]["batch_input_shape"] = layers[0]["config"].pop("batch_shape")
+        for each in layers:
+            each["config"]["dtype"] = "float32"
+            each.pop("build_config", None)
+            group = stored["model_weights"].get(each["config"]["name"])
+            names = [] if group is None else group.attrs["weight_names"].tolist()
+            for name in names:
+                group.move(name, f"{name}:0")
+            if names:
+                group.attrs["weight_names"] = np.array([f"{name}:0".encode() for name in names])
+        document.pop("build_config", None)
+        stored.attrs["model_config"] = np.bytes_(json.dumps(document))
+    import_file(file, tmp_path / "net.safetensors", check=FILES / "mlp.npz")
+
+
 def test_what_is_imported_has_its_name_and_its_source(tmp_path: Path) -> None:
     labels = ("left", "right", "none")
     path = tmp_path / "net.safetensors"
