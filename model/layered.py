@@ -211,7 +211,8 @@ def as_mlp(network: LayeredNetwork) -> MLP | None:
     """The same network as an MLP, which the compiled engine computes; None if it is none.
 
     It is one if it has linear layers only, with ReLU after all hidden ones or after none, and
-    dropout of elements. Hidden layers without dropout get a dropout rate of 0.
+    dropout of elements. A hidden layer without dropout gets a rate of 0, which a request's other
+    rate replaces like any hidden layer's.
     """
     spec, layers = network.config.input, network.config.layers
     if spec.channels == "last" and spec.shape[2] > 1:
