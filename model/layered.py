@@ -20,6 +20,7 @@ from model.layers import (
     Shape,
     describe_layer,
     layer_from,
+    operations,
 )
 from model.literals import SIDE, Channels, InputType, Preparation
 from model.network import MLP, Linear, MLPConfig
@@ -27,6 +28,8 @@ from model.network import MLP, Linear, MLPConfig
 MOST_LAYERS = 1_000
 MOST_LABELS = 100_000
 MOST_DIMENSIONS = 8
+# Of one pass: as many as a ResNet of 50 layers takes for a picture of 224x224.
+MOST_OPERATIONS = 2**32
 
 _DIGIT_SHAPES = ((SIDE * SIDE,), (SIDE, SIDE), (1, SIDE, SIDE), (SIDE, SIDE, 1))
 
@@ -139,11 +142,14 @@ class LayeredConfig:
     @property
     def shapes(self) -> list[Shape]:
         """The shape of the first layer's input, and of each layer's output."""
-        shapes = [self.input.layer_shape]
+        shapes, left = [self.input.layer_shape], MOST_OPERATIONS
         for index, layer in enumerate(self.layers):
             shape = layer.output_shape(shapes[-1])
             if math.prod(shape) > MOST_UNITS:
                 raise ShapeError(f"layer {index} has more than {MOST_UNITS:,} outputs: {shape}")
+            left -= operations(layer, shapes[-1], shape)
+            if left < 0:
+                raise ShapeError(f"an input takes more than {MOST_OPERATIONS:,} multiplications")
             shapes.append(shape)
         return shapes
 

@@ -17,8 +17,8 @@ Pair = tuple[int, int]
 # Rows and columns that padding adds: above, below, left and right.
 Sides = tuple[int, int, int, int]
 
-# Of every number in a layer's description.
-MOST_UNITS = 2**24
+# Of every number in a layer's description, and of what a layer makes of one input.
+MOST_UNITS = 2**22
 
 
 class Layer(Protocol):
@@ -195,6 +195,15 @@ KINDS: dict[str, type[Layer]] = {
         *(LinearLayer, BatchNormLayer, Conv2dLayer, AveragePool2dLayer, MaxPool2dLayer),
     )
 }
+
+
+def operations(layer: Layer, inputs: Shape, outputs: Shape) -> int:
+    """How many numbers a layer multiplies or compares for one input."""
+    weights = layer.tensor_shapes(inputs).get("weight", (1,))
+    each = math.prod(weights[1:])
+    if isinstance(layer, AveragePool2dLayer | MaxPool2dLayer):
+        each = math.prod(layer.kernel)
+    return math.prod(outputs) * each
 
 
 def describe_layer(layer: Layer) -> dict[str, Any]:

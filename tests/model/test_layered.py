@@ -26,7 +26,9 @@ from model.engines.sequential import SequentialEngine, as_sequential
 from model.errors import CheckpointError, ShapeError
 from model.layered import InputSpec, LayeredConfig, LayeredNetwork, as_mlp
 from model.layers import (
+    AveragePool2dLayer,
     BatchNormLayer,
+    Conv2dLayer,
     DropoutLayer,
     FlattenLayer,
     Layer,
@@ -113,7 +115,7 @@ def test_commands_for_mlps_refuse_it_in_one_line(tmp_path: Path) -> None:
         (("layers", 0, "outputs"), 7),
         (("layers", 0, "kernel"), [30, 2]),
         (("layers", 0), {"kind": "lambda"}),
-        (("layers", 5, "outputs"), 2**24),
+        (("layers", 5, "outputs"), 2**22),
     ],
 )
 def test_a_damaged_description_is_refused_in_one_line(
@@ -280,6 +282,17 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
             LayeredNetwork(network.config, {**network.tensors, name: wrong})
     with pytest.raises(ShapeError):
         LayeredNetwork(network.config, {})
+
+
+def test_a_network_that_would_take_minutes_for_an_input_is_refused() -> None:
+    """A small file can describe it: these weights have 8 MB."""
+    wide = Conv2dLayer(1, (1023, 1023), padding=(511, 511, 511, 511))
+    layers = (wide, wide, AveragePool2dLayer((1024, 1024), (1, 1)), FlattenLayer(), LinearLayer(2))
+    with pytest.raises(ShapeError, match="more than 4,294,967,296 multiplications"):
+        LayeredConfig(InputSpec((1, 1024, 1024)), ("a", "b"), layers)
+    pooled = (AveragePool2dLayer((1024, 1024), (1, 1)), FlattenLayer(), LinearLayer(2))
+    with pytest.raises(ShapeError, match="multiplications"):
+        LayeredConfig(InputSpec((1, 2048, 2048)), ("a", "b"), pooled)
 
 
 def test_an_output_that_is_no_vector_of_classes_is_refused() -> None:

@@ -12,6 +12,7 @@ from model.layers import MOST_UNITS, BatchNormLayer, DropoutLayer, Layer, Shape
 from model.literals import Channels
 from model.sampling.sites import round_rate
 from training.errors import TrainingError
+from training.importing.archives import MOST_BYTES
 
 # What a library's network puts out: logits, or what it makes of them at its end.
 Output = Literal["logits", "softmax", "log_softmax"]
@@ -47,6 +48,7 @@ class Draft:
         self.mean: tuple[float, ...] = (0.0,)
         self.std: tuple[float, ...] = (1.0,)
         self.notes: list[str] = []
+        self._bytes_left = MOST_BYTES
 
     def add(self, name: str, layer: Layer, tensors: Mapping[str, Any] | None = None) -> None:
         """Adds a layer.
@@ -71,6 +73,10 @@ class Draft:
             values = np.asarray(array)
             if values.shape != expected.pop(key, None):
                 raise TrainingError(f"{name} has {key} of an unexpected shape, {values.shape}")
+            # A file can use one array for every layer.
+            self._bytes_left -= 4 * values.size
+            if self._bytes_left < 0:
+                raise TrainingError(f"{name}: more than {MOST_BYTES:,} bytes of weights")
             converted = np.ascontiguousarray(values, np.float32)
             if not np.isfinite(converted).all():
                 raise TrainingError(f"{name} has a value in {key} that is not finite")
