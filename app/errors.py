@@ -130,7 +130,12 @@ class ApiError(Exception):
         message: what a person reads; the table's without one.
         param: the parameter or field at fault, where there is one.
         headers: in place of the table's.
+
+    Attributes:
+        steps: of preparing the picture, if they were asked for; see `schemas.Prediction`.
     """
+
+    steps: Mapping[str, str] | None = None
 
     def __init__(
         self,

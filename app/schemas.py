@@ -39,6 +39,11 @@ class PredictParameters(BaseModel):
     return_input: Annotated[bool, MustBe("true or false")] = Field(
         default=False, description="Also return `input`: the 28x28 values that the network saw."
     )
+    return_steps: Annotated[bool, MustBe("true or false")] = Field(
+        default=False,
+        description="Also return `steps`: small pictures of how the digit was found. Not for "
+        "batches.",
+    )
     coverage: Annotated[float | None, MustBe("a level of the checkpoint, such as 0.99")] = Field(
         default=None,
         description="Also return `prediction_set`: all classes that the answer may be, so that "
@@ -217,6 +222,12 @@ class Prediction(Sparse):
         not_in=[CSV, TENSORS, TABLE],
         default=None,
     )
+    steps: Mapping[str, str] | None = describe(
+        "Only with `return_steps`: PNGs in base64, by name, in the order of the steps; none for an "
+        "image in MNIST's own form.",
+        not_in=[CSV, TENSORS, TABLE],
+        default=None,
+    )
 
     @property
     def raw(self) -> str:
@@ -300,10 +311,14 @@ class ErrorSummary:
 
 
 @answer
-class ErrorDetail(ErrorSummary):
+class ErrorDetail(Sparse, ErrorSummary):
     """What went wrong."""
 
     request_id: str | None = describe("The same as in the header x-request-id.")
+    steps: Mapping[str, str] | None = describe(
+        "Only with `return_steps`, of a picture in which no digit was found: see the answer's.",
+        default=None,
+    )
 
 
 @answer
@@ -323,7 +338,11 @@ class FailedImage:
 def error_body(error: ApiError, request_id: str | None) -> ErrorBody:
     """The one error shape; without a request id outside of any request."""
     detail = ErrorDetail(
-        code=error.code, message=error.message, param=error.param, request_id=request_id
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        request_id=request_id,
+        steps=error.steps,
     )
     return ErrorBody(error=detail)
 

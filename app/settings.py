@@ -90,8 +90,8 @@ class Settings(BaseModel):
     max_batch_images: int = _setting(256, "Most images per batch request", ge=1)
     max_wait_ms: int = _setting(
         1000,
-        "Longest predicted wait of a request before its own work begins, in milliseconds; beyond "
-        "it, the answer is 429",
+        "Longest wait of a request before its own work begins, in milliseconds; where it may be "
+        "longer, the answer is 429",
         ge=1,
     )
     max_timeout_ms: int = _setting(30_000, "Longest deadline of a request, in milliseconds", ge=1)

@@ -8,6 +8,8 @@ ISOLATED = (
     *("unshare", "--map-root-user", "--net", "--"),
     *("bash", "-c", 'ip link set lo up && exec "$@"', "isolated"),
 )
+# The program is process 1, which gets no signal that it has no handler for.
+AS_PROCESS_1 = ("unshare", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 @functools.cache

@@ -23,9 +23,8 @@ from starlette.requests import Request
 from app.api.receiving import INLINE_BYTES, Headers, headers_of, parse_body, read_body
 from app.errors import ApiError, ErrorCode
 from app.inference.decoding import Image, decode_base64
-from app.inference.image_formats import identify
+from app.inference.image_formats import find_mistake, identify
 from app.inference.json_structure import check_structure
-from app.inference.mistakes import find_mistake
 from app.inference.parameters import parse_parameters
 from app.schemas import PredictParameters
 from app.settings import Settings
@@ -110,7 +109,7 @@ async def read_batch_request(
     Args:
         request: whose body is read.
         parameters_type: of the route.
-        check: refuses so many images with these parameters, if that would be too much; called
+        check: refuses that many images with these parameters, if that would be too much; called
             before they are parsed, which takes a tenth of the time that their answers take.
 
     Raises:
@@ -149,7 +148,14 @@ async def read_batch_request(
             or "a batch is JSON with inputs, or multipart/form-data with files; /predict and "
             "/predict/mc take the bytes of one image"
         )
-    return images, parse_parameters(pairs, parameters_type, settings)
+    parameters = parse_parameters(pairs, parameters_type, settings)
+    if parameters.return_steps:
+        raise ErrorCode.INVALID_PARAMETER(
+            "return_steps works with one image, on /predict and /predict/mc; ask there, or leave "
+            "it out",
+            param="return_steps",
+        )
+    return images, parameters
 
 
 def _too_many(limit: int) -> ApiError:

@@ -36,12 +36,15 @@ _STATUSES = {
 
 def describe_image_route(parameters: type[PredictParameters], answer: type[Any]) -> dict[str, Any]:
     """Arguments of the decorator of a route for one image."""
-    return _describe(parameters, _image_body(parameters), response_model=answer)
+    fields = _properties(parameters)
+    return _describe(fields, _image_body(fields), response_model=answer)
 
 
 def describe_batch_route(parameters: type[PredictParameters], answer: type[Any]) -> dict[str, Any]:
     """Arguments of the decorator of a route for many images."""
-    return _describe(parameters, _batch_body(parameters), response_model=answer)
+    fields = _properties(parameters)
+    del fields["return_steps"]
+    return _describe(fields, _batch_body(fields), response_model=answer)
 
 
 def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]:
@@ -55,18 +58,17 @@ def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]
         },
     }
     events = {"schema": event, "example": "event: estimate\ndata: {...}\n\n"}
-    route = _describe(parameters, _image_body(parameters), response_class=StreamingResponse)
+    fields = _properties(parameters)
+    route = _describe(fields, _image_body(fields), response_class=StreamingResponse)
     route["responses"][200] = {"description": "Events.", "content": {"text/event-stream": events}}
     return route
 
 
-def _describe(
-    parameters: type[PredictParameters], body: dict[str, Any], **options: Any
-) -> dict[str, Any]:
+def _describe(fields: dict[str, Any], body: dict[str, Any], **options: Any) -> dict[str, Any]:
     failures = {
         status: {"model": ErrorBody, "description": text} for status, text in _STATUSES.items()
     }
-    extra = {"parameters": _query(parameters), "requestBody": body}
+    extra = {"parameters": _query(fields), "requestBody": body}
     return {"responses": failures, "openapi_extra": extra, **options}
 
 
@@ -117,7 +119,7 @@ def _number(field: dict[str, Any]) -> dict[str, Any]:
     return cast(dict[str, Any], field.get("anyOf", [field])[0])
 
 
-def _query(parameters: type[PredictParameters]) -> list[dict[str, Any]]:
+def _query(fields: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
@@ -126,17 +128,17 @@ def _query(parameters: type[PredictParameters]) -> list[dict[str, Any]]:
             "description": schema["description"],
             "schema": _plain(schema),
         }
-        for name, schema in _properties(parameters).items()
+        for name, schema in fields.items()
     ]
 
 
-def _form(parameters: type[PredictParameters], file: dict[str, Any]) -> dict[str, Any]:
+def _form(parameters: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
     """A form with the file field, and perhaps parameters.
 
     Listed as properties, Swagger UI would send them all, with values of its own such as
     timeout_ms=1; patterns it passes over.
     """
-    fields = {f"^{name}$": _plain(field) for name, field in _properties(parameters).items()}
+    fields = {f"^{name}$": _plain(field) for name, field in parameters.items()}
     return {
         "type": "object",
         "required": ["file"],
@@ -179,16 +181,16 @@ class _Picture(BaseModel):
     )
 
 
-def _with_parameters(fields: dict[str, Any], parameters: type[PredictParameters]) -> dict[str, Any]:
+def _with_parameters(fields: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
     """A JSON body: fields of its own, and any parameters."""
     return {
         "type": "object",
-        "properties": {**fields, **_properties(parameters)},
+        "properties": {**fields, **parameters},
         "additionalProperties": False,
     }
 
 
-def _image_body(parameters: type[PredictParameters]) -> dict[str, Any]:
+def _image_body(parameters: dict[str, Any]) -> dict[str, Any]:
     json_schema = _with_parameters(_properties(_Picture), parameters)
     json_schema["oneOf"] = _Picture.model_json_schema()["oneOf"]
     examples = {
@@ -200,7 +202,7 @@ def _image_body(parameters: type[PredictParameters]) -> dict[str, Any]:
     return _body({"schema": json_schema, "examples": examples}, form, content)
 
 
-def _batch_body(parameters: type[PredictParameters]) -> dict[str, Any]:
+def _batch_body(parameters: dict[str, Any]) -> dict[str, Any]:
     picture = _Picture.model_json_schema()
     del picture["required"]
     inputs = {"type": "array", "minItems": 1, "items": picture}

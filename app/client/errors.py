@@ -36,6 +36,7 @@ class DropserveError(Exception):
             image of a batch.
         status: the HTTP status; None without a response, and for one image of a batch.
         retry_after: seconds after which the server wants the request again, or None.
+        steps: with `return_steps`, small PNGs of the steps of preparing the picture, in base64.
     """
 
     code: str
@@ -45,6 +46,7 @@ class DropserveError(Exception):
     request_id: str | None = None
     status: int | None = None
     retry_after: float | None = None
+    steps: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         self.args = (self.code, self.message)  # pickles and copies are made of them
@@ -115,6 +117,7 @@ def error_from_body(
         code,
         str(error["message"]),
         param=error.get("param"),
+        steps=error.get("steps"),
         request_id=error.get("request_id"),
         status=status,
         retry_after=retry_after,

@@ -1,6 +1,6 @@
 """From class probabilities to answers: statistics, calibration, decision."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from app.schemas import Decision, McPrediction, ModelIdentity, Prediction, PredictParameters
 from model.arrays import Floats, Pixels, Probs
 from model.checkpoint import Checkpoint
-from model.digits.finding import Box
+from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
 from model.uncertainty.calibration import (
     Calibration,
@@ -41,12 +41,18 @@ class AnswerBuilder:
         self.levels = sorted(self._calibration.conformal_quantiles)
 
     def deterministic(
-        self, image: Preprocessed, parameters: PredictParameters, probs: Floats
+        self,
+        image: Preprocessed,
+        parameters: PredictParameters,
+        probs: Floats,
+        steps: Mapping[str, str] | None = None,
     ) -> Prediction:
         """The answer with dropout off, from C probabilities."""
         score: Any = np.float32(entropy(probs))
         return Prediction.of(
-            self._shared(probs, score, self._calibration, image.pixels, image.boxes, parameters)
+            self._shared(
+                probs, score, self._calibration, image.pixels, image.boxes, steps, parameters
+            )
         )
 
     def sampled(self, job: "Job") -> McPrediction:
@@ -56,7 +62,9 @@ class AnswerBuilder:
         score = np.float32(found.predictive_entropy)
         # The calibration was fitted with the checkpoint's own rates.
         calibration = self._mc_calibration if job.passes.dropout is None else Calibration()
-        fields = self._shared(found.mean, score, calibration, job.pixels, job.boxes, job.parameters)
+        fields = self._shared(
+            found.mean, score, calibration, job.pixels, job.boxes, job.steps, job.parameters
+        )
         fields["mean"] = found.mean.astype(np.float32)
         fields["variance"] = fields["standard_error"] = None
         if found.variance is not None and found.standard_error is not None:
@@ -83,6 +91,7 @@ class AnswerBuilder:
         calibration: Calibration,
         pixels: Pixels,
         boxes: Sequence[Box],
+        steps: Mapping[str, str] | None,
         parameters: PredictParameters,
     ) -> dict[str, Any]:
         """The fields of both kinds of answer; `score` is the predictive entropy, float32."""
@@ -103,6 +112,8 @@ class AnswerBuilder:
             fields["prediction_set"] = prediction_set(probabilities, least)
         if parameters.return_input:
             fields["input"] = np.ascontiguousarray(pixels)
+        if steps is not None:
+            fields["steps"] = steps
         return fields
 
 

@@ -5,6 +5,7 @@ oldest gets a quarter of the time whatever its size, so that it is not starved. 
 delays a small one by its share only, however large it is.
 """
 
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -13,16 +14,17 @@ from typing import Self
 _SHARE_OF_OLDEST = 0.25
 # What the oldest gets for each unit that others get.
 _OLDEST_TO_OTHERS = _SHARE_OF_OLDEST / (1 - _SHARE_OF_OLDEST)
-# Sizes are powers of two.
-SIZES = 48
-# Of the latest measurement in the exponential moving averages.
-WEIGHT = 0.05
-_FIRST_SECONDS = 0.001
+SIZES = 16
+# The pace is that of so much time; the first guess counts like as much.
+_MEMORY_SECONDS = 1.0
 
 
 def size_of(cost: int) -> int:
-    """The class of requests that cost about as much: a power of two."""
-    return min(cost.bit_length(), SIZES - 1)
+    """The class of requests that cost about as much: a power of eight.
+
+    In finer classes a request would wait for all that are slightly smaller and came later.
+    """
+    return min((cost.bit_length() + 2) // 3, SIZES - 1)
 
 
 class Backlog:
@@ -38,7 +40,7 @@ class Backlog:
         self._left = [0] * SIZES
         self._note = note
         self._oldest_is_owed = 0.0
-        self._done, self._seconds = pace * _FIRST_SECONDS, _FIRST_SECONDS
+        self._done, self._seconds = pace * _MEMORY_SECONDS, _MEMORY_SECONDS
 
     @property
     def pace(self) -> float:
@@ -54,10 +56,15 @@ class Backlog:
         return (ahead + share_of_larger) / self.pace
 
     def measure(self, cost: int, seconds: float) -> None:
-        """Takes what was done, and the time that it took, into the pace."""
+        """Takes what was done, and the time that it took, into the pace.
+
+        By time and not by the number of measurements: a pause, in which another process had the
+        processor, counts for as long as it was.
+        """
         if cost > 0 and seconds > 0:
-            self._done += WEIGHT * (cost - self._done)
-            self._seconds += WEIGHT * (seconds - self._seconds)
+            kept = math.exp(-seconds / _MEMORY_SECONDS)
+            self._done = kept * self._done + cost
+            self._seconds = kept * self._seconds + seconds
 
     @property
     def takes_oldest(self) -> bool:

@@ -23,9 +23,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from app.errors import ApiError, ErrorCode
+from app.inference.colour import MOST_PIXELS, along_colours, has_little_contrast
 from app.inference.grey import Grey, luminance, shrink, shrink_factor, use_all_of_range
 from app.inference.image_formats import (
     Format,
+    find_mistake,
     identify,
     identify_unsupported,
     is_cut_off,
@@ -37,14 +39,13 @@ from app.inference.image_formats import (
     without_png_text,
 )
 from app.inference.memory import WEBP_BYTES, decoding_memory
-from app.inference.mistakes import find_mistake
 from app.inference.plain_png import decode_plain_png
 from model.arrays import Pixels
 
 # An image file's bytes, or its pixels.
 Image = bytes | Pixels
 
-# What is decoded at once, on the event loop: about 0.1 ms. More is worth a thread.
+# What is read at once, on the event loop: at most about 0.5 ms. More is worth a thread.
 INLINE_PIXELS = 64 * 64
 # The largest uncompressed image of that size with its header. A small picture in a larger file is
 # mostly metadata, which takes time as well.
@@ -310,7 +311,11 @@ def _to_grey(opened: _Opened) -> Grey:
     had_16_bits = had_16_bits and ";16" in str(opened.image.tile)
     try:
         opened.image.load()
-        grey = np.array(_turn_upright(luminance(shrink(opened.image)), opened.image))
+        picture = shrink(opened.image)
+        grey_picture = luminance(picture)
+        if has_little_contrast(grey_picture):
+            grey_picture = _in_colour(opened, picture) or grey_picture
+        grey = np.array(_turn_upright(grey_picture, opened.image))
     except Exception as error:
         raise _refuse(opened.data, opened.format, error) from error
     if had_16_bits and not grey.any():
@@ -319,6 +324,19 @@ def _to_grey(opened: _Opened) -> Grey:
             "black; save it with 8 bits, or with values from 0 to 65535"
         )
     return use_all_of_range(grey, had_16_bits=had_16_bits)
+
+
+def _in_colour(opened: _Opened, picture: PIL.Image.Image) -> PIL.Image.Image | None:
+    """The picture along its colours, where it has any that say more than brightness."""
+    if isinstance(opened.image, JpegImageFile) and picture.mode == "L" and opened.image.layers == 3:
+        picture = JpegImageFile(BytesIO(opened.data))
+        picture.draft("YCbCr", (_DRAFT_SIDE, _DRAFT_SIDE))
+    is_colour = picture.mode in ("RGB", "YCbCr", "CMYK", "P") and not picture.has_transparency_data
+    if not is_colour or picture.width * picture.height > MOST_PIXELS:
+        return None
+    if picture.mode != "YCbCr":
+        picture = picture.convert("RGB").convert("YCbCr")
+    return along_colours(picture)
 
 
 def _refuse(data: bytes, image_format: Format, error: Exception) -> ApiError:

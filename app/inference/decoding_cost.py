@@ -9,7 +9,7 @@ import math
 from app.inference.image_formats import Format, identify, webp_canvas
 
 # A picture of this cost is large: a photo of about a megapixel.
-LARGE = 35_000
+LARGE = 14_000
 # For each pixel and each byte of the file, in ns, as measured.
 _OF_FORMAT: dict[Format, tuple[float, float]] = {
     "PNG": (3, 17),
@@ -20,7 +20,7 @@ _OF_FORMAT: dict[Format, tuple[float, float]] = {
     "TIFF": (0, 3),
 }
 # Finding the digit, in a picture that is scaled down before if it is large; ns.
-_FINDING, _FINDING_PIXEL, _MOST_FINDING = 3_000_000, 40, 28_000_000
+_FINDING, _FINDING_PIXEL, _MOST_FINDING = 1_000_000, 4, 8_000_000
 # A file of many empty ones would take long to look through.
 _MOST_JPEG_SEGMENTS = 200
 

@@ -1,13 +1,13 @@
 """A job: the MC-dropout computation of one image, in steps that the scheduler can interleave."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from app.schemas import McParameters
 from model.arrays import Floats
-from model.digits.finding import Box
+from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
 from model.engines.protocol import Prepared
 from model.literals import StopReason
@@ -32,6 +32,7 @@ class Job:
     Attributes:
         pixels: what the network sees, uint8, (28, 28).
         boxes: of the digits in the picture, if there are several.
+        steps: of preparing it, if they were asked for.
         passes: which passes: their number, seed, estimator and dropout rate.
         prepared: what the passes share; None until it is computed.
         dropped: per pass the dropped units as base64 bits, if they were asked for.
@@ -40,11 +41,17 @@ class Job:
     """
 
     def __init__(
-        self, image: Preprocessed, parameters: McParameters, *, is_streamed: bool = False
+        self,
+        image: Preprocessed,
+        parameters: McParameters,
+        *,
+        steps: Mapping[str, str] | None = None,
+        is_streamed: bool = False,
     ) -> None:
         seed = draw_seed() if parameters.seed is None else parameters.seed
         self.pixels = image.pixels
         self.boxes: Sequence[Box] = image.boxes
+        self.steps = steps
         self.parameters = parameters
         rate = None if parameters.dropout is None else round_rate(parameters.dropout)
         self.passes = Passes(parameters.passes, seed, parameters.estimator, rate)

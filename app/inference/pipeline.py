@@ -15,7 +15,7 @@ from app.inference.answers import AnswerBuilder
 from app.inference.backlog import Charge
 from app.inference.decoding import Image
 from app.inference.jobs import Job
-from app.inference.reading import PictureReader, picture_cost
+from app.inference.reading import PictureReader, Steps, picture_cost
 from app.inference.scheduler import Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
@@ -39,13 +39,14 @@ _IMAGE_COST = 32
 _WATCHED_PASSES, _WATCHED_SECONDS = 256, 0.01
 # The event loop gets its turn after each round.
 _ROUND_SECONDS = 0.001
-# After this time a request lets others go first: one image with 1000 passes takes about two thirds.
-_SHARE_SECONDS = 0.003
+# After this time a request lets others of its size go first. Those that take less finish in the
+# order in which they came, since taking turns would make nearly all of them late.
+_SHARE_SECONDS = 0.05
+# Under overload one wait in a hundred of requests of 1000 passes was this multiple of the predicted
+# one, in `python -m tests.load.overload`; of batches more.
+_LONGEST_TO_PREDICTED = 1.6
 # Balanced masks of more passes, or what they drop, would hold up the event loop.
 _INLINE_MASKS = 64
-# Images of a batch that are decoded, or answered without dropout, before others get their turn on
-# the event loop.
-_AT_A_TIME = 32
 
 
 class Predictor:
@@ -68,7 +69,7 @@ class Predictor:
             self._answers.sampled,
             round_seconds=_ROUND_SECONDS,
             share_seconds=_SHARE_SECONDS,
-            max_wait_seconds=settings.max_wait_ms / 1000,
+            max_wait_seconds=settings.max_wait_ms / 1000 / _LONGEST_TO_PREDICTED,
             job_cost=_IMAGE_COST,
             note_queued=None if metrics is None else metrics.change_queue,
         )
@@ -141,15 +142,16 @@ class Predictor:
             ApiError: the request is refused, or the image has no answer.
         """
         self._require_level(parameters)
+        steps: Steps | None = {} if parameters.return_steps else None
         started = time.monotonic()
-        read = self._reader.read_inline(image, parameters.preprocess)
+        read = self._reader.read_inline(image, parameters.preprocess, steps)
         if read is None:
             decoding = self._reader.charge([image])
             with self._admit([image], parameters, decoding), decoding:
                 deadline = self._deadline(parameters)
-                read = await self._reader.read(image, parameters.preprocess, deadline)
+                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
         decoded = time.monotonic()
-        answer = self._predict(read, parameters)
+        answer = self._predict(read, parameters, steps)
         timings = Timings(decoded - started, 0.0, time.monotonic() - decoded)
         self._count(answer)
         return answer, timings
@@ -158,12 +160,13 @@ class Predictor:
         self, image: Image, parameters: McParameters
     ) -> tuple[McPrediction, Timings]:
         """The MC-dropout answer; see `predict`."""
+        steps: Steps | None = {} if parameters.return_steps else None
         decoding = self._reader.charge([image])
         with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
-                read = await self._reader.read(image, parameters.preprocess, deadline)
-            job = Job(read, parameters)
+                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
+            job = Job(read, parameters, steps=steps)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             (answer,), computing = await self._run([job], deadline, charge)
@@ -180,12 +183,13 @@ class Predictor:
         The first step of the iterator admits the request and decodes the image: what is wrong with
         either is raised there.
         """
+        steps: Steps | None = {} if parameters.return_steps else None
         decoding = self._reader.charge([image])
         with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
-                read = await self._reader.read(image, parameters.preprocess, deadline)
-            job = Job(read, parameters, is_streamed=True)
+                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
+            job = Job(read, parameters, steps=steps, is_streamed=True)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             try:
@@ -293,10 +297,12 @@ class Predictor:
             logger.exception("an image could not be computed")
             return ErrorCode.INTERNAL()
 
-    def _predict(self, image: Preprocessed, parameters: PredictParameters) -> Prediction:
+    def _predict(
+        self, image: Preprocessed, parameters: PredictParameters, steps: Steps | None = None
+    ) -> Prediction:
         """The one way to a deterministic answer."""
         probs = predict_probs(self.engine, image.pixels)
-        return self._answers.deterministic(image, parameters, probs)
+        return self._answers.deterministic(image, parameters, probs, steps)
 
     async def _run(
         self, jobs: Sequence[Job], deadline: float, charge: Charge
@@ -365,10 +371,12 @@ class Predictor:
 
 
 async def _in_turns(items: Sequence[T]) -> AsyncGenerator[T, None]:
-    """The items; others get their turn on the event loop after some of them."""
-    for number, item in enumerate(items):
-        if number % _AT_A_TIME == 0:
+    """The items; others get their turn on the event loop after each round of them."""
+    until = 0.0
+    for item in items:
+        if time.monotonic() >= until:
             await asyncio.sleep(0)
+            until = time.monotonic() + _ROUND_SECONDS
         yield item
 
 

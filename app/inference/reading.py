@@ -19,13 +19,16 @@ from app.inference.decoding import (
     decode_inline,
 )
 from app.inference.decoding_cost import LARGE, decoding_cost
+from app.inference.encoding import encode_small
 from app.inference.memory import picture_memory, return_memory
 from app.settings import Settings
-from model.digits.preprocessing import Preprocessed, find_digits, take_as_it_is
+from model.arrays import Pixels
+from model.digits.preprocessing import Preprocessed, find_digits
 from model.errors import ImageError, InvalidPixelsError, NoInkError
 from model.literals import Preprocess
 
 T = TypeVar("T")
+Steps = dict[str, str]  # pictures in base64, by name
 
 # Costs are microseconds of a core.
 _COSTS_PER_SECOND = 1_000_000.0
@@ -49,7 +52,12 @@ def from_image_error(error: ImageError) -> ApiError:
 
 
 def read_picture(
-    picture: Image, mode: Preprocess, *, max_pixels: int, max_memory: float = math.inf
+    picture: Image,
+    mode: Preprocess,
+    *,
+    max_pixels: int,
+    max_memory: float = math.inf,
+    steps: Steps | None = None,
 ) -> Preprocessed:
     """The pixels that the network sees, however long it takes.
 
@@ -58,19 +66,25 @@ def read_picture(
         mode: how pixels become the network's input.
         max_pixels: see `decoding.decode`.
         max_memory: the same.
+        steps: takes small pictures of the steps.
 
     Raises:
         ApiError: the image cannot be decoded, or shows nothing.
     """
     factor = 1
+    shown: dict[str, Pixels] = {}
     if isinstance(picture, bytes):
         picture, factor = decode(picture, max_pixels=max_pixels, max_memory=max_memory)
     try:
-        return find_digits(picture, mode).magnified(factor)
+        return find_digits(picture, mode, None if steps is None else shown).magnified(factor)
     except ImageError as error:
         refusal = from_image_error(error)
+        refusal.steps = steps
+    finally:
+        if steps is not None:
+            steps.update((name, encode_small(pixels)) for name, pixels in shown.items())
     # Not from `error`, whose traceback would keep the picture until the answer is sent.
-    del picture
+    del picture, shown
     raise refusal
 
 
@@ -111,34 +125,40 @@ class PictureReader:
         """Seconds that pictures of this cost would wait for a thread; see `charge`."""
         return self.backlog.wait(cost) if cost else 0.0
 
-    def read_inline(self, image: Image, mode: Preprocess) -> Preprocessed | None:
+    def read_inline(
+        self, image: Image, mode: Preprocess, steps: Steps | None = None
+    ) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
         if isinstance(image, bytes):
             grey = decode_inline(image, max_pixels=self._max_pixels)
             if grey is None:
                 return None
             image = grey
-        try:
-            return take_as_it_is(image, mode)
-        except ImageError as error:
-            raise from_image_error(error) from error
+        return read_picture(image, mode, max_pixels=self._max_pixels, steps=steps)
 
-    async def read(self, image: Image, mode: Preprocess, deadline: float) -> Preprocessed:
+    async def read(
+        self, image: Image, mode: Preprocess, deadline: float, steps: Steps | None = None
+    ) -> Preprocessed:
         """The pixels that the network sees.
 
         Args:
             image: an image file, or pixels.
             mode: how pixels become the network's input.
             deadline: on the monotonic clock.
+            steps: see `read_picture`.
 
         Raises:
             ApiError: the image cannot be decoded, or shows nothing; deadline_exceeded.
         """
-        read = self.read_inline(image, mode)
+        read = self.read_inline(image, mode, steps)
         if read is None:
             read = await self.in_thread(
                 lambda: read_picture(
-                    image, mode, max_pixels=self._max_pixels, max_memory=self._max_memory
+                    image,
+                    mode,
+                    max_pixels=self._max_pixels,
+                    max_memory=self._max_memory,
+                    steps=steps,
                 ),
                 deadline,
                 picture_cost(image),

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
-from app.inference.backlog import SIZES, WEIGHT, Backlog, Charge
+from app.inference.backlog import SIZES, Backlog, Charge
 
 logger = logging.getLogger("dropserve")
 
@@ -39,6 +39,11 @@ class Job(Protocol):
     def has_partial_result(self) -> bool:
         """Whether a partial result is due after this step."""
 
+
+# Of the latest step in the exponential moving average of their speed.
+_WEIGHT = 0.05
+# The longest round, over the usual one.
+_MOST_ROUNDS = 5
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
@@ -292,8 +297,11 @@ class Scheduler(Generic[J, R]):
         started = now = self._clock()
         since = started if self._round_ended is None else self._round_ended
         cost = 0
+        # As long as others had the event loop, so that these, and refusals, cannot starve it.
+        longest = _MOST_ROUNDS * self._round_seconds
+        round_seconds = max(self._round_seconds, min(started - since, longest))
         self._drop_ended(now)
-        while now - started < self._round_seconds and (smallest := self._smallest()) is not None:
+        while now - started < round_seconds and (smallest := self._smallest()) is not None:
             oldest = _first_open(self._requests) or smallest
             is_larger = oldest.charge.size > smallest.charge.size
             request = oldest if is_larger and self.backlog.takes_oldest else smallest
@@ -303,7 +311,7 @@ class Scheduler(Generic[J, R]):
             request.seconds += seconds
             request.spent += seconds
             if passes and seconds > 0:
-                self._passes_per_second += WEIGHT * (passes / seconds - self._passes_per_second)
+                self._passes_per_second += _WEIGHT * (passes / seconds - self._passes_per_second)
             if is_larger:
                 self.backlog.take(passes, of_oldest=request is oldest)
             cost += passes

@@ -19,7 +19,7 @@ from model.arrays import Pixels
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
 # What the native routes return in addition to numbers, and tensors of this protocol do not hold.
-_NOT_HERE = frozenset({"return_input", "return_passes", "coverage"})
+_NOT_HERE = frozenset({"return_input", "return_steps", "return_passes", "coverage"})
 _REMEMBERED_BYTES = 512  # the longest header
 _LONGEST_NUMBER = 20  # digits
 # One pass has no scatter.

@@ -8,8 +8,9 @@ from app.settings import Settings
 
 # Beyond the limit of connections, for health checks only.
 SPARE_CONNECTIONS = 8
+ACCEPTED_AT_A_TIME = 8  # each by a listener of its own
 # Those, and a worker's own: about twenty, and some for reloading.
-_OTHER_FILES = SPARE_CONNECTIONS + 32
+_OTHER_FILES = SPARE_CONNECTIONS + ACCEPTED_AT_A_TIME + 32
 # Connections that the event loop may accept before any is closed for them.
 _MOST_PENDING = 2048
 

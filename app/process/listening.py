@@ -3,9 +3,12 @@
 import errno
 import os
 import socket
+import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
 
+from app.process.file_limit import ACCEPTED_AT_A_TIME
 from app.settings import Settings, SettingsError
 
 _CURES = MappingProxyType(
@@ -54,6 +57,22 @@ def bind_listeners(settings: Settings) -> list[socket.socket]:
             listeners.append(listener)
         stack.pop_all()
     return listeners
+
+
+def copies_of(listeners: Sequence[socket.socket]) -> list[socket.socket]:
+    """More listeners of the same addresses, since uvloop accepts one connection of each in a turn.
+
+    Under load a turn is long: with one listener new clients, and health checks, would wait for
+    seconds.
+    """
+    if sys.platform == "win32":  # there is no uvloop
+        return []
+    # Not by `socket.dup`, which sets blocking mode for a moment, in other workers, too.
+    return [
+        socket.socket(fileno=os.dup(listener.fileno()))
+        for listener in listeners
+        for _ in range(ACCEPTED_AT_A_TIME - 1)
+    ]
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> SettingsError:

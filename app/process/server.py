@@ -21,7 +21,7 @@ from app.api.examples import example_png_base64
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from app.process.draining import UVICORN_SECONDS, DrainingServer
 from app.process.file_limit import fit_to_file_limit, pending_connections
-from app.process.listening import address_of, cannot_listen
+from app.process.listening import address_of, cannot_listen, copies_of
 from app.process.signals import SIGHUP, hold_reloads
 from app.process.supervisor import Supervisor, Worker
 from app.settings import Settings
@@ -125,7 +125,7 @@ class _Server(DrainingServer):
         # What was imported stays: looking through all of it for garbage takes a tenth of a second
         # each time, in which nobody is answered. The network does not: a reload replaces it.
         gc.freeze()
-        await super().startup(sockets)
+        await super().startup([*(sockets or ()), *copies_of(sockets or ())])
         self._reloads: set[asyncio.Task[None]] = set()
         if self.started:
             self.begin_to_serve()

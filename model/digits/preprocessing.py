@@ -4,24 +4,17 @@ MNIST's convention (LeCun, Cortes and Burges): white ink on black, 28x28, the di
 20-pixel box with antialiasing, its centre of mass in the middle of the image.
 """
 
-import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from PIL import Image
 
-from model.arrays import Floats, Pixels
-from model.digits.finding import Box, look_at, look_closer
-from model.digits.ink import Darkness
-from model.digits.strokes import adjust_width, extent
+from model.arrays import Pixels
+from model.digits.finding import Steps, find_and_fit
+from model.digits.fitting import BOX
+from model.digits.parts import Box, magnified
 from model.errors import InvalidPixelsError
 from model.literals import SIDE, Preprocess
-
-# The longer side of a digit in MNIST's convention.
-BOX = 20
-
-# The width of strokes is adjusted at MNIST's resolution times this factor.
-_FINE = 5
 
 
 class Preprocessed(NamedTuple):
@@ -38,8 +31,7 @@ class Preprocessed(NamedTuple):
 
     def magnified(self, factor: int) -> "Preprocessed":
         """Returns the result with the boxes of a picture `factor` times as large."""
-        boxes = tuple((a * factor, b * factor, c * factor, d * factor) for a, b, c, d in self.boxes)
-        return Preprocessed(self.pixels, boxes)
+        return Preprocessed(self.pixels, tuple(magnified(box, factor) for box in self.boxes))
 
 
 def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
@@ -60,15 +52,21 @@ def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
     return find_digits(image, mode).pixels
 
 
-def find_digits(image: Pixels, mode: Preprocess = "auto") -> Preprocessed:
-    """Does the same as `preprocess_image`, and also returns the boxes of several digits."""
+def find_digits(
+    image: Pixels, mode: Preprocess = "auto", steps: Steps | None = None
+) -> Preprocessed:
+    """Does the same as `preprocess_image`, and also returns the boxes of several digits.
+
+    Args:
+        image: brightness 0 to 255, (H, W).
+        mode: see `preprocess_image`.
+        steps: takes small pictures of the steps.
+    """
     unchanged = take_as_it_is(image, mode)
     if unchanged is not None:
         return unchanged
-    look = look_at(image)
-    boxes = look.boxes() if len(look.digits) > 1 else ()
-    cover = look_closer(image, look).cut_out(_FINE * BOX)
-    return Preprocessed(_centre(_fit_box(adjust_width(cover, BOX))), boxes)
+    pixels, boxes = find_and_fit(image, steps)
+    return Preprocessed(pixels, boxes if len(boxes) > 1 else ())
 
 
 def take_as_it_is(image: Pixels, mode: Preprocess) -> Preprocessed | None:
@@ -103,11 +101,7 @@ def follows_convention(image: Pixels) -> bool:
     """
     if image.shape != (SIDE, SIDE):
         return False
-    # The extent of the ink, from the bytes by rows and by columns. This takes a quarter of the time
-    # of NumPy, whose calls cost more than the arithmetic of 784 numbers.
-    by_rows, by_columns = image.tobytes(), image.T.tobytes()
-    height, width = _inked_lines(by_rows), _inked_lines(by_columns)
-    if max(height, width) not in (BOX - 1, BOX):
+    if max(cv2.boundingRect(image)[2:]) not in (BOX - 1, BOX):
         return False
     # The sums are whole numbers below 2^24, which float32 holds exactly.
     moments: list[float] = (image.reshape(-1).astype(np.float32) @ _MOMENTS).tolist()
@@ -115,46 +109,7 @@ def follows_convention(image: Pixels) -> bool:
     return 13.5 <= moment_x / total < 14.5 and 13.5 <= moment_y / total < 14.5
 
 
-def _inked_lines(lines: bytes) -> int:
-    """Counts the rows (or columns) from the first with ink to the last; 0 without ink."""
-    first = SIDE * SIDE - len(lines.lstrip(b"\0"))
-    last = len(lines.rstrip(b"\0")) - 1
-    return last // SIDE - first // SIDE + 1 if last >= 0 else 0
-
-
-def _moments() -> Floats:
-    """Returns 1, the column and the row of each pixel, (784, 3)."""
-    row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
-    return np.stack([np.ones(SIDE * SIDE), column, row], axis=1).astype(np.float32)
-
-
-_MOMENTS = _moments()
-
-
-def _fit_box(cover: Darkness) -> Pixels:
-    """Scales ink to a longer side of 20 pixels, antialiased, keeping its proportions."""
-    top, bottom, left, right = extent(cover)
-    height, width = bottom - top, right - left
-    scale = BOX / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(cover)
-    box = (left, top, right, bottom)
-    scaled = np.asarray(picture.resize(size, Image.Resampling.BOX, box=box))
-    # MNIST's strokes reach full white.
-    ink: Pixels = np.rint(scaled * (255 / scaled.max())).astype(np.uint8)
-    return ink
-
-
-def _centre(ink: Pixels) -> Pixels:
-    """Places ink of at most 20x20 pixels so that its centre of mass is the middle of 28x28."""
-    height, width = ink.shape
-    weights = ink.astype(np.float64)
-    total = weights.sum()
-    centre_y = float(weights.sum(axis=1) @ np.arange(height)) / total
-    centre_x = float(weights.sum(axis=0) @ np.arange(width)) / total
-    # A centre half way between two pixels goes up and left, as `follows_convention` expects.
-    top = min(max(math.ceil(SIDE / 2 - centre_y - 0.5), 0), SIDE - height)
-    left = min(max(math.ceil(SIDE / 2 - centre_x - 0.5), 0), SIDE - width)
-    canvas = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    canvas[top : top + height, left : left + width] = ink
-    return canvas
+# 1, the column and the row of each pixel, (784, 3).
+_MOMENTS = np.stack(
+    [np.ones(SIDE * SIDE), *np.indices((SIDE, SIDE))[::-1].reshape(2, -1)], 1
+).astype(np.float32)

@@ -1,119 +1,104 @@
-"""Erases the printed lines of ruled or squared paper: lines that go from edge to edge."""
+"""Erases lines that are no ink: printed ones of ruled or squared paper, and underlines."""
 
+import cv2
 import numpy as np
 
-from model.arrays import Array, Bitmap, Integers
-from model.digits.ink import Darkness
+from model.arrays import Bitmap, Pixels
 
-# The picture is divided into strips across the lines, each with at least this width, pixels.
-_STRIPS = 12
-_LEAST_STRIP = 5
-# A line is visible in at least this share of the strips.
-_LEAST_SHARE = 0.75
+# The picture is divided into strips across the lines, each with at least this width, pixels. A line
+# is visible in at least this share of the strips.
+_STRIPS, _LEAST_STRIP, _LEAST_SHARE = 12, 5, 0.75
 # Slopes of lines on a sheet that is held by hand, as tangents: up to 5 degrees.
-_SLOPES = np.linspace(-0.09, 0.09, 37)
-# Lines are at most this thick, as a share of the picture's longer side.
-_THICKEST = 0.015
-# Rows on each side of a line's middle that are examined.
-_REACH = 6
+_SLOPES = np.linspace(-0.09, 0.09, 25)
+# Lines are at most this thick, as a share of the picture's longer side, and at least this dark.
+_THICKEST, _FAINTEST = 0.03, 6
+
+# A line that the digit stands on or hangs from ends beyond it on both sides, by at least `_BEYOND`,
+# and is at least `_LONG` and at most `_THICK`, as shares of the longer side of both together.
+_BEYOND, _LONG, _THICK = 0.12, 0.88, 0.16
 
 
-def remove_lines(darkness: Darkness) -> Darkness:
-    """Erases printed lines, except where ink crosses them.
+def remove_lines(darkness: Pixels) -> Pixels:
+    """Erases lines from edge to edge, except where ink crosses them.
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
-    if min(darkness.shape) < _STRIPS * _LEAST_STRIP:
+    ends = [np.count_nonzero(line) for line in (*darkness[[0, -1]], *darkness.T[[0, -1]])]
+    if min(darkness.shape) < _STRIPS * _LEAST_STRIP or sum(ends) < 4:
         return darkness
-    across, down = _trace_lines(darkness), _trace_lines(darkness.T)
-    if len(across) + len(down) < 2:
+    across, down = _trace_lines(darkness), _trace_lines(cv2.transpose(darkness))
+    if across[0] + down[0] < 2:
         return darkness
-    return _erase(_erase(darkness, across).T, down).T
+    return cv2.transpose(_erase(cv2.transpose(_erase(darkness, *across)), *down))
 
 
-def _trace_lines(darkness: Darkness) -> Integers:
-    """Returns the row of each roughly horizontal line at each column, (lines, W)."""
-    width = darkness.shape[1]
-    sharp = _line_profile(darkness)  # (strips, H - 1)
-    present = sharp > 0
-    if present.any(axis=1).mean() < _LEAST_SHARE:
-        return np.empty((0, width), dtype=np.int64)
-    present[:, 1:] |= present[:, :-1]  # a tolerance of one row
-    middles = (np.arange(_STRIPS) - (_STRIPS - 1) / 2) * (width // _STRIPS)
-    starts, slope = _straight_lines(present, middles)
-    lines = [_follow(sharp, start + slope * middles, width) for start in starts]
-    return np.array(lines, dtype=np.int64).reshape(-1, width)
-
-
-def _line_profile(darkness: Darkness) -> Darkness:
-    """Measures how dark most of a row is against the rows above and below, (strips, H - 1)."""
+def _trace_lines(darkness: Pixels) -> tuple[int, Bitmap, Pixels]:
+    """Returns the number of roughly horizontal lines, where they are, and what is left of ink."""
     height, width = darkness.shape
+    post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), dtype=np.uint8)
+    opened = cv2.morphologyEx(darkness, cv2.MORPH_OPEN, post, borderType=cv2.BORDER_REPLICATE)
+    thin = cv2.threshold(cv2.subtract(darkness, opened), _FAINTEST, 255, cv2.THRESH_BINARY)[1]
+    # Three rows hold a line that climbs within the strip.
+    thin = cv2.dilate(thin, np.ones((3, 1), np.uint8))
     strip = width // _STRIPS
-    # Pairs of rows hold a line that climbs by one within the strip. Every second column is enough.
-    pairs = np.maximum(darkness[:-1], darkness[1:])[:, : strip * _STRIPS]
-    profile = np.median(pairs.reshape(height - 1, _STRIPS, strip)[:, :, ::2], axis=2).T
-    reach = max(3, round(_THICKEST * max(darkness.shape)))
-    around = np.pad(profile, ((0, 0), (reach, reach)), mode="edge")
-    sharp: Darkness = profile - np.maximum(around[:, : -2 * reach], around[:, 2 * reach :])
-    return sharp
+    covered = cv2.resize(
+        thin[:, : strip * _STRIPS], (_STRIPS, height), interpolation=cv2.INTER_AREA
+    )
+    present = covered > 127
+    if np.count_nonzero(present.any(axis=0)) < _LEAST_SHARE * _STRIPS:
+        return 0, darkness < 0, opened
+    middles = (np.arange(_STRIPS) - (_STRIPS - 1) / 2) * strip
+    rows = np.arange(height)[:, None] + np.rint(_SLOPES[:, None, None] * middles).astype(np.int64)
+    inside = (rows >= 0) & (rows < height)
+    hits = present[rows.clip(0, height - 1), np.arange(_STRIPS)] & inside
+    seen = np.maximum(np.count_nonzero(inside, axis=2), _STRIPS // 2)
+    is_line = np.count_nonzero(hits, axis=2) >= _LEAST_SHARE * seen
+    best = int(np.count_nonzero(is_line, axis=1).argmax())
+    edges = np.diff(is_line[best].astype(np.int8), prepend=0, append=0)
+    begins, ends = (edges == 1).nonzero()[0], (edges == -1).nonzero()[0]
+    where = np.zeros_like(darkness)
+    rise = float(_SLOPES[best]) * width / 2
+    for begin, end in zip(begins, ends, strict=True):
+        row = (begin + end - 1) / 2
+        start, stop = (0, round(row - rise)), (width - 1, round(row + rise))
+        cv2.line(where, start, stop, 1, len(post) + 2)
+    return len(begins), where > 0, opened
 
 
-def _straight_lines(present: Bitmap, middles: Array) -> tuple[list[float], float]:
-    """Finds the lines that most strips agree on: rows at the middle column, and the slope."""
-    length = present.shape[1]
-    best: tuple[float, list[float], float] = (0.0, [], 0.0)
-    for slope in _SLOPES:
-        rows = np.arange(length) + np.rint(slope * middles).astype(np.int64)[:, None]
-        inside = (rows >= 0) & (rows < length)
-        hits = np.take_along_axis(present, rows.clip(0, length - 1), axis=1) & inside
-        seen = inside.sum(axis=0)
-        share = hits.sum(axis=0) / np.maximum(seen, _STRIPS / 2)
-        is_line = share >= _LEAST_SHARE
-        score = float(share[is_line].sum())
-        if score > best[0]:
-            edges = np.diff(is_line.astype(np.int8), prepend=0, append=0)
-            begins, ends = (edges == 1).nonzero()[0], (edges == -1).nonzero()[0]
-            best = score, [float(row) for row in (begins + ends - 1) / 2], float(slope)
-    return best[1], best[2]
+def _erase(darkness: Pixels, count: int, where: Bitmap, opened: Pixels) -> Pixels:
+    """Replaces lines by what is darker both above and below them."""
+    if not count:
+        return darkness
+    values = np.sort((darkness - opened)[where])
+    values = values[values > _FAINTEST]
+    level = int(values[len(values) // 2])
+    ink = int(np.sort(darkness, axis=None)[-1 - darkness.size // 200])
+    # Ink on a line, or along it, is darker than the line and is kept.
+    is_line = where & (darkness <= max((level + ink) // 2, level + level // 3))
+    return np.where(is_line, opened, darkness)
 
 
-def _follow(sharp: Darkness, expected: Array, width: int) -> Integers:
-    """Returns the row of a line at each column; the line may bend a little."""
-    strip = width // _STRIPS
-    columns, rows = [], []
-    for number, row in enumerate(expected):
-        top = max(0, round(row) - 3)
-        window = sharp[number, top : max(top, round(row) + 4)]
-        if window.size and window.max() > 0:
-            darkest = (window >= 0.7 * window.max()).nonzero()[0]
-            columns.append((number + 0.5) * strip)
-            rows.append(top + 0.5 + float(darkest.mean()))  # the middle of a pair of rows
-    curve = np.polynomial.Polynomial.fit(columns, rows, min(2, len(rows) - 1))
-    line: Integers = np.rint(curve(np.arange(width))).astype(np.int64)
-    return line
-
-
-def _erase(darkness: Darkness, lines: Integers) -> Darkness:
-    """Replaces each line by the lighter of the pixels just above and just below it."""
-    height, width = darkness.shape
-    result = darkness.copy()
-    columns = np.broadcast_to(np.arange(width), (2 * _REACH + 1, width))
-    ink = float(np.quantile(darkness, 0.995))
-    for line in lines:
-        rows = line + np.arange(-_REACH, _REACH + 1)[:, None]  # (13, W)
-        inside = (rows >= 0) & (rows < height)
-        values = np.where(inside, darkness[rows.clip(0, height - 1), columns], 0)
-        profile = np.median(values, axis=1)
-        level = float(profile.max())
-        reach = 1
-        sides = profile[:_REACH][::-1], profile[_REACH + 1 :]
-        while reach < _REACH - 1 and max(side[reach] for side in sides) > 0.2 * level:
-            reach += 1
-        above, below = values[_REACH - reach - 1], values[_REACH + reach + 1]
-        band = slice(_REACH - reach, _REACH + reach + 1)
-        # Ink on a line, or along it, is darker than the line and is kept.
-        is_ink = values[band] > max((level + ink) / 2, 1.3 * level)
-        kept = np.where(is_ink, values[band], np.minimum(values[band], np.minimum(above, below)))
-        where = inside[band]
-        result[rows[band][where], columns[band][where]] = kept[where]
-    return result
+def strip_line(mask: Pixels) -> None:
+    """Erases from a digit a line under it or over it, which it touches."""
+    left, top, width, height = cv2.boundingRect(mask)
+    if width < _LONG * height:
+        return
+    side = max(width, height)
+    ink = mask[top : top + height, left : left + width]
+    counts = ink.sum(axis=0, dtype=np.int64)
+    first, last = ink.argmax(axis=0), height - 1 - ink[::-1].argmax(axis=0)
+    middle = (first + last) / 2
+    y, x = np.arange(height)[:, None], np.arange(width)
+    for below in (False, True):
+        from_edge = height - 1 - middle if below else middle
+        alone = (last - first + 1 <= max(2, _THICK * side)) & (from_edge <= _THICK * side)
+        ends = int(np.append(alone, False).argmin()), int(np.append(alone[::-1], False).argmin())
+        if min(ends) < max(2, _BEYOND * side) or sum(ends) > 0.95 * width:
+            continue
+        rows = middle[: ends[0]].mean(), middle[width - ends[1] :].mean()
+        slope = (rows[1] - rows[0]) / (width - (ends[0] + ends[1]) / 2)
+        line = rows[0] + slope * (x - ends[0] / 2)
+        thick = max(counts[: ends[0]].max(), counts[width - ends[1] :].max()) / 2 + 0.5
+        beyond = np.rint(line - thick - 0.5 if below else line + thick + 0.5).astype(np.int64)
+        crossed = ink[beyond.clip(0, height - 1), x] > 0
+        ink[(np.abs(y - line) <= thick) & ~crossed] = 0

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.chromium import (
     FIVE_IN_PARTS,
@@ -75,6 +75,11 @@ def send_file(page: Page, kind: str, path: Path) -> None:
         }""",
         [kind, base64.b64encode(path.read_bytes()).decode(), path.name, FILE_TYPES[path.suffix]],
     )
+
+
+def color_of(element: Locator) -> str:
+    color: str = element.evaluate("(element) => getComputedStyle(element).color")
+    return color
 
 
 def vote_line(answer: dict[str, Any]) -> str:
@@ -163,6 +168,10 @@ def test_of_two_digits_each_is_framed_and_can_be_chosen(page: Page) -> None:
     assert_abstains(page, "several_digits")
     assert headline(page) == "I see more than one digit."
     assert page.inner_text("#line") == "I read one at a time: choose one, or erase all but one."
+    # No row looks like the answer.
+    other = page.locator("#rows tr.other .count").first
+    for row in page.locator("#rows tbody tr").all():
+        expect(row.locator(".count")).to_have_css("color", color_of(other))
     assert page.locator("#copy-link").is_disabled()
     pad = page.locator("#pad").bounding_box()
     frames = [frame.bounding_box() for frame in page.locator("#boxes button").all()]
@@ -274,7 +283,7 @@ def test_a_file_that_is_no_picture_is_refused_in_words(
     wait_for_answer(page)
     send_file(page, "drop", tmp_path / "digit.txt")
     expect(page.locator("#headline")).to_have_text("I can't read that file.")
-    assert page.inner_text("#line") == "PNG, JPEG, WebP, BMP and GIF work."
+    assert page.inner_text("#line") == "PNG, JPEG, WebP, BMP, GIF and TIFF work."
     assert dots(page) == [0] * 10
     assert [complaint for complaint in seen.complaints if "415" not in complaint] == []
     seen.complaints.clear()  # the browser's own line about the status
@@ -578,6 +587,21 @@ def test_a_busy_server_is_asked_again(page: Page, seen: Seen) -> None:
 
 def test_a_picture_without_ink_is_refused_in_words(page: Page, seen: Seen) -> None:
     send_file(page, "paste", ROOT / "tests" / "browser" / "blank.png")
-    expect(page.locator("#headline")).to_have_text("I can't find any ink.")
-    assert page.inner_text("#line") == "Try a thicker pen or more light."
+    expect(page.locator("#headline")).to_have_text("I can't find a digit.")
+    assert "the image is uniform; send a digit" in page.inner_text("#line")
     seen.complaints.clear()
+
+
+def test_how_a_picture_was_read_is_shown_on_demand(page: Page) -> None:
+    draw(page, SEVEN)
+    wait_for_answer(page)
+    pictures = page.locator("#pictures img")
+    expect(pictures).to_have_count(0)
+
+    page.get_by_text("How the picture was read").click()
+    expect(pictures.first).to_be_visible()
+    assert page.locator("#pictures li").all_inner_texts()[-1] == "digit"
+    page.wait_for_function("[...document.images].every((image) => image.naturalWidth >= 28)")
+
+    page.click("#clear")
+    expect(pictures).to_have_count(0)

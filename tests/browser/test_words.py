@@ -141,9 +141,9 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
         None,
     ),
     "no ink": (
-        failed({"status": 422, "code": "no_ink"}),
-        "I can't find any ink.",
-        "Try a thicker pen or more light.",
+        failed({"status": 422, "code": "no_ink", "message": "marks are all over the image"}),
+        "I can't find a digit.",
+        "Marks are all over the image.",
         None,
     ),
     "server gone": (
@@ -159,9 +159,15 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
         None,
     ),
     "bad file": (
-        failed({"status": 415, "code": "not_an_image"}),
+        failed({"status": 415, "code": "unsupported_media_type"}),
         "I can't read that file.",
-        "PNG, JPEG, WebP, BMP and GIF work.",
+        "PNG, JPEG, WebP, BMP, GIF and TIFF work.",
+        None,
+    ),
+    "bad picture": (
+        failed({"status": 415, "code": "not_an_image", "message": "send PNG or JPEG"}),
+        "I can't read that file.",
+        "Send PNG or JPEG.",
         None,
     ),
     "cut off": (failed(TRUNCATED), "I can't read that file.", "The image is cut off.", None),

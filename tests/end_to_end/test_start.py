@@ -16,7 +16,7 @@ import pytest
 from app.__main__ import _EXIT_TERMINATED
 from tests.app.process.addresses import has_ipv6
 from tests.conftest import OURS, ROOT, ServerStarter
-from tests.isolation import can_isolate
+from tests.isolation import AS_PROCESS_1, can_isolate
 from tests.load.processes import children_of
 
 pytestmark = [
@@ -24,8 +24,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
 
-# The program is process 1, which gets no signal that it has no handler for.
-AS_PROCESS_1 = ("unshare", "--map-root-user", "--pid", "--fork", "--kill-child", "--")
 _PATIENCE_SECONDS = 60.0
 _END_SECONDS = 3.0
 

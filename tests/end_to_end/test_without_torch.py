@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,12 @@ def test_predict_answers(without_torch: dict[str, str]) -> None:
 
 
 def test_score_answers(without_torch: dict[str, str], tmp_path: Path) -> None:
+    digits = tmp_path / "digits"
+    digits.mkdir()
+    for path in SAMPLES.glob("[0-9].png"):
+        shutil.copy(path, digits)
     table = str(tmp_path / "table.parquet")
-    done = run("app", "score", str(SAMPLES), "-o", table, "--workers", "2", env=without_torch)
+    done = run("app", "score", str(digits), "-o", table, "--workers", "2", env=without_torch)
     assert done.returncode == 0, done.stderr
 
 

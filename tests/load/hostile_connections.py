@@ -4,15 +4,17 @@
 sends one request after the other, first alone and then while another process holds 500 idle and
 dribbling connections and 500 half bodies, and sends 1,000 uploads that are too large, headers of
 10,000 lines, pipelined requests with garbage behind them, and thousands of pipelined requests whose
-answers it does not read. The tests assert only the answers: on a shared machine
-the latencies vary. The exit code is 1 after an unexpected answer, or if the polite client's p99
-grows to more than three times.
+answers it does not read. Then 800 half bodies are held, and 3,000, each renewed as soon as it has
+ended; meanwhile health is asked on new connections. The tests assert only the answers: on a shared
+machine the latencies vary. The exit code is 1 after an unexpected answer, if the polite client's
+p99 grows to more than three times, or if health answers later than after 250 ms.
 """
 
 import argparse
 import asyncio
 import multiprocessing
 import os
+import resource
 import sys
 import time
 from collections import Counter
@@ -32,6 +34,8 @@ from tests.load.processes import assign_cores, on_core, resident_mib
 from tests.load.servers import serving
 
 LARGEST_RATIO = 3.0
+HEALTH_SECONDS = 0.25
+HALVES = (800, 3000)
 _PAUSE_SECONDS = 0.003
 _TIMEOUT_SECONDS = 30.0
 _DRIBBLE_SECONDS = 0.5
@@ -45,7 +49,8 @@ _UPLOAD, _LINES, _GARBAGE = "upload", "10,000 lines", "garbage"
 _PIPELINED = "pipelined"
 # Statuses. A connection may also end without one, where this side was too slow to send or to read.
 EXPECTED = {
-    _UPLOAD: {"413"},
+    # Those that are on their way at a time have a limited memory.
+    _UPLOAD: {"413", "429"},
     _LINES: {"431"},
     # The requests before the garbage have their answers.
     _GARBAGE: {"200"},
@@ -75,13 +80,15 @@ class Figures:
     Attributes:
         quiet: the polite client's latencies without the attack.
         attacked: the same during the attack.
-        refused: statuses of the polite client's requests other than 200.
+        health: how long `/health/ready` took during it, on a new connection each time.
+        refused: statuses of the polite client's requests other than 200, and those of health.
         outcomes: statuses of each kind of hostile connection, or how it ended without one.
         memory: resident before the attack, at most during it, and after it.
     """
 
     quiet: list[float] = field(default_factory=list)
     attacked: list[float] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
     memory: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -125,6 +132,7 @@ def measure(address: str, pid: int, quiet_seconds: float, attack: Attack) -> Fig
     def is_attacked(_: float) -> bool:
         nonlocal peak
         peak = max(peak, resident_mib(pid))
+        figures.health.append(_ask_for_health(address, figures))
         return not ours.poll()
 
     _send_politely(address, is_attacked, figures.attacked, figures)
@@ -133,6 +141,18 @@ def measure(address: str, pid: int, quiet_seconds: float, attack: Attack) -> Fig
     _send_politely(address, is_quiet, [], figures)
     figures.memory = (before, peak, resident_mib(pid))
     return figures
+
+
+def _ask_for_health(address: str, figures: Figures) -> float:
+    """Seconds until the answer."""
+    began = time.perf_counter()
+    connection = HTTPConnection(address.removeprefix("http://"), timeout=_TIMEOUT_SECONDS)
+    connection.request("GET", "/health/ready")
+    status = connection.getresponse().status
+    connection.close()
+    if status != 200:
+        figures.refused[f"health {status}"] += 1
+    return time.perf_counter() - began
 
 
 def _send_politely(
@@ -159,6 +179,8 @@ def _send_politely(
 def _run_attack(address: str, attack: Attack, pipe: Connection) -> None:
     """In a process of its own."""
     os.nice(_NICENESS)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     uvloop.run(_attack(address, attack, pipe))
 
 
@@ -172,7 +194,7 @@ async def _attack(address: str, attack: Attack, pipe: Connection) -> None:
                 reader, writer = await asyncio.open_connection(host, int(port))
                 try:
                     # A connection that is refused early cannot send the rest, but has an answer.
-                    with suppress(ConnectionError):
+                    with suppress(ConnectionError, RuntimeError):  # uvloop's, of a closed one
                         await act(writer, *arguments)
                     head = await reader.read(16)
                     outcomes[kind][head.split()[1].decode() if head else "ended"] += 1
@@ -271,6 +293,8 @@ def describe(figures: Figures) -> list[str]:
         f"memory: {before:.1f} MiB before, at most {peak - before:+.1f} during, "
         f"{after - before:+.1f} after",
         f"unexpected: {figures.unexpected() or 'none'}",
+        f"health: {len(figures.health)} answers, p99 {np.percentile(figures.health, 99):.3f} s, at "
+        f"most {max(figures.health):.3f} s (wanted: {HEALTH_SECONDS:g})",
     ]
     return lines
 
@@ -293,6 +317,12 @@ def main() -> None:
                 print(f"  {line}", flush=True)
             is_bad |= bool(figures.unexpected() or figures.refused)
             is_bad |= figures.ratio() > LARGEST_RATIO
+        for halves in HALVES:
+            print(f"{halves} half bodies")
+            attack = Attack(options.seconds, 0, halves, 0, 0, 0, 0)
+            figures = measure(server.address, server.pid, options.quiet_seconds, attack)
+            print(*describe(figures), sep="\n  ", flush=True)
+            is_bad |= bool(figures.refused) or max(figures.health) > HEALTH_SECONDS
     sys.exit(1 if is_bad else 0)
 
 

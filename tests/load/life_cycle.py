@@ -1,7 +1,8 @@
 """Requests that stay unanswered when a server ends, loses a worker, or reloads its checkpoint.
 
-`python -m tests.load.life_cycle` ends servers under 32 connections, kills one of two workers, and
-reloads the checkpoint, every third time from a damaged file.
+`python -m tests.load.life_cycle` ends servers that are starting as process 1, and others under 32
+connections, kills one of two workers, and reloads the checkpoint of one worker and of two, every
+third time from a damaged file.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -18,8 +20,9 @@ import uvloop
 
 from app.cli.machine import describe_machine
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint, save_checkpoint
-from tests.load.processes import children_of
-from tests.load.servers import Server, serving
+from tests.isolation import AS_PROCESS_1, can_isolate
+from tests.load.processes import children_of, resident_mib
+from tests.load.servers import OURS, ROOT, Server, serving
 from tests.load.steady_load import Answer, Seen, steady_load
 
 CONNECTIONS = 32
@@ -28,6 +31,8 @@ QUIET = {"DROPSERVE_ACCESS_LOG": "off"}
 DRAIN_SECONDS = 1.0
 _LOADED_SECONDS = 0.5
 _POLL_SECONDS = 0.02
+# After these SIGTERM is sent to a server that starts.
+STARTING_SECONDS = (0.3, 1.0, 2.0)
 # Longer than anything that is waited for, however busy the machine.
 _TIMEOUT_SECONDS = 60.0
 
@@ -58,6 +63,32 @@ async def end_one(server: Server) -> End:
         await asyncio.to_thread(server.process.wait, _TIMEOUT_SECONDS)
         seconds = time.monotonic() - began
     return End(len(seen.answers), seen.unexpected(), server.process.returncode, seconds)
+
+
+def end_starting(after: float) -> tuple[int, float]:
+    """Ends a server that has been starting for so long, as process 1 where that is possible.
+
+    Returns:
+        The exit code, and the seconds from the signal to the exit.
+    """
+    program = (*AS_PROCESS_1, *OURS) if can_isolate() else OURS
+    with subprocess.Popen(
+        [*program, "serve", "--port", "0"], cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as process:
+        time.sleep(after)
+        pid = children_of(process.pid)[0] if can_isolate() else process.pid
+        began = time.monotonic()
+        os.kill(pid, signal.SIGTERM)
+        code = process.wait(_TIMEOUT_SECONDS)
+        return code, time.monotonic() - began
+
+
+def describe_starts(starts: list[tuple[int, float]]) -> str:
+    codes, seconds = zip(*starts, strict=True)
+    return (
+        f"SIGTERM to process 1 after {', '.join(map(str, STARTING_SECONDS))} s: exit codes "
+        f"{sorted(set(codes))} (wanted: 0 or 143), after at most {max(seconds):.2f} s (wanted: 3)"
+    )
 
 
 @dataclass(frozen=True)
@@ -131,13 +162,23 @@ def ports_of(pid: int) -> set[int]:
 
 @dataclass(frozen=True)
 class Reloads:
-    """The effect of SIGHUP; `wrong` counts answers of a version that was not live."""
+    """The effect of SIGHUP.
+
+    Attributes:
+        answered: requests with a complete answer.
+        failed: connections that were left without one, and answers other than 200.
+        taken: reloads of a good file.
+        refused: reloads of a damaged one.
+        wrong: answers of a version that was not live.
+        memory: resident MiB of all workers, after each reload.
+    """
 
     answered: int
     failed: int
     taken: int
     refused: int
     wrong: int
+    memory: list[float]
 
 
 @dataclass(frozen=True)
@@ -162,10 +203,12 @@ def two_versions(folder: Path) -> Versions:
 
 
 async def reload(server: Server, times: int, versions: Versions) -> Reloads:
-    """Reloads two workers under load, every third time from a damaged file."""
+    """Reloads a server under load, every third time from a damaged file."""
     live, spans = 0, [(versions.names[0], 0.0)]
     taken = refused = 0
     ends: dict[int, float] = {}
+    workers = workers_of(server.pid) or [server.pid]
+    memory: list[float] = []
     async with steady_load(server.address, CONNECTIONS) as seen:
         await asyncio.sleep(_LOADED_SECONDS)
         for number in range(1, times + 1):
@@ -179,17 +222,20 @@ async def reload(server: Server, times: int, versions: Versions) -> Reloads:
                 refused += 1
             else:
                 live = 1 - live
-                await _wait_for_log(server, logged, f"reloaded: .* {versions.names[live]}", 2)
+                await _wait_for_log(
+                    server, logged, f"reloaded: .* {versions.names[live]}", len(workers)
+                )
                 ends[len(spans) - 1] = time.monotonic()
                 spans.append((versions.names[live], began))
                 taken += 1
             await asyncio.sleep(0.1)
+            memory.append(sum(map(resident_mib, workers)))
     intervals = [
         (version, began, ends.get(number, float("inf")))
         for number, (version, began) in enumerate(spans)
     ]
     wrong = sum(not _was_live(answer, intervals) for answer in seen.answers)
-    return Reloads(len(seen.answers), seen.unexpected(), taken, refused, wrong)
+    return Reloads(len(seen.answers), seen.unexpected(), taken, refused, wrong, memory)
 
 
 async def _wait_for_log(server: Server, start: int, pattern: str, times: int) -> None:
@@ -214,10 +260,12 @@ def _was_live(answer: Answer, intervals: list[tuple[str, float, float]]) -> bool
 
 
 def describe_reloads(reloads: Reloads) -> str:
+    half = max(reloads.memory[: len(reloads.memory) // 2 + 1])
     return (
         f"SIGHUP, {reloads.taken + reloads.refused} times, {reloads.refused} damaged: "
         f"{reloads.answered} answers, {reloads.failed} failures, {reloads.wrong} of a version that "
-        f"was not live"
+        f"was not live; {half:.0f} MiB at most in the first half, "
+        f"{max(reloads.memory) - half:+.0f} in the second"
     )
 
 
@@ -259,17 +307,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ends", type=int, default=20)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--reloads", type=int, default=30)
+    parser.add_argument("--reloads", type=int, default=100)
     options = parser.parse_args()
     print(describe_machine())
+    print(describe_starts([end_starting(seconds) for seconds in STARTING_SECONDS]), flush=True)
     print(describe_ends(end_servers(options.ends)), flush=True)
     with serving("--workers", "2", environ=QUIET) as server:
         print(describe_kills(*uvloop.run(kill_workers(server, options.kills))), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         versions = two_versions(Path(folder))
-        checkpoint = ("--checkpoint", str(versions.served))
-        with serving("--workers", "2", *checkpoint, environ=QUIET) as server:
-            print(describe_reloads(uvloop.run(reload(server, options.reloads, versions))))
+        # A network that was replaced stays for as long as a request may take.
+        checkpoint = ("--checkpoint", str(versions.served), "--max-timeout-ms", "2000")
+        for workers in ("1", "2"):
+            write_whole(versions.served, versions.contents[0])
+            with serving("--workers", workers, *checkpoint, environ=QUIET) as server:
+                print(describe_reloads(uvloop.run(reload(server, options.reloads, versions))))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from PIL import Image
 
 from app.api.examples import example_png_base64
 from app.cli.machine import describe_machine
+from tests.load.decoding import make_picture
 from tests.load.processes import (
     assign_cores,
     on_core,
@@ -88,8 +89,12 @@ def kinds() -> list[Kind]:
         Kind("JSON", "/predict", json.dumps(encoded[0]).encode(), as_json, 5, 200),
         Kind("form", "/predict", form, "multipart/form-data; boundary=b", 5, 200),
         Kind("batch", "/predict/mc/batch", _inputs(encoded), as_json, 5, 200),
+        Kind("batch of 32", "/predict/batch", _inputs(encoded * 16), as_json, 1, 200),
+        Kind("12 MP", "/predict/mc", make_picture("12 MP JPEG 88"), "image/jpeg", 1, 200),
         Kind("V2", "/v2/models/mnist/infer", _inputs([tensor]), as_json, 5, 200),
         Kind("cut off", "/predict", seven[:100], png, 2, 400),
+        Kind("thin", "/predict", _flat(1, 100_000), png, 2, 413),
+        Kind("many pixels", "/predict", _flat(8000, 8000), png, 1, 413),
         Kind("no image", "/predict", bytes(1000), png, 2, 415),
         Kind("no such address", "/nowhere", b"", png, 2, 404),
     ]
@@ -97,6 +102,13 @@ def kinds() -> list[Kind]:
 
 def _inputs(inputs: Sequence[Mapping[str, object]]) -> bytes:
     return json.dumps({"inputs": inputs}).encode()
+
+
+def _flat(width: int, height: int) -> bytes:
+    """A picture of a few kB that is large once it is decoded."""
+    buffer = io.BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _photo() -> bytes:

@@ -4,8 +4,9 @@ import { enterKey, keyHeaders } from "./key.js";
 
 /** An answer that says what is wrong. */
 export class ServerError extends Error {
-  constructor(status, code, message, retryAfterSeconds) {
+  constructor(status, code, message, retryAfterSeconds, steps) {
     super(message);
+    this.steps = steps;
     this.status = status;
     this.code = code;
     this.retryAfterSeconds = retryAfterSeconds;
@@ -47,6 +48,16 @@ export async function fetchPasses(picture, query, signal) {
   return response.json();
 }
 
+/** Small pictures of how it was read, by name, as PNGs in base64; none if it cannot be asked. */
+export async function fetchSteps(picture, signal) {
+  try {
+    const response = await post("predict", picture, { return_steps: true }, signal);
+    return (await response.json()).steps;
+  } catch (error) {
+    return error.steps ?? {};
+  }
+}
+
 function post(path, picture, query, signal) {
   const parameters = new URLSearchParams({ ...query, preprocess: picture.preprocess });
   const headers = { "content-type": picture.type };
@@ -69,8 +80,9 @@ async function send(address, options) {
 }
 
 function errorFrom(body, status, retryAfter) {
-  const { code = "unknown", message = "the server gave no reason" } = body.error ?? {};
-  return new ServerError(status, code, message, retryAfter === null ? null : Number(retryAfter));
+  const { code = "unknown", message = "the server gave no reason", steps } = body.error ?? {};
+  const seconds = retryAfter === null ? null : Number(retryAfter);
+  return new ServerError(status, code, message, seconds, steps);
 }
 
 async function* readEvents(response, signal) {

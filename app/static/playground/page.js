@@ -10,6 +10,7 @@ import { Playback, isMotionReduced } from "./playback.js";
 import { Rows, shape } from "./rows.js";
 import { fetchModel, fetchPasses } from "./api.js";
 import { Settings } from "./settings.js";
+import { Steps } from "./steps.js";
 import { curlCommand, inputPng, linkHash, plainAnswer, readHash } from "./sharing.js";
 import { watchTheme } from "./theme.js";
 import { dropoutWords, wordsFor } from "./words.js";
@@ -53,6 +54,7 @@ const passes = new Passes(
 const settings = new Settings(findAll(["passes", "estimator", "within", "seed", "roll"]), {
   onChange: askAnew,
 });
+const steps = new Steps(findAll(["steps", "pictures"]));
 const playback = new Playback({
   onEstimate: (estimate) => {
     rows.prepare(playback.total);
@@ -123,6 +125,8 @@ function showNothing() {
   rows.clear(Number(settings.query.passes) || 1);
   clearDoubt(doubtElements);
   passes.clear();
+  steps.load(null);
+  document.body.classList.remove("is-several");
   find("seen").getContext("2d").reset();
   find("took").textContent = "";
 }
@@ -180,6 +184,7 @@ async function finish(question) {
   const words = showWords({ kind: "answered", answer });
   speaking = setTimeout(() => speak(words), SPOKEN_AFTER_MS);
   showBoxes(answer);
+  steps.load(question);
   await Promise.all([showPasses(question), share(question)]);
 }
 
@@ -187,7 +192,10 @@ function onFailure(question, error, retryInSeconds) {
   const isNew = phase !== "failed";
   if (isNew) enter("failed");
   const isGone = error.status === undefined;
-  if (retryInSeconds === null) showNothing();
+  if (retryInSeconds === null) {
+    showNothing();
+    steps.load(question);
+  }
   document.body.classList.toggle("is-old", retryInSeconds !== null && answered !== null);
   find("rows").setAttribute("aria-busy", "false");
   find("try-now").hidden = retryInSeconds === null;
@@ -220,6 +228,8 @@ function warn({ headline }) {
 }
 
 function showNumbers(answer) {
+  // The passes read one of them, and which is chance: no row may look like the answer.
+  document.body.classList.toggle("is-several", answer.decision?.reason === "several_digits");
   showDoubt(doubtElements, answer);
   if (answer.input) showInput(find("seen"), answer.input);
 }

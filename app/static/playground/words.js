@@ -120,13 +120,13 @@ function failedWords({ error, since, retryInSeconds }) {
     return say("The server does not answer.", `${seen}${again}`);
   }
   if (error.status === 429 || error.status === 503) return say("The server is busy.", again);
-  if (error.code === "no_ink") {
-    return say("I can't find any ink.", "Try a thicker pen or more light.");
+  if (error.code === "no_ink") return say("I can't find a digit.", sentence(error.message));
+  if (error.code === "unsupported_media_type") {
+    return say("I can't read that file.", "PNG, JPEG, WebP, BMP, GIF and TIFF work.");
   }
-  if (error.status === 415) {
-    return say("I can't read that file.", "PNG, JPEG, WebP, BMP and GIF work.");
+  if (["not_an_image", "truncated_image"].includes(error.code)) {
+    return say("I can't read that file.", sentence(error.message));
   }
-  if (error.code === "truncated_image") return say("I can't read that file.", sentence(error.message));
   return say("That did not work.", sentence(error.message));
 }
 

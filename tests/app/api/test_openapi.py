@@ -147,8 +147,11 @@ def test_the_parameters_described_are_those_that_exist(document: dict[str, Any],
     in_json = content["application/json"]["schema"]["properties"]
     in_form = content["multipart/form-data"]["schema"]["properties"]
     in_form_too = content["multipart/form-data"]["schema"]["patternProperties"]
-    fields = ROUTES[path].model_fields
-    pictures = {"image", "pixels"} if path in SINGLE else {"inputs"}
+    fields = dict(ROUTES[path].model_fields)
+    pictures = {"image", "pixels"}
+    if path in BATCH:
+        del fields["return_steps"]
+        pictures = {"inputs"}
 
     assert [one["name"] for one in query] == list(fields)
     assert in_json.keys() == fields.keys() | pictures
@@ -270,7 +273,7 @@ async def test_the_form_of_a_batch_is_read(
 
 
 QUERIES: dict[str, list[str]] = {
-    "/predict": ["", "return_input=true"],
+    "/predict": ["", "return_input=true", "return_steps=true"],
     "/predict/mc": [
         "",
         "passes=1",
@@ -319,6 +322,7 @@ async def test_every_error_is_what_its_route_declares(
         {"content": bytes(11 * 2**20)},
         {"content": b"text", "headers": {"content-type": "text/plain"}},
         {"content": PICTURE, "params": {"preprocess": "odd"}},
+        {"json": {"pixels": [[90] * 28] * 28, "return_steps": True}},
     ]
 
     statuses = set()

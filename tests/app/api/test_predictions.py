@@ -1,6 +1,7 @@
 """Right answers: what they hold, and that they depend on the picture and the parameters alone."""
 
 import asyncio
+import base64
 import dataclasses
 import json
 import math
@@ -21,8 +22,15 @@ from app.settings import Settings
 from model.checkpoint import Checkpoint
 from model.network import normalise
 from tests.app.api.bad_requests import DIGIT
-from tests.app.api.request_bodies import as_json, encode, network_input
-from tests.conftest import connect, sample
+from tests.app.api.request_bodies import (
+    as_json,
+    base64_of,
+    batch_as_json,
+    encode,
+    network_input,
+    small,
+)
+from tests.conftest import assert_error, connect, sample
 from tests.model.engines.networks import draw_by_site
 from tests.model.engines.torch_reference import forward, sample_probs
 from training.network import TrainableMLP
@@ -286,6 +294,64 @@ async def test_the_input_that_came_back_gets_the_same_answer(client: httpx.Async
         original = await client.post(path, content=sample("6.png"))
         returned = await client.post(path, **as_json(pixels=seen))
         assert returned.content == original.content
+
+
+def shown(steps: dict[str, str]) -> dict[str, Image.Image]:
+    """The pictures, which must be small PNGs."""
+    pictures: dict[str, Image.Image] = {
+        name: Image.open(BytesIO(base64.b64decode(text)), formats=["PNG"])
+        for name, text in steps.items()
+    }
+    assert all(max(picture.size) <= 160 for picture in pictures.values())
+    return pictures
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_return_steps_shows_how_the_digit_was_found(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    joint = "&" if "?" in path else "?"
+    photo = encode(Image.open(BytesIO(sample("2.png"))).resize((900, 600)))
+
+    answer = await ask(client, f"{path}{joint}return_steps=true", photo)
+    body = as_json(image=base64_of(photo), return_steps=True)
+    in_json = await client.post(path, **body)
+    plain = await ask(client, path, photo)
+
+    assert in_json.json() == answer
+    pictures = shown(answer.pop("steps"))
+    assert list(pictures) == ["paper", "ink", "digit"]
+    width, height = pictures["paper"].size
+    assert width == pytest.approx(1.5 * height, abs=2)
+    assert answer == plain
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_an_image_in_mnists_form_takes_no_steps(client: httpx.AsyncClient, path: str) -> None:
+    joint = "&" if "?" in path else "?"
+
+    assert (await ask(client, f"{path}{joint}return_steps=1", small("2.png")))["steps"] == {}
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/mc", "/predict/mc/stream"])
+async def test_a_refused_picture_shows_its_steps_too(client: httpx.AsyncClient, path: str) -> None:
+    blank = encode(Image.new("L", (300, 200), 200))
+
+    response = await client.post(f"{path}?return_steps=on", content=blank)
+    plain = assert_error(await client.post(path, content=blank), 422, "no_ink")
+
+    error = response.json()["error"]
+    assert shown(error.pop("steps"))["paper"].getextrema() == (200, 200)
+    assert (response.status_code, error) == (422, {**plain, "request_id": error["request_id"]})
+
+
+@pytest.mark.parametrize("path", ["/predict/batch", "/predict/mc/batch"])
+async def test_a_batch_has_no_steps(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.post(path, **batch_as_json([DIGIT], return_steps=True))
+
+    error = assert_error(response, 422, "invalid_parameter")
+    assert error["param"] == "return_steps"
+    assert "one image" in error["message"]
 
 
 ACCEPTED: dict[str, bytes] = {

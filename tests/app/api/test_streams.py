@@ -26,6 +26,7 @@ QUERIES = [
     "seed=3&passes=1000&max_standard_error=0.02",
     "seed=3&passes=40&max_standard_error=1e-9",
     "seed=4&passes=300&return_input=true",
+    "seed=4&passes=40&return_steps=true",
     "seed=5&passes=30&return_passes=true",
     "seed=6&passes=200&dropout=0.6",
     "seed=6&passes=400&dropout=0.6&max_standard_error=0.02",

@@ -10,6 +10,7 @@ from app.schemas import McParameters
 ARGUMENTS = {
     "preprocess": ["none"],
     "return_input": [],
+    "return_steps": [],
     "coverage": ["0.99"],
     "timeout_ms": ["500"],
     "passes": ["7"],

@@ -3,6 +3,7 @@
 import pickle
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 
@@ -21,6 +22,7 @@ from app.client import (
 from app.errors import ErrorCode
 from tests.app.client.conftest import ANSWER, PICTURE, client_of
 
+BLANK = np.full((40, 50), 90, dtype=np.uint8)
 ERROR_TYPES = {
     400: RequestError,
     401: RequestError,
@@ -108,6 +110,11 @@ async def test_the_real_application_names_the_parameter_and_the_request(
     with pytest.raises(RequestError) as caught:
         await asking.predict_mc(PICTURE, pases=3)  # type: ignore[call-arg]
     assert (caught.value.code, caught.value.param) == ("unknown_parameter", "passes")
+
+    with pytest.raises(ImageError) as refused:
+        await asking.predict(BLANK, return_steps=True)
+    assert refused.value.steps is not None
+    assert refused.value.steps["paper"].startswith("iVBORw0KGgo")
 
     async with client_of(app, headers={"x-request-id": "mine"}) as named:
         with pytest.raises(RequestError) as caught:

@@ -26,8 +26,8 @@ async def test_an_answer_has_every_field_as_the_server_sent_it(
 ) -> None:
     mirrored: Prediction
     if route == "/predict":
-        query = "return_input=true"
-        mirrored = await asking.predict(PICTURE, return_input=True)
+        query = "return_input=true&return_steps=true"
+        mirrored = await asking.predict(PICTURE, return_input=True, return_steps=True)
     else:
         query = "return_input=true&return_passes=true&seed=3&passes=4"
         mirrored = await asking.predict_mc(

@@ -5,9 +5,9 @@ import pytest
 from app.inference.backlog import Backlog, Charge, size_of
 
 
-def test_costs_of_a_power_of_two_have_a_size() -> None:
+def test_costs_of_a_power_of_eight_have_a_size() -> None:
     assert size_of(0) == 0
-    assert size_of(64) == size_of(127) == size_of(63) + 1 == size_of(128) - 1
+    assert size_of(64) == size_of(511) == size_of(63) + 1 == size_of(512) - 1
     assert size_of(2**60) == size_of(2**59)
 
 
@@ -44,6 +44,14 @@ def test_the_pace_follows_what_is_measured() -> None:
     for _ in range(200):
         backlog.measure(30, 0.1)
     assert backlog.pace == pytest.approx(300, rel=0.01)
+
+
+def test_a_pause_counts_for_as_long_as_it_was() -> None:
+    backlog = Backlog(1000.0)
+    for _ in range(1000):
+        backlog.measure(1, 0.001)
+    backlog.measure(1, 0.5)
+    assert 300 < backlog.pace < 700
 
 
 def test_the_oldest_gets_a_quarter_of_what_is_done() -> None:

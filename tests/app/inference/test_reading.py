@@ -222,4 +222,4 @@ def test_boxes_are_in_pixels_of_the_picture_before_it_was_scaled_down() -> None:
     jpeg = read_picture(encode(large, "JPEG", quality=95), "auto", max_pixels=10**8)
 
     assert len(plain.boxes) == len(jpeg.boxes) == 2
-    np.testing.assert_allclose(jpeg.boxes, np.array(plain.boxes) * 8, atol=16)
+    np.testing.assert_allclose(jpeg.boxes, np.array(plain.boxes) * 8, atol=18)  # a square of both

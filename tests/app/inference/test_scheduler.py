@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import ApiError, ErrorCode
-from app.inference.scheduler import Scheduler
+from app.inference.scheduler import TURNS_OF_A_ROUND, Scheduler
 from tests.api_errors import is_error
 from tests.app.inference.fake_jobs import (
     NEVER,
@@ -82,6 +82,25 @@ async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
 
     assert step.steps == [(1, ROUND)] * 20
     assert set(seen) == set(range(21))
+
+
+async def test_a_round_takes_as_long_as_others_had_the_event_loop() -> None:
+    pause = [0] * (TURNS_OF_A_ROUND - 1)
+    others = iter([0, 0, *pause, 3 * ROUND, *pause, 1_000_000])
+    step = Adder()
+
+    async def take_time() -> None:
+        while True:
+            step.clock.now += next(others, 0)
+            await asyncio.sleep(0)
+
+    async with serving(step) as scheduler, turns_between(step) as seen:
+        busy = asyncio.create_task(take_time())
+        await ask(scheduler, Sum(1, 50 * ROUND))
+        busy.cancel()
+
+    rounds = [after - before for before, after in itertools.pairwise(seen) if after > before]
+    assert rounds[:4] == [1, 3, 5, 1]
 
 
 async def test_what_comes_during_a_round_is_computed_in_the_next() -> None:

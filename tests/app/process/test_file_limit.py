@@ -32,12 +32,12 @@ class _Limit:
 @pytest.mark.parametrize(
     ("now", "most", "then", "connections", "warns"),
     [
-        (1024, 524_288, 2888, 800, False),
-        (256, resource.RLIM_INFINITY, 2888, 800, False),
+        (1024, 524_288, 2896, 800, False),
+        (256, resource.RLIM_INFINITY, 2896, 800, False),
         (1_048_576, 1_048_576, 1_048_576, 800, False),
         (256, 1024, 1024, 800, False),
-        (256, 256, 256, 108, True),
-        (64, 64, 64, 12, True),
+        (256, 256, 256, 104, True),
+        (64, 64, 64, 8, True),
         (16, 16, 16, 1, True),
     ],
 )

@@ -1,11 +1,12 @@
 """Where the server listens, and what it says where it cannot."""
 
+import os
 import socket
 from contextlib import ExitStack
 
 import pytest
 
-from app.process.listening import address_of, bind_listeners
+from app.process.listening import address_of, bind_listeners, copies_of
 from app.settings import Settings, SettingsError
 from tests.app.process.addresses import has_ipv6
 
@@ -87,3 +88,13 @@ def test_an_address_of_another_machine_is_refused(host: str, reason: str) -> Non
 )
 def test_the_printed_address_is_one_that_this_machine_reaches(host: str, address: str) -> None:
     assert address_of(host, 80) == address
+
+
+def test_copies_of_listeners_leave_them_as_they_are_in_other_workers() -> None:
+    with ExitStack() as stack:
+        (listener,) = map(stack.enter_context, bind_listeners(Settings(port=0)))
+        os.set_blocking(listener.fileno(), False)  # as another worker has done
+        copies = [stack.enter_context(copy) for copy in copies_of([listener])]
+
+        assert {copy.getsockname() for copy in copies} == {listener.getsockname()}
+        assert not os.get_blocking(listener.fileno())

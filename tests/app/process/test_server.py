@@ -1,13 +1,16 @@
 """How uvicorn is configured, and a port that another program takes meanwhile."""
 
+import asyncio
 import socket
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 from starlette.types import Receive, Scope, Send
 
+from app.process.file_limit import ACCEPTED_AT_A_TIME
 from app.process.listening import bind_listeners
 from app.process.server import _Server, configure
 from app.settings import Settings
@@ -61,3 +64,29 @@ async def test_a_port_that_is_taken_while_the_server_loads_is_named(
 
     (line,) = capsys.readouterr().err.splitlines()
     assert "the port is in use" in line
+
+
+def test_several_connections_are_accepted_in_a_turn_of_the_event_loop() -> None:
+    class _Silent(_Server):
+        def begin_to_serve(self) -> None:
+            return None
+
+    async def turns_until_accepted(count: int) -> int:
+        app: Any = _App()
+        (listener,) = bind_listeners(Settings(port=0))
+        config = configure(Settings(), app)
+        config.lifespan = "off"
+        config.load()
+        server, turns = _Silent(config, app), 0
+        server.lifespan = config.lifespan_class(config)
+        await server.startup([listener])
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(count)]
+        while len(server.server_state.connections) < count:
+            await asyncio.sleep(0)
+            turns += 1
+        for client in clients:
+            client.close()
+        await server.shutdown([listener])
+        return turns
+
+    assert uvloop.run(turns_until_accepted(5 * ACCEPTED_AT_A_TIME)) < 4 * 5

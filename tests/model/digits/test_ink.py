@@ -17,10 +17,9 @@ def test_dark_on_light_and_light_on_dark_are_the_same(digit: int) -> None:
 @pytest.mark.parametrize(("ink", "paper"), [(60, 200), (250, 30), (100, 160)])
 def test_the_brightness_of_ink_and_paper_does_not_matter(ink: int, paper: int) -> None:
     for digit in range(10):
-        faint = preprocess_image(draw(digit, ink=ink, paper=paper)).astype(int)
-        full = preprocess_image(draw(digit)).astype(int)
-        # Fewer shades between ink and paper are rounded more coarsely: 13 of 255 were measured.
-        assert np.abs(faint - full).max() <= 20
+        faint = preprocess_image(draw(digit, ink=ink, paper=paper))
+        # Fewer shades between ink and paper are rounded more coarsely.
+        assert distance(faint, preprocess_image(draw(digit))) < 12
 
 
 def test_a_shadow_across_the_sheet_leaves_no_trace() -> None:

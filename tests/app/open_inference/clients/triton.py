@@ -46,7 +46,7 @@ async def check_errors(client: Any, png: bytes) -> None:
         ("nobody", image_input([png]), {}, "404", "no such model"),
         ("mnist", image_input([b"no image"]), {}, "415", "not an image"),
         ("mnist-mc", image_input([png]), {"parameters": {"passes": 0}}, "400", "passes must be"),
-        ("mnist", image_input([png]), {"sequence_id": 7}, "400", "unknown"),
+        ("mnist", image_input([png]), {"parameters": {"pases": 7}}, "400", "unknown"),
     ):
         failure = None
         try:

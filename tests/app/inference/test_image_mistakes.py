@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from app.errors import ErrorCode
-from app.inference.mistakes import find_mistake
+from app.inference.image_formats import find_mistake
 from tests.api_errors import raises_error
 from tests.app.inference.encoded_images import decode, encode, every_grey
 
