@@ -213,6 +213,37 @@ class LayeredNetwork:
         return sum(tensor.size for tensor in self.tensors.values())
 
 
+def spec_of(network: MLP | LayeredNetwork) -> InputSpec:
+    """What requests send for one input of a network; an MLP's own inputs are pictures of digits.
+
+    Raises:
+        ShapeError: it is an MLP for pictures of another size.
+    """
+    config = network.config
+    if isinstance(config, LayeredConfig):
+        return config.input
+    mean, std = (config.mean,), (config.std,)
+    return InputSpec(config.input_shape, "uint8", 1 / 255, mean, std, preparation="digit")
+
+
+def pass_operations(network: MLP | LayeredNetwork) -> tuple[int, int]:
+    """How many numbers are multiplied or compared for one input, and for each of its passes.
+
+    Returns:
+        Those before the first dropout, which all passes share, and those after it.
+    """
+    config = network.config
+    if isinstance(config, MLPConfig):
+        each = [math.prod(shape) for shape in config.layer_shapes]
+        shared = 0 if config.input_dropout_rate else 1
+    else:
+        shapes = config.shapes
+        each = list(map(operations, config.layers, shapes, shapes[1:]))
+        kinds = [isinstance(layer, DropoutLayer) for layer in config.layers]
+        shared = kinds.index(True) if True in kinds else len(kinds)
+    return sum(each[:shared]), sum(each[shared:])
+
+
 def as_mlp(network: LayeredNetwork) -> MLP | None:
     """The same network as an MLP, which the compiled engine computes; None if it is none.
 

@@ -17,23 +17,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
-def refuse_early(request: Request, parameters_type: type[PredictParameters]) -> None:
-    """Refuses what would be refused of any request of this kind, before its body is read.
-
-    Raises:
-        ApiError: see `predictor_of` and `Predictor.check`.
-    """
-    predictor_of(request).check(parameters_type)
+_NO_NAMES: dict[str, str] = {}
 
 
 def predictor_of(request: Request) -> "Predictor":
-    """What answers now; asked after the body is read, since a reload may close an earlier one.
+    """What answers now: the model that the address names, or the default.
+
+    Asked again after the body is read, since a reload may close an earlier one.
 
     Raises:
-        ApiError: not_ready, the server is starting or stopping.
+        ApiError: not_ready, the server is starting or stopping; not_found, there is no such model.
     """
-    predictor: Predictor = request.app.state.models.predictor
+    named = request.scope.get("path_params") or _NO_NAMES
+    return remember(
+        request, request.app.state.models.find(named.get("model"), named.get("version"))
+    )
+
+
+def remember(request: Request, predictor: "Predictor") -> "Predictor":
+    """Notes for the log which model is asked."""
+    request.scope["state"]["model"] = predictor.name
     return predictor
 
 

@@ -5,18 +5,23 @@ body) and take longer than the prediction. `app.api.bodies` reads every form; `a
 describes them.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
-from app.api.dispatch import answer_many, answer_one, predictor_of, refuse_early
-from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
-from app.api.routes import DirectRoute
+from app.api.dispatch import answer_many, answer_one, predictor_of
+from app.api.openapi import (
+    describe_batch_route,
+    describe_image_route,
+    describe_stream_route,
+    with_path,
+)
+from app.api.routes import MODEL_PREFIXES, DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.encoding import encode_json
 from app.schemas import (
@@ -34,20 +39,30 @@ from app.telemetry.request_record import Timings
 router = APIRouter(tags=["predictions"], route_class=DirectRoute)
 
 
-@router.post(
-    "/predict",
-    summary="Which digit is this?",
-    **describe_image_route(PredictParameters, Prediction),
-)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _route(path: str, summary: str, description: dict[str, Any]) -> Callable[[Endpoint], Endpoint]:
+    """Serves a route for the default model, and for each model that the address names."""
+
+    def add(endpoint: Endpoint) -> Endpoint:
+        for prefix in MODEL_PREFIXES:
+            router.post(prefix + path, summary=summary, **with_path(prefix, description))(endpoint)
+        return endpoint
+
+    return add
+
+
+@_route("/predict", "Which digit is this?", describe_image_route(PredictParameters, Prediction))
 async def predict(request: Request) -> JsonResponse:
     """One image, dropout off: the same image always gets the same answer."""
     return await _answer_one(request, PredictParameters)
 
 
-@router.post(
+@_route(
     "/predict/mc",
-    summary="Which digit is this, and how sure are you?",
-    **describe_image_route(McParameters, McPrediction),
+    "Which digit is this, and how sure are you?",
+    describe_image_route(McParameters, McPrediction),
 )
 async def predict_mc(request: Request) -> JsonResponse:
     """One image, dropout on for `passes` passes: their mean, variance and entropies.
@@ -58,10 +73,10 @@ async def predict_mc(request: Request) -> JsonResponse:
     return await _answer_one(request, McParameters)
 
 
-@router.post(
+@_route(
     "/predict/mc/stream",
-    summary="The same, while the passes are computed",
-    **describe_stream_route(McParameters),
+    "The same, while the passes are computed",
+    describe_stream_route(McParameters),
 )
 async def predict_mc_stream(request: Request) -> StreamingResponse:
     """Server-sent events: `estimate` with the fields so far, then `result`.
@@ -69,28 +84,29 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     The result is the answer of `/predict/mc`, byte for byte. An `error` has the error shape; a
     stream that ends without `result` has failed.
     """
-    refuse_early(request, McParameters)
-    image, parameters = await read_image_request(request, McParameters)
+    predictor = predictor_of(request)
+    predictor.check(McParameters)
+    image, parameters = await read_image_request(request, McParameters, predictor.spec)
     answers = predictor_of(request).stream_mc(image, parameters)
     # The first answer is awaited here, so that a bad image is a plain error response.
     first = await anext(answers)
     return _EventStream(first, answers, request.scope["state"])
 
 
-@router.post(
+@_route(
     "/predict/batch",
-    summary="Which digits are these?",
-    **describe_batch_route(PredictParameters, PredictionBatch),
+    "Which digits are these?",
+    describe_batch_route(PredictParameters, PredictionBatch),
 )
 async def predict_batch(request: Request) -> JsonResponse:
     """Many images, dropout off; one bad image has its error in its place."""
     return await _answer_batch(request, PredictParameters)
 
 
-@router.post(
+@_route(
     "/predict/mc/batch",
-    summary="Which digits are these, and how sure are you?",
-    **describe_batch_route(McParameters, McPredictionBatch),
+    "Which digits are these, and how sure are you?",
+    describe_batch_route(McParameters, McPredictionBatch),
 )
 async def predict_mc_batch(request: Request) -> JsonResponse:
     """Many images, dropout on; a seed applies to every image, so each gets its single answer."""
@@ -98,18 +114,20 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
 
 
 async def _answer_one(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
-    refuse_early(request, parameters_type)
-    image, parameters = await read_image_request(request, parameters_type)
+    predictor = predictor_of(request)
+    predictor.check(parameters_type)
+    image, parameters = await read_image_request(request, parameters_type, predictor.spec)
     return JsonResponse(await answer_one(request, predictor_of(request), image, parameters))
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
-    refuse_early(request, parameters_type)
+    predictor = predictor_of(request)
+    predictor.check(parameters_type)
 
     def check(images: int, parameters: PredictParameters) -> None:
         predictor_of(request).check_request(images, parameters)
 
-    images, parameters = await read_batch_request(request, parameters_type, check)
+    images, parameters = await read_batch_request(request, parameters_type, check, predictor.spec)
     answers = await answer_many(request, predictor_of(request), images, parameters)
     predictions = [
         failed_image(answer) if isinstance(answer, ApiError) else answer for answer in answers

@@ -39,6 +39,7 @@ def add_setting_options(
         default = f"; default {field.default}" if field.default not in (None, ()) else ""
         parser.add_argument(
             f"--{name.replace('_', '-')}",
+            action="append" if get_origin(field.annotation) is tuple else "store",
             metavar="VALUE",
             help=f"{field.description}{default} [{PREFIX}{name.upper()}]",
         )

@@ -7,24 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Backlog, Charge, size_of
-from app.inference.decoding import (
-    INLINE_BYTES,
-    INLINE_PIXELS,
-    Image,
-    decode,
-    decode_inline,
-)
+from app.inference.decoding import INLINE_BYTES, INLINE_PIXELS, Image, decode, decode_inline
 from app.inference.decoding_cost import LARGE, decoding_cost
 from app.inference.encoding import encode_small
 from app.inference.memory import picture_memory, return_memory
+from app.inference.plain_inputs import read_plain
 from app.settings import Settings
 from model.arrays import Pixels
 from model.digits.preprocessing import Preprocessed, find_digits
 from model.errors import ImageError, InvalidPixelsError, NoInkError
+from model.layered import InputSpec
 from model.literals import Preprocess
 
 T = TypeVar("T")
@@ -54,6 +50,7 @@ def from_image_error(error: ImageError) -> ApiError:
 def read_picture(
     picture: Image,
     mode: Preprocess,
+    spec: InputSpec | None = None,
     *,
     max_pixels: int,
     max_memory: float = math.inf,
@@ -64,6 +61,7 @@ def read_picture(
     Args:
         picture: an image file, or pixels.
         mode: how pixels become the network's input.
+        spec: of the input; None: pictures of digits.
         max_pixels: see `decoding.decode`.
         max_memory: the same.
         steps: takes small pictures of the steps.
@@ -71,12 +69,16 @@ def read_picture(
     Raises:
         ApiError: the image cannot be decoded, or shows nothing.
     """
+    if spec is not None and spec.preparation == "none":
+        # An engine takes float32 as well; only digits are always pixels.
+        return Preprocessed(cast(Pixels, read_plain(picture, mode, spec, max_pixels, max_memory)))
     factor = 1
     shown: dict[str, Pixels] = {}
     if isinstance(picture, bytes):
         picture, factor = decode(picture, max_pixels=max_pixels, max_memory=max_memory)
     try:
-        return find_digits(picture, mode, None if steps is None else shown).magnified(factor)
+        pixels = cast(Pixels, picture)
+        return find_digits(pixels, mode, None if steps is None else shown).magnified(factor)
     except ImageError as error:
         refusal = from_image_error(error)
         refusal.steps = steps
@@ -84,7 +86,7 @@ def read_picture(
         if steps is not None:
             steps.update((name, encode_small(pixels)) for name, pixels in shown.items())
     # Not from `error`, whose traceback would keep the picture until the answer is sent.
-    del picture, shown
+    del picture, pixels, shown
     raise refusal
 
 
@@ -126,18 +128,30 @@ class PictureReader:
         return self.backlog.wait(cost) if cost else 0.0
 
     def read_inline(
-        self, image: Image, mode: Preprocess, steps: Steps | None = None
+        self,
+        image: Image,
+        mode: Preprocess,
+        spec: InputSpec | None = None,
+        steps: Steps | None = None,
     ) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
-        if isinstance(image, bytes):
+        if spec is not None and spec.preparation == "none":
+            if picture_cost(image) > 0:
+                return None
+        elif isinstance(image, bytes):
             grey = decode_inline(image, max_pixels=self._max_pixels)
             if grey is None:
                 return None
             image = grey
-        return read_picture(image, mode, max_pixels=self._max_pixels, steps=steps)
+        return read_picture(image, mode, spec, max_pixels=self._max_pixels, steps=steps)
 
     async def read(
-        self, image: Image, mode: Preprocess, deadline: float, steps: Steps | None = None
+        self,
+        image: Image,
+        mode: Preprocess,
+        deadline: float,
+        spec: InputSpec | None = None,
+        steps: Steps | None = None,
     ) -> Preprocessed:
         """The pixels that the network sees.
 
@@ -145,17 +159,19 @@ class PictureReader:
             image: an image file, or pixels.
             mode: how pixels become the network's input.
             deadline: on the monotonic clock.
+            spec: of the input; None: pictures of digits.
             steps: see `read_picture`.
 
         Raises:
             ApiError: the image cannot be decoded, or shows nothing; deadline_exceeded.
         """
-        read = self.read_inline(image, mode, steps)
+        read = self.read_inline(image, mode, spec, steps)
         if read is None:
             read = await self.in_thread(
                 lambda: read_picture(
                     image,
                     mode,
+                    spec,
                     max_pixels=self._max_pixels,
                     max_memory=self._max_memory,
                     steps=steps,

@@ -10,11 +10,13 @@ import orjson
 from app.errors import ErrorCode
 from app.inference.json_structure import check_structure
 from app.inference.parameters import parse_parameters
+from app.inference.plain_inputs import json_shape
 from app.open_inference.models import ServedModel, Tensor
-from app.open_inference.protocol import PIXELS, invalid, parameters_of
+from app.open_inference.protocol import IMAGE, invalid, parameters_of
 from app.open_inference.tensors import InputHeader, raw_input_header, read_images, read_input_header
 from app.schemas import McParameters, PredictParameters
-from model.arrays import Pixels
+from model.arrays import Floats, Pixels
+from model.literals import SIDE
 
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
@@ -53,7 +55,7 @@ class InferenceRequest(NamedTuple):
     """What was asked, and of which images: at least one, all of one kind."""
 
     header: RequestHeader
-    images: "list[Pixels] | list[bytes]"
+    images: "list[Pixels | Floats] | list[bytes]"
 
 
 def parse_request(body: bytes, header_length: bytes | None, model: ServedModel) -> InferenceRequest:
@@ -77,7 +79,8 @@ def parse_request(body: bytes, header_length: bytes | None, model: ServedModel) 
         header = _remembered_header(body[:length], model)
     else:
         header = _parse_header(body[:length], model)
-    return InferenceRequest(header, read_images(header.input, memoryview(body)[length:]))
+    images = read_images(header.input, memoryview(body)[length:], model.inputs)
+    return InferenceRequest(header, images)
 
 
 def _read_length(value: bytes | None, body: bytes) -> int:
@@ -95,19 +98,20 @@ def _read_length(value: bytes | None, body: bytes) -> int:
 def _raw_header(size: int, model: ServedModel) -> RequestHeader:
     known = model.parameters_type(preprocess="none")
     outputs = _read_outputs(None, model, known, is_binary=True)
-    tensor = raw_input_header(size, model.settings.max_batch_images)
+    tensor = raw_input_header(size, model.settings.max_batch_images, model.inputs)
     return RequestHeader(None, tensor, known, outputs)
 
 
 def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
-    document = _parse_json(text, model.settings.max_batch_images)
+    shape = json_shape(model.inputs.spec)
+    document = _parse_json(text, model.settings.max_batch_images, shape)
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise invalid("inputs must be a list of one input: pixels or image")
-    tensor = read_input_header(inputs[0], model.settings.max_batch_images)
+        raise invalid(f"inputs must be a list of one input, such as {model.inputs.first.name}")
+    tensor = read_input_header(inputs[0], model.settings.max_batch_images, model.inputs)
     parameters = parameters_of(document)
     is_binary = _boolean(parameters, "binary_data_output", default=False)
-    if tensor.name == PIXELS:
+    if tensor.name != IMAGE:
         # A tensor of 28x28 is the network's input, whatever it shows; perf_analyzer sends noise.
         parameters = {"preprocess": "none", **parameters}
     known = _read_parameters(parameters, model)
@@ -119,20 +123,20 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
 _remembered_header = lru_cache(maxsize=256)(_parse_header)
 
 
-def load_json(text: bytes, images: int) -> Any:
+def load_json(text: bytes, images: int, shape: tuple[int, ...] = (SIDE, SIDE)) -> Any:
     """Parses UTF-8, perhaps with a byte order mark, of a request for at most `images`.
 
     Raises:
         ApiError: as `check_structure`.
         JSONDecodeError: it is not valid.
     """
-    check_structure(text, images)
+    check_structure(text, images, shape)
     return orjson.loads(text.removeprefix(BOM_UTF8))
 
 
-def _parse_json(text: bytes, images: int) -> dict[str, Any]:
+def _parse_json(text: bytes, images: int, shape: tuple[int, ...]) -> dict[str, Any]:
     try:
-        document = load_json(text, images)
+        document = load_json(text, images, shape)
     except orjson.JSONDecodeError as error:
         raise invalid(
             "the body is not valid JSON; where raw data follows the JSON, the header "
@@ -186,7 +190,7 @@ def _read_outputs(
     if outputs is None or outputs == []:
         outputs = [{"name": name} for name in model.outputs if name not in missing]
     if not isinstance(outputs, list):
-        raise invalid('outputs must be a list of objects such as {"name": "digit"}')
+        raise invalid('outputs must be a list of objects such as {"name": "probabilities"}')
     wanted: dict[str, WantedOutput] = {}
     for output in outputs:
         name = output.get("name") if isinstance(output, dict) else None

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from app.inference.encoding import encode_json
 from app.open_inference.models import ServedModel, Tensor
-from app.open_inference.protocol import VERSION
 from app.schemas import Prediction
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def build_response(
         asked: names the outputs, in order.
         answers: one for each image.
     """
-    document: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
+    document: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if asked.id is not None:
         document["id"] = asked.id
     outputs = document["outputs"] = []

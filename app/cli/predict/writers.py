@@ -136,7 +136,7 @@ class Dots:
         leader_dot, rival_dot, other_dot = "●○·" if self.terminal.has_unicode else "#o."
         styles = {}
         if not is_flat(answer):
-            styles = {rival_of(answer): (rival_dot, _ORANGE), answer.digit: (leader_dot, _BLUE)}
+            styles = {rival_of(answer): (rival_dot, _ORANGE), answer.index: (leader_dot, _BLUE)}
         width = max(map(len, self.labels))
         rows = []
         for index, (label, votes) in enumerate(zip(self.labels, answer.votes, strict=True)):
@@ -168,7 +168,7 @@ class Table:
             self._write_row(name, "-", "", "", f"failed: {result.code}")
             return
         rival = rival_of(result)
-        passes = f"{result.votes[result.digit]} of {result.passes}"
+        passes = f"{result.votes[result.index]} of {result.passes}"
         if result.votes[rival]:
             passes += f", {self._labels[rival]}: {result.votes[rival]}"
         digit, decision = result.label, "answers" if result.decision else "-"
