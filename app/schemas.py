@@ -161,11 +161,16 @@ class Sparse:
 
 
 @answer
-class ModelIdentity:
+class ModelIdentity(Sparse):
     """Which network answered."""
 
     name: str = describe("The model's name, by default the data set it was trained on.")
     version: str = describe("First 12 hexadecimal digits of the checkpoint's SHA-256.")
+    reproducible: str | None = describe(
+        "Only of a network that torch computes: where a seed gives the same bytes again. Others "
+        "give them on every processor.",
+        default=None,
+    )
 
 
 @answer
@@ -216,7 +221,9 @@ class Prediction(Sparse):
         "Index of the largest probability, where the labels are the ten digits.", default=None
     )
     class_index: int | None = describe(
-        "Index of the largest probability, where the labels are no digits.", default=None
+        "Index of the largest probability, where the labels are no digits.",
+        not_in=[CSV, TABLE],
+        default=None,
     )
     label: str = describe("The checkpoint's name for it.", not_in=[TENSORS])
     confidence: float = describe("The largest probability.", not_in=[TENSORS])

@@ -4,11 +4,6 @@ from typing import Any
 
 from app.inference.pipeline import Predictor
 from app.schemas import NO_DECISION
-from model.engines.relu_mlp import ReluMlpEngine
-
-# What a seed promises: the compiled loops give the same bits on every machine of a build, torch's
-# products on one kind of processor.
-_REPRODUCIBLE = {True: "on every processor", False: "on one kind of processor"}
 
 
 def model_card(predictor: Predictor) -> dict[str, Any]:
@@ -23,12 +18,10 @@ def model_card(predictor: Predictor) -> dict[str, Any]:
 def model_summary(predictor: Predictor) -> dict[str, Any]:
     """What a client has to know to ask a network and to read its answers."""
     spec, network = predictor.spec, predictor.checkpoint.network
-    is_compiled = isinstance(predictor.engine, ReluMlpEngine)
     return {
         "network": predictor.checkpoint.version,
         "input": {"shape": spec.shape, "dtype": spec.dtype, "preparation": spec.preparation},
         "labels": network.config.labels,
-        "engine": "compiled" if is_compiled else "torch",
-        "reproducible": _REPRODUCIBLE[is_compiled],
+        "reproducible": predictor.reproducible or "on every processor",
         "calibrated": predictor.checkpoint.calibration["thresholds"]["mc"] is not None,
     }

@@ -6,7 +6,6 @@ from fastapi.responses import PlainTextResponse
 from app.api.answers import BytesResponse, JsonResponse
 from app.api.cards import model_card, model_summary
 from app.api.dispatch import predictor_of
-from app.api.openapi import with_path
 from app.api.routes import MODEL_PREFIXES
 from app.errors import ErrorCode
 from app.schemas import ErrorBody, Health
@@ -43,7 +42,12 @@ async def model(request: Request) -> JsonResponse:
 
 @router.get("/models", summary="Which models are served")
 async def models(request: Request) -> JsonResponse:
-    """Every model with its versions: what it takes, and which labels it answers with."""
+    """Every model with its versions: what it takes, and which labels it answers with.
+
+    `/models/NAME` and `/models/NAME/versions/VERSION` are the card of one, as `/model` is the
+    default's. Behind the same addresses are all routes of `/predict`, such as
+    `/models/NAME/predict/mc`.
+    """
     repository = request.app.state.models
     default = repository.predictor.name
     listed = [
@@ -61,7 +65,7 @@ async def models(request: Request) -> JsonResponse:
 
 
 for _prefix in MODEL_PREFIXES[1:]:
-    router.get(_prefix, summary="What is known about one network", **with_path(_prefix, {}))(model)
+    router.get(_prefix, include_in_schema=False)(model)
 
 
 @router.get(

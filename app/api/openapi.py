@@ -64,30 +64,6 @@ def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]
     return route
 
 
-_PATH_PARAMETERS = {
-    "model": "The model's name; `GET /models` lists them.",
-    "version": "Its version: the number in the folder, or the network's, which answers have.",
-}
-
-
-def with_path(prefix: str, route: dict[str, Any]) -> dict[str, Any]:
-    """The same route behind a prefix that names a model."""
-    extra = route.get("openapi_extra", {})
-    named = [
-        {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "description": text,
-            "schema": {"type": "string"},
-        }
-        for name, text in _PATH_PARAMETERS.items()
-        if f"{{{name}}}" in prefix
-    ]
-    parameters = [*named, *extra.get("parameters", ())]
-    return {**route, "openapi_extra": {**extra, "parameters": parameters}}
-
-
 def _describe(fields: dict[str, Any], body: dict[str, Any], **options: Any) -> dict[str, Any]:
     failures = {
         status: {"model": ErrorBody, "description": text} for status, text in _STATUSES.items()

@@ -19,7 +19,6 @@ from app.api.openapi import (
     describe_batch_route,
     describe_image_route,
     describe_stream_route,
-    with_path,
 )
 from app.api.routes import MODEL_PREFIXES, DirectRoute
 from app.errors import ApiError, ErrorCode
@@ -46,8 +45,9 @@ def _route(path: str, summary: str, description: dict[str, Any]) -> Callable[[En
     """Serves a route for the default model, and for each model that the address names."""
 
     def add(endpoint: Endpoint) -> Endpoint:
-        for prefix in MODEL_PREFIXES:
-            router.post(prefix + path, summary=summary, **with_path(prefix, description))(endpoint)
+        router.post(path, summary=summary, **description)(endpoint)
+        for prefix in MODEL_PREFIXES[1:]:  # described once, with the short ones
+            router.post(prefix + path, include_in_schema=False)(endpoint)
         return endpoint
 
     return add

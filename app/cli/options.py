@@ -30,6 +30,15 @@ def add_parameter_options(
         )
 
 
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that chooses one of several models."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="which of several models; without it the default [DROPSERVE_DEFAULT_MODEL]",
+    )
+
+
 def add_setting_options(
     parser: argparse.ArgumentParser, only: Collection[str] = tuple(Settings.model_fields)
 ) -> None:

@@ -42,6 +42,7 @@ class AnswerBuilder:
     Args:
         checkpoint: which has the labels and the calibration.
         name: of the model; the checkpoint's own, if None.
+        reproducible: see `ModelIdentity`.
 
     Numbers are float32: their shortest decimal form is half as long as float64's, and the network
     knows no more digits.
@@ -50,13 +51,20 @@ class AnswerBuilder:
         levels: of coverage that the checkpoint has prediction sets for, ascending.
     """
 
-    def __init__(self, checkpoint: AnyCheckpoint, name: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: AnyCheckpoint,
+        name: str | None = None,
+        reproducible: str | None = None,
+    ) -> None:
         self._labels = checkpoint.network.config.labels
         self._calibration = read_calibration(checkpoint.calibration, "predict")
         self._mc_calibrations = lru_cache(maxsize=1024)(
             partial(read_calibration, checkpoint.calibration, "mc")
         )
-        self._identity = ModelIdentity(name=name or checkpoint.name, version=checkpoint.version)
+        self._identity = ModelIdentity(
+            name=name or checkpoint.name, version=checkpoint.version, reproducible=reproducible
+        )
         self._index_name = index_name(self._labels)
         self.levels = sorted(self._calibration.conformal_quantiles)
 

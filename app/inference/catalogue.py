@@ -59,6 +59,18 @@ class Catalogue:
         """The versions of a model."""
         return tuple(file for file in self.files if file.name == name)
 
+    def file_of(self, name: str | None = None) -> ModelFile:
+        """The newest version of a model; without a name, of the default.
+
+        Raises:
+            CheckpointError: there is no such model.
+        """
+        files = self.files_of(name or self.default)
+        if not files:
+            names = ", ".join(self.names)
+            raise CheckpointError(f"there is no model {name}; the models are {names}")
+        return max(files, key=lambda file: int(file.version))
+
     def with_model(self, name: str, found: "Catalogue") -> "Catalogue":
         """The same with a model as another catalogue has it.
 
@@ -154,6 +166,7 @@ def _scan(folder: Path) -> tuple[list[ModelFile], dict[str, str]]:
             raise CheckpointError(f"{path}: {error}") from error
         versions = [file.parent.name for file in path.glob(f"*/{_FILE}")]
         versions = [each for each in versions if each.isdecimal() and str(int(each)) == each]
+        versions.sort(key=int)
         files += [ModelFile(path.name, each, path / each / _FILE) for each in versions]
         if not versions:
             missing[path.name] = f"it has no VERSION/{_FILE}; VERSION is a number such as 1"

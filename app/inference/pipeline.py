@@ -27,6 +27,7 @@ from model.checkpoint import AnyCheckpoint
 from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
 from model.engines.protocol import predict_probs
+from model.engines.relu_mlp import ReluMlpEngine
 from model.layered import spec_of
 from model.literals import SIDE, Mode
 from model.sampling.masks import dropped_units
@@ -52,6 +53,7 @@ class Predictor(Admission):
     Attributes:
         name: of the model.
         spec: what requests send for one input.
+        reproducible: where a seed gives the same bytes again; None: on every processor.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class Predictor(Admission):
         self.name = checkpoint.name if name is None else name
         self.spec = spec_of(checkpoint.network)
         self.engine = build_engine(checkpoint.network, settings.device, settings.precision)
-        self._answers = AnswerBuilder(checkpoint, self.name)
+        is_compiled = isinstance(self.engine, ReluMlpEngine)
+        self.reproducible = None if is_compiled else "on one kind of processor"
+        self._answers = AnswerBuilder(checkpoint, self.name, self.reproducible)
         self._own = None if resources else Resources(settings, metrics)
         shared = resources or self._own
         assert shared is not None

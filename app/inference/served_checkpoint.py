@@ -11,18 +11,13 @@ from model.literals import SIDE
 from model.network import MLP
 
 
-def load_served_checkpoint(settings: Settings, name: str | None = None) -> AnyCheckpoint:
-    """The checkpoint of a model that the settings name; without a name, of the default.
+def load_served_checkpoint(settings: Settings) -> AnyCheckpoint:
+    """The checkpoint of the default model of the settings.
 
     Raises:
         CheckpointError: there is no such model; see also `load_servable`.
     """
-    catalogue = find_models(settings)
-    files = catalogue.files_of(name or catalogue.default)
-    if not files:
-        names = ", ".join(catalogue.names)
-        raise CheckpointError(f"there is no model {name}; the models are {names}")
-    return load_servable(max(files, key=lambda file: int(file.version)).path)
+    return load_servable(find_models(settings).file_of().path)
 
 
 def load_servable(path: Path) -> AnyCheckpoint:

@@ -8,7 +8,8 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from app.open_inference.tensors import Datatype, ModelInputs
+from app.open_inference.tensors import Datatype as Datatype
+from app.open_inference.tensors import ModelInputs
 from app.schemas import (
     TENSORS,
     McParameters,
