@@ -167,9 +167,7 @@ class ModelIdentity(Sparse):
     name: str = describe("The model's name, by default the data set it was trained on.")
     version: str = describe("First 12 hexadecimal digits of the checkpoint's SHA-256.")
     reproducible: str | None = describe(
-        "Only of a network that torch computes: where a seed gives the same bytes again. Others "
-        "give them on every processor.",
-        default=None,
+        "Only of a network that torch computes: where a seed repeats its bytes.", default=None
     )
 
 
@@ -200,11 +198,6 @@ class Decision(Sparse):
         return self.outcome == "abstain"
 
 
-# Where the answer of a network without thresholds would have its decision.
-NO_DECISION = (
-    "this network is not calibrated; dropserve-train calibrate --images FILE.npz fits its "
-    "thresholds on labelled data of yours"
-)
 _DIGITS = tuple("0123456789")
 
 
@@ -217,13 +210,9 @@ def index_name(labels: Sequence[str]) -> str:
 class Prediction(Sparse):
     """A deterministic answer: dropout off."""
 
-    digit: int | None = describe(
-        "Index of the largest probability, where the labels are the ten digits.", default=None
-    )
+    digit: int | None = describe("Index of the largest probability, of digits.", default=None)
     class_index: int | None = describe(
-        "Index of the largest probability, where the labels are no digits.",
-        not_in=[CSV, TABLE],
-        default=None,
+        "The same, where the labels are no digits.", not_in=[CSV, TABLE], default=None
     )
     label: str = describe("The checkpoint's name for it.", not_in=[TENSORS])
     confidence: float = describe("The largest probability.", not_in=[TENSORS])
@@ -249,8 +238,7 @@ class Prediction(Sparse):
         default=None,
     )
     input: Sequence[Integers] | None = describe(
-        "Only with `return_input`: what the network saw, in its shape; of pictures of digits 28 "
-        "rows of 28 values, 0 to 255, ink is 255.",
+        "Only with `return_input`: what the network saw; of digits 28 rows of 28, 0 to 255.",
         axes=["row", "column"],
         not_in=[CSV, TENSORS, TABLE],
         default=None,
@@ -265,9 +253,7 @@ class Prediction(Sparse):
     @property
     def index(self) -> int:
         """Of the largest probability, whatever the labels are."""
-        found = self.digit if self.class_index is None else self.class_index
-        assert found is not None
-        return found
+        return cast(int, self.digit if self.class_index is None else self.class_index)
 
     @property
     def raw(self) -> str:

@@ -45,7 +45,7 @@ def create_app(
         settings: how the application runs.
         checkpoint: the one network to serve; without it the settings' are loaded at start-up.
         loaded: those of them that are read already.
-        find: what is to be served; None: the settings decide.
+        find: names what is served; None: the settings do.
         metrics: counts the requests; without it the application makes its own, if settings allow.
         access_log: writes a line for each request; None: there are no lines.
 

@@ -1,12 +1,14 @@
 """What `GET /model` and `GET /models` say of a network."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from app.inference.pipeline import Predictor
-from app.schemas import NO_DECISION
+from app.inference.answers import NO_DECISION
+
+if TYPE_CHECKING:
+    from app.inference.pipeline import Predictor
 
 
-def model_card(predictor: Predictor) -> dict[str, Any]:
+def model_card(predictor: "Predictor") -> dict[str, Any]:
     """The checkpoint's own description, and the name that it is served under."""
     checkpoint = predictor.checkpoint
     card = {"name": predictor.name, "version": checkpoint.version, **checkpoint.card()}
@@ -15,7 +17,7 @@ def model_card(predictor: Predictor) -> dict[str, Any]:
     return card
 
 
-def model_summary(predictor: Predictor) -> dict[str, Any]:
+def model_summary(predictor: "Predictor") -> dict[str, Any]:
     """What a client has to know to ask a network and to read its answers."""
     spec, network = predictor.spec, predictor.checkpoint.network
     return {

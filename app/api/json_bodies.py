@@ -9,12 +9,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from app.api.receiving import INLINE_BYTES
 from app.errors import ApiError, ErrorCode
 from app.inference.base64_images import decode_base64
 from app.inference.decoding import Image
 from app.inference.image_formats import find_mistake, identify
-from app.inference.json_structure import check_structure
+from app.inference.json_structure import INLINE_JSON_BYTES, check_structure
 from app.inference.plain_inputs import (
     described,
     input_from_json,
@@ -81,7 +80,7 @@ def _parse_json(body: bytes, images: int, spec: InputSpec | None) -> dict[str, A
     if not body.removeprefix(BOM_UTF8).lstrip().startswith(b"{") and (cure := explain_type(body)):
         raise ErrorCode.INVALID_JSON(cure)
     check_structure(body, images, (SIDE, SIDE) if spec is None else json_shape(spec))
-    in_thread = len(body) > INLINE_BYTES
+    in_thread = len(body) > INLINE_JSON_BYTES
     try:
         document = json.loads(
             body,

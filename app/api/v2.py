@@ -19,8 +19,8 @@ from app.api.dispatch import answer_many, answer_one, remember
 from app.api.receiving import Headers, headers_of, parse_body, read_body
 from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
+from app.inference.catalogue import newest
 from app.inference.pipeline import Predictor
-from app.inference.repository import newest
 from app.open_inference.models import (
     EXTENSIONS,
     MC_SUFFIX,

@@ -3,15 +3,17 @@
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Charge
 from app.inference.costs import NetworkCost
 from app.inference.decoding import Image
-from app.inference.reading import picture_cost
-from app.inference.resources import Resources
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.inference.resources import Resources
 
 # A smaller request, or one that waits less, is answered before its caller can be seen to be gone.
 _WATCHED_PASSES, _WATCHED_SECONDS = 256, 0.01
@@ -30,7 +32,7 @@ class Admission:
     """
 
     def __init__(
-        self, shared: Resources, cost: NetworkCost, levels: Sequence[float], settings: Settings
+        self, shared: "Resources", cost: NetworkCost, levels: Sequence[float], settings: Settings
     ) -> None:
         self.scheduler, self._reader = shared.scheduler, shared.reader
         self._network_cost = cost
@@ -40,7 +42,7 @@ class Admission:
 
     def may_take_long(self, image: Image, parameters: PredictParameters) -> bool:
         """Whether a request takes or waits long enough for its caller to go away meanwhile."""
-        if picture_cost(image) > 0:
+        if self._reader.cost(image) > 0:
             return True
         cost = self._network_cost
         if not isinstance(parameters, McParameters):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.schemas import (
-    NO_DECISION,
     Decision,
     McPrediction,
     ModelIdentity,
@@ -32,6 +31,11 @@ if TYPE_CHECKING:
     from app.inference.jobs import Job
 
 
+# Where the answer of a network without thresholds would have its decision.
+NO_DECISION = (
+    "this network is not calibrated; dropserve-train calibrate --images FILE.npz fits its "
+    "thresholds on labelled data of yours"
+)
 # Of a request with a dropout rate of its own.
 _UNCALIBRATED = Calibration()
 

@@ -6,7 +6,7 @@ it answers where no version is asked for.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -112,6 +112,11 @@ class Catalogue:
 
 
 UNLOADED = "unloaded"
+
+
+def newest(versions: Collection[str]) -> str:
+    """The highest of the numbers of a model's versions."""
+    return max(versions, key=int)
 
 
 def find_models(settings: Settings) -> Catalogue:

@@ -1,4 +1,4 @@
-"""What the networks of a process take, in one unit: a pass of the fastest of them.
+"""What the networks of a process take, in one unit: a pass of the fastest of them, or 5 us.
 
 One unit for all of them gives one admission budget. A first guess follows from the operations of a
 pass; what is measured while serving replaces it.
@@ -16,6 +16,9 @@ from model.network import MLP
 # take as long as this many of its passes.
 IMAGE_COST = 32
 _DETERMINISTIC_COST = 20
+# Next to others, a network whose passes are shorter does not make the unit smaller, as most of what
+# its requests cost is then something else.
+_MOST_PASSES_PER_SECOND = 200_000.0
 # Of a multiplication, before anything is measured: by the compiled engine, and by torch's.
 _COMPILED_SECONDS, _TORCH_SECONDS = 3e-11, 1e-10
 # Comparing takes some microseconds.
@@ -25,7 +28,7 @@ _MEMORY_SECONDS = 0.1
 
 
 class Unit:
-    """The paces of a process's networks, of which the fastest is the unit of all costs.
+    """The paces of a process's networks, which make the unit of all costs.
 
     Attributes:
         is_shared: whether there are several networks, so that their paces matter.
@@ -51,6 +54,8 @@ class Unit:
     def _compare(self) -> None:
         costs = list(self._costs)
         fastest = max(cost.passes_per_second for cost in costs)
+        if self.is_shared:
+            fastest = min(fastest, _MOST_PASSES_PER_SECOND)
         for cost in costs:
             cost.per_pass = max(1, round(fastest / cost.passes_per_second))
 
@@ -87,7 +92,7 @@ class NetworkCost:
         return max(_DETERMINISTIC_COST, round((self._before + 1) * self.per_pass))
 
     def measure(self, passes: int, seconds: float) -> None:
-        """Takes into the pace that so many passes took so long, if there is another to compare."""
+        """Takes into the pace a number of passes and their time, if there is another network."""
         if self._unit.is_shared:
             self._pace.measure(passes, seconds)
             self._unit.note_measurement()

@@ -14,6 +14,8 @@ import numpy as np
 from app.errors import ErrorCode
 from model.literals import SIDE
 
+# What is parsed on the event loop: a few milliseconds at most.
+INLINE_JSON_BYTES = 256 * 2**10
 # For parameters and outputs, and for pixels of another size, whose own error says more.
 _SPARE = 4096
 # A line break or a slash in base64 may be escaped.

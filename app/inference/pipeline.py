@@ -17,7 +17,7 @@ from app.inference.backlog import Charge
 from app.inference.costs import IMAGE_COST, NetworkCost
 from app.inference.decoding import Image
 from app.inference.jobs import Job
-from app.inference.reading import Steps
+from app.inference.reading import PictureReader, Steps
 from app.inference.resources import ROUND_SECONDS, Resources
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
@@ -72,7 +72,7 @@ class Predictor(Admission):
         is_compiled = isinstance(self.engine, ReluMlpEngine)
         self.reproducible = None if is_compiled else "on one kind of processor"
         self._answers = AnswerBuilder(checkpoint, self.name, self.reproducible)
-        self._own = None if resources else Resources(settings, metrics)
+        self._own = None if resources else Resources(settings, PictureReader(settings), metrics)
         shared = resources or self._own
         assert shared is not None
         cost = NetworkCost(checkpoint.network, self.engine, shared.unit)

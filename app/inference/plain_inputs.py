@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 from app.errors import ErrorCode
-from app.inference.decoding import Image, decode_as_shown
 from model.arrays import Floats, Pixels
 from model.layered import InputSpec
 from model.literals import SIDE, Preprocess
@@ -30,37 +29,34 @@ def picture_size(spec: InputSpec) -> Size | None:
     return (height, width, channels) if channels in (1, 3) else None
 
 
-def read_plain(
-    given: Image, mode: Preprocess, spec: InputSpec, max_pixels: int, max_memory: float
-) -> Pixels | Floats:
+def require_pictures(spec: InputSpec) -> Size:
+    """The size of a network's pictures; refuses them where it takes none.
+
+    Raises:
+        ApiError: unsupported_media_type, it takes numbers.
+    """
+    size = picture_size(spec)
+    if size is None:
+        raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
+            f'this network takes numbers and no pictures; send JSON, {{"input": {shown(spec)}}}'
+        )
+    return size
+
+
+def fit_plain(given: Pixels | Floats, mode: Preprocess, spec: InputSpec) -> Pixels | Floats:
     """A network's input.
 
     Args:
-        given: the input, already of the network's shape; or a picture, brightness 0 to 255 or the
-            bytes of its file.
+        given: the input, already of the network's shape; or a picture, 0 to 255.
         mode: "auto" scales a picture to the network's size; "none" takes one that has it.
         spec: what the network takes.
-        max_pixels: see `decoding.decode`.
-        max_memory: the same.
 
     Raises:
-        ApiError: the picture cannot be decoded, or the network takes no pictures.
+        ApiError: invalid_pixels, it is neither.
     """
-    size = picture_size(spec)
-    if isinstance(given, bytes):
-        if size is None:
-            raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
-                f'this network takes numbers and no pictures; send JSON, {{"input": {shown(spec)}}}'
-            )
-        given = decode_as_shown(
-            given,
-            max_pixels=max_pixels,
-            max_memory=max_memory,
-            mode="RGB" if size[2] == 3 else "L",
-            side=max(size[:2]),
-        )
-    elif given.shape == spec.shape and given.dtype == spec.dtype:
+    if given.shape == spec.shape and given.dtype == spec.dtype:
         return given
+    size = picture_size(spec)
     if size is None or given.dtype != np.uint8 or given.ndim not in (2, 3):
         raise ErrorCode.INVALID_PIXELS(f"an input of this network is {described(spec)}")
     return _fit(cast(Pixels, given), mode, spec, size)

@@ -11,11 +11,18 @@ from typing import Any, TypeVar, cast
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Backlog, Charge, size_of
-from app.inference.decoding import INLINE_BYTES, INLINE_PIXELS, Image, decode, decode_inline
+from app.inference.decoding import (
+    INLINE_BYTES,
+    INLINE_PIXELS,
+    Image,
+    decode,
+    decode_as_shown,
+    decode_inline,
+)
 from app.inference.decoding_cost import LARGE, decoding_cost
 from app.inference.encoding import encode_small
 from app.inference.memory import picture_memory, return_memory
-from app.inference.plain_inputs import read_plain
+from app.inference.plain_inputs import fit_plain, require_pictures
 from app.settings import Settings
 from model.arrays import Pixels
 from model.digits.preprocessing import Preprocessed, find_digits
@@ -70,8 +77,17 @@ def read_picture(
         ApiError: the image cannot be decoded, or shows nothing.
     """
     if spec is not None and spec.preparation == "none":
+        if isinstance(picture, bytes):
+            height, width, channels = require_pictures(spec)
+            picture = decode_as_shown(
+                picture,
+                max_pixels=max_pixels,
+                max_memory=max_memory,
+                mode="RGB" if channels == 3 else "L",
+                side=max(height, width),
+            )
         # An engine takes float32 as well; only digits are always pixels.
-        return Preprocessed(cast(Pixels, read_plain(picture, mode, spec, max_pixels, max_memory)))
+        return Preprocessed(cast(Pixels, fit_plain(picture, mode, spec)))
     factor = 1
     shown: dict[str, Pixels] = {}
     if isinstance(picture, bytes):
@@ -118,6 +134,8 @@ class PictureReader:
         self._is_closed = False
         # What is admitted and not decoded yet.
         self.backlog = Backlog(_COSTS_PER_SECOND)
+
+    cost = staticmethod(picture_cost)
 
     def charge(self, images: Sequence[Image | ApiError]) -> Charge:
         """What decoding a request's images in threads costs; 0 if all are small."""

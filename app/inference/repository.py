@@ -11,10 +11,11 @@ from functools import partial
 import numpy as np
 
 from app.errors import ErrorCode
-from app.inference.catalogue import FIRST_VERSION, Catalogue, ModelFile, find_models
+from app.inference.catalogue import FIRST_VERSION, Catalogue, ModelFile, find_models, newest
 from app.inference.encoding import encode_json
 from app.inference.memory import require_room
 from app.inference.pipeline import Predictor
+from app.inference.reading import PictureReader
 from app.inference.resources import Resources
 from app.inference.served_checkpoint import load_servable
 from app.settings import Settings
@@ -81,7 +82,7 @@ class ModelRepository:
     Args:
         settings: name the networks, and say how they predict.
         metrics: count what is served, if not None.
-        find: what is to be served; the settings decide, if None.
+        find: names what is served; the settings do, if None.
 
     Attributes:
         catalogue: what is served.
@@ -96,8 +97,8 @@ class ModelRepository:
         self._settings = settings
         self._metrics = metrics
         self._find = find or partial(find_models, settings)
-        self._is_told = find is not None
-        self._resources = Resources(settings, metrics)
+        self._follows = find is not None
+        self._resources = Resources(settings, PictureReader(settings), metrics)
         self._files: dict[ModelFile, Predictor] = {}
         self._models: dict[str, dict[str, Predictor]] = {}
         self._default: Predictor | None = None
@@ -196,8 +197,8 @@ class ModelRepository:
             except (ModelError, OSError) as error:
                 return [_report(error)]
             # What the supervisor has not copied again is the same.
-            kept = set(self._files) if self._is_told else set()
-            catalogue = found if self._is_told else self.catalogue.rescanned(found)
+            kept = set(self._files) if self._follows else set()
+            catalogue = found if self._follows else self.catalogue.rescanned(found)
             served, predictors, failures = await self._load_all(catalogue, kept)
             for file in predictors.keys() - kept if not failures else ():
                 predictor = predictors[file]
@@ -300,11 +301,6 @@ class ModelRepository:
             if (predictor := each()) is not None:
                 await predictor.close(_CLOSING_SECONDS)
         gc.collect()
-
-
-def newest(versions: Collection[str]) -> str:
-    """The highest of the numbers of a model's versions."""
-    return max(versions, key=int)
 
 
 def _report(error: Exception) -> str:

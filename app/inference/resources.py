@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from app.inference.costs import IMAGE_COST, Unit
-from app.inference.jobs import Job
-from app.inference.reading import PictureReader
 from app.inference.scheduler import Scheduler
-from app.schemas import McPrediction
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from app.inference.jobs import Job
+    from app.inference.reading import PictureReader
+    from app.schemas import McPrediction
     from app.telemetry.metrics import Metrics
 
 # The event loop gets its turn after each round.
@@ -31,7 +31,9 @@ class Resources:
         unit: of their costs.
     """
 
-    def __init__(self, settings: Settings, metrics: "Metrics | None" = None) -> None:
+    def __init__(
+        self, settings: Settings, reader: "PictureReader", metrics: "Metrics | None" = None
+    ) -> None:
         self.scheduler: Scheduler[Job, McPrediction] = Scheduler(
             _step,
             _answer,
@@ -41,7 +43,7 @@ class Resources:
             job_cost=IMAGE_COST,
             note_queued=None if metrics is None else metrics.change_queue,
         )
-        self.reader = PictureReader(settings)
+        self.reader = reader
         self.unit = Unit()
 
     async def close(self, seconds: float) -> None:
@@ -50,11 +52,11 @@ class Resources:
         self.reader.close()
 
 
-def _step(job: Job, cost: int) -> int:
+def _step(job: "Job", cost: int) -> int:
     assert job.owner is not None
     return job.owner.step(job, cost)
 
 
-def _answer(job: Job) -> McPrediction:
+def _answer(job: "Job") -> "McPrediction":
     assert job.owner is not None
     return job.owner.answer(job)

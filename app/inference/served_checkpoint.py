@@ -1,4 +1,4 @@
-"""A checkpoint as it is served: its answers can be sent, and fit what its clients are told."""
+"""A checkpoint as it is served: its answers can be sent, and its description too."""
 
 from pathlib import Path
 

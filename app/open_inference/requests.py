@@ -3,7 +3,7 @@
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -11,12 +11,14 @@ from app.errors import ErrorCode
 from app.inference.json_structure import check_structure
 from app.inference.parameters import parse_parameters
 from app.inference.plain_inputs import json_shape
-from app.open_inference.models import ServedModel, Tensor
 from app.open_inference.protocol import IMAGE, invalid, parameters_of
 from app.open_inference.tensors import InputHeader, raw_input_header, read_images, read_input_header
 from app.schemas import McParameters, PredictParameters
 from model.arrays import Floats, Pixels
 from model.literals import SIDE
+
+if TYPE_CHECKING:
+    from app.open_inference.models import ServedModel, Tensor
 
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
@@ -31,7 +33,7 @@ _NEEDS_TWO_PASSES = frozenset({"variance", "standard_error"})
 class WantedOutput(NamedTuple):
     """An output, and whether it comes as raw bytes after the JSON."""
 
-    tensor: Tensor
+    tensor: "Tensor"
     is_binary: bool
 
 
@@ -58,7 +60,9 @@ class InferenceRequest(NamedTuple):
     images: "list[Pixels | Floats] | list[bytes]"
 
 
-def parse_request(body: bytes, header_length: bytes | None, model: ServedModel) -> InferenceRequest:
+def parse_request(
+    body: bytes, header_length: bytes | None, model: "ServedModel"
+) -> InferenceRequest:
     """Reads and validates a request.
 
     Args:
@@ -95,14 +99,14 @@ def _read_length(value: bytes | None, body: bytes) -> int:
     return int(value)
 
 
-def _raw_header(size: int, model: ServedModel) -> RequestHeader:
+def _raw_header(size: int, model: "ServedModel") -> RequestHeader:
     known = model.parameters_type(preprocess="none")
     outputs = _read_outputs(None, model, known, is_binary=True)
     tensor = raw_input_header(size, model.settings.max_batch_images, model.inputs)
     return RequestHeader(None, tensor, known, outputs)
 
 
-def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
+def _parse_header(text: bytes, model: "ServedModel") -> RequestHeader:
     shape = json_shape(model.inputs.spec)
     document = _parse_json(text, model.settings.max_batch_images, shape)
     inputs = document.get("inputs")
@@ -151,7 +155,7 @@ def _parse_json(text: bytes, images: int, shape: tuple[int, ...]) -> dict[str, A
     return document
 
 
-def _read_parameters(parameters: Mapping[str, Any], model: ServedModel) -> PredictParameters:
+def _read_parameters(parameters: Mapping[str, Any], model: "ServedModel") -> PredictParameters:
     pairs = []
     for name, value in parameters.items():
         if name == "timeout":
@@ -172,7 +176,7 @@ def _milliseconds(microseconds: Any) -> int:
     return -(-microseconds // 1000)
 
 
-def _explain_parameters(name: str, model: ServedModel) -> str:
+def _explain_parameters(name: str, model: "ServedModel") -> str:
     here = [each for each in model.parameters_type.model_fields if each not in _NOT_HERE]
     known = f"the parameters of {model.name} are {', '.join(here)}, timeout, binary_data_output"
     if name in McParameters.model_fields and name not in _NOT_HERE:
@@ -181,7 +185,7 @@ def _explain_parameters(name: str, model: ServedModel) -> str:
 
 
 def _read_outputs(
-    outputs: Any, model: ServedModel, parameters: PredictParameters, *, is_binary: bool
+    outputs: Any, model: "ServedModel", parameters: PredictParameters, *, is_binary: bool
 ) -> tuple[WantedOutput, ...]:
     """The outputs in the order asked for; all that there are if none is named."""
     missing: frozenset[str] = frozenset()

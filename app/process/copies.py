@@ -6,13 +6,12 @@ A replacement serves what the other workers serve, whatever has become of the fi
 import gc
 import itertools
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
 from app.inference.catalogue import Catalogue, ModelFile, find_models, write_catalogue
 from app.inference.memory import require_room
-from app.inference.repository import load_predictor
 from app.settings import Settings
 from model.checkpoint import read_checkpoint_file
 from model.errors import ModelError
@@ -26,6 +25,7 @@ class Copies:
     Args:
         folder: for the copies and the catalogue.
         settings: name the files, and say how they are served.
+        check: raises a ModelError for a file that cannot be served.
 
     Attributes:
         path: of the catalogue.
@@ -35,9 +35,11 @@ class Copies:
         ModelError: one of the files cannot be served.
     """
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(
+        self, folder: Path, settings: Settings, check: Callable[[Settings, ModelFile], object]
+    ) -> None:
         self.path = folder / "served.json"
-        self._folder, self._settings = folder, settings
+        self._folder, self._settings, self._check = folder, settings, check
         self._numbers = itertools.count()
         found = find_models(settings)
         self.catalogue = found
@@ -115,7 +117,7 @@ class Copies:
         copy = self._folder / f"{next(self._numbers)}.safetensors"
         copy.write_bytes(read_checkpoint_file(file.path))
         try:
-            load_predictor(self._settings, file._replace(path=copy))
+            self._check(self._settings, file._replace(path=copy))
         except BaseException:
             copy.unlink()
             raise

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from app.api.routes import ROUTE_LABELS
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from app.inference.repository import load_predictor
 from app.process.copies import Copies, described
 from app.process.signals import SIGHUP, hold_reloads
 from app.settings import Settings, SettingsError
@@ -140,7 +141,7 @@ class Supervisor:
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dropserve-"))
-                self._copies = Copies(Path(folder), self._settings)
+                self._copies = Copies(Path(folder), self._settings, load_predictor)
                 if self._settings.metrics:
                     rows = Path(folder, "rows")
                     self._rows = MetricsRow.create(ROUTE_LABELS, rows, self._settings.workers)

@@ -36,7 +36,7 @@ class Question:
         """
         from app.inference.catalogue import find_models
 
-        path = find_models(self.settings).file_of().path
+        path = self.settings.checkpoint or find_models(self.settings).file_of().path
         try:
             model = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         except OSError as error:

@@ -57,6 +57,6 @@ def save_labelled(path: Path, network: Path) -> None:
     with np.load(KERAS.with_suffix(".npz")) as saved:
         known = saved["inputs"]
     inputs = generator.choice(known.reshape(-1), (600, 12)).astype(np.float32)
-    probs = np.stack([predict_probs(engine, each) for each in inputs])  # type: ignore[arg-type]
+    probs = np.stack([predict_probs(engine, each) for each in inputs])
     labels = (probs.cumsum(axis=1) > generator.random((600, 1))).argmax(axis=1)
     np.savez(path, inputs=inputs, labels=labels)
