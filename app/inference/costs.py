@@ -4,6 +4,7 @@ One unit for all of them gives one admission budget. A first guess follows from 
 pass; what is measured while serving replaces it.
 """
 
+from threading import Lock
 from weakref import WeakSet
 
 from app.inference.backlog import Pace
@@ -36,13 +37,15 @@ class Unit:
 
     def __init__(self) -> None:
         self._costs: WeakSet[NetworkCost] = WeakSet()
+        self._lock = Lock()  # networks are loaded and warmed up in other threads
         self._measurements = 0
         self.is_shared = False
 
     def add(self, cost: "NetworkCost") -> None:
         """Takes a network into the comparison, for as long as it is used."""
-        self._costs.add(cost)
-        self.is_shared = len(self._costs) > 1
+        with self._lock:
+            self._costs.add(cost)
+            self.is_shared = len(self._costs) > 1
         self._compare()
 
     def note_measurement(self) -> None:
@@ -52,7 +55,8 @@ class Unit:
             self._compare()
 
     def _compare(self) -> None:
-        costs = list(self._costs)
+        with self._lock:
+            costs = list(self._costs)
         fastest = max(cost.passes_per_second for cost in costs)
         if self.is_shared:
             fastest = min(fastest, _MOST_PASSES_PER_SECOND)

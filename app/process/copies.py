@@ -41,6 +41,7 @@ class Copies:
         self.path = folder / "served.json"
         self._folder, self._settings, self._check = folder, settings, check
         self._numbers = itertools.count()
+        self._made: set[Path] = set()
         found = find_models(settings)
         self.catalogue = found
         self._copies = {file: self._copy(file) for file in found.files}
@@ -105,16 +106,16 @@ class Copies:
         self._publish(catalogue)
 
     def clean(self) -> None:
-        """Removes the copies that no worker can read any more."""
-        used = set(self._copies.values())
-        for path in self._folder.glob("*.safetensors"):
-            if path not in used:
-                path.unlink()
+        """Removes the copies that no worker reads any more, once all serve the latest ones."""
+        for path in self._made - set(self._copies.values()):
+            path.unlink(missing_ok=True)
+        self._made.intersection_update(self._copies.values())
 
     def _copy(self, file: ModelFile) -> Path:
         """Copies a file, and checks the copy."""
         require_room(file.path, self._settings.workers)
         copy = self._folder / f"{next(self._numbers)}.safetensors"
+        self._made.add(copy)
         copy.write_bytes(read_checkpoint_file(file.path))
         try:
             self._check(self._settings, file._replace(path=copy))

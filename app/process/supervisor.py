@@ -215,8 +215,11 @@ class Supervisor:
 
     def _change_models(self) -> None:
         """Loads and unloads what workers were asked to, one after the other."""
-        if self._changing is not None and not self._end_change(*self._changing):
+        if not self._are_workers_up_to_date():
             return
+        if self._changing is not None:
+            self._end_change(*self._changing)
+        self._copies.clean()
         for worker in self._workers.values():
             while worker.asked and self._changing is None:
                 change = worker.asked.pop(0)
@@ -231,20 +234,21 @@ class Supervisor:
                 self._changing = worker, change.ticket, before
                 self._send(signal.SIGHUP)
 
-    def _end_change(self, asker: Worker, ticket: int, before: Any) -> bool:
-        """Answers who asked for a change once all workers have it; False before that."""
+    def _are_workers_up_to_date(self) -> bool:
+        """Whether every worker serves the latest catalogue, or has failed to."""
+        generation = self._copies.generation
         served = [worker.serving for worker in self._workers.values()]
-        if any(each is None or each.generation < self._copies.generation for each in served):
-            return False
+        return all(each is not None and each.generation >= generation for each in served)
+
+    def _end_change(self, asker: Worker, ticket: int, before: Any) -> None:
+        """Answers who asked for a change that all workers have."""
+        served = [worker.serving for worker in self._workers.values()]
         failures = [failure for each in served if each for failure in each.failures]
         self._changing = None
         if failures:
             self._copies.restore(before)
             self._send(signal.SIGHUP)
-        else:
-            self._copies.clean()
         asker.send(Answer(ticket, failures[0] if failures else None))
-        return True
 
     def _end(self, sig: int) -> int:
         """Passes this signal and those after it on, until every worker has ended."""

@@ -52,6 +52,7 @@ class Worker:
         (file,) = read_catalogue(catalogue).files
         self.checkpoint = file.path.read_bytes()
         self.asked: list[Change] = []
+        self.serving = None  # it says nothing
         self.row = row
         self.process = Process()
         self.signals: list[int] = []
