@@ -98,7 +98,7 @@ async def unload(request: Request) -> JsonResponse:
 async def _change(request: Request, *, is_load: bool) -> JsonResponse:
     state = request.app.state
     if state.settings.admin_keys_file is None:
-        raise ErrorCode.NOT_FOUND(
+        raise ErrorCode.UNAUTHORIZED(
             "models are neither loaded nor unloaded here; DROPSERVE_ADMIN_KEYS_FILE names the file "
             "with the keys of those who may"
         )

@@ -325,7 +325,7 @@ async def test_loading_takes_an_admin_key_and_no_other(
     wrong = {"authorization": f"Bearer {ADMIN[:-1]}y"}
     assert (await asking.post(path, headers=wrong)).status_code == 401
     # Without a file of admin keys nobody can.
-    assert (await client.post(path, headers=AS_ADMIN)).status_code == 404
+    assert (await client.post(path, headers=AS_ADMIN)).status_code == 401
 
 
 async def test_a_model_that_does_not_fit_in_memory_is_refused_before_it_is_read(
