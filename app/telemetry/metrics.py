@@ -1,15 +1,15 @@
 """The metrics of `GET /metrics`: requests and their times, passes, and what the network answers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from app.errors import ErrorCode
 from app.telemetry.metric_families import Counter, Family, Gauge, Histogram, lay_out
-from app.telemetry.model_counts import MODEL_COLUMNS, ModelCounts, model_lines
+from app.telemetry.model_counts import MODEL_WIDTH, ModelCounts, sum_models
 from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
-from app.telemetry.shared_memory import SharedCounts
+from app.telemetry.shared_memory import TEXTS, SharedCounts
 from model.literals import Mode, Reason
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -115,7 +115,7 @@ class Families:
             "dropserve_worker_starts_total", "Workers started, replacements included."
         )
         self.every: list[Family] = list(vars(self).values())
-        self.columns = lay_out(self.every) + MODEL_COLUMNS
+        self.columns = lay_out(self.every) + TEXTS * MODEL_WIDTH
 
 
 class Metrics:
@@ -223,7 +223,7 @@ class Metrics:
         """The sums over all workers in Prometheus' text format."""
         numbers: list[float] = self._counts.total().tolist()
         lines = [line for family in self._families.every for line in family.lines(numbers)]
-        lines += model_lines(self._counts)
+        lines += _model_lines(self._counts)
         return "\n".join([*lines, ""]).encode()
 
 
@@ -263,6 +263,25 @@ def _clear(families: Families, counts: SharedCounts, index: int) -> "memoryview[
         if isinstance(family, Gauge):
             row[family.place()] = 0
     return row
+
+
+def _model_lines(counts: SharedCounts) -> Iterator[str]:
+    """What models answered, and who serves them, in Prometheus' text format."""
+    sums, served = sum_models(counts)
+    workers = Gauge("dropserve_model_workers", "Workers that serve this version of the network.")
+    answers = Counter("dropserve_model_predictions_total", "Answered images of each model.")
+    passes = Counter("dropserve_model_passes_total", "Stochastic passes computed for each model.")
+    modes = get_args(Mode)
+    by_mode = {(name, mode): sums[name][i] for name in sums for i, mode in enumerate(modes)}
+    series: list[tuple[Family, tuple[str, ...], Mapping[Any, float]]] = [
+        (workers, ("model", "version"), served),
+        (answers, ("model", "mode"), by_mode),
+        (passes, ("model",), {(name,): sums[name][-1] for name in sums}),
+    ]
+    for family, labels, values in series:
+        family.labels = dict.fromkeys(labels, ())  # any, and not in a row
+        family.places = {each: place for place, each in enumerate(values)}
+        yield from family.lines(list(values.values()))
 
 
 def _code_label(code: str) -> str:
