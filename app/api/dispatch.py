@@ -20,6 +20,30 @@ T = TypeVar("T")
 _NO_NAMES: dict[str, str] = {}
 
 
+def check_one(
+    request: Request,
+    parameters_type: type[PredictParameters],
+    parameters: PredictParameters | None,
+    start: bytes,
+) -> None:
+    """Refuses a request for one image that would be refused once it is read, if that is known.
+
+    Args:
+        request: whose body is not read yet, or in part.
+        parameters_type: of the route.
+        parameters: None if they are not known yet.
+        start: the beginning of the image file, or nothing.
+
+    Raises:
+        ApiError: see `predictor_of` and `Predictor.check_request`.
+    """
+    if parameters is None:
+        predictor_of(request).check(parameters_type)
+    else:
+        cost = picture_cost(start, is_whole=False)
+        predictor_of(request).check_request(1, parameters, decoding_cost=cost)
+
+
 def predictor_of(request: Request) -> "Predictor":
     """What answers now: the model that the address names, or the default.
 

@@ -5,6 +5,7 @@ machine is.
 """
 
 import math
+from collections.abc import Container
 
 from app.inference.image_formats import Format, identify, webp_canvas
 
@@ -19,19 +20,24 @@ _OF_FORMAT: dict[Format, tuple[float, float]] = {
     "BMP": (3, 1),
     "TIFF": (0, 3),
 }
+# Whose header does not say at a fixed place how many pixels are decoded.
+_WITHOUT_SIZE: Container[Format] = ("GIF", "TIFF")
 # Finding the digit, in a picture that is scaled down before if it is large; ns.
 _FINDING, _FINDING_PIXEL, _MOST_FINDING = 1_000_000, 4, 8_000_000
 # A file of many empty ones would take long to look through.
 _MOST_JPEG_SEGMENTS = 200
 
 
-def decoding_cost(data: bytes, *, inline_pixels: int, inline_bytes: int) -> int:
-    """Microseconds that a file takes in a thread.
+def decoding_cost(
+    data: bytes, *, inline_pixels: int, inline_bytes: int, is_whole: bool = True
+) -> int:
+    """Microseconds that a file takes in a thread, or that it takes at least.
 
     Args:
         data: of an image, or of anything else.
         inline_pixels: of the largest picture that is read on the event loop, at no cost here.
         inline_bytes: of its file.
+        is_whole: whether nothing of the file is missing at its end.
     """
     image_format = identify(data)
     if image_format is None:
@@ -40,6 +46,8 @@ def decoding_cost(data: bytes, *, inline_pixels: int, inline_bytes: int) -> int:
     has_size = pixels > 0 and image_format != "GIF"  # whose first frame may exceed the screen
     if has_size and pixels <= inline_pixels and len(data) <= inline_bytes:
         return 0
+    if pixels == 0 and not is_whole and image_format not in _WITHOUT_SIZE:
+        return 0  # its size may follow
     of_pixel, of_byte = _OF_FORMAT[image_format]
     finding = min(_FINDING + _FINDING_PIXEL * pixels, _MOST_FINDING)
     cost = int((of_pixel * pixels + of_byte * len(data) + finding) / 1000)

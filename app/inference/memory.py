@@ -15,7 +15,7 @@ from model.errors import CheckpointError
 
 # The share of the memory limit that pictures may take while they are decoded. A server at rest
 # takes as much again, and bodies take the rest.
-PICTURE_SHARE = 0.35
+PICTURE_SHARE = 0.33
 _LEAST_MEMORY = 2**20
 # Of a network's file, while it is loaded: its bytes, its arrays, and those of the engine.
 _NETWORK_COPIES = 3

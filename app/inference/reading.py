@@ -106,11 +106,15 @@ def read_picture(
     raise refusal
 
 
-def picture_cost(image: Image | ApiError) -> int:
-    """What reading a picture in a thread costs; 0: it is read on the event loop."""
+def picture_cost(image: Image | ApiError, *, is_whole: bool = True) -> int:
+    """What reading a picture in a thread costs; 0: it is read on the event loop.
+
+    Of the beginning of a file, if it is not whole: what the file costs at least.
+    """
     if not isinstance(image, bytes):
         return 0
-    return decoding_cost(image, inline_pixels=INLINE_PIXELS, inline_bytes=INLINE_BYTES)
+    limits = {"inline_pixels": INLINE_PIXELS, "inline_bytes": INLINE_BYTES}
+    return decoding_cost(image, is_whole=is_whole, **limits)
 
 
 @dataclass(eq=False)

@@ -44,6 +44,19 @@ def test_a_header_that_is_cut_off_costs_something_or_is_refused_on_the_loop(name
         assert picture_cost(whole[:length]) >= 0
 
 
+@pytest.mark.parametrize("side", [28, 140, 3000])
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_beginning_of_a_file_costs_at_most_what_the_file_does(name: str, side: int) -> None:
+    options = {"exif": b"Exif\x00\x00" + bytes(60_000)} if name in ("JPEG", "PNG", "WebP") else {}
+    for whole in (flat(side, side, name), flat(side, side, name, **options)):
+        starts = [*range(256), *range(256, len(whole), 2000)]
+        costs = [picture_cost(whole[:length], is_whole=False) for length in starts]
+
+        assert max(costs) <= picture_cost(whole)
+        assert costs[0] == 0
+        assert max(costs) > 0 or picture_cost(whole) == 0
+
+
 def test_what_says_nothing_of_its_size_is_large() -> None:
     empty_segments = b"\xff\xd8" + b"\xff\xe1\x00\x02" * 100_000
     assert picture_cost(empty_segments) >= LARGE
