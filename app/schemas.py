@@ -166,9 +166,7 @@ class ModelIdentity(Sparse):
 
     name: str = describe("The model's name, by default the data set it was trained on.")
     version: str = describe("First 12 hexadecimal digits of the checkpoint's SHA-256.")
-    reproducible: str | None = describe(
-        "Only of a network that torch computes: where a seed repeats its bytes.", default=None
-    )
+    reproducible: str | None = describe("If torch computes: where a seed repeats.", default=None)
 
 
 @answer
