@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NO_NAMES: dict[str, str] = {}
-
 
 def check_one(
     request: Request,
@@ -52,10 +50,11 @@ def predictor_of(request: Request) -> "Predictor":
     Raises:
         ApiError: not_ready, the server is starting or stopping; not_found, there is no such model.
     """
-    named = request.scope.get("path_params") or _NO_NAMES
-    return remember(
-        request, request.app.state.models.find(named.get("model"), named.get("version"))
-    )
+    scope = request.scope
+    models, named = scope["app"].state.models, scope.get("path_params")
+    predictor: Predictor = models.find(**named) if named else models.predictor
+    scope["state"]["model"] = predictor.name
+    return predictor
 
 
 def remember(request: Request, predictor: "Predictor") -> "Predictor":

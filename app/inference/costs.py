@@ -61,7 +61,7 @@ class Unit:
         if self.is_shared:
             fastest = min(fastest, _MOST_PASSES_PER_SECOND)
         for cost in costs:
-            cost.per_pass = max(1, round(fastest / cost.passes_per_second))
+            cost.set(max(1, round(fastest / cost.passes_per_second)))
 
 
 class NetworkCost:
@@ -69,6 +69,8 @@ class NetworkCost:
 
     Attributes:
         per_pass: units of a pass.
+        per_image: units of what all passes of an image share, and of summarising them.
+        deterministic: units of an answer without dropout.
     """
 
     def __init__(self, network: MLP | LayeredNetwork, engine: Engine, unit: Unit) -> None:
@@ -77,7 +79,7 @@ class NetworkCost:
         # A pass that multiplies nothing takes a little, too.
         self._before = before / max(after, 1)
         self._pace = Pace(1 / (each * max(after, 10_000)), _MEMORY_SECONDS)
-        self.per_pass = 1
+        self.set(1)
         self._unit = unit
         unit.add(self)
 
@@ -85,15 +87,11 @@ class NetworkCost:
     def passes_per_second(self) -> float:
         return self._pace.per_second
 
-    @property
-    def per_image(self) -> int:
-        """Units of what all passes of an image share, and of summarising them."""
-        return max(IMAGE_COST, round(self._before * self.per_pass))
-
-    @property
-    def deterministic(self) -> int:
-        """Units of an answer without dropout."""
-        return max(_DETERMINISTIC_COST, round((self._before + 1) * self.per_pass))
+    def set(self, per_pass: int) -> None:
+        """Sets what a pass costs, and what follows from it."""
+        self.per_pass = per_pass
+        self.per_image = max(IMAGE_COST, round(self._before * per_pass))
+        self.deterministic = max(_DETERMINISTIC_COST, round((self._before + 1) * per_pass))
 
     def measure(self, passes: int, seconds: float) -> None:
         """Takes into the pace a number of passes and their time, if there is another network."""

@@ -122,20 +122,20 @@ class ModelRepository:
         """Whether there is a predictor."""
         return self._default is not None
 
-    def find(self, name: str | None, version: str | None = None) -> Predictor:
+    def find(self, model: str | None, version: str | None = None) -> Predictor:
         """What answers now; without a version, the newest.
 
         Args:
-            name: of a model; None: the default.
+            model: its name; None: the default.
             version: its number in the folder, or the network's, which answers have.
 
         Raises:
             ApiError: not_ready; not_found, there is no such model or version.
         """
         default = self.predictor
-        if name is None:
+        if model is None:
             return default
-        versions = self._models.get(name)
+        versions = self._models.get(model)
         if versions is None:
             raise ErrorCode.NOT_FOUND(
                 f"there is no such model; the models are {', '.join(self._models)}"
@@ -148,7 +148,7 @@ class ModelRepository:
             if predictor.checkpoint.version == version:
                 return predictor
         raise ErrorCode.NOT_FOUND(
-            f"there is no such version; the versions of {name} are {', '.join(versions)}"
+            f"there is no such version; the versions of {model} are {', '.join(versions)}"
         )
 
     @property

@@ -47,7 +47,7 @@ class ModelCounts:
 
     def count(self, name: str, mode: Mode) -> None:
         """Counts an answer."""
-        self._row[self._place(name) + _MODES.index(mode)] += 1
+        self._row[self._place(name) + (mode == "mc")] += 1
 
     def count_passes(self, name: str, passes: int) -> None:
         """Counts computed passes."""
