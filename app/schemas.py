@@ -161,11 +161,12 @@ class Sparse:
 
 
 @answer
-class ModelIdentity:
+class ModelIdentity(Sparse):
     """Which network answered."""
 
-    name: str = describe("The data set the network was trained on.")
+    name: str = describe("The model's name, by default the data set it was trained on.")
     version: str = describe("First 12 hexadecimal digits of the checkpoint's SHA-256.")
+    reproducible: str | None = describe("If torch computes: where a seed repeats.", default=None)
 
 
 @answer
@@ -195,11 +196,22 @@ class Decision(Sparse):
         return self.outcome == "abstain"
 
 
+_DIGITS = tuple("0123456789")
+
+
+def index_name(labels: Sequence[str]) -> str:
+    """The field of an answer that has the index of the largest probability."""
+    return "digit" if tuple(labels) == _DIGITS else "class_index"
+
+
 @answer
 class Prediction(Sparse):
     """A deterministic answer: dropout off."""
 
-    digit: int = describe("Index of the largest probability.")
+    digit: int | None = describe("Index of the largest probability, of digits.", default=None)
+    class_index: int | None = describe(
+        "The same, where the labels are no digits.", not_in=[CSV, TABLE], default=None
+    )
     label: str = describe("The checkpoint's name for it.", not_in=[TENSORS])
     confidence: float = describe("The largest probability.", not_in=[TENSORS])
     probabilities: Floats = describe(
@@ -214,6 +226,9 @@ class Prediction(Sparse):
         "Accept or abstain; null while the checkpoint has no threshold, and with `dropout`."
     )
     model: ModelIdentity = describe("Which network answered.", not_in=[TENSORS, TABLE])
+    no_decision: str | None = describe(
+        "Only without a threshold: how to get one.", not_in=[CSV, TENSORS, TABLE], default=None
+    )
     prediction_set: Sequence[int] | None = describe(
         "Only with `coverage`: indices of the classes that the answer may be, the likeliest first.",
         axes=["set"],
@@ -221,7 +236,7 @@ class Prediction(Sparse):
         default=None,
     )
     input: Sequence[Integers] | None = describe(
-        "Only with `return_input`: 28 rows of 28 values, 0 to 255, ink is 255.",
+        "Only with `return_input`: what the network saw; of digits 28 rows of 28, 0 to 255.",
         axes=["row", "column"],
         not_in=[CSV, TENSORS, TABLE],
         default=None,
@@ -232,6 +247,11 @@ class Prediction(Sparse):
         not_in=[CSV, TENSORS, TABLE],
         default=None,
     )
+
+    @property
+    def index(self) -> int:
+        """Of the largest probability, whatever the labels are."""
+        return cast(int, self.digit if self.class_index is None else self.class_index)
 
     @property
     def raw(self) -> str:

@@ -14,6 +14,15 @@ MAX_SEED = 2**53 - 1
 # Activation function of the hidden layers.
 Activation = Literal["relu", "linear"]
 
+# Where an input of three dimensions has its channels.
+Channels = Literal["first", "last"]
+
+# What requests send for one number of a network's input.
+InputType = Literal["uint8", "float32"]
+
+# `digit` makes MNIST's pixels of any picture; `none` takes a network's inputs as they are.
+Preparation = Literal["digit", "none"]
+
 # How the dropout masks of the passes are drawn; see `model.sampling.masks`.
 Estimator = Literal["independent", "balanced"]
 

@@ -15,6 +15,7 @@ from training.config import (
     CompareOptions,
     EvaluateOptions,
     Experiment,
+    ImportOptions,
     PoolOptions,
     RunOptions,
     TeacherConfig,
@@ -25,7 +26,9 @@ from training.config import (
 from training.errors import TrainingError
 
 # What trains, fits and draws, and is not needed to serve.
-_TRAIN_EXTRA = ("HersheyFonts", "cv2", "fontTools", "matplotlib", "scipy", "sklearn", "torch")
+_TRAIN_EXTRA = (
+    *("HersheyFonts", "cv2", "fontTools", "h5py", "matplotlib", "scipy", "sklearn", "torch"),
+)
 Config = TypeVar("Config")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -84,6 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_option(parser: Any, setting: Any, default: Any) -> None:
     """One option from a field that `training.config.setting` made."""
     known, help = setting.metadata, setting.metadata["help"]
+    if known["is_positional"]:
+        parser.add_argument(setting.name, type=type(default), metavar="FILE", help=help)
+        return
     if isinstance(default, bool):
         parser.add_argument(flag_of(setting.name), action="store_true", help=help)
         return
@@ -155,6 +161,11 @@ def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
 
     use_one_thread()
     require_writable(options.output or options.checkpoint)
+    if options.images is not None:
+        _calibrate_on(
+            options.images, options.checkpoint, options.output or options.checkpoint, rules
+        )
+        return
     checkpoint = calibrate(options, rules)
     scores = checkpoint.metrics["calibrated_validation"]
     print(
@@ -166,6 +177,23 @@ def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
         print(
             f"{kind}: AUROC of entropy {row['entropy_auroc']:.4f}, of disagreement "
             f"{row['disagreement_auroc']:.4f}{accepted}"
+        )
+
+
+def _calibrate_on(data: Path, checkpoint: Path, output: Path, rules: CalibrationRules) -> None:
+    from training.own_data import calibrate_on
+
+    calibrated = calibrate_on(data, checkpoint, output, rules)
+    scores = calibrated.metrics["calibrated_validation"]["mc"]
+    print(
+        f"{output}: version {calibrated.version}, error {scores['error']:.2%}, "
+        f"ECE {scores['ece']:.4f}"
+    )
+    if calibrated.calibration["thresholds"]["mc"] is None:
+        print(
+            f"there is no threshold: on {calibrated.calibration['fitted_with']['images']} inputs "
+            f"none keeps errors among accepted answers below {rules.accepted_error:.2%}; allow "
+            "more with --accepted-error"
         )
 
 
@@ -209,6 +237,11 @@ COMMANDS = {
         "fit temperatures, thresholds and prediction sets",
         _calibrate,
         (CalibrateOptions, CalibrationRules),
+    ),
+    "import": Command(
+        "make a checkpoint of a network of Keras or PyTorch",
+        "training.importing.command:import_network",
+        (ImportOptions,),
     ),
     "compare": Command(
         "train the network with and without dropout, all else equal",

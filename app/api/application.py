@@ -1,7 +1,7 @@
 """Builds the application; nothing runs at import."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -15,11 +15,12 @@ from app.api.fast_path import DirectApp
 from app.api.middleware import CorsMiddleware
 from app.api.openapi import describe_application
 from app.api.routes import OPEN_ROUTES, ROUTE_LABELS
-from app.inference.repository import ModelRepository
+from app.inference.catalogue import Catalogue
+from app.inference.repository import Loaded, ModelRepository
 from app.settings import Settings
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
-from model.checkpoint import Checkpoint
+from model.checkpoint import AnyCheckpoint
 
 _DESCRIPTION = "Which handwritten digit is this, and how sure is the network? MC dropout over HTTP."
 _CORS_METHODS = ("GET", "POST")
@@ -29,19 +30,24 @@ _CORS_READ = ("inference-header-content-length", "retry-after", "retry-after-ms"
 
 def create_app(
     settings: Settings,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: AnyCheckpoint | None = None,
     *,
+    loaded: Loaded | None = None,
+    find: Callable[[], Catalogue] | None = None,
     metrics: Metrics | None = None,
     access_log: AccessLog | None = None,
 ) -> FastAPI:
     """The application.
 
-    Its `state` has `settings`, `models` (the model repository), `metrics` (None: off),
+    Its `state` has `settings`, `models` (the model repository), `change_model` (loads or unloads a
+    model here, or in all workers if the server replaces it), `metrics` (None: off),
     `is_draining` (set by the server), `unread_body_bytes` and `parsing` (see `app.api.receiving`).
 
     Args:
         settings: how the application runs.
-        checkpoint: the network to serve; without it the settings' one is loaded at start-up.
+        checkpoint: the one network to serve; without it the settings' are loaded at start-up.
+        loaded: those of them that are read already.
+        find: names what is served; None: the settings do.
         metrics: counts the requests; without it the application makes its own, if settings allow.
         access_log: writes a line for each request; None: there are no lines.
 
@@ -52,11 +58,11 @@ def create_app(
     if metrics is None and settings.metrics:
         metrics = Metrics(ROUTE_LABELS)
 
-    models = ModelRepository(settings, metrics)
+    models = ModelRepository(settings, metrics, find)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        models.load(checkpoint)
+        models.load(checkpoint, loaded)
         try:
             yield
         finally:
@@ -77,6 +83,7 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.models = models
+    app.state.change_model = models.change_model
     app.state.is_draining = False
     app.state.unread_body_bytes = 0
     app.state.parsing = asyncio.Lock()
@@ -95,9 +102,14 @@ def create_app(
 
     describe_application(app, settings, open_routes, document)
     # The last one is the outermost: a browser's preflight has no key.
-    if settings.api_keys_file is not None:
-        keys = ApiKeys(settings.api_keys_file)
-        app.add_middleware(ApiKeyMiddleware, keys=keys, open_routes=open_routes)
+    if settings.api_keys_file is not None or settings.admin_keys_file is not None:
+        keys, admin_keys = (
+            None if path is None else ApiKeys(path)
+            for path in (settings.api_keys_file, settings.admin_keys_file)
+        )
+        app.add_middleware(
+            ApiKeyMiddleware, keys=keys, open_routes=open_routes, admin_keys=admin_keys
+        )
     if settings.cors_origins:
         app.add_middleware(
             CorsMiddleware,

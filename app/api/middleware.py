@@ -123,6 +123,7 @@ class RequestContextMiddleware:
                 state.get("error_code"),
                 time.monotonic() - started,
                 state.get("timings", _NO_TIMINGS),
+                state.get("model"),
             )
             if self._metrics is not None:
                 self._metrics.end_request(ended)

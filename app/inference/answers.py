@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.schemas import Decision, McPrediction, ModelIdentity, Prediction, PredictParameters
+from app.schemas import (
+    Decision,
+    McPrediction,
+    ModelIdentity,
+    Prediction,
+    PredictParameters,
+    index_name,
+)
 from model.arrays import Floats, Pixels, Probs
-from model.checkpoint import Checkpoint
+from model.checkpoint import AnyCheckpoint
 from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
 from model.uncertainty.calibration import (
@@ -24,8 +31,22 @@ if TYPE_CHECKING:
     from app.inference.jobs import Job
 
 
+# Where the answer of a network without thresholds would have its decision.
+NO_DECISION = (
+    "this network is not calibrated; dropserve-train calibrate --images FILE.npz fits its "
+    "thresholds on labelled data of yours"
+)
+# Of a request with a dropout rate of its own.
+_UNCALIBRATED = Calibration()
+
+
 class AnswerBuilder:
     """Makes the answers of one checkpoint's network.
+
+    Args:
+        checkpoint: which has the labels and the calibration.
+        name: of the model; the checkpoint's own, if None.
+        reproducible: see `ModelIdentity`.
 
     Numbers are float32: their shortest decimal form is half as long as float64's, and the network
     knows no more digits.
@@ -34,13 +55,21 @@ class AnswerBuilder:
         levels: of coverage that the checkpoint has prediction sets for, ascending.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self,
+        checkpoint: AnyCheckpoint,
+        name: str | None = None,
+        reproducible: str | None = None,
+    ) -> None:
         self._labels = checkpoint.network.config.labels
         self._calibration = read_calibration(checkpoint.calibration, "predict")
         self._mc_calibrations = lru_cache(maxsize=1024)(
             partial(read_calibration, checkpoint.calibration, "mc")
         )
-        self._identity = ModelIdentity(name=checkpoint.name, version=checkpoint.version)
+        self._identity = ModelIdentity(
+            name=name or checkpoint.name, version=checkpoint.version, reproducible=reproducible
+        )
+        self._index_name = index_name(self._labels)
         self.levels = sorted(self._calibration.conformal_quantiles)
 
     def deterministic(
@@ -63,7 +92,7 @@ class AnswerBuilder:
         found = summarise(job.probs)
         score = np.float32(found.predictive_entropy)
         # The calibration was fitted with the checkpoint's own rates.
-        calibration = Calibration()
+        calibration = _UNCALIBRATED
         if job.passes.dropout is None:
             calibration = self._mc_calibrations(len(job.probs))
         information = np.float32(found.mutual_information)
@@ -103,16 +132,18 @@ class AnswerBuilder:
         """The fields of both kinds of answer; `score` is the predictive entropy, float32."""
         probabilities = apply_temperature(probs, calibration.temperature).tolist()
         confidence = max(probabilities)
-        digit = probabilities.index(confidence)
+        index = probabilities.index(confidence)
         fields: dict[str, Any] = {
-            "digit": digit,
-            "label": self._labels[digit],
+            self._index_name: index,
+            "label": self._labels[index],
             "confidence": np.float32(confidence),
             "probabilities": np.array(probabilities, np.float32),
             "predictive_entropy": score,
             "decision": decision,
             "model": self._identity,
         }
+        if calibration.threshold is None and calibration is not _UNCALIBRATED:
+            fields["no_decision"] = NO_DECISION
         if parameters.coverage is not None:
             least = calibration.conformal_quantiles[parameters.coverage]
             fields["prediction_set"] = prediction_set(probabilities, least)

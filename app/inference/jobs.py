@@ -2,10 +2,11 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from app.schemas import McParameters
+from app.schemas import McParameters, McPrediction
 from model.arrays import Floats
 from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
@@ -26,11 +27,24 @@ def draw_seed() -> int:
     return secrets.randbits(_DRAWN_SEED_BITS)
 
 
+class Owner(Protocol):
+    """Computes jobs, and makes their answers, with one network."""
+
+    def step(self, job: "Job", cost: int) -> int:
+        """Computes passes of about that cost; returns what they cost."""
+        ...
+
+    def answer(self, job: "Job") -> McPrediction:
+        """The answer from the passes so far."""
+        ...
+
+
 class Job:
     """The MC-dropout computation of one image; see `scheduler.Job`.
 
     Attributes:
-        pixels: what the network sees, uint8, (28, 28).
+        owner: what computes it.
+        pixels: what the network sees: uint8, (28, 28), or an input of the network's own shape.
         boxes: of the digits in the picture, if there are several.
         steps: of preparing it, if they were asked for.
         passes: which passes: their number, seed, estimator and dropout rate.
@@ -45,10 +59,12 @@ class Job:
         image: Preprocessed,
         parameters: McParameters,
         *,
+        owner: Owner | None = None,
         steps: Mapping[str, str] | None = None,
         is_streamed: bool = False,
     ) -> None:
         seed = draw_seed() if parameters.seed is None else parameters.seed
+        self.owner = owner
         self.pixels = image.pixels
         self.boxes: Sequence[Box] = image.boxes
         self.steps = steps

@@ -103,8 +103,8 @@ class AccessLog:
 
 
 def _json_line(record: RequestRecord, now: float) -> bytes:
-    request_id, method, route, status, code, seconds, timings = record
-    shared = _shared_json(os.getpid(), method, route, status, code)
+    request_id, method, route, status, code, seconds, timings, model = record
+    shared = _shared_json(os.getpid(), method, route, status, code, model)
     stages = ""
     if timings.compute:
         stages = _JSON_STAGES % timings
@@ -116,10 +116,14 @@ def _json_line(record: RequestRecord, now: float) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _shared_json(worker: int, method: str, route: str, status: int, code: str | None) -> str:
+def _shared_json(
+    worker: int, method: str, route: str, status: int, code: str | None, model: str | None
+) -> str:
     """The part that the lines of many requests share; caching it saves a third of a line's time."""
     shared = {"level": "info", "message": "request", "worker": worker}
     shared |= {"method": method, "route": route, "status": status, "code": code}
+    if model is not None:
+        shared["model"] = model
     return orjson.dumps(shared)[1:-1].decode()
 
 
@@ -129,10 +133,13 @@ def _console_line(record: RequestRecord, now: float) -> bytes:
     if timings.compute:
         decode, queue, compute = (seconds * 1e3 for seconds in timings)
         stages = f" (decode {decode:.2f}, queue {queue:.2f}, compute {compute:.2f})"
+    result = record.code or "ok"
+    if record.model is not None:
+        result = f"{record.model} {result}"
     return (
         f"{_local(int(now))}.{int(now % 1 * 1000):03d} INFO    "
         f"{record.method} {record.route} {record.status} "
-        f"{record.code or 'ok'}, {record.seconds * 1e3:.2f} ms{stages}, {record.request_id}\n"
+        f"{result}, {record.seconds * 1e3:.2f} ms{stages}, {record.request_id}\n"
     ).encode()
 
 

@@ -1,14 +1,15 @@
 """The metrics of `GET /metrics`: requests and their times, passes, and what the network answers."""
 
-from collections import Counter as Tally
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from app.errors import ErrorCode
 from app.telemetry.metric_families import Counter, Family, Gauge, Histogram, lay_out
+from app.telemetry.model_counts import MODEL_WIDTH, ModelCounts, sum_models
 from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
-from app.telemetry.shared_memory import SharedCounts
+from app.telemetry.shared_memory import TEXTS, SharedCounts
 from model.literals import Mode, Reason
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -114,7 +115,7 @@ class Families:
             "dropserve_worker_starts_total", "Workers started, replacements included."
         )
         self.every: list[Family] = list(vars(self).values())
-        self.columns = lay_out(self.every)
+        self.columns = lay_out(self.every) + TEXTS * MODEL_WIDTH
 
 
 class Metrics:
@@ -124,6 +125,9 @@ class Metrics:
         routes: the labels that the records of requests have.
         counts: the shared rows; None counts in this process's own memory.
         index: the row of this process.
+
+    Attributes:
+        models: counts of each model.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class Metrics:
         self._counts = counts or SharedCounts(1, families.columns)
         self._index = index
         self._row = _clear(families, self._counts, index)
+        self.models = ModelCounts(self._counts, index)
         self._row[families.worker_starts.place()] += 1
         # What every request needs, looked up once.
         self._in_flight, self._requests = families.in_flight.place(), families.requests.places
@@ -142,9 +147,9 @@ class Metrics:
             for route in routes.predictions
         }
 
-    def serve_model(self, name: str, version: str, most_queued: int) -> None:
-        """Notes which network this worker serves from now on."""
-        self._counts.write_text(self._index, f"{version} {name}")
+    def serve_models(self, versions: Mapping[str, str], most_queued: int) -> None:
+        """Notes which models this worker serves from now on, each with its network's version."""
+        self.models.serve(versions)
         self.limit_queue(most_queued)
 
     def limit_queue(self, passes: int) -> None:
@@ -156,7 +161,7 @@ class Metrics:
 
     def end_request(self, record: RequestRecord) -> None:
         row, families = self._row, self._families
-        _, _, route, status, code, seconds, timings = record
+        _, _, route, status, code, seconds, timings, _ = record
         row[self._in_flight] -= 1
         row[self._requests[route, _STATUS_LABELS.get(status, _OTHER)]] += 1
         families.duration.observe(row, self._durations[route], seconds)
@@ -187,7 +192,7 @@ class Metrics:
     def count_answer(
         self,
         mode: Mode,
-        digit: int,
+        digit: int | None,
         confidence: float,
         predictive_entropy: float,
         reason: Reason | None,
@@ -197,14 +202,14 @@ class Metrics:
 
         Args:
             mode: dropout off or on.
-            digit: the class index; above 9 for other data sets than digits.
+            digit: the class index; None for other data sets than digits.
             confidence: the probability of this class.
             predictive_entropy: nats.
             reason: why the decision is to abstain; None: accept, or no decision.
             mutual_information: nats; None with dropout off.
         """
         row, families = self._row, self._families
-        label = _DIGITS[digit] if digit < len(_DIGITS) else _OTHER
+        label = _OTHER if digit is None else _DIGITS[digit]
         row[families.predictions.places[mode, label]] += 1
         if reason is not None:
             row[families.abstentions.place(mode, reason)] += 1
@@ -218,15 +223,7 @@ class Metrics:
         """The sums over all workers in Prometheus' text format."""
         numbers: list[float] = self._counts.total().tolist()
         lines = [line for family in self._families.every for line in family.lines(numbers)]
-        models = sorted(Tally(self._counts.texts()).items())
-        workers = Gauge(
-            "dropserve_model_workers", "Workers that serve this version of the network."
-        )
-        workers.labels = {"model": (), "version": ()}  # any, and not in a row
-        for index, (text, _) in enumerate(models):
-            version, _, model = text.partition(" ")
-            workers.places[model, version] = index
-        lines += workers.lines([count for _, count in models])
+        lines += _model_lines(self._counts)
         return "\n".join([*lines, ""]).encode()
 
 
@@ -251,7 +248,9 @@ class MetricsRow:
 
     def retire(self) -> None:
         """Clears what described a worker that has ended; what it counted stays."""
-        _clear(Families(self.routes), self._counts(), self.index)
+        counts = self._counts()
+        _clear(Families(self.routes), counts, self.index)
+        ModelCounts(counts, self.index)
 
     def _counts(self) -> SharedCounts:
         return SharedCounts(self.rows, Families(self.routes).columns, self.path)
@@ -263,8 +262,26 @@ def _clear(families: Families, counts: SharedCounts, index: int) -> "memoryview[
     for family in families.every:
         if isinstance(family, Gauge):
             row[family.place()] = 0
-    counts.write_text(index, "")
     return row
+
+
+def _model_lines(counts: SharedCounts) -> Iterator[str]:
+    """What models answered, and who serves them, in Prometheus' text format."""
+    sums, served = sum_models(counts)
+    workers = Gauge("dropserve_model_workers", "Workers that serve this version of the network.")
+    answers = Counter("dropserve_model_predictions_total", "Answered images of each model.")
+    passes = Counter("dropserve_model_passes_total", "Stochastic passes computed for each model.")
+    modes = get_args(Mode)
+    by_mode = {(name, mode): sums[name][i] for name in sums for i, mode in enumerate(modes)}
+    series: list[tuple[Family, tuple[str, ...], Mapping[Any, float]]] = [
+        (workers, ("model", "version"), served),
+        (answers, ("model", "mode"), by_mode),
+        (passes, ("model",), {(name,): sums[name][-1] for name in sums}),
+    ]
+    for family, labels, values in series:
+        family.labels = dict.fromkeys(labels, ())  # any, and not in a row
+        family.places = {each: place for place, each in enumerate(values)}
+        yield from family.lines(list(values.values()))
 
 
 def _code_label(code: str) -> str:

@@ -59,6 +59,7 @@ ELSEWHERE = {
     r"docker (build|run) ": "tests/deployment/test_image.py",
     r"docker compose ": "tests/deployment/test_compose.py",
     r"kubectl apply ": "tests/deployment/test_kubernetes.py",
+    r"(dropserve|curl).*(models/wine|--models models)": "tests/docs/test_own_network.py",
     r"curl .*/v2/": "tests/app/open_inference/test_clients.py",
     r"perf_analyzer ": "tests/load/test_pages.py, tests/app/open_inference/test_clients.py",
     r"(taskset|wrk|hey|locust) ": "tests/load/test_pages.py",

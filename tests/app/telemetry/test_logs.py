@@ -59,12 +59,12 @@ async def test_each_request_is_one_line_of_json(default_checkpoint: Checkpoint, 
     sampled, failed, live = map(json.loads, pipe.read().splitlines())
 
     assert list(sampled) == [
-        *("time", "level", "message", "worker", "method", "route", "status", "code", "request_id"),
-        *("seconds", "decode_seconds", "queue_seconds", "compute_seconds"),
+        *("time", "level", "message", "worker", "method", "route", "status", "code", "model"),
+        *("request_id", "seconds", "decode_seconds", "queue_seconds", "compute_seconds"),
     ]
     assert (sampled["request_id"], sampled["worker"]) == ("my-own", os.getpid())
     assert (sampled["method"], sampled["route"]) == ("POST", "/predict/mc")
-    assert (sampled["status"], sampled["code"]) == (200, None)
+    assert (sampled["status"], sampled["code"], sampled["model"]) == (200, None, "mnist")
     parts = [sampled[f"{part}_seconds"] for part in ("decode", "queue", "compute")]
     assert min(parts) >= 0
     assert 0 < sum(parts) <= sampled["seconds"] + 2e-6  # each is rounded

@@ -213,7 +213,7 @@ def test_workers_count_together_and_a_replacement_goes_on(tmp_path: Path) -> Non
     first, second = MetricsRow.create(ROUTE_LABELS, tmp_path / "counts", 2)
     one, other = first.open(), second.open()
     for metrics in (one, other):
-        metrics.serve_model("mnist", "d9dc6791d91d", 100)
+        metrics.serve_models({"mnist": "d9dc6791d91d"}, 100)
         metrics.begin_request()
         metrics.change_queue(40)
         metrics.count_image_error("no_ink")
@@ -239,8 +239,8 @@ def test_workers_count_together_and_a_replacement_goes_on(tmp_path: Path) -> Non
 def test_while_workers_reload_both_versions_are_reported(tmp_path: Path) -> None:
     rows = MetricsRow.create(ROUTE_LABELS, tmp_path / "counts", 2)
     one, other = (row.open() for row in rows)
-    one.serve_model('a "name"\\', "1", 100)
-    other.serve_model("mnist", "2", 100)
+    one.serve_models({'a "name"\\': "1"}, 100)
+    other.serve_models({"mnist": "2"}, 100)
 
     seen = Scrape(one.text().decode())
 
