@@ -315,6 +315,9 @@ class ErrorDetail(Sparse, ErrorSummary):
     """What went wrong."""
 
     request_id: str | None = describe("The same as in the header x-request-id.")
+    trace_id: str | None = describe(
+        "Only with the header `traceparent`: the id of its trace.", default=None
+    )
     steps: Mapping[str, str] | None = describe(
         "Only with `return_steps`, of a picture in which no digit was found: see the answer's.",
         default=None,
@@ -335,13 +338,14 @@ class FailedImage:
     error: ErrorSummary = describe("What went wrong; it has no request id, as no success has one.")
 
 
-def error_body(error: ApiError, request_id: str | None) -> ErrorBody:
+def error_body(error: ApiError, request_id: str | None, trace_id: str | None = None) -> ErrorBody:
     """The one error shape; without a request id outside of any request."""
     detail = ErrorDetail(
         code=error.code,
         message=error.message,
         param=error.param,
         request_id=request_id,
+        trace_id=trace_id,
         steps=error.steps,
     )
     return ErrorBody(error=detail)

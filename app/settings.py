@@ -126,6 +126,12 @@ class Settings(BaseModel):
         "https://example.org; * allows all",
     )
     metrics: bool = _setting(True, "Whether to serve metrics for Prometheus at /metrics")
+    otlp_endpoint: str | None = _setting(
+        None,
+        "Address of an OpenTelemetry collector, OTLP over HTTP, such as http://127.0.0.1:4318, for "
+        "the spans of sampled traces; needs the extra otel",
+        min_length=1,
+    )
     log_format: Literal["auto", "json", "console"] = _setting(
         "auto",
         "Log format: json, console, or auto, which is console on a terminal and json elsewhere",

@@ -17,11 +17,15 @@ from app.inference.repository import ModelRepository
 from app.settings import Settings
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
+from app.telemetry.spans import Spans
 from model.checkpoint import Checkpoint
 
 _DESCRIPTION = "Which handwritten digit is this, and how sure is the network? MC dropout over HTTP."
 _CORS_METHODS = ("GET", "POST")
-_CORS_SENT = ("authorization", "content-type", "inference-header-content-length", "x-request-id")
+_CORS_SENT = (
+    *("authorization", "content-type", "inference-header-content-length"),
+    *("traceparent", "tracestate", "x-request-id"),
+)
 _CORS_READ = ("inference-header-content-length", "retry-after", "retry-after-ms", "x-request-id")
 
 
@@ -31,6 +35,7 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     access_log: AccessLog | None = None,
+    spans: Spans | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -42,14 +47,17 @@ def create_app(
         checkpoint: the network to serve; without it the settings' one is loaded at start-up.
         metrics: counts the requests; without it the application makes its own, if settings allow.
         access_log: writes a line for each request; None: there are no lines.
+        spans: exports the requests of sampled traces; without it the application makes its own, if
+            settings name a collector.
 
     Raises:
-        SettingsError: the API keys cannot be read.
+        SettingsError: the API keys cannot be read, or spans cannot be made.
         CheckpointError: at start-up, if the checkpoint cannot be served.
     """
     if metrics is None and settings.metrics:
         metrics = Metrics(ROUTE_LABELS)
 
+    spans = spans or Spans.of(settings)
     models = ModelRepository(settings, metrics)
 
     @asynccontextmanager
@@ -59,10 +67,13 @@ def create_app(
             yield
         finally:
             await models.close()
+            if spans is not None:
+                spans.close()
 
     app = DirectApp(
         metrics=metrics,
         access_log=access_log,
+        spans=spans,
         title="Dropserve",
         description=_DESCRIPTION,
         version=version("dropserve"),

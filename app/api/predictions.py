@@ -142,7 +142,7 @@ def _event(timed: TimedAnswer, state: dict[str, Any]) -> bytes:
 
 def _error_event(error: ApiError, state: dict[str, Any]) -> bytes:
     state["error_code"] = error.code  # the status, which says success, is sent already
-    return _encode_event("error", error_body(error, state["request_id"]))
+    return _encode_event("error", error_body(error, state["request_id"], state.get("trace_id")))
 
 
 def _encode_event(name: str, content: Any) -> bytes:

@@ -156,7 +156,7 @@ class Metrics:
 
     def end_request(self, record: RequestRecord) -> None:
         row, families = self._row, self._families
-        _, _, route, status, code, seconds, timings = record
+        _, _, route, status, code, seconds, timings, _ = record
         row[self._in_flight] -= 1
         row[self._requests[route, _STATUS_LABELS.get(status, _OTHER)]] += 1
         families.duration.observe(row, self._durations[route], seconds)

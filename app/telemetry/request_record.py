@@ -31,6 +31,7 @@ class RequestRecord(NamedTuple):
         code: the code of the error answer, if it was one.
         seconds: from the request's headers to the end of its answer.
         timings: how a prediction spent this time.
+        trace_id: of the trace that the client named, if it did.
     """
 
     request_id: str
@@ -40,3 +41,4 @@ class RequestRecord(NamedTuple):
     code: str | None
     seconds: float
     timings: Timings
+    trace_id: str | None = None
