@@ -236,6 +236,12 @@ class Prediction(Sparse):
         return text
 
     @property
+    def feedback_token(self) -> str | None:
+        """What the client received: the header `x-feedback-token`, if there was one."""
+        token: str | None = self.__dict__.get("_feedback_token")
+        return token
+
+    @property
     def extra(self) -> Mapping[str, Any]:
         """What the client received: fields that this version does not know."""
         fields: Mapping[str, Any] = self.__dict__.get("_extra", {})

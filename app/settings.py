@@ -8,7 +8,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
 PREFIX = "DROPSERVE_"
 # Variables of training, tests and `predict`, which the server must not take for typing errors.
@@ -126,6 +134,11 @@ class Settings(BaseModel):
         "https://example.org; * allows all",
     )
     metrics: bool = _setting(True, "Whether to serve metrics for Prometheus at /metrics")
+    feedback_secret: Annotated[SecretStr, Field(min_length=16)] | None = _setting(
+        None,
+        "Signs the tokens with which clients send feedback, at least 16 characters, the same on "
+        "all replicas; if unset, answers carry no tokens",
+    )
     otlp_endpoint: str | None = _setting(
         None,
         "Address of an OpenTelemetry collector, OTLP over HTTP, such as http://127.0.0.1:4318, for "

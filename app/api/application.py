@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import FastAPI
 
-from app.api import health, pages, predictions, v2
+from app.api import feedback, health, pages, predictions, v2
 from app.api.auth import ApiKeyMiddleware, ApiKeys
 from app.api.fast_path import DirectApp
+from app.api.feedback_tokens import HEADER as FEEDBACK_HEADER
 from app.api.middleware import CorsMiddleware
 from app.api.openapi import describe_application
 from app.api.routes import OPEN_ROUTES, ROUTE_LABELS
@@ -26,7 +28,10 @@ _CORS_SENT = (
     *("authorization", "content-type", "inference-header-content-length"),
     *("traceparent", "tracestate", "x-request-id"),
 )
-_CORS_READ = ("inference-header-content-length", "retry-after", "retry-after-ms", "x-request-id")
+_CORS_READ = (
+    *("inference-header-content-length", "retry-after", "retry-after-ms", "x-request-id"),
+    FEEDBACK_HEADER,
+)
 
 
 def create_app(
@@ -36,11 +41,13 @@ def create_app(
     metrics: Metrics | None = None,
     access_log: AccessLog | None = None,
     spans: Spans | None = None,
+    used_tokens: Path | None = None,
 ) -> FastAPI:
     """The application.
 
-    Its `state` has `settings`, `models` (the model repository), `metrics` (None: off),
-    `is_draining` (set by the server), `unread_body_bytes` and `parsing` (see `app.api.receiving`).
+    Its `state` has `settings`, `models` (the model repository), `metrics` and `feedback` (None:
+    off), `is_draining` (set by the server), `unread_body_bytes` and `parsing` (see
+    `app.api.receiving`).
 
     Args:
         settings: how the application runs.
@@ -49,6 +56,8 @@ def create_app(
         access_log: writes a line for each request; None: there are no lines.
         spans: exports the requests of sampled traces; without it the application makes its own, if
             settings name a collector.
+        used_tokens: a file in which several workers note the feedback tokens that were used; None:
+            there is only this process.
 
     Raises:
         SettingsError: the API keys cannot be read, or spans cannot be made.
@@ -58,6 +67,7 @@ def create_app(
         metrics = Metrics(ROUTE_LABELS)
 
     spans = spans or Spans.of(settings)
+    counter = feedback.FeedbackCounter.of(settings, metrics, used_tokens)
     models = ModelRepository(settings, metrics)
 
     @asynccontextmanager
@@ -69,6 +79,8 @@ def create_app(
             await models.close()
             if spans is not None:
                 spans.close()
+            if counter is not None:
+                counter.close()
 
     app = DirectApp(
         metrics=metrics,
@@ -86,6 +98,7 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.models = models
+    app.state.feedback = counter
     app.state.is_draining = False
     app.state.unread_body_bytes = 0
     app.state.parsing = asyncio.Lock()
@@ -94,6 +107,7 @@ def create_app(
     app.router.routes.append(v2.mount)
     app.router.routes.extend(predictions.router.routes)
     app.router.routes.append(v2.root_route)
+    app.include_router(feedback.router)
     app.include_router(health.router)
     app.include_router(pages.router)
     open_routes = OPEN_ROUTES if settings.metrics_need_key else OPEN_ROUTES | {"/metrics"}

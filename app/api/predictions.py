@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
 from app.api.dispatch import answer_many, answer_one, predictor_of, refuse_early
+from app.api.feedback import FeedbackCounter
 from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
 from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
@@ -100,7 +101,10 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
 async def _answer_one(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
     refuse_early(request, parameters_type)
     image, parameters = await read_image_request(request, parameters_type)
-    return JsonResponse(await answer_one(request, predictor_of(request), image, parameters))
+    answer = await answer_one(request, predictor_of(request), image, parameters)
+    feedback: FeedbackCounter | None = request.app.state.feedback
+    headers = None if feedback is None else feedback.headers(answer)
+    return JsonResponse(answer, headers=headers)
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:

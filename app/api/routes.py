@@ -36,6 +36,7 @@ TABLE = (
     RouteFacts("/predict/mc/batch", is_prediction=True),
     RouteFacts("/v2/models/{model}/infer", is_prediction=True),
     RouteFacts("/v2/models/{model}/versions/{version}/infer", is_prediction=True),
+    RouteFacts("/feedback"),
     RouteFacts("/health/live", is_open=True),
     RouteFacts("/health/ready", is_open=True),
     RouteFacts("/model"),

@@ -79,7 +79,10 @@ def _serve_worker(
     for sig in filter(None, (signal.SIGINT, SIGHUP)):
         signal.signal(sig, signal.SIG_IGN)
     metrics = None if row is None else row.open()
-    app = create_app(settings, metrics=metrics, access_log=configure_logs(settings))
+    used_tokens = None if row is None else row.path.with_name("used-tokens")
+    app = create_app(
+        settings, metrics=metrics, access_log=configure_logs(settings), used_tokens=used_tokens
+    )
     _WorkerServer(configure(settings, app), app, pipe).run(listeners)
     _exit(EXIT_FAILED)  # it did not serve
 

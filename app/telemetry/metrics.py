@@ -9,7 +9,7 @@ from app.errors import ErrorCode
 from app.telemetry.metric_families import Counter, Family, Gauge, Histogram, lay_out
 from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
 from app.telemetry.shared_memory import SharedCounts
-from model.literals import Mode, Reason
+from model.literals import Mode, Outcome, Reason
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -110,6 +110,16 @@ class Families:
         self.confidence = Histogram(
             "dropserve_confidence_ratio", "Probability of the most probable digit.", mode, _SHARES
         )
+        self.feedback = Counter(
+            "dropserve_feedback_total",
+            "Answers whose true class a client sent, by decision, true class, and whether the "
+            "answer had it.",
+            {
+                "decision": (*get_args(Outcome), "none"),
+                "digit": (*_DIGITS, _OTHER),
+                "correct": ("true", "false"),
+            },
+        )
         self.worker_starts = Counter(
             "dropserve_worker_starts_total", "Workers started, replacements included."
         )
@@ -184,6 +194,13 @@ class Metrics:
         """Counts a connection that was closed with an error before a request could be read."""
         self._row[self._families.refusals.place(_code_label(code))] += 1
 
+    def count_feedback(self, decision: str, digit: int, *, is_correct: bool) -> None:
+        """Counts the true class of an answer; `decision` is an outcome, or none."""
+        place = self._families.feedback.place(
+            decision, _digit_label(digit), "true" if is_correct else "false"
+        )
+        self._row[place] += 1
+
     def count_answer(
         self,
         mode: Mode,
@@ -204,8 +221,7 @@ class Metrics:
             mutual_information: nats; None with dropout off.
         """
         row, families = self._row, self._families
-        label = _DIGITS[digit] if digit < len(_DIGITS) else _OTHER
-        row[families.predictions.places[mode, label]] += 1
+        row[families.predictions.places[mode, _digit_label(digit)]] += 1
         if reason is not None:
             row[families.abstentions.place(mode, reason)] += 1
         entropy, information = families.predictive_entropy, families.mutual_information
@@ -265,6 +281,10 @@ def _clear(families: Families, counts: SharedCounts, index: int) -> "memoryview[
             row[family.place()] = 0
     counts.write_text(index, "")
     return row
+
+
+def _digit_label(digit: int) -> str:
+    return _DIGITS[digit] if digit < len(_DIGITS) else _OTHER
 
 
 def _code_label(code: str) -> str:
