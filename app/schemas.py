@@ -177,7 +177,11 @@ class Decision(Sparse):
         "Why to abstain: `ambiguous`, two classes share the image; `several_digits`; "
         "`unfamiliar`, it looks like no digit that the network has learnt. null: accept."
     )
-    score: float = describe("The predictive entropy, nats.")
+    measure: literals.Measure = describe(
+        "What decided: `predictive_entropy`, or `mutual_information` where the passes disagree.",
+        default="predictive_entropy",
+    )
+    score: float = describe("Its value, nats.")
     threshold: float = describe("The largest score that is accepted, nats.")
     boxes: Sequence[tuple[int, int, int, int]] | None = describe(
         "Only with `several_digits`: left, top, right and bottom of each digit, the last two "

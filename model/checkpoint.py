@@ -55,7 +55,7 @@ class Checkpoint:
             see `read_calibration`.
         training: data set, recipe, dropout rates used in training, seed, MD5 of the data.
         metrics: measurements of the network, for the model card.
-        name: the model's name in answers: the data set that the network was trained on.
+        name: the model's name in answers: its own, or the data set that it was trained on.
         version: the first 12 hexadecimal digits of the file's SHA-256; empty before it is saved.
     """
 
@@ -67,7 +67,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        return str(self.training.get("dataset", "unknown"))
+        return str(self.training.get("name") or self.training.get("dataset", "unknown"))
 
     def card(self) -> dict[str, Any]:
         """Returns the JSON document inside the file, which `GET /model` shows."""
@@ -122,6 +122,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
         for mode in get_args(Mode):
             read_calibration(calibration, mode)
+        for row in calibration.get("by_passes", ()):
+            read_calibration(calibration, "mc", row["passes"])
     except KeyError as error:
         raise CheckpointError(f"the checkpoint {path} has no {error} in its description") from error
     except (TypeError, ValueError, OverflowError, ShapeError) as error:

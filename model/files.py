@@ -1,9 +1,10 @@
-"""The default checkpoint's path, bounded reading and atomic writing; imports no torch."""
+"""Files: the default checkpoint's, bounded reading, atomic writing, folders of images, names."""
 
 import errno
 import os
 import stat
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "mnist.safetensors"
@@ -45,3 +46,41 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+# A file that is named itself may end as it likes.
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def walk_files(folder: str, is_wanted: Callable[[str], object]) -> Iterator[str]:
+    """The wanted files of a folder and of all below it, sorted by path, without hidden ones.
+
+    Holds the names of one folder, and of those above it, at a time.
+
+    Args:
+        folder: where to look.
+        is_wanted: decides by a file's name.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in sorted(visible, key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk_files(entry.path, is_wanted)
+        elif is_wanted(entry.name) and entry.is_file():
+            yield str(Path(entry.path))  # without a leading ./
+
+
+def printable(name: str) -> str:
+    """The name without what would confuse a terminal or a line: control characters, odd bytes."""
+    if name.isprintable():
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

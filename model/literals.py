@@ -24,6 +24,9 @@ Mode = Literal["predict", "mc"]
 Outcome = Literal["accept", "abstain"]
 Reason = Literal["ambiguous", "unfamiliar", "several_digits"]
 
+# What a decision was made by: the total predictive uncertainty, or how far the passes disagree.
+Measure = Literal["predictive_entropy", "mutual_information"]
+
 # Number format of the products in the hidden stochastic layers.
 Precision = Literal["float32", "bfloat16"]
 

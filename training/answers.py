@@ -1,7 +1,7 @@
 """A checkpoint's answers to many images: what calibration fits and the report measures."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,9 @@ from model.checkpoint import Checkpoint
 from model.engines import build_engine
 from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.literals import Mode
-from model.network import MLP
-from model.sampling.masks import Passes, round_rate
+from model.sampling.masks import Passes
 from model.uncertainty.calibration import Calibration, apply_temperature, read_calibration
-from model.uncertainty.statistics import entropy, summarise
+from model.uncertainty.statistics import Summary, entropy, summarise
 from training.data import DATASETS, Dataset, Images
 from training.errors import TrainingError
 from training.metrics import Wrong
@@ -43,6 +42,20 @@ class McAnswers:
     mutual_information: Array
     variation_ratio: Array
 
+    @classmethod
+    def of(cls, summaries: Sequence[Summary], passes: int) -> "McAnswers":
+        """The answers of N summaries; the variance of a single pass is 0."""
+        nothing = np.zeros_like(summaries[0].mean)
+        return cls(
+            mean=np.stack([each.mean for each in summaries]),
+            variance=np.stack(
+                [nothing if each.variance is None else each.variance for each in summaries]
+            ),
+            predictive_entropy=np.array([each.predictive_entropy for each in summaries]),
+            mutual_information=np.array([each.mutual_information for each in summaries]),
+            variation_ratio=np.array([1 - each.votes.max() / passes for each in summaries]),
+        )
+
 
 def predict_all(engine: Engine, pixels: Pixels) -> Array:
     """Deterministic probabilities of the images (N, H, W): (N, C)."""
@@ -52,27 +65,28 @@ def predict_all(engine: Engine, pixels: Pixels) -> Array:
 def sample_all(
     engine: Engine, pixels: Pixels, *, passes: int, seed: int, progress: str | None = None
 ) -> McAnswers:
-    """Answers to images, (N, H, W), with dropout on and independent masks, at least 2 passes.
+    """Answers to images, (N, H, W), with dropout on and independent masks.
 
     Image i gets the seed `seed + i`; `progress` is the title of a progress bar.
     """
-    summaries = [
-        summarise(sample_probs(engine, image, Passes(passes, seed + number)))
-        for number, image in enumerate(tqdm(pixels, progress, disable=progress is None))
-    ]
-    return McAnswers(
-        mean=np.stack([each.mean for each in summaries]),
-        variance=np.stack([each.variance for each in summaries if each.variance is not None]),
-        predictive_entropy=np.array([each.predictive_entropy for each in summaries]),
-        mutual_information=np.array([each.mutual_information for each in summaries]),
-        variation_ratio=np.array([1 - each.votes.max() / passes for each in summaries]),
-    )
+    return sample_grid(engine, pixels, (passes,), seed=seed, progress=progress)[passes]
 
 
-def with_rate(network: MLP, rate: float) -> MLP:
-    """The same weights with another dropout rate, rounded to a multiple of 1/256, in all layers."""
-    rounded = (round_rate(rate),) * len(network.config.dropout_rates)
-    return MLP(replace(network.config, dropout_rates=rounded), network.layers)
+def sample_grid(
+    engine: Engine,
+    pixels: Pixels,
+    grid: Sequence[int],
+    *,
+    seed: int,
+    progress: str | None = None,
+) -> dict[int, McAnswers]:
+    """Answers with each number of passes, as `sample_all`; fewer passes are the first of more."""
+    summaries: dict[int, list[Summary]] = {passes: [] for passes in grid}
+    for number, image in enumerate(tqdm(pixels, progress, disable=progress is None)):
+        probs = sample_probs(engine, image, Passes(max(grid), seed + number))
+        for passes, found in summaries.items():
+            found.append(summarise(probs[:passes]))
+    return {passes: McAnswers.of(found, passes) for passes, found in summaries.items()}
 
 
 def dataset_of(checkpoint: Checkpoint) -> Dataset:
@@ -81,11 +95,12 @@ def dataset_of(checkpoint: Checkpoint) -> Dataset:
     Raises:
         TrainingError: the set is unknown.
     """
+    name = checkpoint.training.get("dataset", "unknown")
     try:
-        return DATASETS[checkpoint.name]
+        return DATASETS[name]
     except KeyError as error:
         raise TrainingError(
-            f"the checkpoint was trained on {checkpoint.name!r}; known are {', '.join(DATASETS)}"
+            f"the checkpoint was trained on {name!r}; known are {', '.join(DATASETS)}"
         ) from error
 
 
@@ -98,7 +113,7 @@ class Subject:
         engine: the network.
         images: the test images.
         predicted: deterministic probabilities, uncalibrated, (N, C).
-        sampled: answers with dropout on.
+        by_passes: answers with dropout on, for each number of passes.
         passes: stochastic passes an image.
         seed: image i has the seed `seed + i`.
     """
@@ -107,13 +122,25 @@ class Subject:
     engine: Engine
     images: Images
     predicted: Array
-    sampled: McAnswers
+    by_passes: Mapping[int, McAnswers]
     passes: int
     seed: int
 
-    def calibration(self, kind: Mode) -> Calibration:
-        """Temperature, threshold and prediction sets of one kind of answer."""
-        return read_calibration(self.checkpoint.calibration, kind)
+    @property
+    def sampled(self) -> McAnswers:
+        """Answers with dropout on."""
+        return self.by_passes[self.passes]
+
+    def calibration(self, kind: Mode, passes: int | None = None) -> Calibration:
+        """Temperature, thresholds and prediction sets of one kind of answer."""
+        return read_calibration(self.checkpoint.calibration, kind, passes or self.passes)
+
+    def accepted(self, kind: Mode) -> Wrong | None:
+        """Which images are accepted, (N,); None without a threshold."""
+        sampled, calibration = self.sampled, self.calibration(kind)
+        if kind == "predict":
+            return is_accepted(entropy(self.predicted), calibration)
+        return is_accepted(sampled.predictive_entropy, calibration, sampled.mutual_information)
 
     def raw(self, kind: Mode) -> Array:
         """Uncalibrated probabilities, (N, C)."""
@@ -134,16 +161,27 @@ class Subject:
             self.engine, pixels, passes=self.passes, seed=self.seed, progress=progress
         )
 
-    def uncertainty(self, kind: Mode) -> Array:
-        """What the stored threshold is compared with, (N,)."""
-        return entropy(self.predicted) if kind == "predict" else self.sampled.predictive_entropy
+
+def is_accepted(
+    predictive_entropy: Array, calibration: Calibration, mutual_information: Array | None = None
+) -> Wrong | None:
+    """Which answers the thresholds accept, (N,), as `model.uncertainty.decisions.decide`."""
+    if calibration.threshold is None:
+        return None
+    accepted: Wrong = predictive_entropy <= calibration.threshold
+    if mutual_information is not None and calibration.unfamiliar_threshold is not None:
+        accepted &= mutual_information <= calibration.unfamiliar_threshold
+    return accepted
 
 
-def answer_all(checkpoint: Checkpoint, images: Images, *, passes: int, seed: int) -> Subject:
-    """Runs a checkpoint on the images, with and without dropout."""
+def answer_all(
+    checkpoint: Checkpoint, images: Images, *, passes: int, seed: int, grid: Sequence[int] = ()
+) -> Subject:
+    """Runs a checkpoint on the images, without dropout, with it, and with other passes, too."""
     engine = build_engine(checkpoint.network)
     predicted = predict_all(engine, images.pixels)
-    sampled = sample_all(engine, images.pixels, passes=passes, seed=seed, progress="test images")
+    every = sorted({*grid, passes})
+    sampled = sample_grid(engine, images.pixels, every, seed=seed, progress="test images")
     return Subject(checkpoint, engine, images, predicted, sampled, passes, seed)
 
 

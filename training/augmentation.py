@@ -11,15 +11,17 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.literals import MAX_SEED
 from training.config import TrainConfig
+from training.corruption import corrupt
 from training.data import Dataset, Images
 from training.outliers import SHOWN, kinds_for, make_unfamiliar
 
 # The streams of random numbers that a seed is split into.
-WEIGHTS, EPOCH, DROPOUT, VIEW, INPUT_DROPOUT, OUTLIERS = range(6)
+WEIGHTS, EPOCH, DROPOUT, VIEW, INPUT_DROPOUT, OUTLIERS, CORRUPTION = range(7)
 # Images distorted at a time: small enough for the intermediate grids to stay in the cache.
 DISTORTION_CHUNK = 500
 # The elastic field is a smooth random surface over a coarse grid of control points: as Simard's
@@ -156,8 +158,10 @@ def make_epochs(
 class FreshImages:
     """Distorts the images anew in each epoch."""
 
-    def __init__(self, config: TrainConfig, training: Images) -> None:
-        self._config, self._dataset = config, training.dataset
+    def __init__(
+        self, config: TrainConfig, training: Images, pool: NDArray[np.uint8] | None = None
+    ) -> None:
+        self._config, self._dataset, self._pool = config, training.dataset, pool
         self._pixels = torch.from_numpy(training.pixels)
         self._labels = torch.from_numpy(training.labels)
 
@@ -174,8 +178,23 @@ class FreshImages:
                 [distort(each.to(device, torch.float32), distortion, generator) for each in chunks]
             )
         labels = self._labels[order].to(device)
-        outliers = make_outliers(config, epoch, pixels, labels, self._dataset)
-        return Epoch(pixels, labels, outliers=outliers)
+        return finish(Epoch(pixels, labels), config, epoch, self._dataset, self._pool)
+
+
+def finish(
+    made: Epoch,
+    config: TrainConfig,
+    number: int,
+    dataset: Dataset,
+    pool: NDArray[np.uint8] | None,
+) -> Epoch:
+    """The epoch of that number with its outliers, and with corruptions of both."""
+    outliers = make_outliers(config, number, made.pixels, made.labels, dataset, pool)
+    seed = stream_seed(config.seed, CORRUPTION, number)
+    pixels = corrupt(made.pixels, config.corruption, seed)
+    if outliers is not None:
+        outliers = corrupt(outliers, config.corruption, seed + 1)
+    return made._replace(pixels=pixels, outliers=outliers)
 
 
 def outliers_per_batch(config: TrainConfig) -> int:
@@ -184,19 +203,46 @@ def outliers_per_batch(config: TrainConfig) -> int:
 
 
 def make_outliers(
-    config: TrainConfig, epoch: int, pixels: Tensor, labels: Tensor, dataset: Dataset
+    config: TrainConfig,
+    epoch: int,
+    pixels: Tensor,
+    labels: Tensor,
+    dataset: Dataset,
+    pool: NDArray[np.uint8] | None = None,
 ) -> Tensor | None:
-    """Outliers for all steps of an epoch, (M, 28, 28), made from the epoch's own digits."""
-    count = outliers_per_batch(config) * (len(labels) // config.batch_size)
-    if count == 0:
+    """Outliers for all steps of an epoch, (M, 28, 28), uint8.
+
+    They are made from the epoch's own digits and, in part, drawn from a pool and distorted.
+    """
+    total = outliers_per_batch(config) * (len(labels) // config.batch_size)
+    if total == 0:
         return None
     seed = stream_seed(config.seed, OUTLIERS, epoch)
+    count = total if pool is None else total - round(config.pool_share * total)
     rounded = pixels.round().clamp(0, 255).to(torch.uint8)
     digits = Images(rounded.cpu().numpy(), labels.cpu().numpy(), dataset)
     per_kind = -(-count // len(kinds_for(dataset, SHOWN)))
     outliers = make_unfamiliar(digits, per_kind, seed, SHOWN)
-    order = np.random.default_rng(seed).permutation(len(outliers))[:count]
-    return torch.from_numpy(outliers[order]).to(pixels.device)
+    generator = np.random.default_rng(seed)
+    outliers = outliers[generator.permutation(len(outliers))[:count]]
+    if pool is not None:
+        drawn = torch.from_numpy(_draw_from(pool, total - count, generator))
+        strength = full_distortion(config).scaled(augmentation_strength(config, epoch))
+        if not strength.is_none:
+            of_torch = torch.Generator().manual_seed(seed)
+            chunks = torch.split(drawn.to(torch.float32), DISTORTION_CHUNK)
+            distorted = torch.cat([distort(each, strength, of_torch) for each in chunks])
+            drawn = distorted.round().clamp(0, 255).to(torch.uint8)
+        outliers = generator.permutation(np.concatenate([outliers, drawn.numpy()]))
+    return torch.from_numpy(outliers).to(pixels.device)
+
+
+def _draw_from(
+    pool: NDArray[np.uint8], count: int, generator: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Images of the pool at random; none twice before all were drawn."""
+    rounds = [generator.permutation(len(pool)) for _ in range(-(-count // len(pool)))]
+    return pool[np.concatenate(rounds)[:count]]
 
 
 def full_distortion(config: TrainConfig) -> Distortion:

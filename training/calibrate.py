@@ -1,13 +1,14 @@
-"""`dropserve-train calibrate`: serving rates, temperatures, thresholds and prediction sets.
+"""`dropserve-train calibrate`: temperatures, thresholds and prediction sets.
 
-Everything is fitted on the validation images, and on outliers made from them; the weights stay as
-they are. The same checkpoint always gets the same bytes.
+Everything is fitted on the validation images, for dropout off and for each of several numbers of
+passes; the weights and the dropout rates stay as they are. Outliers that training was not shown
+say what the thresholds reject. The same checkpoint always gets the same bytes.
 """
 
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,111 +20,105 @@ from scipy.stats import beta
 from model.arrays import Array
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.engines import build_engine
+from model.engines.protocol import Engine
 from model.errors import CheckpointError
 from model.literals import Estimator
 from model.uncertainty.calibration import apply_temperature
 from model.uncertainty.statistics import entropy
-from training.answers import McAnswers, Pixels, dataset_of, predict_all, sample_all, with_rate
-from training.config import CalibrationRules
+from training.answers import Pixels, dataset_of, predict_all, sample_all, sample_grid
+from training.config import CalibrateOptions, CalibrationRules
 from training.data import Images, load_images
-from training.errors import TrainingError
 from training.metrics import Labels, Wrong, auroc, negative_log_likelihood, score
 from training.outliers import KEPT_BACK, kinds_for, make_unfamiliar
+from training.pool import load_pool
 
+# Numbers of passes; between them a server interpolates. `PASSES` is the one of `fitted_with`.
+GRID = (1, 2, 3, 5, 10, 20, 50, 100, 200, 1000)
 PASSES = 50
 # Far from the seeds of `evaluate`, which begin at 0.
 SEED = 1_000_000
 ESTIMATOR: Estimator = "independent"
 LEVELS = (0.99, 0.995, 0.999)
-# One rate for all layers: mixtures separated unfamiliar images no better.
-CANDIDATE_RATES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 UNFAMILIAR_PER_KIND = 500
+# The threshold's sequence of tests begins where this share of the digits is accepted.
+_FIRST_SHARE = 0.5
 _LEAST_TEMPERATURE, _LARGEST_TEMPERATURE = 0.05, 20.0
 # Significant digits of stored numbers: more are noise, and differ between machines.
 _DIGITS = 4
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One serving rate, and the answers' quality with it.
-
-    Attributes:
-        rate: the probability of zeroing a unit, the same in each hidden layer.
-        nll: of the calibrated MC answers to the validation digits, nats.
-        error: their share of wrong answers.
-        auroc: of predictive entropy, unfamiliar images against digits.
-        error_bound: on errors among accepted answers when `abstaining_share` is rejected.
-        answers: to the validation digits.
-    """
-
-    rate: float
-    nll: float
-    error: float
-    auroc: float
-    error_bound: float
-    answers: McAnswers | None = field(default=None, compare=False)
-
-
-def calibrate(
-    checkpoint_path: Path, output: Path, data_dir: Path | None, rules: CalibrationRules
-) -> Checkpoint:
+def calibrate(options: CalibrateOptions, rules: CalibrationRules) -> Checkpoint:
     """Fits everything and writes the calibrated checkpoint, perhaps to the same file.
 
-    Prints the quality with each serving rate. A present calibration does not matter.
+    What cannot be fitted is null in the checkpoint, and is named on standard error. A present
+    calibration does not matter.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        TrainingError: the data cannot be used, or a rule cannot be kept.
+        TrainingError: the data cannot be used.
     """
-    checkpoint = load_checkpoint(checkpoint_path)
-    save_checkpoint(output, fit(checkpoint, _validation_images(checkpoint, data_dir), rules))
+    output = options.output or options.checkpoint
+    checkpoint = load_checkpoint(options.checkpoint)
+    validation = _validation_images(checkpoint, options.data_dir)
+    kept_back = make_kept_back(validation)
+    if options.pool is not None:
+        pool = load_pool(options.pool).kept_back
+        kept_back |= {f"{kind}, {form}": pixels for (kind, form), pixels in pool.items()}
+    fitted = fit(checkpoint, validation, kept_back, rules)
+    if options.name is not None:
+        fitted = replace(fitted, training={**fitted.training, "name": options.name})
+    save_checkpoint(output, fitted)
     return load_checkpoint(output)
 
 
-def fit(checkpoint: Checkpoint, validation: Images, rules: CalibrationRules) -> Checkpoint:
-    """The checkpoint with serving rates and calibration, all from the validation images."""
-    labels = validation.labels
-    unfamiliar = make_unfamiliar(validation, UNFAMILIAR_PER_KIND, SEED, KEPT_BACK)
-    candidates = []
-    for rate in CANDIDATE_RATES:
-        found = _try_rate(checkpoint, rate, validation, unfamiliar, rules)
-        print(
-            f"rate {rate:.2f}: NLL {found.nll:.4f}, error {found.error:.2%}, "
-            f"AUROC {found.auroc:.4f}, accepted errors at most {found.error_bound:.2%}",
-            file=sys.stderr,
-        )
-        candidates.append(found)
-    chosen = choose_rate(candidates, rules)
-    mc = chosen.answers
-    assert mc is not None
-    network = with_rate(checkpoint.network, chosen.rate)
-    deterministic = predict_all(build_engine(network), validation.pixels)
-    fitted = {
-        "predict": _fit_kind(deterministic, entropy(deterministic), labels, rules),
-        "mc": _fit_kind(mc.mean, mc.predictive_entropy, labels, rules),
+def make_kept_back(validation: Images) -> dict[str, Pixels]:
+    """Outliers made from the validation images, of kinds that training does not show."""
+    return {
+        kind.__name__: make_unfamiliar(validation, UNFAMILIAR_PER_KIND, SEED, [kind])
+        for kind in kinds_for(validation.dataset, KEPT_BACK)
     }
-    kinds = kinds_for(validation.dataset, KEPT_BACK)
+
+
+def fit(
+    checkpoint: Checkpoint,
+    validation: Images,
+    kept_back: Mapping[str, Pixels],
+    rules: CalibrationRules,
+) -> Checkpoint:
+    """The checkpoint with its calibration, and with what it does to outliers, per kind."""
+    labels, engine = validation.labels, build_engine(checkpoint.network)
+    deterministic = predict_all(engine, validation.pixels)
+    plain = _fit_kind(deterministic, entropy(deterministic), None, labels, rules)
+    grid = sorted({*GRID, PASSES})
+    by_passes = {
+        passes: _fit_kind(
+            found.mean, found.predictive_entropy, found.mutual_information, labels, rules
+        )
+        for passes, found in sample_grid(engine, validation.pixels, grid, seed=SEED).items()
+    }
+    mc = by_passes[PASSES]
+    _report_missing(plain, by_passes)
     calibration = {
-        "temperature": fitted["predict"].temperature,
-        "mc_temperature": fitted["mc"].temperature,
-        "thresholds": {kind: each.threshold for kind, each in fitted.items()},
+        "temperature": plain.temperature,
+        "mc_temperature": mc.temperature,
+        "thresholds": {"predict": plain.threshold, "mc": mc.threshold},
         "conformal": {
-            str(level): {kind: each.least[index] for kind, each in fitted.items()}
-            for index, level in enumerate(LEVELS)
+            str(level): {"predict": plain.conformal[str(level)], "mc": mc.conformal[str(level)]}
+            for level in LEVELS
         },
+        "by_passes": [{"passes": passes, **each.row()} for passes, each in by_passes.items()],
         "fitted_with": {
             "passes": PASSES,
             "estimator": ESTIMATOR,
             "images": len(validation),
             "seed": SEED,
-            "unfamiliar": {kind.__name__: UNFAMILIAR_PER_KIND for kind in kinds},
             "rules": asdict(rules),
         },
     }
-    measured = {kind: each.measured for kind, each in fitted.items()}
-    measured["mc"]["unfamiliar_auroc"] = round(chosen.auroc, 6)
+    measured = {"predict": plain.measured, "mc": mc.measured}
+    measured["kept_back"] = _measure_kept_back(engine, validation, kept_back, mc)
     metrics = {**checkpoint.metrics, "calibrated_validation": measured}
-    return replace(checkpoint, network=network, calibration=calibration, metrics=metrics)
+    return replace(checkpoint, calibration=calibration, metrics=metrics)
 
 
 @dataclass(frozen=True)
@@ -132,44 +127,70 @@ class _Fitted:
 
     temperature: float
     threshold: float | None
-    least: tuple[float, ...]  # per level
+    unfamiliar_threshold: float | None
+    conformal: dict[str, float]
     measured: dict[str, Any]
 
+    def row(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "measured"}
 
-def _fit_kind(probs: Array, uncertainty: Array, labels: Labels, rules: CalibrationRules) -> _Fitted:
+
+def _fit_kind(
+    probs: Array,
+    predictive_entropy: Array,
+    mutual_information: Array | None,
+    labels: Labels,
+    rules: CalibrationRules,
+) -> _Fitted:
     temperature = fit_temperature(probs, labels)
     probabilities = apply_temperature(probs, temperature)
-    wrong = probs.argmax(axis=1) != labels
-    threshold = abstention_threshold(uncertainty, wrong, rules)
-    scores = score(probabilities, labels)
-    measured = {"error": scores.error, "nll": scores.nll, "ece": scores.ece}
+    wrong, scores, unfamiliar = probs.argmax(axis=1) != labels, predictive_entropy, None
+    if mutual_information is not None and mutual_information.max() > 0:
+        unfamiliar = upper_quantile(mutual_information, rules.unfamiliar_share)
+        # Digits that disagreement rejects are not accepted at any entropy.
+        scores = np.where(mutual_information > unfamiliar, np.inf, scores)
+    threshold = abstention_threshold(scores, wrong, rules)
+    found = score(probabilities, labels)
+    measured = {"error": found.error, "nll": found.nll, "ece": found.ece}
     if threshold is not None:
-        accepted = uncertainty <= threshold
+        accepted = scores <= threshold
         errors = (wrong & accepted).sum() / accepted.sum()
         measured |= {"coverage": accepted.mean(), "accepted_error": errors}
-    least = tuple(least_probability(probabilities, labels, level) for level in LEVELS)
     rounded = {name: round(float(value), 6) for name, value in measured.items()}
-    return _Fitted(temperature, threshold, least, rounded)
+    least = {str(level): least_probability(probabilities, labels, level) for level in LEVELS}
+    return _Fitted(temperature, threshold, unfamiliar, least, rounded)
 
 
-def choose_rate(candidates: Sequence[Candidate], rules: CalibrationRules) -> Candidate:
-    """The candidate with the largest AUROC, of those that digits can afford.
-
-    Digits can afford a candidate that keeps the bound on accepted errors while it rejects the
-    stated share, and whose NLL exceeds that of the best of these by at most the tolerance.
-
-    Raises:
-        TrainingError: there is none.
-    """
-    kept = [each for each in candidates if each.error_bound <= rules.accepted_error]
-    largest = min((each.nll for each in kept), default=0.0) * (1 + rules.nll_tolerance)
-    affordable = [each for each in kept if each.nll <= largest]
-    if not affordable:
-        raise TrainingError(
-            "no serving rate keeps errors among accepted digits below "
-            f"{rules.accepted_error:.2%}; allow more with --accepted-error or --abstaining-share"
+def _report_missing(plain: _Fitted, by_passes: Mapping[int, _Fitted]) -> None:
+    answers = {"answers without dropout": plain}
+    answers |= {f"answers of {passes} passes": each for passes, each in by_passes.items()}
+    if missing := [name for name, each in answers.items() if each.threshold is None]:
+        print(
+            f"no threshold keeps the error among accepted digits low enough for "
+            f"{', '.join(missing)}: their decision will be null; allow more with --accepted-error",
+            file=sys.stderr,
         )
-    return max(affordable, key=lambda each: each.auroc)
+
+
+def _measure_kept_back(
+    engine: Engine, validation: Images, kept_back: Mapping[str, Pixels], mc: _Fitted
+) -> dict[str, dict[str, float]]:
+    """Per kind: the AUROC of both measures against digits, and the share that is accepted."""
+    digits = sample_all(engine, validation.pixels, passes=PASSES, seed=SEED)
+    measured = {}
+    for name, pixels in kept_back.items():
+        found = sample_all(engine, pixels, passes=PASSES, seed=SEED + len(validation))
+        row = {
+            "entropy_auroc": auroc(digits.predictive_entropy, found.predictive_entropy),
+            "disagreement_auroc": auroc(digits.mutual_information, found.mutual_information),
+        }
+        if mc.threshold is not None:
+            is_accepted = found.predictive_entropy <= mc.threshold
+            if mc.unfamiliar_threshold is not None:
+                is_accepted &= found.mutual_information <= mc.unfamiliar_threshold
+            row["accepted"] = float(is_accepted.mean())
+        measured[name] = {key: round(value, 4) for key, value in row.items()}
+    return measured
 
 
 def _validation_images(checkpoint: Checkpoint, data_dir: Path | None) -> Images:
@@ -184,25 +205,6 @@ def _validation_images(checkpoint: Checkpoint, data_dir: Path | None) -> Images:
     return load_images("train", data_dir, dataset_of(checkpoint))[-count:]
 
 
-def _try_rate(
-    checkpoint: Checkpoint,
-    rate: float,
-    validation: Images,
-    unfamiliar: Pixels,
-    rules: CalibrationRules,
-) -> Candidate:
-    engine = build_engine(with_rate(checkpoint.network, rate))
-    digits = sample_all(engine, validation.pixels, passes=PASSES, seed=SEED)
-    others = sample_all(engine, unfamiliar, passes=PASSES, seed=SEED + len(validation))
-    entropies = digits.predictive_entropy
-    temperature = fit_temperature(digits.mean, validation.labels)
-    scores = score(apply_temperature(digits.mean, temperature), validation.labels)
-    wrong = digits.mean.argmax(axis=1) != validation.labels
-    bound = accepted_error_bound(entropies, wrong, rules.abstaining_share, rules.confidence)
-    separation = auroc(entropies, others.predictive_entropy)
-    return Candidate(rate, scores.nll, scores.error, separation, bound, digits)
-
-
 def fit_temperature(probs: Array, labels: Labels) -> float:
     """The temperature with the smallest negative log-likelihood of uncalibrated `probs`, (N, C)."""
 
@@ -214,43 +216,49 @@ def fit_temperature(probs: Array, labels: Labels) -> float:
     return round(math.exp(float(found.x)), _DIGITS)
 
 
+def upper_quantile(scores: Array, share: float) -> float:
+    """A score that at most this share of the scores, (N,), exceeds."""
+    ordered = np.sort(scores)
+    last = len(ordered) - 1 - math.floor(share * len(ordered))
+    return _between(ordered, last)
+
+
 def abstention_threshold(scores: Array, wrong: Wrong, rules: CalibrationRules) -> float | None:
     """The largest uncertainty to accept.
 
     At least `abstaining_share` is rejected, so that unfamiliar images are too; and more, until the
     upper confidence bound of the error among accepted answers (Clopper and Pearson 1934) is at most
     `accepted_error`: Geifman and El-Yaniv 2017, "Selective Classification for Deep Neural
-    Networks".
+    Networks". So that one confidence holds for all thresholds that are tried, they are tried in a
+    fixed sequence, from half of the answers on, which ends at the first that fails: Angelopoulos et
+    al. 2021, "Learn then Test", section 3.1.
 
     Args:
-        scores: uncertainty, (N,).
+        scores: uncertainty, (N,); infinite where an answer is rejected at any threshold.
         wrong: which answers were wrong, (N,).
         rules: the share, the error, and the confidence of the bound.
 
     Returns:
-        A score between the last accepted and the first rejected one, or None: no threshold keeps
-        the bound.
+        A score between the last accepted and the first rejected one, or None: the first threshold
+        does not keep the bound.
     """
     order = np.argsort(scores, kind="stable")
     errors = np.cumsum(wrong[order], dtype=np.int64)  # among the n + 1 most certain
     bounds = upper_bound(errors, np.arange(1, len(scores) + 1), rules.confidence)
-    most = _accepted(len(scores), rules.abstaining_share)
-    allowed = np.flatnonzero(bounds[:most] <= rules.accepted_error)
-    if len(allowed) == 0:
-        return None
-    last = int(allowed[-1])
-    following = min(last + 1, len(scores) - 1)
-    between = (scores[order[last]] + scores[order[following]]) / 2
-    return round(float(between), _DIGITS + 2)
+    first = math.ceil(_FIRST_SHARE * len(scores)) - 1
+    stop = math.floor(len(scores) * (1 - rules.abstaining_share))
+    stop = min(stop, int(np.isfinite(scores).sum()))
+    failed = np.flatnonzero(bounds[first:stop] > rules.accepted_error)
+    last = first + int(failed[0]) - 1 if len(failed) else stop - 1
+    return _between(scores[order], last) if last >= first else None
 
 
-def accepted_error_bound(
-    scores: Array, wrong: Wrong, abstaining_share: float, confidence: float
-) -> float:
-    """Upper bound of the error among accepted answers when that share is rejected."""
-    most = _accepted(len(scores), abstaining_share)
-    accepted = np.argsort(scores, kind="stable")[:most]
-    return float(upper_bound(wrong[accepted].sum(), np.int64(most), confidence))
+def _between(ordered: Array, last: int) -> float:
+    """A value from that of an index to the next that is finite, rounded upwards."""
+    following = ordered[min(last + 1, len(ordered) - 1)]
+    middle = (ordered[last] + (following if np.isfinite(following) else ordered[last])) / 2
+    scale = 10.0 ** (_DIGITS + 2)
+    return math.ceil(float(middle) * scale) / scale
 
 
 def upper_bound(
@@ -259,10 +267,6 @@ def upper_bound(
     """Clopper and Pearson's one-sided upper bound of an error rate."""
     bound: Array = np.asarray(beta.ppf(confidence, errors + 1, trials - errors))
     return np.where(np.asarray(errors) == trials, 1.0, bound)
-
-
-def _accepted(images: int, abstaining_share: float) -> int:
-    return max(1, math.floor(images * (1 - abstaining_share)))
 
 
 def least_probability(probabilities: Array, labels: Labels, level: float) -> float:

@@ -15,6 +15,7 @@ from training.config import (
     CompareOptions,
     EvaluateOptions,
     Experiment,
+    PoolOptions,
     RunOptions,
     TeacherConfig,
     TrainConfig,
@@ -24,7 +25,7 @@ from training.config import (
 from training.errors import TrainingError
 
 # What trains, fits and draws, and is not needed to serve.
-_TRAIN_EXTRA = ("matplotlib", "scipy", "sklearn", "torch")
+_TRAIN_EXTRA = ("HersheyFonts", "cv2", "fontTools", "matplotlib", "scipy", "sklearn", "torch")
 Config = TypeVar("Config")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -42,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name not in _TRAIN_EXTRA:
             raise
+        extra = "outliers" if error.name == "HersheyFonts" else "train"
         print(
             f"dropserve-train: {error.name} is not installed; "
-            "pip install 'dropserve[train]' brings what this command needs",
+            f"pip install 'dropserve[{extra}]' brings what this command needs",
             file=sys.stderr,
         )
         sys.exit(EXIT_FAILED)
@@ -71,12 +73,15 @@ def build_parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=command.help)
         added.set_defaults(command=command)
         for kind in command.options:
+            group: Any = added
             for each in fields(kind):
-                _add_option(added, each, command.defaults.get(each.name, each.default))
+                if each.metadata["group"]:
+                    group = added.add_argument_group(each.metadata["group"])
+                _add_option(group, each, command.defaults.get(each.name, each.default))
     return parser
 
 
-def _add_option(parser: argparse.ArgumentParser, setting: Any, default: Any) -> None:
+def _add_option(parser: Any, setting: Any, default: Any) -> None:
     """One option from a field that `training.config.setting` made."""
     known, help = setting.metadata, setting.metadata["help"]
     if isinstance(default, bool):
@@ -96,17 +101,25 @@ def _add_option(parser: argparse.ArgumentParser, setting: Any, default: Any) -> 
 def _train(options: TrainOptions, config: TrainConfig) -> None:
     from training.data import DATASETS, load_images
     from training.distil import load_teacher
+    from training.pool import load_pool
     from training.runs import find_device
     from training.train import train
 
+    if options.pool and (config.outliers == 0 or options.dataset != "mnist"):
+        raise TrainingError("--pool is for MNIST with --outliers; leave it out, or add those")
     device = find_device(options.device)
+    images = load_images("train", options.data_dir, DATASETS[options.dataset])
+    teacher = load_teacher(options.teacher, device) if options.teacher else None
+    if teacher is not None:
+        print(f"the teacher's answers are kept in {teacher.folder}", file=sys.stderr)
     checkpoint = train(
         config,
-        load_images("train", options.data_dir, DATASETS[options.dataset]),
+        images,
         options.output,
         device=device,
         resume=options.resume,
-        teacher=load_teacher(options.teacher, device) if options.teacher else None,
+        teacher=teacher,
+        pool=load_pool(options.pool) if options.pool else None,
     )
     error = checkpoint.metrics["validation"]["error"]
     print(f"{options.output}: version {checkpoint.version}, validation error {error:.2%}")
@@ -124,19 +137,36 @@ def _train_teacher(options: RunOptions, config: TeacherConfig) -> None:
     print(f"{options.output}: version {version}, validation error {error:.2%}")
 
 
+def _make_pool(options: PoolOptions) -> None:
+    from training.data import load_images
+    from training.pool import load_pool, save_pool
+    from training.pool.making import make_pool
+    from training.runs import require_writable
+
+    require_writable(options.output)
+    save_pool(options.output, make_pool(load_images("train", options.data_dir), options))
+    pool = load_pool(options.output)
+    print(f"{options.output}: version {pool.version}, {len(pool.pixels()):,} images for training")
+
+
 def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
     from training.calibrate import calibrate
-    from training.runs import use_one_thread
+    from training.runs import require_writable, use_one_thread
 
     use_one_thread()
-    output = options.output or options.checkpoint
-    checkpoint = calibrate(options.checkpoint, output, options.data_dir, rules)
-    (rate, *_) = checkpoint.network.config.dropout_rates
-    scores = checkpoint.metrics["calibrated_validation"]["mc"]
+    require_writable(options.output or options.checkpoint)
+    checkpoint = calibrate(options, rules)
+    scores = checkpoint.metrics["calibrated_validation"]
     print(
-        f"{output}: version {checkpoint.version}, serving rate {rate:.3f}, "
-        f"validation error {scores['error']:.2%}, ECE {scores['ece']:.4f}"
+        f"{options.output or options.checkpoint}: version {checkpoint.version}, "
+        f"validation error {scores['mc']['error']:.2%}, ECE {scores['mc']['ece']:.4f}"
     )
+    for kind, row in scores["kept_back"].items():
+        accepted = f", accepted {row['accepted']:.2%}" if "accepted" in row else ""
+        print(
+            f"{kind}: AUROC of entropy {row['entropy_auroc']:.4f}, of disagreement "
+            f"{row['disagreement_auroc']:.4f}{accepted}"
+        )
 
 
 @dataclass(frozen=True)
@@ -170,8 +200,13 @@ COMMANDS = {
         _RESUME,
         {"output": Path("runs/teacher.safetensors")},
     ),
+    "outliers": Command(
+        "draw pictures that are no digits, for train --pool and calibrate --pool",
+        _make_pool,
+        (PoolOptions,),
+    ),
     "calibrate": Command(
-        "fit serving rates, temperatures, thresholds and prediction sets",
+        "fit temperatures, thresholds and prediction sets",
         _calibrate,
         (CalibrateOptions, CalibrationRules),
     ),

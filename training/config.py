@@ -3,6 +3,7 @@
 The command line is made from these classes (`training.cli`); nothing here imports torch.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -21,6 +22,7 @@ def about(
     kind: Any = None,
     metavar: str | None = None,
     recorded: Literal["always", "if on"] = "always",
+    group: str | None = None,
 ) -> dict[str, Any]:
     """The metadata of a setting's field, for the command line and for checks.
 
@@ -33,9 +35,10 @@ def about(
         metavar: the value's name in `--help`; None: the option's own.
         recorded: whether a recipe holds the setting while it has its default. A setting that is
             recorded "if on" leaves the recipes, and so the bytes, of earlier runs as they were.
+        group: title of the group in `--help` that begins with this setting.
     """
     allowed = {"least": least, "most": most, "choices": choices, "recorded": recorded}
-    return {**allowed, "help": help, "kind": kind, "metavar": metavar}
+    return {**allowed, "help": help, "kind": kind, "metavar": metavar, "group": group}
 
 
 def setting(default: Any, *arguments: Any, **options: Any) -> Any:
@@ -74,6 +77,11 @@ class Checked:
                     )
 
 
+# Options that several commands have.
+_DATA_DIR = about("folder with the four IDX files; without it they are downloaded")
+_DEVICE = about("cpu, cuda, or auto: a GPU where there is one")
+
+
 @dataclass(frozen=True)
 class TrainConfig(Checked):
     """The recipe of one run; README.md says which settings made the committed checkpoint.
@@ -81,7 +89,7 @@ class TrainConfig(Checked):
     The rates of dropout are rounded to multiples of 1/256.
     """
 
-    epochs: int = setting(300, "passes over the training images", 1, 100_000)
+    epochs: int = setting(300, "passes over the training images", 1, 100_000, group="training")
     batch_size: int = setting(256, "images per step", 1, 60_000)
     learning_rate: float = setting(3e-3, "largest learning rate of the schedule", 0, 10)
     weight_decay: float = setting(0.02, "decoupled weight decay of AdamW; SGD has none", 0, 10)
@@ -89,25 +97,37 @@ class TrainConfig(Checked):
         (0.2, 0.2, 0.2), "probability of zeroing a unit, per hidden layer", 0, 0.99, metavar="RATE"
     )
     label_smoothing: float = setting(0.0, "probability spread over all classes", 0, 0.99)
-    rotation: float = setting(12.0, "augmentation: largest rotation, degrees", 0, 180)
-    scale: float = setting(0.15, "augmentation: largest change of size per axis, a share", 0, 0.9)
-    shear: float = setting(0.15, "augmentation: largest shear, as a share of the height", 0, 2)
-    shift: float = setting(1.5, "augmentation: largest shift per axis, pixels", 0, 14)
-    elastic: float = setting(1.2, "augmentation: deviation of elastic displacements, pixels", 0, 14)
-    relax: float = setting(0.15, "share of the epochs, at the end, of fading augmentation", 0, 1)
-    relax_to: float = option(0.0, "strength of the augmentation at the end; 1: no fading", 0, 1)
-    outliers: float = option(0.0, "images that are not digits, made from digits, per digit", 0, 10)
-    outlier_weight: float = option(0.5, "weight of the outliers in the loss", 0, 100)
     averaging: float = setting(0.999, "decay of the weights' average, which is saved", 0, 0.999999)
     validation_images: int = setting(5000, "images held out of training", 1, 59_999)
-    views: int = setting(80, "with --teacher: distorted copies of each image", 1, 100_000)
-    distillation_weight: float = setting(0.9, "with --teacher: its weight in the loss", 0, 1)
-    distillation_temperature: float = setting(
-        2.0, "with --teacher: softens its probabilities and the network's alike", 0.1, 100
-    )
     seed: int = setting(0, "determines weights, order, augmentation and dropout", 0, 2**53 - 1)
-    l1: float = option(0.0, "L1 penalty: this times the sum of the weights' absolute values", 0, 1)
-    l2: float = option(0.0, "L2 penalty: half of this times the sum of the weights' squares", 0, 1)
+    rotation: float = setting(12.0, "largest rotation, degrees", 0, 180, group="augmentation")
+    scale: float = setting(0.15, "largest change of size per axis, a share", 0, 0.9)
+    shear: float = setting(0.15, "largest shear, as a share of the height", 0, 2)
+    shift: float = setting(1.5, "largest shift per axis, pixels", 0, 14)
+    elastic: float = setting(1.2, "deviation of elastic displacements, pixels", 0, 14)
+    relax: float = setting(0.15, "share of the epochs, at the end, of fading augmentation", 0, 1)
+    relax_to: float = option(0.0, "strength of the augmentation at the end; 1: no fading", 0, 1)
+    augmentation: float = option(1.0, "strength of all augmentation; 0: none", 0, 1)
+    corruption: float = option(0.0, "share of the images with noise, blur, dots, lines, ...", 0, 1)
+    outliers: float = option(
+        0.0, "images that are not digits, made from digits, per digit", 0, 10, group="outliers"
+    )
+    outlier_weight: float = option(0.5, "weight of the outliers in the loss", 0, 100)
+    disagreement: float = option(0.0, "of passes about outliers; 0: each is uncertain", 0, 2)
+    outlier_passes: int = option(8, "with --disagreement: passes of each outlier and step", 2, 64)
+    plain_outlier_weight: float = option(
+        0.0, "weight of the outliers without dropout in the loss", 0, 100
+    )
+    pool_share: float = option(0.75, "with --pool: share of the outliers that it gives", 0, 1)
+    views: int = setting(80, "distorted copies of each image", 1, 100_000, group="with --teacher")
+    distillation_weight: float = setting(0.9, "the teacher's weight in the loss", 0, 1)
+    distillation_temperature: float = setting(
+        2.0, "softens the teacher's probabilities and the network's alike", 0.1, 100
+    )
+    l1: float = option(
+        0.0, "this times the sum of the weights' absolute values", 0, 1, group="regularisers"
+    )
+    l2: float = option(0.0, "half of this times the sum of the weights' squares", 0, 1)
     max_norm: float = option(
         0.0, "largest norm of a hidden unit's incoming weights, after each step; 0: any", 0, 1000
     )
@@ -115,7 +135,9 @@ class TrainConfig(Checked):
     patience: int = option(
         0, "end after N epochs without a lower validation loss, keep the best; 0: never", 0, 100_000
     )
-    optimiser: str = option("adamw", "what turns gradients into steps", choices=("adamw", "sgd"))
+    optimiser: str = option(
+        "adamw", "what turns gradients into steps", choices=("adamw", "sgd"), group="experiments"
+    )
     momentum: float = option(0.0, "momentum of SGD", 0, 0.9999)
     schedule: str = option("one-cycle", "of the learning rate", choices=("one-cycle", "constant"))
     initialisation: str = option(
@@ -127,7 +149,6 @@ class TrainConfig(Checked):
     normalisation: str = option(
         "standard", "of pixels: mean 0 and deviation 1, or none", choices=("standard", "none")
     )
-    augmentation: float = option(1.0, "strength of all augmentation; 0: none", 0, 1)
     training_images: int = option(0, "train on the first N images only; 0: on all", 0, 60_000)
 
     def __post_init__(self) -> None:
@@ -161,24 +182,32 @@ class TeacherConfig(Checked):
 
 
 @dataclass(frozen=True)
+class PoolOptions(Checked):
+    """What is drawn for `train --pool`."""
+
+    data_dir: Path | None = field(default=None, metadata=_DATA_DIR)
+    output: Path = field(
+        default=Path("runs/outliers.safetensors"), metadata=about("the file to write")
+    )
+    count: int = setting(16_000, "images for training, of all kinds together", 1, 1_000_000)
+    kept_back: int = setting(500, "images of each kind that only calibration sees", 1, 100_000)
+    validation_images: int = setting(5000, "images held out, the same as in training", 1, 59_999)
+    seed: int = setting(0, "determines every image", 0, 2**53 - 1)
+
+
+@dataclass(frozen=True)
 class CalibrationRules(Checked):
     """What `calibrate` may trade for what; all of it concerns the validation digits.
 
-    A serving rate above the training rate separates unfamiliar images better and costs likelihood
-    on digits. A lower threshold rejects more unfamiliar images, and more digits.
+    A lower threshold rejects more unfamiliar images, and more digits.
     """
 
-    nll_tolerance: float = setting(
-        0.02, "largest rise of the MC answers' NLL, as a share of the least", 0, 0.999999
-    )
     abstaining_share: float = setting(0.03, "share of the digits that may be rejected", 0, 0.999999)
+    unfamiliar_share: float = setting(
+        0.01, "of these, share that passes may reject by disagreeing", 0, 0.999999
+    )
     accepted_error: float = setting(0.002, "largest error among accepted answers", 0, 0.999999)
     confidence: float = setting(0.95, "confidence of the bound on that error", 0, 0.999999)
-
-
-# Options that several commands have.
-_DATA_DIR = about("folder with the four IDX files; without it they are downloaded")
-_DEVICE = about("cpu, cuda, or auto: a GPU where there is one")
 
 
 @dataclass(frozen=True)
@@ -203,6 +232,16 @@ class TrainOptions(RunOptions):
     teacher: tuple[Path, ...] = setting(
         (), "teachers: files of dropserve-train teacher, or checkpoints", metavar="FILE"
     )
+    pool: Path | None = field(
+        default=None, metadata=about("with --outliers: a file of dropserve-train outliers")
+    )
+
+
+def model_name(text: str) -> str:
+    """A name as servers and paths take it, or what argparse takes for wrong usage."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", text):
+        raise ValueError
+    return text
 
 
 @dataclass(frozen=True)
@@ -216,10 +255,17 @@ class CalibrateOptions:
     output: Path | None = field(
         default=None, metadata=about("where the calibrated one goes; without it the same file")
     )
+    pool: Path | None = field(
+        default=None, metadata=about("a file of dropserve-train outliers, to measure more kinds")
+    )
+    name: str | None = field(
+        default=None,
+        metadata=about("the model's name in answers; without it the data set's", kind=model_name),
+    )
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(Checked):
     """What is evaluated, and where the report goes."""
 
     checkpoint: Path | None = field(
@@ -229,12 +275,15 @@ class EvaluateOptions:
     data_dir: Path | None = field(default=None, metadata=_DATA_DIR)
     against: Path | None = field(default=None, metadata=about("a checkpoint to compare with"))
     also: tuple[Path, ...] = setting((), "checkpoints of other seeds: their spread")
+    judges: tuple[Path, ...] = setting(
+        (), "files of dropserve-train teacher that say which digits are ambiguous", metavar="FILE"
+    )
     card: Path | None = field(
         default=None, metadata=about("where to write the model card, if anywhere")
     )
     quick: bool = setting(False, "print the scores and write no report")
-    passes: int = setting(50, "stochastic passes per image")
-    seed: int = setting(0, "seed of the dropout masks; image i has this plus i")
+    passes: int = setting(50, "stochastic passes per image", 2, 100_000)
+    seed: int = setting(0, "seed of the dropout masks; image i has this plus i", 0, 2**52)
 
 
 def at_least_1(text: str) -> int:

@@ -162,8 +162,8 @@ def load_images(
     return Images(parse_idx(contents[0]), parse_idx(contents[1]).astype(np.int64), dataset)
 
 
-def load_unfamiliar(dataset: Dataset, data_dir: Path | None = None) -> NDArray[np.uint8]:
-    """A data set's test images without their labels, (N, 28, 28); never downloaded.
+def load_unfamiliar(dataset: Dataset, data_dir: Path | None = None) -> Images:
+    """A data set's test images; never downloaded.
 
     Raises:
         TrainingError: they are neither in the data folder nor in the cache.
@@ -175,8 +175,29 @@ def load_unfamiliar(dataset: Dataset, data_dir: Path | None = None) -> NDArray[n
         folders = [data_dir / dataset.name, data_dir.parent / dataset.name]
     for folder in folders:
         if _find_file(folder, name) is not None:
-            return parse_idx(_read_given(folder, name, dataset))
+            return load_images("test", folder, dataset)
     raise TrainingError(f"there is no {name}.gz in {folders[0]}; {dataset.mirrors[0]} has it")
+
+
+def load_corrupted(data_dir: Path | None = None) -> dict[str, Images]:
+    """MNIST-C's test images of each corruption, where the data folder has them; never downloaded.
+
+    Mu and Gilmer 2019, https://github.com/google-research/mnist-c: folders with the name of a
+    corruption, in a folder `mnist_c`.
+    """
+    data_dir = data_dir or _data_dir_from_environment()
+    if data_dir is None:
+        return {}
+    corrupted = {}
+    for path in sorted(data_dir.glob("mnist_c/*/test_images.npy")) or sorted(
+        data_dir.parent.glob("mnist_c/*/test_images.npy")
+    ):
+        pixels, labels = (
+            np.load(path.with_name(f"test_{what}.npy")) for what in ("images", "labels")
+        )
+        if path.parent.name != "identity":
+            corrupted[path.parent.name] = Images(pixels.reshape(-1, 28, 28), labels)
+    return corrupted
 
 
 def find_folder(data_dir: Path, dataset: Dataset = MNIST) -> Path:

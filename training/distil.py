@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file
@@ -36,9 +38,9 @@ from training.augmentation import (
     FreshImages,
     augmentation_strength,
     distort,
+    finish,
     full_distortion,
     make_epochs,
-    make_outliers,
     stream_seed,
 )
 from training.config import TeacherConfig, TrainConfig
@@ -94,6 +96,13 @@ class Teacher:
             logs = [member(pixels).log_softmax(dim=1) for member in self.members]
             return torch.stack(logs).mean(dim=0)
 
+    def probabilities(self, pixels: Tensor) -> Tensor:
+        """Mean of the members' probabilities, float32, (N, C), of ink 0 to 255, (N, 28, 28)."""
+        with torch.inference_mode():
+            chunks = torch.split(pixels, _CHUNK)
+            each = [torch.cat([member(chunk) for chunk in chunks]) for member in self.members]
+            return torch.stack(each).softmax(dim=2).mean(dim=0)
+
 
 def load_teacher(paths: Sequence[Path], device: torch.device) -> Teacher:
     """A teacher from files of `dropserve-train teacher`, or checkpoints of digit networks.
@@ -112,7 +121,7 @@ def load_teacher(paths: Sequence[Path], device: torch.device) -> Teacher:
             cards.append({"kind": "convnet", **convnet.card})
             continue
         members.append(TrainableMLP.from_network(checkpoint.network).to(device).answer)
-        recipe = checkpoint.training["recipe"] | {"seed": checkpoint.training["seed"]}
+        recipe = checkpoint.training.get("recipe", {}) | {"seed": checkpoint.training.get("seed")}
         error = checkpoint.metrics.get("validation", {}).get("error")
         card = {"version": checkpoint.version, "recipe": recipe, "validation_error": error}
         cards.append({"kind": "mlp", **card})
@@ -125,13 +134,21 @@ class Views:
     """Epochs from views: distorted copies of the training images with the teacher's logits.
 
     To ask the teacher about an image takes longer than to train on its answer. So the epochs go
-    round `config.views` views, which are kept on disk, and runs with other seeds use the same ones.
-    While the augmentation fades, its strength is rounded to a twentieth, and the epochs go round a
-    twentieth of the views at each strength.
+    round `config.views` views, whose logits are kept on disk, 20 bytes an image; the images are
+    distorted again. Runs with other seeds use the same views. While the augmentation fades, its
+    strength is rounded to a twentieth, and the epochs go round a twentieth of the views at each
+    strength.
     """
 
-    def __init__(self, config: TrainConfig, training: Images, teacher: Teacher) -> None:
-        self._config, self._teacher, self._dataset = config, teacher, training.dataset
+    def __init__(
+        self,
+        config: TrainConfig,
+        training: Images,
+        teacher: Teacher,
+        pool: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self._config, self._teacher = config, teacher
+        self._dataset, self._pool = training.dataset, pool
         self._pixels = torch.from_numpy(training.pixels)
         self._labels = torch.from_numpy(training.labels)
         digest = hashlib.sha256(training.pixels.tobytes())
@@ -144,31 +161,32 @@ class Views:
         generator = torch.Generator().manual_seed(stream_seed(self._config.seed, EPOCH, epoch))
         order = torch.randperm(len(self._labels), generator=generator)
         pixels, labels = pixels[order].to(device), self._labels[order].to(device)
-        outliers = make_outliers(self._config, epoch, pixels, labels, self._dataset)
-        return Epoch(pixels, labels, logits[order].to(device, torch.float32), outliers)
+        made = Epoch(pixels, labels, logits[order].to(device, torch.float32))
+        return finish(made, self._config, epoch, self._dataset, self._pool)
 
     def _view(self, epoch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         strength = round(augmentation_strength(self._config, epoch) * _STRENGTHS) / _STRENGTHS
         views = self._config.views if strength == 1 else max(1, self._config.views // _STRENGTHS)
         number = epoch % views
         path = self._folder / f"{strength:.2f}-{number:04d}.safetensors"
+        chunks = self._distort(strength, number, device)
         if not path.exists():
-            write_atomically(path, save_tensors(self._make(strength, number, device)))
-        view = load_file(path)
-        return view["pixels"], view["logits"]
+            logits = torch.cat([self._teacher.logits(chunk).cpu().half() for chunk in chunks])
+            write_atomically(path, save_tensors({"logits": logits}))
+        return torch.cat(chunks).cpu(), load_file(path)["logits"]
 
-    def _make(self, strength: float, number: int, device: torch.device) -> dict[str, Tensor]:
-        """Distorted images, uint8, (N, 28, 28), and the teacher's logits, float16, (N, C)."""
+    def _distort(self, strength: float, number: int, device: torch.device) -> list[Tensor]:
+        """The images of a view, uint8, (N, 28, 28), in chunks."""
         seed = stream_seed(number, VIEW, round(strength * 1_000_000))
         generator = torch.Generator().manual_seed(seed)
         distortion = full_distortion(self._config).scaled(strength)
-        pixels, logits = [], []
-        for chunk in torch.split(self._pixels, DISTORTION_CHUNK):
-            distorted = distort(chunk.to(device, torch.float32), distortion, generator)
-            rounded = distorted.round().clamp(0, 255).to(torch.uint8)
-            pixels.append(rounded.cpu())
-            logits.append(self._teacher.logits(rounded).cpu().half())
-        return {"pixels": torch.cat(pixels), "logits": torch.cat(logits)}
+        return [
+            distort(chunk.to(device, torch.float32), distortion, generator)
+            .round()
+            .clamp(0, 255)
+            .to(torch.uint8)
+            for chunk in torch.split(self._pixels, DISTORTION_CHUNK)
+        ]
 
 
 class ConvNet(nn.Sequential):

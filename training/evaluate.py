@@ -2,21 +2,37 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from model.arrays import Array
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from training.answers import Pixels, Subject, answer_all, dataset_of
+from model.uncertainty.statistics import entropy
+from training.answers import Subject, answer_all, dataset_of
 from training.config import EvaluateOptions
-from training.data import KMNIST, NOTMNIST, Images, load_images, load_unfamiliar
+from training.data import (
+    KMNIST,
+    MNIST,
+    NOTMNIST,
+    Images,
+    load_corrupted,
+    load_images,
+    load_unfamiliar,
+)
+from training.distil import load_teacher
 from training.errors import TrainingError
-from training.report import measurements
+from training.report import measurements, paths
 from training.report.figures import save_figures
 from training.report.pages import CARD_FIGURES, headline, model_card, report_page
-from training.runs import use_one_thread
+from training.runs import find_device, use_one_thread
 
 # Out-of-distribution sets; a network is not judged on the set that it was trained on.
 UNFAMILIAR = (NOTMNIST, KMNIST)
+# Numbers of passes of the report's table.
+PASSES = (1, 2, 5, 10, 50, 200, 1000)
 # Significant digits of the numbers in the report: more differ between machines.
 _DIGITS = 8
 
@@ -31,7 +47,10 @@ def evaluate(options: EvaluateOptions) -> None:
     use_one_thread()
     checkpoint = load_checkpoint(options.checkpoint or DEFAULT_CHECKPOINT)
     images = load_images("test", options.data_dir, dataset_of(checkpoint))
-    subject = answer_all(checkpoint, images, passes=options.passes, seed=options.seed)
+    if not options.quick:
+        options.output.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes
+    grid = () if options.quick else PASSES
+    subject = answer_all(checkpoint, images, passes=options.passes, seed=options.seed, grid=grid)
     report = _describe(subject)
     report["scores"] = measurements.measure_scores(subject)
     report["abstaining"] = measurements.measure_abstaining(subject)
@@ -44,8 +63,24 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.quick:
         print(headline(report))
         return
+    report["passes_table"] = paths.measure_passes(subject)
     unfamiliar = _unfamiliar(images, options.data_dir)
-    report["unfamiliar"] = measurements.measure_unfamiliar(subject, unfamiliar)
+    answers = measurements.sample_others(subject, unfamiliar)
+    report["unfamiliar"] = measurements.measure_unfamiliar(subject, unfamiliar, answers)
+    if options.against is not None:
+        theirs = measurements.sample_others(other, unfamiliar)
+        report["against"]["unfamiliar"] = {
+            each.checkpoint.version: measurements.measure_separation(each, unfamiliar, found)
+            for each, found in ((subject, answers), (other, theirs))
+        }
+    if images.dataset == MNIST:
+        prepared = paths.measure_prepared(subject, unfamiliar)
+        sampled = {name: each[subject.passes] for name, each in answers.items()}
+        ambiguous = _ambiguity(options.judges, images)
+        report["split"] = paths.measure_split(subject, sampled, prepared, ambiguous)
+        report["prepared"] = prepared
+        corrupted = load_corrupted(options.data_dir)
+        report["corrupted"] = paths.measure_corruptions(subject, corrupted)
     report["rotated_digit"] = measurements.measure_rotated_digit(subject)
     report["rotation"] = measurements.measure_rotation(subject)
     report["convergence"] = measurements.measure_convergence(subject)
@@ -54,6 +89,15 @@ def evaluate(options: EvaluateOptions) -> None:
     _write(report, options)
     print(headline(report))
     print(f"report: {options.output / 'report.md'}")
+
+
+def _ambiguity(judges: Sequence[Path], images: Images) -> Array | None:
+    """The entropy of the mean prediction of other networks, (N,), nats."""
+    if not judges:
+        return None
+    device = find_device("cpu")
+    probs = load_teacher(judges, device).probabilities(torch.from_numpy(images.pixels))
+    return entropy(probs.numpy())
 
 
 def _write(report: dict[str, Any], options: EvaluateOptions) -> None:
@@ -101,15 +145,15 @@ def _seed_row(subject: Subject) -> dict[str, Any]:
     return {
         "seed": checkpoint.training.get("seed"),
         "version": checkpoint.version,
-        "validation_error": checkpoint.metrics["validation"]["error"],
+        "validation_error": checkpoint.metrics.get("validation", {}).get("error"),
         "error": float(subject.wrong("predict").mean()),
         "mc_error": float(subject.wrong("mc").mean()),
     }
 
 
-def _unfamiliar(images: Images, data_dir: Path | None) -> dict[str, Pixels | str]:
+def _unfamiliar(images: Images, data_dir: Path | None) -> dict[str, Images | str]:
     """Each set's images, or why there are none."""
-    found: dict[str, Pixels | str] = {}
+    found: dict[str, Images | str] = {}
     for dataset in UNFAMILIAR:
         if dataset == images.dataset:
             continue

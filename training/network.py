@@ -49,7 +49,7 @@ class TrainableMLP(nn.Module):
         """Logits, float32, (B, C), of ink 0 to 255, (B, 28, 28)."""
         return self.forward(self.normalise(pixels))
 
-    def forward(self, x: Tensor, masks: Masks | None = None) -> Tensor:
+    def forward(self, x: Tensor, masks: Masks | None = None, rows: Tensor | None = None) -> Tensor:
         """Computes the logits of the images `x`.
 
         Args:
@@ -57,9 +57,11 @@ class TrainableMLP(nn.Module):
             masks: one mask per hidden layer, broadcastable to that layer's (B, units). Kept units
                 are scaled by 1 / (1 - rate), which preserves their expectation (inverted dropout;
                 Srivastava et al. 2014, section 10). None keeps every unit, unscaled.
+            rows: the image of each pass, (passes,), where images have several passes. The first
+                layer, which no mask precedes, is computed once per image.
 
         Returns:
-            Logits, (B, C).
+            Logits, (B, C), or (passes, C).
 
         Raises:
             ShapeError: the number of masks differs from the number of hidden layers.
@@ -70,6 +72,8 @@ class TrainableMLP(nn.Module):
         h = x
         for index, layer in enumerate(hidden):
             h = layer(h)  # (B, units)
+            if index == 0 and rows is not None:
+                h = h[rows]
             if self.config.activation == "relu":
                 h = torch.relu(h)
             if masks is not None:

@@ -4,7 +4,8 @@ Dropout of hidden units is part of the network. Each regulariser is a function o
 `train.py` calls those whose settings are on.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +90,56 @@ def keep_inputs(rate: float, seed: int, images: int, inputs: int, *, first_image
 def drop_inputs(x: Tensor, keep: Tensor, rate: float) -> Tensor:
     """Inverted dropout: zero where `keep` is false, and scaled by 1 / (1 - rate) elsewhere."""
     return x * keep / (1 - rate)
+
+
+def outlier_loss(logits: Tensor, plain: Tensor | None, config: TrainConfig) -> Tensor:
+    """What outliers add to the loss.
+
+    Without disagreement it is w CE(u, p), with u uniform and p the probabilities of a pass:
+    outlier exposure (Hendrycks et al. 2019), which makes every pass uncertain.
+
+    With a disagreement of a > 0 it is
+
+        w (ln C - H(mean of K passes)) + w a / 2 (mean of their H) + d CE(u, p without dropout):
+
+    the mean of the passes is to be uniform and each pass is to be certain, so that they disagree.
+    At a = 2 the first two terms are w times ln C minus the mutual information. Related: maximum
+    overall diversity, Jain et al. 2020, "Maximizing Overall Diversity for Improved Uncertainty
+    Estimates in Deep Ensembles", arXiv 1906.07380.
+
+    Args:
+        logits: of the passes, (K M, C), all outliers' first pass first.
+        plain: without dropout, (M, C); None without the last term.
+        config: w is `outlier_weight`, a `disagreement`, K `outlier_passes`, and d
+            `plain_outlier_weight`.
+    """
+    logs = logits.log_softmax(dim=1)
+    if config.disagreement > 0:
+        passes = logs.view(config.outlier_passes, -1, logs.shape[1])  # (K, M, C)
+        mean_logs = passes.logsumexp(dim=0) - math.log(len(passes))
+        entropy = -(mean_logs.exp() * mean_logs).sum(dim=1).mean()
+        expected_entropy = -(logs.exp() * logs).sum(dim=1).mean()
+        loss = math.log(logs.shape[1]) - entropy + config.disagreement / 2 * expected_entropy
+    else:
+        loss = -logs.mean()
+    loss = config.outlier_weight * loss
+    if plain is None:
+        return loss
+    return loss - config.plain_outlier_weight * plain.log_softmax(dim=1).mean()
+
+
+def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Any], None]:
+    """An exponential moving average of the weights, for `AveragedModel`.
+
+    It begins with random weights, which would dominate a short run: until the average is long
+    enough, the decay is (1 + n) / (10 + n) after n steps.
+    """
+
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Any) -> None:
+        share = max(1 - decay, 9 / (10 + int(steps)))
+        torch._foreach_lerp_(list(averages), list(weights), share)
+
+    return update
 
 
 def best_epoch(losses: Sequence[float]) -> int:

@@ -85,7 +85,7 @@ def enlarged(digits: Images, count: int, generator: np.random.Generator) -> Pixe
 
 
 Kind = Callable[[Images, int, np.random.Generator], Pixels]
-# Training shows the former; calibration chooses serving rates with the latter.
+# Training shows the former; calibration measures with the latter.
 SHOWN: tuple[Kind, ...] = (quilted, overlaid, bold, turned, enlarged)
 KEPT_BACK: tuple[Kind, ...] = (shuffled, mirrored)
 

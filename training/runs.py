@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,12 +51,12 @@ class RunFiles:
                 f"{self.checkpoint} has an unfinished run: add --resume to continue it, "
                 f"or delete {self.state}"
             )
+        require_writable(self.checkpoint)
         # What a killed run had half written was never seen under its name.
         for path in (self.checkpoint, self.state):
             for half_written in path.parent.glob(f".{path.name}.*"):
                 half_written.unlink()
         if not self.state.exists():
-            self.history.parent.mkdir(parents=True, exist_ok=True)
             self.history.write_text("")
 
     def append(self, row: Row) -> None:
@@ -105,6 +106,18 @@ class RunFiles:
             )
 
 
+def require_writable(path: Path) -> None:
+    """Creates the folder of a file that will be written, so that an error does not come at the end.
+
+    Raises:
+        OSError: the folder cannot be created.
+        TrainingError: the file cannot be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise TrainingError(f"{path} cannot be written; choose another --output")
+
+
 @contextmanager
 def progress(epochs: int, finished: int) -> Iterator[Callable[[Row], None]]:
     """A progress bar over the epochs; yields what shows a row of the history above it."""
@@ -112,10 +125,9 @@ def progress(epochs: int, finished: int) -> Iterator[Callable[[Row], None]]:
 
         def show(row: Row) -> None:
             bar.write(
-                f"epoch {row['epoch']:3d}  "
-                f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
-                f"validation loss {row['validation_loss']:.4f} "
-                f"accuracy {row['validation_accuracy']:.4f}",
+                f"epoch {row['epoch']:3d}  training, dropout on: loss {row['train_loss']:.4f} "
+                f"accuracy {row['train_accuracy']:.4f}  validation, dropout off: "
+                f"loss {row['validation_loss']:.4f} accuracy {row['validation_accuracy']:.4f}",
                 file=sys.stderr,
             )
             bar.update()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import CheckpointError
@@ -28,6 +28,7 @@ from training.augmentation import (
     INPUT_DROPOUT,
     WEIGHTS,
     Epoch,
+    EpochSource,
     FreshImages,
     make_epochs,
     outliers_per_batch,
@@ -47,14 +48,18 @@ from training.optimisation import (
     drop_inputs,
     initialise,
     keep_inputs,
+    moving_average,
+    outlier_loss,
     patience_has_ended,
     weight_penalty,
 )
+from training.pool import Pool
 from training.runs import Row, RunFiles, progress
 
-# A step's normalised pixels of B images and M outliers, (B + M, 784), their keep-masks per hidden
-# layer, (B + M, units), the labels, (B,), and with a teacher its logits, (B, C).
-Batch = tuple[Tensor, Sequence[Tensor], Tensor, Tensor | None]
+# A step's normalised pixels of B images and M outliers, (B + M, 784), the image of each pass,
+# (B + K M,), its keep-masks per hidden layer, (B + K M, units), the labels, (B,), and with a
+# teacher its logits, (B, C).
+Batch = tuple[Tensor, Tensor, Sequence[Tensor], Tensor, Tensor | None]
 # Without a teacher these change nothing, and are not part of a recipe.
 TEACHER_SETTINGS = {"views", "distillation_weight", "distillation_temperature"}
 
@@ -67,6 +72,7 @@ def train(
     device: torch.device,
     resume: bool = False,
     teacher: Teacher | None = None,
+    pool: Pool | None = None,
     measure: Callable[[TrainableMLP], Row] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> Checkpoint:
@@ -79,6 +85,7 @@ def train(
         device: what computes.
         resume: continue the interrupted run at `output`, or begin where there is none.
         teacher: networks whose answers to the distorted images are learned, too.
+        pool: images that are no digits, of which outliers are drawn.
         measure: what else to record after each epoch, of the averaged network.
         on_epoch: called with each row of the history; without it a progress bar is shown.
 
@@ -89,14 +96,17 @@ def train(
         TrainingError: `output` holds an unfinished run and `resume` is false, or a run with other
             settings; or there are too few images, or the loss became infinite.
     """
-    recipe, files = recipe_of(config, teacher, images.dataset), RunFiles(output)
+    recipe, files = recipe_of(config, teacher, images.dataset, pool), RunFiles(output)
     if resume and files.is_finished:
         return _finished(recipe, files)
     training, validation = _split(images, config)
     files.begin(resume=resume)
     run = start(config, training, device)
     run.restore(recipe, files)
-    source = Views(config, training, teacher) if teacher else FreshImages(config, training)
+    drawn = None if pool is None else pool.pixels()
+    source: EpochSource = FreshImages(config, training, drawn)
+    if teacher is not None:
+        source = Views(config, training, teacher, drawn)
 
     with nullcontext(on_epoch) if on_epoch else progress(config.epochs, run.epoch) as show:
         for epoch in make_epochs(source, run.epoch, config.epochs, device):
@@ -136,10 +146,17 @@ def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, f
     network, device, steps = run.network, epoch.labels.device, 0
     total_loss = torch.zeros((), device=device)
     correct = torch.zeros((), device=device, dtype=torch.int64)
-    for x, masks, labels, teacher_logits in _batches(run, config, epoch):
-        logits, outlier_logits = network(x, masks).split([len(labels), len(x) - len(labels)])
+    for x, rows, masks, labels, teacher_logits in batches(run, config, epoch):
+        B = len(labels)
+        logits, outlier_logits = network(x, masks, rows).split([B, len(rows) - B])
         loss = _loss(logits, labels, teacher_logits, config)
-        objective = _with_penalties(loss, outlier_logits, network, config)
+        objective = loss
+        if len(x) > B:
+            plain = network(x[B:]) if config.plain_outlier_weight > 0 else None
+            objective = loss + outlier_loss(outlier_logits, plain, config)
+        if config.l1 > 0 or config.l2 > 0:
+            weights = _weights_of(network)
+            objective = objective + weight_penalty(weights, l1=config.l1, l2=config.l2)
         run.optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
@@ -235,8 +252,8 @@ def start(config: TrainConfig, training: Images, device: torch.device) -> Run:
     optimizer = build_optimiser(network, config)
     steps = config.epochs * (len(training) // config.batch_size)
     schedule = build_schedule(optimizer, config, steps=steps)
-    average = get_ema_multi_avg_fn(config.averaging)  # type: ignore[no-untyped-call]
-    return Run(network, AveragedModel(network, multi_avg_fn=average), optimizer, schedule)
+    averaged = AveragedModel(network, multi_avg_fn=moving_average(config.averaging))
+    return Run(network, averaged, optimizer, schedule)
 
 
 def _split(images: Images, config: TrainConfig) -> tuple[Images, Images]:
@@ -255,11 +272,13 @@ def _split(images: Images, config: TrainConfig) -> tuple[Images, Images]:
     return images[:held_out][: config.training_images or None], images[held_out:]
 
 
-def _batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
+def batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
     """The steps of an epoch; images that fill no batch are left out."""
     B, M = config.batch_size, outliers_per_batch(config)
     steps = len(epoch.labels) // B
     device, sites = epoch.labels.device, run.network.config.dropout_sites
+    K = config.outlier_passes if config.disagreement > 0 else 1
+    passes = torch.cat([torch.arange(B), torch.arange(B, B + M).repeat(K)]).to(device)
     dropout_seed = stream_seed(config.seed, DROPOUT)
     input_seed = stream_seed(config.seed, INPUT_DROPOUT)
     input_rate = round_rate(config.input_dropout)
@@ -270,15 +289,16 @@ def _batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
             outliers = epoch.outliers[step * M : (step + 1) * M]
             pixels = torch.cat([pixels, outliers.to(pixels.dtype)])
         x = run.network.normalise(pixels)
-        # Every image of the run has a mask of its own: its number counts the generator.
-        number = (run.epoch * steps + step) * len(x)
-        drawn = draw_masks(sites, Passes(number + len(x), dropout_seed), number)
+        # Every pass of the run has a mask of its own: its number counts the generator.
+        number = (run.epoch * steps + step) * len(passes)
+        drawn = draw_masks(sites, Passes(number + len(passes), dropout_seed), number)
         masks = [torch.from_numpy(mask).to(device) for mask in split_by_site(drawn, sites)]
         if input_rate > 0:
-            keep = keep_inputs(input_rate, input_seed, *x.shape, first_image=number)
+            first = (run.epoch * steps + step) * len(x)
+            keep = keep_inputs(input_rate, input_seed, *x.shape, first_image=first)
             x = drop_inputs(x, keep.to(device), input_rate)
         teacher_logits = None if epoch.teacher_logits is None else epoch.teacher_logits[rows]
-        yield x, masks, epoch.labels[rows], teacher_logits
+        yield x, passes, masks, epoch.labels[rows], teacher_logits
 
 
 def _loss(
@@ -292,31 +312,24 @@ def _loss(
     return distillation_loss(loss, logits, teacher_logits, weight=weight, temperature=temperature)
 
 
-def _with_penalties(
-    loss: Tensor, outlier_logits: Tensor, network: TrainableMLP, config: TrainConfig
-) -> Tensor:
-    """The loss with what the outliers and the size of the weights add to it."""
-    if len(outlier_logits) > 0:
-        # Cross-entropy with the uniform distribution: outlier exposure, Hendrycks et al. 2019.
-        loss = loss - config.outlier_weight * outlier_logits.log_softmax(dim=1).mean()
-    if config.l1 > 0 or config.l2 > 0:
-        loss = loss + weight_penalty(_weights_of(network), l1=config.l1, l2=config.l2)
-    return loss
-
-
 def _weights_of(network: TrainableMLP) -> list[Tensor]:
     return [layer.weight for layer in network.layers if isinstance(layer, nn.Linear)]
 
 
 def recipe_of(
-    config: TrainConfig, teacher: Teacher | None = None, dataset: Dataset = MNIST
+    config: TrainConfig,
+    teacher: Teacher | None = None,
+    dataset: Dataset = MNIST,
+    pool: Pool | None = None,
 ) -> dict[str, Any]:
-    """Every setting that makes a difference: the seed, the teacher and another data set too."""
+    """Every setting that makes a difference: the seed, teacher, pool and another data set too."""
     recipe = config.recipe()
     if teacher is None:
         recipe = {name: recipe[name] for name in recipe if name not in TEACHER_SETTINGS}
     else:
         recipe["teacher"] = list(teacher.cards)
+    if pool is not None:
+        recipe["pool"] = pool.card()
     return recipe if dataset is MNIST else {**recipe, "dataset": dataset.name}
 
 
@@ -340,6 +353,6 @@ def _finished(recipe: dict[str, Any], files: RunFiles) -> Checkpoint:
         checkpoint = load_checkpoint(files.checkpoint)
     except CheckpointError as error:
         raise TrainingError(f"{files.checkpoint} exists and is no finished run: {error}") from error
-    made = {**checkpoint.training["recipe"], "seed": checkpoint.training["seed"]}
+    made = {**checkpoint.training.get("recipe", {}), "seed": checkpoint.training.get("seed")}
     files.require_recipe(recipe, made)
     return checkpoint

@@ -1,13 +1,17 @@
 """`dropserve score`: its options. The code behind it is imported only when it runs."""
 
 import argparse
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.cli.options import Commands, add_parameter_options
-from app.errors import EXIT_FAILED
+from app.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from app.schemas import McParameters
-from app.scoring.options import PARAMETERS
+from app.scoring.question import PARAMETERS
 
 _DESCRIPTION = """\
 Score millions of images into one Parquet table: a row for each image, in the order of the input.
@@ -35,7 +39,7 @@ def add_score_command(commands: Commands) -> None:
         nargs="+",
         metavar="INPUT",
         help="images, folders, zip and tar archives of images, IDX files, .npy and .npz arrays, "
-        "Parquet files, patterns such as 'scans/*.zip'",
+        "Parquet files, patterns such as 'scans/*.zip', or URLs of these as s3:// and gs://",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the table, .parquet"
@@ -55,7 +59,7 @@ def add_score_command(commands: Commands) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes, one thread each (default: all cores)",
+        help="threads, or actors on Ray (default: one for each core)",
     )
     parser.add_argument(
         "--ray",
@@ -72,9 +76,10 @@ def add_score_command(commands: Commands) -> None:
 
 def _score(options: argparse.Namespace) -> int:
     try:
-        from app.scoring.run import run_score
+        with _ended_by_signals():
+            from app.cli.scoring import run_score
 
-        return run_score(options, sys.stderr)
+            return run_score(options, sys.stderr)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRAS:
@@ -84,3 +89,28 @@ def _score(options: argparse.Namespace) -> int:
             "installs it\n"
         )
         return EXIT_FAILED
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the process at once.
+
+    Whatever it was writing is not used unless it is whole. An exception would not do: it gets lost
+    in a destructor, and where it strikes the locks of a pool, threads wait for ever.
+    """
+
+    def end(*_: object) -> None:
+        os.write(2, b"\ndropserve: interrupted; run the same command again to continue\n")
+        os._exit(EXIT_INTERRUPTED)
+
+    signals = [
+        each
+        for each in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    previous = [signal.signal(each, end) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in zip(signals, previous, strict=True):
+            signal.signal(each, handler)

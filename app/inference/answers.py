@@ -1,6 +1,7 @@
 """From class probabilities to answers: statistics, calibration, decision."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,9 @@ class AnswerBuilder:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._labels = checkpoint.network.config.labels
         self._calibration = read_calibration(checkpoint.calibration, "predict")
-        self._mc_calibration = read_calibration(checkpoint.calibration, "mc")
+        self._mc_calibrations = lru_cache(maxsize=1024)(
+            partial(read_calibration, checkpoint.calibration, "mc")
+        )
         self._identity = ModelIdentity(name=checkpoint.name, version=checkpoint.version)
         self.levels = sorted(self._calibration.conformal_quantiles)
 
@@ -49,10 +52,9 @@ class AnswerBuilder:
     ) -> Prediction:
         """The answer with dropout off, from C probabilities."""
         score: Any = np.float32(entropy(probs))
+        decision = _decide(probs, score, np.float32(0), self._calibration, image.boxes)
         return Prediction.of(
-            self._shared(
-                probs, score, self._calibration, image.pixels, image.boxes, steps, parameters
-            )
+            self._shared(probs, score, decision, self._calibration, image.pixels, steps, parameters)
         )
 
     def sampled(self, job: "Job") -> McPrediction:
@@ -61,9 +63,13 @@ class AnswerBuilder:
         found = summarise(job.probs)
         score = np.float32(found.predictive_entropy)
         # The calibration was fitted with the checkpoint's own rates.
-        calibration = self._mc_calibration if job.passes.dropout is None else Calibration()
+        calibration = Calibration()
+        if job.passes.dropout is None:
+            calibration = self._mc_calibrations(len(job.probs))
+        information = np.float32(found.mutual_information)
+        decision = _decide(found.mean, score, information, calibration, job.boxes)
         fields = self._shared(
-            found.mean, score, calibration, job.pixels, job.boxes, job.steps, job.parameters
+            found.mean, score, decision, calibration, job.pixels, job.steps, job.parameters
         )
         fields["mean"] = found.mean.astype(np.float32)
         fields["variance"] = fields["standard_error"] = None
@@ -71,7 +77,7 @@ class AnswerBuilder:
             fields["variance"] = found.variance.astype(np.float32)
             fields["standard_error"] = found.standard_error.astype(np.float32)
         fields["expected_entropy"] = np.float32(found.expected_entropy)
-        fields["mutual_information"] = np.float32(found.mutual_information)
+        fields["mutual_information"] = information
         fields["votes"] = found.votes
         fields["passes"] = len(job.probs)
         fields["stop_reason"] = job.stop_reason
@@ -88,9 +94,9 @@ class AnswerBuilder:
         self,
         probs: Probs,
         score: Any,
+        decision: Decision | None,
         calibration: Calibration,
         pixels: Pixels,
-        boxes: Sequence[Box],
         steps: Mapping[str, str] | None,
         parameters: PredictParameters,
     ) -> dict[str, Any]:
@@ -104,7 +110,7 @@ class AnswerBuilder:
             "confidence": np.float32(confidence),
             "probabilities": np.array(probabilities, np.float32),
             "predictive_entropy": score,
-            "decision": _decide(probs, score, calibration, boxes),
+            "decision": decision,
             "model": self._identity,
         }
         if parameters.coverage is not None:
@@ -118,19 +124,20 @@ class AnswerBuilder:
 
 
 def _decide(
-    probs: Probs, score: Any, calibration: Calibration, boxes: Sequence[Box]
+    probs: Probs, entropy: Any, information: Any, calibration: Calibration, boxes: Sequence[Box]
 ) -> Decision | None:
-    # Judged by the score that is returned, so that the answer never contradicts itself.
-    threshold = calibration.threshold
-    decided = decide(probs, float(score), threshold, several_digits=bool(boxes))
-    if decided is None or threshold is None:
+    """Decides by the float32 scores that are returned, so that the answer agrees with itself."""
+    scores = {"predictive_entropy": entropy, "mutual_information": information}
+    decided = decide(
+        probs,
+        float(entropy),
+        calibration,
+        mutual_information=float(information),
+        several_digits=bool(boxes),
+    )
+    if decided is None:
         return None
-    fields: dict[str, Any] = {
-        "outcome": decided.outcome,
-        "reason": decided.reason,
-        "score": score,
-        "threshold": threshold,
-    }
+    fields: dict[str, Any] = decided._asdict() | {"score": scores[decided.measure]}
     if boxes:
         fields["boxes"] = boxes
     return Decision.of(fields)

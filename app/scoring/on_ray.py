@@ -1,19 +1,19 @@
-"""Scores chunks on a Ray cluster, through Ray Data: an actor a core, one thread an actor.
+"""Scores blocks on a Ray cluster, through Ray Data: an actor a core, one thread an actor.
 
-Ray Data takes chunks to actors as these get free, keeps what is under way within the memory of its
-object store, and does a lost node's chunks again elsewhere. Every node needs the same input under
-the same paths, and Dropserve with the same network.
+Ray Data takes blocks to actors as these get free, keeps what is under way within the memory of its
+object store, and does a lost node's blocks again elsewhere. Every node needs the same input under
+the same paths, and Dropserve with the same network; answers come back to this process.
 """
 
-import json
 import logging
 import os
 import signal
 import socket
-from collections.abc import Generator, Iterable
-from importlib.metadata import version
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+import pyarrow as pa
 
 # Before Ray is imported, which reads them then: it reports the run to nobody, and its own log,
 # which is in its folder, does not come between the lines of progress.
@@ -27,111 +27,107 @@ from ray.exceptions import RayError  # noqa: E402
 signal.signal(signal.SIGTERM, _previous)  # importing Ray sets its own
 
 from app.errors import UsageError  # noqa: E402
-from app.scoring.items import WorkerDiedError  # noqa: E402
-from app.scoring.options import ScoreOptions  # noqa: E402
-from app.scoring.parts import Part  # noqa: E402
-from app.scoring.sources import Chunk  # noqa: E402
+from app.scoring.question import ClusterError, Question  # noqa: E402
+from app.scoring.sources import Block  # noqa: E402
 from model.errors import ModelError  # noqa: E402
 
-# A Ray of this process's own, on this machine only.
-LOCAL = "local"
+_LOCAL = "local"  # a Ray of this process's own, on this machine only
 _CONNECTING_SECONDS = 10.0
+_MOST_TASKS = 10_000  # each is kept track of
 
 
 def score_on_ray(
-    options: ScoreOptions, chunks: Iterable[Chunk], actors: int | None, address: str, build: str
-) -> Generator[Part, None, None]:
-    """Scores chunks on a cluster, in any order.
+    question: Question, blocks: Iterable[Block], actors: int | None, address: str
+) -> Generator[pa.RecordBatch, None, None]:
+    """Scores blocks, in any order, after having gone through them.
 
     Args:
-        options: what is asked.
-        chunks: gone through before the first is scored; a few bytes for each file that they name.
+        question: what is asked.
+        blocks: a few bytes for each file that they name.
         actors: how many; None: one for each core, as the cluster has and gets them.
-        address: as `ray.init` takes it, or `LOCAL`.
-        build: versions of Dropserve and of the network, which every node must have.
+        address: as `ray.init` takes it, or `local`.
 
     Raises:
         UsageError: there is no cluster at the address.
-        ModelError: the network cannot be used, or a node has another build.
-        WorkerDiedError: Ray gave up.
+        ModelError: the network cannot be used, or a node has another.
+        ClusterError: Ray gave up.
     """
-    items = [{"chunk": chunk} for chunk in chunks]
+    items = [{"block": block} for block in blocks]
     if not items:
         return
     _connect(address)
     try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False  # ours is shown
+        ray.data.DataContext.get_current().enable_progress_bars = False  # ours is shown
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        most = min(int(ray.cluster_resources().get("CPU", 1)), len(items))
+        tasks = min(len(items), _MOST_TASKS)
+        most = min(int(ray.cluster_resources().get("CPU", 1)), tasks)
         pool = {"size": actors} if actors else {"min_size": 1, "initial_size": most}
-        scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        scored = ray.data.from_items(items, override_num_blocks=tasks).map(
             _Actor,
-            fn_constructor_args=(options, build),
+            fn_constructor_args=(question, question.describe()),
             compute=ray.data.ActorPoolStrategy(**pool),
             num_cpus=1,
         )
         for row in scored.iter_rows():
-            refused, failures = row.pop("refused"), json.loads(row.pop("failures"))
-            if refused:
-                raise ModelError(refused)
-            yield Part(**row, failures=failures)
+            if row["refused"]:
+                raise ModelError(row["refused"])
+            yield from pa.ipc.open_stream(row["answers"])
     except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise WorkerDiedError(
-            f"Ray gave up ({reason}); run the same command again to continue"
-        ) from error
+        raise ClusterError(f"Ray gave up ({str(error).strip().splitlines()[-1]})") from error
     finally:
         ray.shutdown()
 
 
 def _connect(address: str) -> None:
-    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == _LOCAL else {}
     try:
         head = urlsplit(address if "://" in address else f"//{address}")
         if head.hostname and head.port:
             # Ray itself would try for minutes to reach a head that is not there.
             socket.create_connection((head.hostname, head.port), _CONNECTING_SECONDS).close()
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **(own if address == LOCAL else {}),
-        )
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (OSError, RayError, ValueError) as error:
         raise UsageError(
             f"there is no Ray cluster at {address}; give --ray the address of its head, "
-            f"auto on one of its nodes, or {LOCAL}"
+            f"auto on one of its nodes, or {_LOCAL}"
         ) from error
 
 
 class _Actor:
-    """Scores chunks; loads the network with the first, so that an error then is an answer."""
+    """Scores blocks; loads the network with the first, so that an error then is an answer."""
 
-    def __init__(self, options: ScoreOptions, build: str) -> None:
-        self._options = options
-        self._build = build
-        self._scorer: Any = None
+    def __init__(self, question: Question, described: dict[str, Any]) -> None:
+        self._question, self._described = question, described
+        self._asked: list[Block] = []
+        self._scored: Iterator[pa.RecordBatch] | None = None
 
-    def __call__(self, row: dict[str, Chunk]) -> dict[str, Any]:
-        """The part of the chunk, or why this node cannot make it."""
-        part, refused = Part(row["chunk"].number, row["chunk"].rows, b"", []), ""
+    def __call__(self, row: dict[str, Block]) -> dict[str, Any]:
+        """The answers to a block, or why this node has none."""
+        self._asked.append(row["block"])
         try:
-            part = self._load().score(row["chunk"])
-        except ModelError as error:
-            refused = str(error)
-        return {**part._asdict(), "failures": json.dumps(part.failures), "refused": refused}
+            self._scored = self._scored or self._score()
+            answers = [next(self._scored)]
+            while sum(batch.num_rows for batch in answers) < row["block"].rows:
+                answers.append(next(self._scored))
+        except (ModelError, UsageError) as error:
+            self._scored = None
+            return {"answers": b"", "refused": str(error)}
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, answers[0].schema) as writer:
+            for batch in answers:
+                writer.write_batch(batch)
+        return {"answers": sink.getvalue().to_pybytes(), "refused": ""}
 
-    def _load(self) -> Any:
-        if self._scorer is None:
-            from app.scoring.scorer import Scorer  # imported only where it computes
+    def _score(self) -> Iterator[pa.RecordBatch]:
+        """Draws each block as it is asked for, so that a file stays open for the next."""
+        from app.scoring import pipeline  # imports the engine, where it computes
 
-            scorer = Scorer(self._options)
-            here = f"Dropserve {version('dropserve')} with the network {scorer.version}"
-            if here != self._build:
-                raise ModelError(
-                    f"a node of the cluster has {here}, and here is {self._build}; give every "
-                    "node the same Dropserve and checkpoint"
-                )
-            self._scorer = scorer
-        return self._scorer
+        here, question = self._question.describe(), self._question
+        if here != self._described:
+            raise ModelError(
+                f"a node of the cluster has {here}, and the command {self._described}; give every "
+                "node the same Dropserve and checkpoint"
+            )
+        network = pipeline.load_network(question)
+        for batch in pipeline.read(iter(self._asked.pop, None), question.column):
+            yield pipeline.predict(pipeline.prepare(batch, question), question, network)

@@ -1,19 +1,21 @@
 """What is kept on the disk: parts of the table while a run goes on, then the table itself.
 
-Every part is written whole or not at all, under the number of its chunk, so that a run that is
-killed at any moment goes on with the chunks that have none. A manifest says what the parts belong
-to. At the end they are joined in order; the table takes its name as the very last step.
+Every part is written whole or not at all, under the number of its first row, so that a run that is
+killed at any moment goes on with the blocks whose parts are not all there. A manifest says what the
+parts belong to. At the end they are joined in order; the table takes its name as the last step.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from app.errors import UsageError
@@ -24,31 +26,10 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# Rows of the finished table that are in memory together.
-GROUP_ROWS = 65_536
-# Keys in the metadata of a part, for its failures, and of the table, for what it is; both JSON.
-FAILURES_KEY = b"failures"
-_RUN_KEY = b"dropserve"
-
-
-class Part(NamedTuple):
-    """The part of the table that a chunk of images makes.
-
-    Attributes:
-        number: of the chunk.
-        rows: how many images it has, those without an answer included.
-        content: a Parquet file: a row for each answer, and in its metadata the failures.
-        failures: `row`, `source`, `code` and `message` of each image without an answer.
-    """
-
-    number: int
-    rows: int
-    content: bytes
-    failures: list[dict[str, Any]]
-
-
-class OutputExistsError(UsageError):
-    """The table is there already, from another run."""
+GROUP_ROWS = 65_536  # of the finished table that are in memory together
+_RUN_KEY = b"dropserve"  # in the metadata of the table, for what it is, as JSON
+_CHANGED = "files of the input have changed"
+_ERROR = ["code", "message"]  # in a part, why an image has no answer; the table has neither
 
 
 def failures_path(output: Path) -> Path:
@@ -65,8 +46,7 @@ class Parts:
     """
 
     def __init__(self, output: Path, manifest: Mapping[str, Any]) -> None:
-        self._output = output
-        self._manifest = manifest
+        self._output, self._manifest = output, manifest
         self.folder = output.with_name(f"{output.name}.parts")
         self._manifest_path = self.folder / "manifest.json"
 
@@ -74,17 +54,16 @@ class Parts:
         """The tally of an earlier run with the same manifest that was finished.
 
         Raises:
-            OutputExistsError: there is a table of something else.
+            UsageError: there is a table of something else.
         """
         if not self._output.exists():
             return None
         try:
-            metadata = pq.read_schema(self._output).metadata or {}
-            written = json.loads(metadata.get(_RUN_KEY, b"{}"))
+            written = json.loads((pq.read_schema(self._output).metadata or {}).get(_RUN_KEY, "{}"))
         except (pa.ArrowException, OSError, ValueError):
             written = {}
         if written.get("run") != self._manifest:
-            raise OutputExistsError(
+            raise UsageError(
                 f"{self._output} exists, and holds something else; name another file, or replace "
                 "it with --overwrite"
             )
@@ -103,102 +82,105 @@ class Parts:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
-            _lock(lock, self._output)
+            try:
+                if fcntl is not None:  # the system lets go of it when the process is killed
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                busy = f"another run is writing {self._output}; wait for it, or stop it"
+                raise UsageError(busy) from error
             if start_anew:
                 for old in (self._manifest_path, self._output, failures_path(self._output)):
                     old.unlink(missing_ok=True)
             if not self._manifest_path.exists():
                 # What a run without a manifest left belongs to nothing.
-                for old in self.folder.glob("*.parquet"):
+                for old in self.folder.glob("*.arrow"):
                     old.unlink()
                 content = json.dumps(self._manifest, indent=2).encode()
                 write_atomically(self._manifest_path, content)
             earlier = json.loads(self._manifest_path.read_text())
-            if earlier != self._manifest:
-                changes = [
-                    f"{key} was {earlier.get(key)} and is {value}"
-                    for key, value in self._manifest.items()
-                    if earlier.get(key) != value and key != "digest"
-                ]
-                what = "; ".join(changes) or "files of the input have changed"
+            changes = [
+                f"{key} was {earlier.get(key)} and is {value}" if key != "digest" else _CHANGED
+                for key, value in self._manifest.items()
+                if earlier.get(key) != value
+            ]
+            if changes:
                 raise UsageError(
-                    f"an unfinished run for {self._output} asked for something else ({what}); "
-                    "finish that, name another file, or start anew with --overwrite"
+                    f"an unfinished run for {self._output} asked for something else "
+                    f"({'; '.join(changes)}); finish that, name another file, or start anew with "
+                    "--overwrite"
                 )
             yield
 
-    def write(self, number: int, content: bytes) -> None:
-        """Keeps a part."""
-        write_atomically(self._path(number), content)
+    def path(self, row: int) -> Path:
+        """Of the part that begins with a row."""
+        return self.folder / f"{row:012d}.arrow"
 
-    def count_failures(self, number: int, rows: int) -> int | None:
-        """Of a part that is there and whole the images that failed; None: it has to be made."""
+    def read(self, first: int, last: int) -> Iterator[pa.RecordBatch]:
+        """The parts that have a range of rows, in order.
+
+        Raises:
+            FileNotFoundError: one is missing.
+            pa.ArrowException: one is damaged.
+        """
+        while first < last:
+            with pa.OSFile(str(self.path(first))) as file:
+                yield (part := pa.ipc.open_file(file).get_batch(0))
+            first += part.num_rows
+
+    def count_failures(self, first: int, last: int) -> int | None:
+        """Of a range of rows those that failed; None: they have to be scored."""
         try:
-            table = pq.ParquetFile(self._path(number))
+            return sum(len(failures_in(part)) for part in self.read(first, last))
         except (pa.ArrowException, OSError):
             return None
-        with table:
-            failed = len(_failures_in(table))
-            return failed if table.metadata.num_rows + failed == rows else None
 
-    def join(self, parts: int, tally: Mapping[str, int]) -> None:
-        """Makes the table and the list of failures from parts 0 to `parts`, and removes them."""
+    def join(self, tally: Mapping[str, int]) -> None:
+        """Makes the table and the list of failures from the parts, and removes them."""
         listed = failures_path(self._output)
-        table, failures = (
-            path.with_name(f".{path.name}.joining") for path in (self._output, listed)
-        )
-        try:
-            with failures.open("w", encoding="utf-8") as lines:
-                self._join(parts, tally, table, lines)
-            if failures.stat().st_size:
-                failures.replace(listed)
-            else:
-                listed.unlink(missing_ok=True)
-            table.replace(self._output)
-        finally:
-            for path in (table, failures):
-                path.unlink(missing_ok=True)
+        table, failures = self.folder / "table", self.folder / "failures"
+        with failures.open("w", encoding="utf-8") as lines:
+            self._join(tally, table, lines)
+        if failures.stat().st_size:
+            failures.replace(listed)
+        else:
+            listed.unlink(missing_ok=True)
+        table.replace(self._output)
         # The manifest first: without it, what is left belongs to nothing.
         self._manifest_path.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _join(self, parts: int, tally: Mapping[str, int], path: Path, lines: IO[str]) -> None:
-        with pq.ParquetFile(self._path(0)) as first:
-            schema = first.schema_arrow
+    def _join(self, tally: Mapping[str, int], path: Path, lines: IO[str]) -> None:
+        parts = self.read(0, tally["images"])
+        first = next(parts)
         document = json.dumps({"run": self._manifest, "tally": tally})
+        schema = pa.schema([each for each in first.schema if each.name not in _ERROR])
         schema = schema.with_metadata({_RUN_KEY: document.encode()})
         words = [each.name for each in schema if pa.types.is_dictionary(each.type)]
-        waiting: list[pa.Table] = []
-        rows = 0
+        waiting = schema.empty_table()
         with pq.ParquetWriter(path, schema, use_dictionary=words, compression="zstd") as writer:
-            for number in range(parts):
-                with pq.ParquetFile(self._path(number)) as part:
-                    lines.writelines(json.dumps(each) + "\n" for each in _failures_in(part))
-                    waiting.append(part.read(use_threads=False).replace_schema_metadata(None))
-                    rows += part.metadata.num_rows
-                while rows >= GROUP_ROWS or (number == parts - 1 and rows):
-                    table = pa.concat_tables(waiting).unify_dictionaries()
-                    writer.write_table(table.slice(0, GROUP_ROWS), GROUP_ROWS)
-                    waiting = [table.slice(GROUP_ROWS)]
-                    rows = waiting[0].num_rows
+            for part in chain([first], parts):
+                lines.writelines(json.dumps(each) + "\n" for each in failures_in(part))
+                answered = part.filter(pc.field("code").is_null()).select(schema.names)
+                waiting = pa.concat_tables([waiting, pa.Table.from_batches([answered])])
+                while len(waiting) >= GROUP_ROWS:
+                    writer.write_table(waiting.slice(0, GROUP_ROWS).unify_dictionaries())
+                    waiting = waiting.slice(GROUP_ROWS)
+            if len(waiting):
+                writer.write_table(waiting.unify_dictionaries())
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.parquet"
+
+def write(batch: pa.RecordBatch, path: Path) -> None:
+    """Keeps a part, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    write_atomically(path, sink.getvalue())
 
 
-def _failures_in(part: pq.ParquetFile) -> list[dict[str, Any]]:
-    failures: list[dict[str, Any]] = json.loads(part.schema_arrow.metadata[FAILURES_KEY])
-    return failures
-
-
-def _lock(file: IO[str], output: Path) -> None:
-    """For as long as the file is open; the system lets go of it when the process is killed."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(f"another run is writing {output}; wait for it, or stop it") from error
+def failures_in(part: pa.RecordBatch) -> list[dict[str, Any]]:
+    """`row`, `source`, `code` and `message` of each image without an answer."""
+    failed = part.select(["row", "source", *_ERROR]).filter(pc.field("code").is_valid())
+    listed: list[dict[str, Any]] = failed.to_pylist()
+    return listed

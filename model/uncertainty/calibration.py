@@ -5,6 +5,7 @@ for MC answers, and stores it in the checkpoint.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,19 +29,33 @@ class Calibration:
         threshold: the largest predictive entropy, nats, that is accepted; None if it was not
             fitted, which leaves decisions out of the answers.
         conformal_quantiles: for each coverage level the argument of `prediction_set`.
+        unfamiliar_threshold: the largest mutual information, nats, that is accepted; None if it was
+            not fitted.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
     conformal_quantiles: Mapping[float, float] = field(default_factory=dict)
+    unfamiliar_threshold: float | None = None
 
 
-def read_calibration(document: Mapping[str, Any], mode: Mode) -> Calibration:
+def read_calibration(
+    document: Mapping[str, Any], mode: Mode, passes: int | None = None
+) -> Calibration:
     """Reads the calibration of one mode from a checkpoint's JSON.
+
+    Args:
+        document: the checkpoint's `calibration`.
+        mode: whether dropout is on.
+        passes: how many passes an answer with dropout has. Between two numbers for which the
+            checkpoint was calibrated, every value is linear in 1 / passes, as the bias of a mean's
+            entropy is. None, or a checkpoint that was calibrated for one number only: that one.
 
     Raises:
         KeyError, TypeError, ValueError: the document is damaged.
     """
+    if mode == "mc" and passes is not None and document.get("by_passes"):
+        return _interpolate(document["by_passes"], passes)
     temperature = _number(document[_TEMPERATURE_KEYS[mode]])
     if temperature <= 0:
         raise ValueError(f"a temperature must be above 0, not {temperature}")
@@ -54,6 +69,38 @@ def read_calibration(document: Mapping[str, Any], mode: Mode) -> Calibration:
             if fitted is not None
         },
     )
+
+
+def _interpolate(rows: Sequence[Mapping[str, Any]], passes: int) -> Calibration:
+    """The calibration for a number of passes, from rows of ascending numbers."""
+    fitted = [int(row["passes"]) for row in rows]
+    above = min(bisect_left(fitted, passes), len(rows) - 1)
+    below = max(above - 1, 0) if fitted[above] > passes else above
+    few, many = rows[below], rows[above]
+    share = 0.0
+    if below != above:
+        share = (1 / fitted[below] - 1 / passes) / (1 / fitted[below] - 1 / fitted[above])
+
+    def between(*path: str) -> float | None:
+        first, last = (_value_at(row, path) for row in (few, many))
+        return None if first is None or last is None else first + share * (last - first)
+
+    quantiles = {level: between("conformal", level) for level in few["conformal"]}
+    temperature = between("temperature")
+    if temperature is None or temperature <= 0:
+        raise ValueError("a temperature must be above 0")
+    return Calibration(
+        temperature,
+        between("threshold"),
+        {float(level): least for level, least in quantiles.items() if least is not None},
+        between("unfamiliar_threshold"),
+    )
+
+
+def _value_at(row: Any, path: Sequence[str]) -> float | None:
+    for key in path:
+        row = row[key]
+    return None if row is None else _number(row)
 
 
 def _number(value: Any) -> float:

@@ -33,7 +33,7 @@ ADDITIONS = {
         "    decision: Decision | None = describe(": FIELD,
         "    return_input: Annotated[bool,": PARAMETER,
     },
-    ANSWERS: {'            "decision": _decide(': VALUE},
+    ANSWERS: {'            "decision": decision,': VALUE},
 }
 
 SCRIPT = """

@@ -88,7 +88,7 @@ def test_what_serving_imports_is_no_torch() -> None:
     """Though it is installed."""
     script = (
         "import sys\n"
-        "import app.api.application, app.cli.predict.run, app.process.server, app.scoring.scorer\n"
+        "import app.api.application, app.cli.predict.run, app.process.server, app.scoring.local\n"
         "from model.engines import build_engine\n"
         "from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint\n"
         "build_engine(load_checkpoint(DEFAULT_CHECKPOINT).network)\n"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.scoring.on_cores import usable_cores
+from app.scoring.local import usable_cores
 
 
 def assign_cores() -> tuple[int | None, int | None]:

@@ -5,12 +5,12 @@ import torch
 
 from model.checkpoint import Checkpoint
 from model.network import MLPConfig
-from training.calibrate import fit
+from training.calibrate import fit, make_kept_back
 from training.config import CalibrationRules
 from training.data import Images
 from training.network import TrainableMLP
 
-RULES = CalibrationRules(nll_tolerance=0.5, accepted_error=0.9)
+RULES = CalibrationRules(accepted_error=0.9)
 
 
 def draw_digits(count: int, seed: int) -> Images:
@@ -47,4 +47,5 @@ def train_small() -> Checkpoint:
 
 
 def calibrated(trained: Checkpoint) -> Checkpoint:
-    return fit(trained, draw_digits(300, 4), RULES)
+    validation = draw_digits(300, 4)
+    return fit(trained, validation, make_kept_back(validation), RULES)

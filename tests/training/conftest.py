@@ -49,9 +49,9 @@ def trained(one_thread: None) -> "Checkpoint":
 
 @pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer outliers, rates and passes than a real calibration takes."""
+    """Fewer outliers and passes than a real calibration takes."""
     import training.calibrate
 
     monkeypatch.setattr(training.calibrate, "UNFAMILIAR_PER_KIND", 10)
-    monkeypatch.setattr(training.calibrate, "CANDIDATE_RATES", (0.1, 0.3))
+    monkeypatch.setattr(training.calibrate, "GRID", (1, 2, 20))
     monkeypatch.setattr(training.calibrate, "PASSES", 8)

@@ -10,19 +10,21 @@ from numpy.typing import NDArray
 import training.calibrate
 import training.train
 from model.checkpoint import Checkpoint, save_checkpoint
+from model.engines import build_engine
 from model.uncertainty.calibration import apply_temperature, prediction_set, read_calibration
 from tests.training.bars import RULES, calibrated, draw_digits
+from training.answers import dataset_of, sample_all
 from training.calibrate import (
-    Candidate,
     abstention_threshold,
-    accepted_error_bound,
-    choose_rate,
+    fit,
     fit_temperature,
     least_probability,
     upper_bound,
+    upper_quantile,
 )
-from training.config import CalibrationRules
-from training.errors import TrainingError
+from training.config import CalibrateOptions, CalibrationRules
+from training.data import MNIST
+from training.pool import Pool, save_pool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,8 +43,8 @@ def test_everything_is_fitted_and_the_rest_stays(trained: Checkpoint) -> None:
         assert np.array_equal(one.weight, other.weight)
         assert np.array_equal(one.bias, other.bias)
     assert found.training == trained.training
+    assert found.network.config == trained.network.config
     assert found.metrics["validation"] == {"error": 0.125}
-    assert found.network.config.dropout_rates[0] in (26 / 256, 77 / 256)
     for kind in ("predict", "mc"):
         calibration = read_calibration(found.calibration, kind)
         assert calibration.temperature > 0
@@ -53,38 +55,72 @@ def test_everything_is_fitted_and_the_rest_stays(trained: Checkpoint) -> None:
     assert found.calibration["fitted_with"]["images"] == 300
 
 
+def test_each_number_of_passes_has_a_calibration_and_one_pass_cannot_disagree(
+    trained: Checkpoint,
+) -> None:
+    found = calibrated(trained).calibration
+    assert [row["passes"] for row in found["by_passes"]] == [1, 2, 8, 20]
+    of_8 = read_calibration(found, "mc", 8)
+    assert of_8.temperature == found["mc_temperature"]
+    assert of_8.threshold == found["thresholds"]["mc"]
+    assert of_8.unfamiliar_threshold is not None
+    assert read_calibration(found, "mc", 1).unfamiliar_threshold is None
+    # A single pass is less certain of the true class than the mean of many.
+    quantiles = [row["conformal"]["0.99"] for row in found["by_passes"]]
+    assert quantiles[0] < quantiles[-1]
+
+
+def test_the_thresholds_reject_the_stated_shares_of_the_digits(trained: Checkpoint) -> None:
+    calibration = read_calibration(calibrated(trained).calibration, "mc", 8)
+    assert calibration.threshold is not None
+    assert calibration.unfamiliar_threshold is not None
+    engine = build_engine(trained.network)
+    digits = sample_all(engine, draw_digits(300, 4).pixels, passes=8, seed=training.calibrate.SEED)
+    disagrees = digits.mutual_information > calibration.unfamiliar_threshold
+    assert disagrees.sum() == 3  # 1 % of 300
+    accepted = (digits.predictive_entropy <= calibration.threshold) & ~disagrees
+    assert accepted.sum() == 291  # 97 %
+
+
+def test_kept_back_outliers_of_a_pool_are_measured_too(trained: Checkpoint, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size=(5, 28, 28), dtype=np.uint8)
+    save_pool(tmp_path / "pool", Pool({}, {("noise", "none"): noise}))
+    save_checkpoint(tmp_path / "raw", trained)
+    options = CalibrateOptions(None, tmp_path / "raw", None, tmp_path / "pool")
+    found = training.calibrate.calibrate(options, RULES)
+    measured = found.metrics["calibrated_validation"]["kept_back"]
+    assert list(measured) == ["mirrored", "noise, none", "shuffled"]
+    assert set(measured["noise, none"]) == {"entropy_auroc", "disagreement_auroc", "accepted"}
+
+
+def test_a_network_gets_a_name_of_its_own(trained: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "raw", trained)
+    options = CalibrateOptions(None, tmp_path / "raw", tmp_path / "named", name="mnist-plain")
+    found = training.calibrate.calibrate(options, RULES)
+    assert (trained.name, found.name) == ("mnist", "mnist-plain")
+    assert dataset_of(found) is MNIST
+
+
+def test_what_cannot_be_fitted_is_null_and_said(
+    trained: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = fit(trained, draw_digits(300, 4), {}, CalibrationRules(accepted_error=0.0001))
+    assert found.calibration["thresholds"] == {"predict": None, "mc": None}
+    assert found.calibration["temperature"] != 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "answers without dropout, answers of 1 passes, answers of 2 passes" in line
+    assert line.endswith("allow more with --accepted-error")
+
+
 def test_the_same_checkpoint_gets_the_same_bytes_and_so_does_a_calibrated_one(
     trained: Checkpoint, tmp_path: Path
 ) -> None:
     first, second, again = (tmp_path / name for name in ("first", "second", "again"))
     save_checkpoint(tmp_path / "raw", trained)
-    for output in (first, second):
-        training.calibrate.calibrate(tmp_path / "raw", output, None, RULES)
-    training.calibrate.calibrate(first, again, None, RULES)
+    for source, output in (("raw", first), ("raw", second), ("first", again)):
+        options = CalibrateOptions(None, tmp_path / source, output)
+        training.calibrate.calibrate(options, RULES)
     assert first.read_bytes() == second.read_bytes() == again.read_bytes()
-
-
-def candidate(rate: float, nll: float, auroc: float, error_bound: float = 0.001) -> Candidate:
-    return Candidate(rate, nll, 0.01, auroc, error_bound)
-
-
-def test_the_rate_with_the_largest_auroc_is_chosen_of_those_affordable() -> None:
-    rules = CalibrationRules(nll_tolerance=0.2, accepted_error=0.002)
-    candidates = [
-        candidate(0.1, 0.0200, 0.90),
-        candidate(0.2, 0.0180, 0.91),
-        candidate(0.3, 0.0215, 0.95),
-        candidate(0.4, 0.0217, 0.97),  # 0.0180 and a fifth are 0.0216
-        # Were its NLL the one to be held against, none could be afforded.
-        candidate(0.5, 0.0100, 0.99, error_bound=0.0021),
-    ]
-    assert choose_rate(candidates, rules) == candidates[2]
-
-
-def test_no_affordable_rate_is_an_error_that_names_the_options() -> None:
-    rules = CalibrationRules(accepted_error=0.002)
-    with pytest.raises(TrainingError, match="--accepted-error"):
-        choose_rate([candidate(0.1, 0.02, 0.9, error_bound=0.5)], rules)
 
 
 def draw_answers(count: int, seed: int = 0) -> tuple[Array, NDArray[np.int64]]:
@@ -180,12 +216,28 @@ def test_the_order_of_the_images_does_not_matter() -> None:
     assert one == other is not None
 
 
-def test_the_bound_is_that_of_the_most_certain() -> None:
-    scores = np.array([0.4, 0.1, 0.3, 0.2])
-    wrong = np.array([True, False, False, False])
-    without = accepted_error_bound(scores, wrong, 0.25, 0.95)
-    assert without == pytest.approx(float(upper_bound(np.int64(0), np.int64(3), 0.95)))
-    assert accepted_error_bound(scores, wrong, 0.0, 0.95) > without
+def test_the_sequence_of_tests_ends_at_the_first_that_fails() -> None:
+    scores = np.arange(1000) / 1000
+    wrong = np.zeros(1000, dtype=bool)
+    wrong[[600, 601]] = True
+    # Two errors fail from 602 images on; that 970 of them would pass is no longer asked.
+    assert upper_bound(np.int64(2), np.int64(970), 0.95) < 0.0066 < 6.2 / 602
+    found = threshold(scores, wrong, abstaining_share=0.03, accepted_error=0.0066, confidence=0.95)
+    assert found is not None
+    assert (scores <= found).sum() == 600
+
+
+def test_digits_that_disagreement_rejects_are_accepted_at_no_entropy() -> None:
+    scores = np.where(np.arange(1000) < 980, np.arange(1000) / 1000, np.inf)
+    found = threshold(scores, np.zeros(1000, dtype=bool))
+    assert found is not None
+    assert (scores <= found).sum() == 980
+
+
+def test_a_quantile_is_exceeded_by_the_share() -> None:
+    scores = np.random.default_rng(0).permutation(200) / 7
+    assert (scores > upper_quantile(scores, 0.03)).sum() == 6
+    assert (scores > upper_quantile(scores, 0)).sum() == 0
 
 
 # Prediction sets

@@ -178,6 +178,11 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         training_images=19,
         outliers=1.5,
         outlier_weight=0.25,
+        disagreement=1.5,
+        outlier_passes=3,
+        plain_outlier_weight=0.125,
+        pool_share=0.5,
+        corruption=0.1875,
     )
     arguments = []
     for field in fields(TrainConfig):
@@ -189,7 +194,8 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     places = ["--output", str(output), "--data-dir", str(data_dir), "--device", "cpu"]
     assert run("train", *arguments, *places, "--resume") == 0
     assert recorder.arguments == (wanted, ("train", data_dir, MNIST), output)
-    assert recorder.options == {"device": torch.device("cpu"), "resume": True, "teacher": None}
+    expected = {"device": torch.device("cpu"), "resume": True, "teacher": None, "pool": None}
+    assert recorder.options == expected
 
 
 def test_without_options_the_run_has_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +212,27 @@ def test_another_data_set_reaches_the_run(monkeypatch: pytest.MonkeyPatch) -> No
     recorder = record(monkeypatch)
     assert run("train", "--dataset", "kmnist") == 0
     assert recorder.arguments[1] == ("train", None, KMNIST)
+
+
+@pytest.mark.parametrize("others", [[], ["--outliers", "0.5", "--dataset", "kmnist"]])
+def test_a_pool_without_outliers_of_digits_is_refused(
+    others: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = record(monkeypatch)
+    assert run("train", "--pool", "pool.safetensors", *others) == 1
+    assert recorder.arguments == ()
+    expected = "dropserve-train: --pool is for MNIST with --outliers; leave it out, or add those\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_the_settings_of_a_recipe_are_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--help") == 0
+    _, *groups = capsys.readouterr().out.split("\n\n")
+    titled = {group.partition(":")[0].strip(): group for group in groups}
+    assert " --elastic " in titled["augmentation"]
+    assert " --disagreement " in titled["outliers"]
+    assert " --distillation-weight " in titled["with --teacher"]
+    assert " --epochs " in titled["training"]
 
 
 def test_a_finished_run_prints_where_it_is_and_how_good(
@@ -264,6 +291,7 @@ def test_a_device_that_is_not_there_is_one_line_and_exit_code_1(
         ["train", "--epochs", "many"],
         ["train", "--dropout", "0.2"],
         ["train", "--optimiser", "adagrad"],
+        ["calibrate", "--name", "My model"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(
@@ -289,6 +317,8 @@ def test_wrong_usage_is_exit_code_2(
         ("--max-norm", "-1"),
         ("--patience", "-1"),
         ("--momentum", "0.9"),  # of what is not SGD
+        ("--disagreement", "2.5"),
+        ("--outlier-passes", "1"),
     ],
 )
 def test_an_impossible_setting_is_named(
@@ -301,16 +331,28 @@ def test_an_impossible_setting_is_named(
     assert options[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["sklearn", "matplotlib", "torch"])
-def test_without_the_train_extra_evaluate_says_what_to_install(
-    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("passes", ["0", "1", "-3"])
+def test_an_evaluation_needs_two_passes(passes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "--passes", passes) == 1
+    expected = f"dropserve-train: --passes must be from 2 to 100000, not {passes}\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [(each, "train") for each in ("sklearn", "matplotlib", "torch")]
+    + [("HersheyFonts", "outliers")],
+)
+def test_without_its_extra_a_command_says_what_to_install(
+    package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     monkeypatch.setattr(training.evaluate, "evaluate", refuse)
     assert run("evaluate") == 1
-    assert f"{package} is not installed; pip install 'dropserve[train]'" in capsys.readouterr().err
+    expected = f"{package} is not installed; pip install 'dropserve[{extra}]'"
+    assert expected in capsys.readouterr().err
 
 
 # The experiments

@@ -35,6 +35,7 @@ from training.data import (
     Dataset,
     Images,
     find_folder,
+    load_corrupted,
     load_images,
     parse_idx,
 )
@@ -253,3 +254,18 @@ async def test_it_trains_and_is_served_with_its_own_labels(
     again = Images(images.pixels, images.labels, other)
     with pytest.raises(TrainingError, match="other settings"):
         train(config, again, output, device=torch.device("cpu"), resume=True)
+
+
+def test_corrupted_digits_are_found_next_to_the_data_or_not_at_all(tmp_path: Path) -> None:
+    assert load_corrupted(tmp_path / "mnist") == {}
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)
+    for name in ("fog", "identity"):
+        folder = tmp_path / "mnist_c" / name
+        folder.mkdir(parents=True)
+        np.save(folder / "test_images.npy", pixels)
+        np.save(folder / "test_labels.npy", np.arange(4))
+    for data_dir in (tmp_path, tmp_path / "mnist"):
+        (name,) = found = load_corrupted(data_dir)
+        assert name == "fog"
+        assert np.array_equal(found["fog"].pixels, pixels[..., 0])
+        assert found["fog"].labels.tolist() == [0, 1, 2, 3]

@@ -18,11 +18,12 @@ from model.engines import build_engine
 from tests.training.bars import calibrated, draw_digits
 from training.answers import sample_all
 from training.config import EvaluateOptions
-from training.data import KMNIST
+from training.data import KMNIST, Images
 from training.errors import TrainingError
 from training.evaluate import evaluate
 from training.report import measurements
 from training.report.measurements import ANGLES
+from training.report.pages import shown_outliers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,11 +35,15 @@ def small(few_images: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "_REFERENCE_PASSES", 64)
     monkeypatch.setattr(measurements, "PASSES", (2, 8))
     monkeypatch.setattr(measurements, "_IMAGES", 3)
+    monkeypatch.setattr(training.evaluate, "PASSES", (1, 5))
+    monkeypatch.setattr(training.evaluate, "load_corrupted", lambda *_: {"fog": draw_digits(10, 3)})
+    monkeypatch.setattr(training.evaluate, "_ambiguity", lambda *_: np.arange(60) / 60)
 
     def load_unfamiliar(dataset: Any, _: Any) -> Any:
         if dataset is KMNIST:
             raise TrainingError("there is none")
-        return np.random.default_rng(3).integers(0, 256, size=(20, 28, 28), dtype=np.uint8)
+        noise = np.random.default_rng(3).integers(0, 256, size=(20, 28, 28), dtype=np.uint8)
+        return Images(noise, np.arange(20) % 2, dataset)
 
     monkeypatch.setattr(training.evaluate, "load_unfamiliar", load_unfamiliar)
 
@@ -82,10 +87,30 @@ def test_the_report_is_complete_repeatable_and_true(
 
     # Another seed's checkpoint, with the same weights and without calibration.
     assert report["against"]["predict"]["p_value"] == 1
+    one, *_ = report["against"]["unfamiliar"].values()
+    assert one == {"notMNIST": report["unfamiliar"]["sets"]["notMNIST"]["auroc"]}
     assert [each["seed"] for each in report["seeds"]] == [7, 7]
     assert report["unfamiliar"]["sets"]["KMNIST"] == {"skipped": "there is none"}
     assert 0.5 < report["unfamiliar"]["sets"]["notMNIST"]["auroc"]["predictive entropy, MC"] <= 1
+    assert set(report["unfamiliar"]["sets"]["notMNIST"]["auroc_of_few"]) == {
+        "predictive_entropy",
+        "mutual_information",
+    }
     assert report["rotation"]["angles"] == list(ANGLES)
+
+    # Other numbers of passes, and what a server makes of pictures.
+    assert [row["passes"] for row in report["passes_table"]] == [1, 5, 8]
+    of_8 = report["passes_table"][2]
+    assert of_8["accepted"] == report["abstaining"]["decisions"]["mc"]["coverage"]
+    assert of_8["nll"] == report["scores"]["rows"]["MC dropout, calibrated"]["nll"]
+    digits, letters = report["prepared"]["MNIST"], report["prepared"]["notMNIST"]
+    assert digits["images"] == 60
+    assert letters["refused"] == 1  # noise
+    assert letters["accepted"] == 0
+    assert set(letters["classes"]) == {"A", "B"}
+    assert report["prepared"]["KMNIST"] == {"skipped": "there is none"}
+    assert 0 <= report["corrupted"]["fog"]["auto"]["error"] <= 1
+    assert set(report["split"]["notMNIST"]["auroc"]) == {"none", "auto"}
     assert len(report["rotated_digit"]["probabilities"][0]) == 100
 
     page = (tmp_path / "one" / "report" / "report.md").read_text()
@@ -109,6 +134,48 @@ def test_a_quick_evaluation_prints_and_writes_nothing(
     assert out.startswith("mnist ")
     assert "MC dropout, calibrated" in out
     assert not (tmp_path / "report").exists()
+
+
+def test_a_checkpoint_without_a_recipe_has_a_card_that_says_so(
+    trained: Checkpoint, tmp_path: Path
+) -> None:
+    path, card = tmp_path / "net.safetensors", tmp_path / "card.md"
+    save_checkpoint(path, Checkpoint(trained.network, training={"dataset": "mnist"}, metrics={}))
+    evaluate(EvaluateOptions(path, tmp_path / "report", None, passes=8, card=card, also=(path,)))
+    assert "Recipe: not recorded; seed None." in card.read_text()
+    assert "it saw digits only" in card.read_text()
+
+
+def test_an_output_that_cannot_be_written_fails_at_once(
+    trained: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "net.safetensors", tmp_path / "file"
+    save_checkpoint(path, trained)
+    output.write_text("no folder")
+    monkeypatch.delattr(training.evaluate, "answer_all")  # nothing is measured before
+    with pytest.raises(FileExistsError):
+        evaluate(EvaluateOptions(path, output, None))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said", "unsaid"),
+    [
+        ({}, "it saw digits only", "`outliers`"),
+        ({"outliers": 0.25}, "say little about them", "Printed letters"),
+        ({"outliers": 0.25, "disagreement": 1.0}, "trained to disagree", "Printed letters"),
+        (
+            {"outliers": 1, "disagreement": 1.0, "pool": {"version": "0", "images": 5}},
+            "Printed letters",
+            "say little",
+        ),
+    ],
+)
+def test_the_card_says_what_this_network_was_shown(
+    recipe: dict[str, Any], said: str, unsaid: str
+) -> None:
+    text = shown_outliers(recipe)
+    assert said in text
+    assert unsaid not in text
 
 
 def test_a_checkpoint_of_unknown_data_cannot_be_evaluated(

@@ -124,6 +124,15 @@ def test_a_mask_of_one_image_is_broadcast_over_the_batch(network: TrainableMLP, 
     assert torch.equal(network(x, masks), network(x, repeated))
 
 
+def test_rows_repeat_the_images_for_their_passes(network: TrainableMLP, x: Tensor) -> None:
+    rows = torch.tensor([2, 0, 0, 1])
+    generator = torch.Generator().manual_seed(0)
+    masks = [
+        torch.rand(4, units, generator=generator) > 0.3 for units in network.config.hidden_sizes
+    ]
+    torch.testing.assert_close(network(x, masks, rows), network(x[rows], masks))
+
+
 def test_masks_at_rate_0_change_no_bit(x: Tensor) -> None:
     network = TrainableMLP(replace(SMALL, dropout_rates=(0.0, 0.0)))
     masks = draw_tensors(network.config.dropout_sites, 0, len(x))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import training.train
@@ -30,6 +31,8 @@ from training.optimisation import (
     drop_inputs,
     initialise,
     keep_inputs,
+    moving_average,
+    outlier_loss,
     patience_has_ended,
     weight_penalty,
 )
@@ -314,6 +317,51 @@ def test_every_image_of_a_run_has_an_input_mask_of_its_own(
     monkeypatch.setattr(training.train, "keep_inputs", record)
     run(output, replace(TINY, epochs=2, input_dropout=0.3))
     assert seen == list(range(2 * 20 * 25))
+
+
+# Outliers
+
+
+def entropy_of(probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    entropies: NDArray[np.float64] = -(probs * np.log(probs)).sum(axis=-1)
+    return entropies
+
+
+@pytest.mark.parametrize("plain_weight", [0.0, 0.15])
+def test_disagreement_is_the_formula_of_its_docstring(plain_weight: float) -> None:
+    K, M, C, w, a = 3, 5, 10, 0.7, 1.5
+    logits, plain = draw(K * M, C, seed=1), draw(M, C, seed=2)
+    config = TrainConfig(
+        outliers=1, outlier_weight=w, disagreement=a, outlier_passes=K,
+        plain_outlier_weight=plain_weight,
+    )  # fmt: skip
+    p = np.exp(logits.double().numpy()).reshape(K, M, C)
+    p /= p.sum(axis=2, keepdims=True)
+    expected = w * (math.log(C) - entropy_of(p.mean(axis=0)).mean())
+    expected += w * a / 2 * entropy_of(p).mean()
+    q = plain.double().softmax(dim=1).numpy()
+    expected -= plain_weight * np.log(q).mean()
+    found = outlier_loss(logits, plain if plain_weight else None, config)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_at_a_disagreement_of_2_passes_that_are_certain_of_other_classes_cost_nothing() -> None:
+    """Ten passes, each certain of another class: the mutual information is ln 10."""
+    config = TrainConfig(outliers=1, outlier_weight=1.0, disagreement=2.0, outlier_passes=10)
+    assert float(outlier_loss(1000 * torch.eye(10), None, config)) == pytest.approx(0, abs=1e-5)
+    alike = outlier_loss(torch.zeros(10, 10), None, config)
+    assert float(alike) == pytest.approx(math.log(10), rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 40])
+def test_the_average_follows_its_recurrence_and_forgets_its_beginning(steps: int) -> None:
+    averages, expected = [torch.tensor([0.0, 100.0])], np.array([0.0, 100.0])
+    update = moving_average(0.9)
+    for step in range(1, steps + 1):
+        update(averages, [torch.full((2,), float(step))], torch.tensor(step))
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    np.testing.assert_allclose(averages[0].numpy(), expected, rtol=1e-5)
 
 
 # Early stopping

@@ -24,7 +24,8 @@ from tests.training.patterns import (
     refusal,
     run,
 )
-from training.runs import RunFiles
+from training.errors import TrainingError
+from training.runs import RunFiles, require_writable
 from training.train import evaluate_network, train
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -237,3 +238,14 @@ def test_a_finished_run_is_trained_anew_without_resume(output: Path, undisturbed
 def test_resuming_what_is_no_checkpoint_is_refused(output: Path) -> None:
     output.write_bytes(b"something else")
     assert "is no finished run" in refusal(output, resume=True)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path: Path,
+) -> None:
+    require_writable(tmp_path / "new" / "net.safetensors")
+    with pytest.raises(TrainingError, match=r"new cannot be written; choose another --output"):
+        run(tmp_path / "new")  # a folder
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        require_writable(tmp_path / "file" / "folder" / "net.safetensors")

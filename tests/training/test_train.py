@@ -12,15 +12,25 @@ import torch
 import training.train
 from model.arrays import Floats, KeepMasks
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.engines import build_engine
 from model.network import normalise
 from model.sampling.masks import DropoutSite, Passes, draw_masks
 from tests.training.patterns import CPU, IMAGES, TINY, read_history, refusal, run, without_seconds
+from training.answers import sample_all
 from training.augmentation import Epoch
 from training.data import Images
 from training.errors import TrainingError
 from training.network import TrainableMLP
 from training.outliers import SHOWN, make_unfamiliar
-from training.train import TEACHER_SETTINGS, Run, evaluate_network, start, train, train_epoch
+from training.train import (
+    TEACHER_SETTINGS,
+    Run,
+    batches,
+    evaluate_network,
+    start,
+    train,
+    train_epoch,
+)
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -134,8 +144,10 @@ def test_progress_names_losses_and_accuracies(
     run(output, replace(TINY, epochs=1))
     shown = "".join(capsys.readouterr())
     (row,) = read_history(output)
-    assert f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}" in shown
-    assert f"loss {row['validation_loss']:.4f} accuracy {row['validation_accuracy']:.4f}" in shown
+    loss, accuracy = f"loss {row['train_loss']:.4f}", f"accuracy {row['train_accuracy']:.4f}"
+    assert f"training, dropout on: {loss} {accuracy}" in shown
+    loss, accuracy = (f"{name} {row[f'validation_{name}']:.4f}" for name in ("loss", "accuracy"))
+    assert f"validation, dropout off: {loss} {accuracy}" in shown
     assert "1/1" in shown
 
 
@@ -192,6 +204,7 @@ def weights_of(checkpoint: Checkpoint) -> list[Floats]:
         ("normalisation", "none"),
         ("augmentation", 0.5),
         ("outliers", 0.4),
+        ("corruption", 0.5),
         ("training_images", 250),
     ],
 )
@@ -206,10 +219,11 @@ def test_every_setting_changes_the_weights(
 def test_the_settings_above_are_all_there_are() -> None:
     (mark,) = test_every_setting_changes_the_weights.pytestmark
     # The others change nothing by themselves; see test_optimisation.py and test_distil.py;
-    # relax_to shows only where the augmentation fades, see test_augmentation.py, and
-    # outlier_weight only where there are outliers, see below.
+    # relax_to shows only where the augmentation fades, see test_augmentation.py, and what concerns
+    # outliers only where there are some, see below, test_optimisation.py and test_pool.py.
     above = {setting for setting, _ in mark.args[1]}
-    above |= {"momentum", "patience", "relax_to", "outlier_weight"}
+    above |= {"momentum", "patience", "relax_to", "outlier_weight", "disagreement"}
+    above |= {"outlier_passes", "plain_outlier_weight", "pool_share"}
     assert above == asdict(TINY).keys() - TEACHER_SETTINGS
 
 
@@ -302,6 +316,41 @@ def test_without_dropout_a_step_follows_the_gradient_of_both_losses() -> None:
     train_epoch(run, config, Epoch(pixels, labels, outliers=outliers))
     for parameter, wanted in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), wanted)
+
+
+def test_the_passes_of_an_outlier_have_masks_of_their_own_and_digits_one_each() -> None:
+    config = replace(WITH_OUTLIERS, disagreement=1.0, outlier_passes=3)
+    pixels, labels = torch.from_numpy(IMAGES.pixels[:50]), torch.from_numpy(IMAGES.labels[:50])
+    run = start(config, IMAGES, CPU)
+    steps = list(batches(run, config, Epoch(pixels, labels, outliers=pixels[:20])))
+    for x, passes, masks, *_ in steps:
+        assert len(x) == 35
+        assert passes.tolist() == [*range(25), *3 * list(range(25, 35))]
+        assert [len(mask) for mask in masks] == 3 * [len(passes)]
+    drawn = {mask.numpy().tobytes() for _, _, masks, *_ in steps for mask in masks[0]}
+    assert len(drawn) == 2 * 55
+
+
+def disagreement_of(checkpoint: Checkpoint) -> tuple[float, float]:
+    """Mutual information and predictive entropy of outliers, means over 100 of them."""
+    pixels = make_unfamiliar(IMAGES, 20, 7, SHOWN)
+    answers = sample_all(build_engine(checkpoint.network), pixels, passes=20, seed=0)
+    return float(answers.mutual_information.mean()), float(answers.predictive_entropy.mean())
+
+
+@pytest.mark.slow
+def test_passes_disagree_about_outliers_if_they_are_trained_to(tmp_path: Path) -> None:
+    alike = run(tmp_path / "alike.safetensors", replace(WITH_OUTLIERS, epochs=12))
+    config = replace(WITH_OUTLIERS, epochs=12, disagreement=1.5, dropout=(0.3, 0.3, 0.3))
+    apart = run(tmp_path / "apart.safetensors", config)
+    assert disagreement_of(apart)[0] > disagreement_of(alike)[0] + 0.3
+    assert disagreement_of(apart)[1] > 0.5 * np.log(10)
+    assert apart.metrics["validation"]["error"] < 0.2
+
+
+def test_a_run_of_one_epoch_is_not_the_average_of_its_random_beginning(output: Path) -> None:
+    config = replace(TINY, epochs=2, averaging=0.999)
+    assert run(output, config).metrics["validation"]["error"] < 0.2  # all but chance without
 
 
 @pytest.mark.slow

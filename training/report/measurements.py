@@ -21,11 +21,15 @@ from model.uncertainty.calibration import apply_temperature, prediction_set
 from training import metrics
 from training.answers import (
     ABSTAINING_SCORE,
+    McAnswers,
     Pixels,
     Subject,
+    is_accepted,
     predict_all,
+    sample_grid,
     uncertainty_scores,
 )
+from training.data import Images
 
 KINDS: tuple[Mode, ...] = get_args(Mode)
 TITLES: dict[Mode, str] = {"predict": "deterministic", "mc": "MC dropout"}
@@ -41,6 +45,8 @@ _IMAGES = 40
 _REPETITIONS = 16
 _REFERENCE_PASSES = 10_000
 _MOST_UNCERTAIN = 30
+# What mutual information is worth with few passes is measured, too.
+_FEW_PASSES = 5
 
 
 def measure_scores(subject: Subject) -> dict[str, Any]:
@@ -53,12 +59,18 @@ def measure_scores(subject: Subject) -> dict[str, Any]:
     mc, predict = (metrics.losses(subject.probabilities(kind), labels) for kind in KINDS[::-1])
     difference = mc - predict
     low, high = metrics.bootstrap_mean(difference)
+    error = float(difference.std(ddof=1)) / len(difference) ** 0.5
     return {
         "rows": rows,
         "reliability": {
             TITLES[kind]: _reliability(subject.probabilities(kind), labels) for kind in KINDS
         },
-        "nll_difference": {"mean": float(difference.mean()), "low": low, "high": high},
+        "nll_difference": {
+            "mean": float(difference.mean()),
+            "low": low,
+            "high": high,
+            "z": float(difference.mean()) / error if error > 0 else 0.0,
+        },
     }
 
 
@@ -111,13 +123,12 @@ def _points(curve: metrics.RiskCoverage) -> dict[str, list[float]]:
 
 
 def _decisions(subject: Subject, kind: Mode) -> dict[str, Any] | None:
-    threshold = subject.calibration(kind).threshold
-    if threshold is None:
+    if (accepted := subject.accepted(kind)) is None:
         return None
-    accepted = subject.uncertainty(kind) <= threshold
     errors = int((subject.wrong(kind) & accepted).sum())
     return {
-        "threshold": threshold,
+        "threshold": subject.calibration(kind).threshold,
+        "unfamiliar_threshold": subject.calibration(kind).unfamiliar_threshold,
         "coverage": float(accepted.mean()),
         "errors": errors,
         "error": errors / max(int(accepted.sum()), 1),
@@ -181,23 +192,65 @@ def measure_rotation(subject: Subject) -> dict[str, Any]:
             sampled = subject.sample(rotate(subject.images.pixels, angle))
         calibrated = apply_temperature(sampled.mean, subject.calibration("mc").temperature)
         scores = metrics.score(calibrated, subject.images.labels)
-        threshold = subject.calibration("mc").threshold
+        accepted = is_accepted(
+            sampled.predictive_entropy, subject.calibration("mc"), sampled.mutual_information
+        )
         for name, value in {
             "accuracy": 1 - scores.error,
             "ece": scores.ece,
             "entropy": float(sampled.predictive_entropy.mean()),
-            "accepted": float((sampled.predictive_entropy <= (threshold or np.inf)).mean()),
+            "accepted": 1.0 if accepted is None else float(accepted.mean()),
         }.items():
             rows.setdefault(name, []).append(value)
     return rows
 
 
-def measure_unfamiliar(subject: Subject, others: Mapping[str, Pixels | str]) -> dict[str, Any]:
+def sample_others(
+    subject: Subject, others: Mapping[str, Images | str]
+) -> dict[str, Mapping[int, McAnswers]]:
+    """Answers to the images of other sets, as they are, for each number of passes."""
+    return {
+        name: sample_grid(
+            subject.engine,
+            images.pixels,
+            sorted({_FEW_PASSES, subject.passes}),
+            seed=subject.seed,
+            progress=name,
+        )
+        for name, images in others.items()
+        if not isinstance(images, str)
+    }
+
+
+def measure_separation(
+    subject: Subject,
+    others: Mapping[str, Images | str],
+    answers: Mapping[str, Mapping[int, McAnswers]],
+) -> dict[str, dict[str, float]]:
+    """AUROC of every uncertainty score, digits against the images of each set that was answered."""
+    digits = uncertainty_scores(subject.predicted, subject.sampled)
+    measured = {}
+    for name, images in others.items():
+        if not isinstance(images, str):
+            predicted = predict_all(subject.engine, images.pixels)
+            scores = uncertainty_scores(predicted, answers[name][subject.passes])
+            measured[name] = {each: metrics.auroc(digits[each], scores[each]) for each in digits}
+    return measured
+
+
+def measure_unfamiliar(
+    subject: Subject,
+    others: Mapping[str, Images | str],
+    answers: Mapping[str, Mapping[int, McAnswers]],
+) -> dict[str, Any]:
     """How well each uncertainty score separates digits from other images.
 
-    `others` holds per data set its images, which are not preprocessed, or why there are none.
+    Args:
+        subject: the network.
+        others: per data set its images, which are not preprocessed, or why there are none.
+        answers: of `sample_others`.
     """
-    digits = uncertainty_scores(subject.predicted, subject.sampled)
+    separation = measure_separation(subject, others, answers)
     top = float(np.log(len(subject.checkpoint.network.config.labels)))
     edges = np.linspace(0, top, _HISTOGRAM_BINS + 1)
     measured: dict[str, Any] = {
@@ -209,17 +262,26 @@ def measure_unfamiliar(subject: Subject, others: Mapping[str, Pixels | str]) -> 
         if isinstance(images, str):
             measured["sets"][name] = {"skipped": images}
             continue
-        predicted = predict_all(subject.engine, images)
-        sampled = subject.sample(images, progress=name)
-        scores = uncertainty_scores(predicted, sampled)
-        entropies = {"predict": scores["entropy, deterministic"], "mc": sampled.predictive_entropy}
+        predicted = predict_all(subject.engine, images.pixels)
+        sampled = answers[name][subject.passes]
+        of_both = Subject(
+            subject.checkpoint, subject.engine, images, predicted, answers[name],
+            subject.passes, subject.seed,
+        )  # fmt: skip
+        accepted = {kind: of_both.accepted(kind) for kind in KINDS}
+        few, few_digits = answers[name][_FEW_PASSES], subject.by_passes[_FEW_PASSES]
         measured["sets"][name] = {
             "images": len(images),
-            "auroc": {each: metrics.auroc(digits[each], scores[each]) for each in digits},
+            "auroc": separation[name],
             "histogram": _histogram(sampled.predictive_entropy, edges),
+            "few_passes": _FEW_PASSES,
+            "auroc_of_few": {
+                measure: metrics.auroc(getattr(few_digits, measure), getattr(few, measure))
+                for measure in ("predictive_entropy", "mutual_information")
+            },
             "abstained": {
-                kind: _share_above(entropies[kind], subject.calibration(kind).threshold)
-                for kind in KINDS
+                kind: None if each is None else float((~each).mean())
+                for kind, each in accepted.items()
             },
         }
     return measured
@@ -228,10 +290,6 @@ def measure_unfamiliar(subject: Subject, others: Mapping[str, Pixels | str]) -> 
 def _histogram(scores: Array, edges: Array) -> list[float]:
     shares: list[float] = (np.histogram(scores, edges)[0] / len(scores)).tolist()
     return shares
-
-
-def _share_above(scores: Array, threshold: float | None) -> float | None:
-    return None if threshold is None else float((scores > threshold).mean())
 
 
 def measure_convergence(subject: Subject) -> dict[str, Any]:

@@ -1,13 +1,26 @@
 """The report and the model card as Markdown, with the tables that they share."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.answers import ABSTAINING_SCORE
+from training.report.tables import (
+    Report,
+    corrupted_section,
+    passes_table,
+    prepared_section,
+    share,
+    split_section,
+    table,
+)
 
-Report = Mapping[str, Any]
-
+# What dropout at test time is worth, without it and by both measures.
+_STORY = {
+    "entropy, deterministic": "entropy without dropout",
+    "predictive entropy, MC": "predictive entropy",
+    "mutual information, MC": "mutual information",
+}
 CARD_FIGURES = ("reliability", "unfamiliar")
 _INTENDED_USE = """\
 Reads one handwritten digit, 0 to 9, from a 28x28 image in MNIST's convention, to which the server
@@ -21,14 +34,29 @@ _LIMITS = """\
 - MNIST was written by American census workers and students around 1990. Other hands, pens and
   cultures (a 1 with a long upstroke, a 7 with a bar) are read less well, and calibration,
   thresholds and prediction sets hold for images like MNIST's only.
-- In training it was shown some kinds of images that are not digits, made from digits (`outliers`
-  in the recipe). Each pass finds no digit likely in them: the uncertainty is in the expected
-  entropy, and mutual information, variance and votes say little about them.
-- One digit at a time: of two digits in one picture it reads neither.
+{outliers}- One digit at a time: of two digits in one picture it reads neither.
 - Turned by more than about 30 degrees a digit is another sign, and often another digit, to it.
 - MC dropout is an approximation of Bayesian inference. Its uncertainty is useful, not exact; it
-  was calibrated for 50 passes with independent masks. Fewer passes understate it a little.
+  was calibrated with independent masks. Fewer passes understate it a little.
 - An adversary can make it sure of anything."""
+
+_NO_OUTLIERS = """\
+- In training it saw digits only. What is no digit is more uncertain than a digit, but not always.
+"""
+_OUTLIERS_ALIKE = """\
+- In training it was shown some kinds of images that are not digits (`outliers` in the recipe). Each
+  pass finds no digit likely in them: the uncertainty is in the expected entropy, and mutual
+  information, variance and votes say little about them.
+"""
+_OUTLIERS_APART = """\
+- In training it was shown some kinds of images that are not digits (`outliers` in the recipe), and
+  its passes were trained to disagree about them. Images of such kinds raise the mutual information;
+  where digits blur into each other, the passes agree, and the expected entropy rises.
+"""
+_POOL = """\
+- Printed letters, of other fonts than notMNIST's, were among these images. KMNIST's characters, and
+  handwriting of any other alphabet, were not.
+"""
 
 
 def headline(report: Report) -> str:
@@ -77,22 +105,27 @@ def report_page(report: Report) -> str:
         scores_table(report),
         f"NLL of the calibrated MC answers minus that of the calibrated deterministic ones: "
         f"{difference['mean']:+.5f}, 95 % interval of a paired bootstrap "
-        f"{difference['low']:+.5f} to {difference['high']:+.5f}.",
+        f"{difference['low']:+.5f} to {difference['high']:+.5f}; z = {difference['z']:.1f}.",
         _image("reliability"),
         *_against(report),
         "## Abstaining",
         abstaining_text(report),
-        _table(
+        table(
             ["uncertainty score", "AURC, 1e-4"],
             [[name, f"{1e4 * area:.3f}"] for name, area in areas.items()],
         ),
         _image("risk_coverage"),
         "## Prediction sets",
         sets_table(report),
+        "## Numbers of passes",
+        passes_table(report["passes_table"]),
         "## Images that are not digits",
         "All of the images as they are (`preprocess=none`).",
         unfamiliar_table(report),
         _image("unfamiliar"),
+        *split_section(report),
+        *prepared_section(report),
+        *corrupted_section(report),
         "## Rotated digits",
         "One digit 1, every pass, after Gal and Ghahramani 2016, figure 4; then all test images.",
         _image("rotated_digit"),
@@ -112,6 +145,7 @@ def model_card(report: Report) -> str:
     """The card; the figures `CARD_FIGURES` lie in the folder `figures` next to it."""
     subject = report["checkpoint"]
     training = subject["training"]
+    recipe = training.get("recipe", {})
     parts = [
         f"# Model card: {subject['name']} {subject['version']}",
         "Written by `dropserve-train evaluate --card`; every number is measured.",
@@ -122,11 +156,11 @@ def model_card(report: Report) -> str:
         f"{'-'.join(map(str, subject['layer_sizes']))}, with ReLU and dropout after each hidden "
         f"layer: {_rates(subject['training_rates'], '/')} in training, "
         f"{_rates(subject['serving_rates'], '/')} in serving. Data set: `{subject['name']}`, "
-        f"60,000 training images less {training['recipe'].get('validation_images', 0):,} for "
+        f"60,000 training images less {recipe.get('validation_images', 0):,} for "
         "validation, and 10,000 test images, used only for this card.",
-        f"Recipe: {_recipe(training['recipe'])}; seed {training['seed']}. Serving rates, "
-        "temperatures, thresholds and prediction sets were chosen on the validation images and on "
-        "outliers made from them (`dropserve-train calibrate`).",
+        f"Recipe: {_recipe(recipe) or 'not recorded'}; seed {training.get('seed')}. Temperatures, "
+        "thresholds and prediction sets were fitted on the validation images "
+        "(`dropserve-train calibrate`).",
         "## How good it is",
         scores_table(report),
         *_seeds(report),
@@ -136,18 +170,30 @@ def model_card(report: Report) -> str:
         sets_table(report),
         unfamiliar_table(report),
         _image("unfamiliar"),
+        *prepared_section(report),
         "## Limits",
-        _LIMITS,
+        _LIMITS.format(outliers=shown_outliers(recipe)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def shown_outliers(recipe: Mapping[str, Any]) -> str:
+    """What the network was shown that is no digit."""
+    if not recipe.get("outliers"):
+        return _NO_OUTLIERS
+    shown = _OUTLIERS_APART if recipe.get("disagreement") else _OUTLIERS_ALIKE
+    return shown + (_POOL if "pool" in recipe else "")
+
+
 def _recipe(recipe: Mapping[str, Any]) -> str:
     """Every setting and, of a teacher, its members without their own recipes."""
-    parts = [f"{name} {value}" for name, value in sorted(recipe.items()) if name != "teacher"]
+    lists = ("pool", "teacher")
+    parts = [f"{name} {value}" for name, value in sorted(recipe.items()) if name not in lists]
+    if "pool" in recipe:
+        parts.append(f"pool {recipe['pool']['version']} of {recipe['pool']['images']:,} outliers")
     parts += [
         f"taught by the {member['kind']} {member['version']}, validation error "
-        f"{member['validation_error']:.2%}"
+        f"{share(member['validation_error'], 'not recorded')}"
         for member in recipe.get("teacher", [])
     ]
     return ", ".join(parts)
@@ -161,7 +207,11 @@ def _seeds(report: Mapping[str, Any]) -> list[str]:
     header = ["seed", "version", "validation error", "test error, deterministic", "test error, MC"]
     errors = ("validation_error", "error", "mc_error")
     rows = [
-        [str(each["seed"]), each["version"], *(f"{each[name]:.2%}" for name in errors)]
+        [
+            str(each["seed"]),
+            each["version"],
+            *(share(each[name], "not recorded") for name in errors),
+        ]
         for each in seeds
     ]
     spreads = []
@@ -171,7 +221,7 @@ def _seeds(report: Mapping[str, Any]) -> list[str]:
             f"Test error of {len(seeds)} seeds, {words}: mean {statistics.mean(values):.3%}, "
             f"standard deviation {statistics.stdev(values):.3%}."
         )
-    return [_table(header, rows), *spreads]
+    return [table(header, rows), *spreads]
 
 
 def _rates(rates: Sequence[float], separator: str) -> str:
@@ -190,7 +240,7 @@ def scores_table(report: Report) -> str:
     ]
     header = ["", "error", "NLL", "Brier", "ECE, equal width", "ECE, equal mass"]
     return (
-        _table(header, rows)
+        table(header, rows)
         + "\n\nECE over 15 bins; in brackets what a perfectly calibrated model of the same "
         "confidences would show, 5th to 95th percentile."
     )
@@ -208,6 +258,11 @@ def abstaining_text(report: Report) -> str:
                 f"{decided['coverage']:.2%} of the test images; {decided['errors']} of them are "
                 f"wrong, {decided['error']:.2%}."
             )
+            if decided["unfamiliar_threshold"] is not None:
+                lines[-1] += (
+                    f" It also rejects a mutual information above "
+                    f"{decided['unfamiliar_threshold']:.4f} nats."
+                )
     reached = abstaining["coverage_at"]
     lines.append(
         f"- A threshold that knew the labels would accept {reached['0.001']:.2%} at an error of "
@@ -220,12 +275,12 @@ def sets_table(report: Report) -> str:
     """Coverage and size of the prediction sets."""
     shown = (("coverage", ".2%"), ("mean_size", ".3f"), ("single", ".2%"))
     rows = [
-        [level, name, *(f"{each[share]:{form}}" for share, form in shown)]
+        [level, name, *(f"{each[key]:{form}}" for key, form in shown)]
         for kind, name in (("mc", "MC dropout"), ("predict", "deterministic"))
         for level, each in report["abstaining"]["sets"][kind].items()
     ]
     header = ["level", "answers", "coverage", "mean size", "of one digit"]
-    return _table(header, rows) if rows else "The checkpoint has no prediction sets."
+    return table(header, rows) if rows else "The checkpoint has no prediction sets."
 
 
 def unfamiliar_table(report: Report) -> str:
@@ -240,11 +295,15 @@ def unfamiliar_table(report: Report) -> str:
         for score in report["abstaining"]["aurc"]
     ]
     rows += [
-        [f"abstained, {name}", *(_share(each["abstained"][kind]) for each in measured.values())]
+        [f"abstained, {name}", *(share(each["abstained"][kind]) for each in measured.values())]
         for kind, name in (("mc", "MC"), ("predict", "deterministic"))
     ]
+    for measure in ("predictive_entropy", "mutual_information"):
+        cells = [f"{each['auroc_of_few'][measure]:.4f}" for each in measured.values()]
+        few = next(iter(measured.values()))["few_passes"] if measured else 0
+        rows.append([f"{measure.replace('_', ' ')} of {few} passes", *cells])
     header = ["AUROC of", *(f"{name} ({each['images']:,})" for name, each in measured.items())]
-    return "\n\n".join([*([_table(header, rows)] if measured else []), *skipped])
+    return "\n\n".join([*([table(header, rows)] if measured else []), *skipped])
 
 
 def _against(report: Report) -> list[str]:
@@ -259,7 +318,17 @@ def _against(report: Report) -> list[str]:
             f"{each['only_first_wrong']} wrong here only, {each['only_second_wrong']} there only, "
             f"p = {each['p_value']:.3g}"
         )
-    return ["\n".join(lines)]
+    measured = other.get("unfamiliar", {})
+    rows = [
+        [f"{version}, {name}", *(f"{each[score]:.4f}" for each in sets.values())]
+        for version, sets in measured.items()
+        for score, name in _STORY.items()
+    ]
+    if not rows:
+        return ["\n".join(lines)]
+    sets = next(iter(measured.values()))
+    story = "Gal and Ghahramani 2016, section 5, on digits against other images, AUROC:"
+    return ["\n".join(lines), story, table(["AUROC of", *sets], rows)]
 
 
 def _rotation_table(rotation: Mapping[str, Any]) -> str:
@@ -268,7 +337,7 @@ def _rotation_table(rotation: Mapping[str, Any]) -> str:
         [f"{angle}°", f"{accuracy:.2%}", f"{ece:.4f}", f"{entropy:.3f}", f"{accepted:.2%}"]
         for angle, accuracy, ece, entropy, accepted in zip(*columns, strict=True)
     ]
-    return _table(["angle", "accuracy", "ECE", "mean entropy", "accepted"], rows)
+    return table(["angle", "accuracy", "ECE", "mean entropy", "accepted"], rows)
 
 
 def _convergence_text(convergence: Mapping[str, Any]) -> str:
@@ -281,18 +350,9 @@ def _convergence_text(convergence: Mapping[str, Any]) -> str:
     return (
         f"Root mean square error over the {convergence['images']} most uncertain digits and "
         f"{convergence['repetitions']} seeds, against {convergence['reference_passes']:,} passes.\n"
-        "\n" + _table(["masks", "of the", *map(str, passes)], rows)
+        "\n" + table(["masks", "of the", *map(str, passes)], rows)
     )
 
 
 def _image(name: str) -> str:
     return f"![{name.replace('_', ' ')}](figures/{name}.svg)"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _share(value: float | None) -> str:
-    return "no threshold" if value is None else f"{value:.2%}"

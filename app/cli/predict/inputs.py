@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from app.client.errors import ImageError
 from app.errors import UsageError
-from app.scoring.folders import is_image_name, printable, walk_files
+from model.files import is_image_name, printable, walk_files
 
 STANDARD_INPUT = "-"
 

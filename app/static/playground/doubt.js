@@ -1,6 +1,6 @@
 // Why: the doubt, split into what lies in the drawing and what lies in the network.
 
-import { doubtWords } from "./words.js";
+import { doubtWords, isByEntropy } from "./words.js";
 
 /** Shows the split as a bar and in words. @param elements `bar`, `drawing`, `copies`, `limit`, `text`. */
 export function showDoubt(elements, answer) {
@@ -10,8 +10,8 @@ export function showDoubt(elements, answer) {
   const end = Math.min(middle + share(answer.mutual_information), 100);
   showPart(elements.drawing, 0, middle);
   showPart(elements.copies, middle, end);
-  elements.limit.hidden = answer.decision === null;
-  if (answer.decision !== null) elements.limit.style.left = `${share(answer.decision.threshold)}%`;
+  elements.limit.hidden = !isByEntropy(answer.decision);
+  if (!elements.limit.hidden) elements.limit.style.left = `${share(answer.decision.threshold)}%`;
   elements.text.textContent = doubtWords(answer);
 }
 

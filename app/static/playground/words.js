@@ -146,11 +146,16 @@ function isUnanimous({ votes, digit, passes }) {
   return votes[digit] === passes;
 }
 
+/** Whether a decision was made by the total doubt, which its threshold then limits. */
+export function isByEntropy(decision) {
+  return decision !== null && decision.measure !== "mutual_information";
+}
+
 /** The doubt in plain words, with the numbers of the answer. */
 export function doubtWords(answer) {
   const doubt = answer.predictive_entropy;
   const most = Math.log(answer.mean.length);
-  const limit = answer.decision ? `; my limit is ${answer.decision.threshold.toFixed(2)}` : "";
+  const limit = isByEntropy(answer.decision) ? `; my limit is ${answer.decision.threshold.toFixed(2)}` : "";
   return (
     `Total doubt ${doubt.toFixed(2)} (0 is none, ${most.toFixed(2)} is pure guessing${limit}). ` +
     `${answer.expected_entropy.toFixed(2)} because the drawing is unclear to each copy by itself; ` +

@@ -94,6 +94,7 @@ async def test_a_clear_digit_is_accepted(
     assert answer["decision"] == {
         "outcome": "accept",
         "reason": None,
+        "measure": "predictive_entropy",
         "score": answer["predictive_entropy"],
         "threshold": threshold,
     }
@@ -104,6 +105,7 @@ async def test_a_4_that_could_be_a_9_is_ambiguous(decided: httpx.AsyncClient) ->
     assert answer["decision"] == {
         "outcome": "abstain",
         "reason": "ambiguous",
+        "measure": "predictive_entropy",
         "score": answer["predictive_entropy"],
         "threshold": 0.35,
     }

@@ -34,17 +34,17 @@ def failures(output: Path) -> list[dict[str, Any]]:
 
 
 def start(
-    *arguments: object, chunk_rows: int | None = None, **options: Any
+    *arguments: object, block_rows: int | None = None, **options: Any
 ) -> "subprocess.Popen[str]":
     """A run in a process of its own.
 
     Args:
-        chunk_rows: size of its chunks, between which it pauses, so that there is time to stop it
+        block_rows: size of its blocks, between which it pauses, so that there is time to stop it
             however few they are; None: as usual.
     """
     program: Sequence[str] = OURS
-    if chunk_rows:
-        program = (sys.executable, "-c", _SLOWLY.format(chunk_rows))
+    if block_rows:
+        program = (sys.executable, "-c", _SLOWLY.format(block_rows))
     with interruptible():
         return subprocess.Popen(
             [*program, "score", *map(str, arguments)],
@@ -60,12 +60,12 @@ import time
 from app.__main__ import main
 from app.scoring import sources
 
-def cut_slowly(pieces, cut=sources._cut):
-    for chunk in cut(pieces):
-        yield chunk
+def blocks_slowly(self, most_rows, blocks=sources.Input.blocks):
+    for block in blocks(self, most_rows):
+        yield block
         time.sleep(0.3)
 
-sources.CHUNK_ROWS, sources._cut = {}, cut_slowly
+sources.BLOCK_ROWS, sources.Input.blocks = {}, blocks_slowly
 main()
 """
 
@@ -74,14 +74,3 @@ def until(condition: Callable[[], object], process: "subprocess.Popen[str]") -> 
     end = time.monotonic() + 60
     while not condition() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
-
-
-def until_gone(session: int) -> None:
-    """Waits until no process of the session is left."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        listed = subprocess.run(["pgrep", "-s", str(session)], capture_output=True, check=False)
-        if not listed.stdout:
-            return
-        time.sleep(0.05)
-    pytest.fail("a process is left")

@@ -55,7 +55,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     def fail(*_: object) -> int:
         raise ModuleNotFoundError(name=module)
 
-    monkeypatch.setattr("app.scoring.run.run_score", fail)
+    monkeypatch.setattr("app.cli.scoring.run_score", fail)
 
     assert score(SAMPLES / "7.png", output=tmp_path / "t.parquet") == 1
     assert f"pip install 'dropserve[{extra}]'" in capsys.readouterr().err
@@ -67,7 +67,7 @@ def test_another_missing_module_is_a_defect(
     def fail(*_: object) -> int:
         raise ModuleNotFoundError(name="app.none")
 
-    monkeypatch.setattr("app.scoring.run.run_score", fail)
+    monkeypatch.setattr("app.cli.scoring.run_score", fail)
 
     with pytest.raises(ModuleNotFoundError):
         main(["score", "7.png", "-o", str(tmp_path / "t.parquet")])

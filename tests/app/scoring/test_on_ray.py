@@ -122,9 +122,9 @@ class TestWithRay:
 
 def wait_until_there(parts: Path, process: "subprocess.Popen[str]") -> None:
     end = time.monotonic() + _PATIENCE_SECONDS
-    while not any(parts.glob("*.parquet")) and process.poll() is None and time.monotonic() < end:
+    while not any(parts.glob("*.arrow")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
-    assert any(parts.glob("*.parquet"))
+    assert any(parts.glob("*.arrow"))
 
 
 def actors_under(pid: int) -> list[int]:

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.scoring.items import Failure, UnreadableError
-from app.scoring.parquet_column import ParquetReader
+from app.scoring.readers import Failure, Item, UnreadableError, open_images
 from tests.app.scoring.inputs import PIXELS, encoded, write_parquet
 from tests.app.scoring.runs import failures, rows, score
 
@@ -36,12 +35,20 @@ def test_a_named_column_is_taken_and_an_unknown_one_explained(tmp_path: Path) ->
     assert "there is no column x in this file; it has id, scan" in failures(output)[0]["message"]
 
 
-# The reader alone
+# The column alone
 
 
-def reader_of(path: Path, column: str | None = None, **columns: pa.Array) -> ParquetReader:
+def read(path: Path, column: str | None = None, start: int = 0) -> list[Item]:
+    with path.open("rb") as file:
+        images = open_images(file, str(path), "parquet", column)
+        found = list(images.read(start))
+    assert start + len(found) == images.number()
+    return found
+
+
+def write(path: Path, **columns: pa.Array) -> Path:
     pq.write_table(pa.table(columns), path)
-    return ParquetReader(str(path), column)
+    return path
 
 
 FILES, NUMBERS = encoded(3), pa.array([1, 2, 3])
@@ -60,18 +67,16 @@ def test_a_column_that_is_not_plain_is_asked_for(
     tmp_path: Path, columns: dict[str, pa.Array], wanted: str | None, message: str
 ) -> None:
     with pytest.raises(UnreadableError) as caught:
-        reader_of(tmp_path / "a.parquet", wanted, **columns)
+        read(write(tmp_path / "a.parquet", **columns), wanted)
     assert caught.value.failure.code == "unreadable_column"
     assert message in caught.value.failure.message
 
 
 def test_a_usual_name_is_taken_before_others(tmp_path: Path) -> None:
-    reader = reader_of(
-        tmp_path / "a.parquet", scan=encoded(2).take(pa.array([1, 0])), img=encoded(2)
-    )
+    other = encoded(2).take(pa.array([1, 0]))
+    path = write(tmp_path / "a.parquet", scan=other, img=encoded(2))
 
-    assert [item.image for item in reader.read(0, 2)] == encoded(2).to_pylist()
-    reader.close()
+    assert [image for _, image in read(path)] == encoded(2).to_pylist()
 
 
 def test_a_row_without_an_image_or_with_rows_of_different_length_fails_alone(
@@ -79,26 +84,20 @@ def test_a_row_without_an_image_or_with_rows_of_different_length_fails_alone(
 ) -> None:
     ragged = [[255] * 28] * 27 + [[255] * 27]
     values = [PIXELS[0].tolist(), None, ragged, PIXELS[1].tolist()]
-    reader = reader_of(
-        tmp_path / "a.parquet", pixels=pa.array(values, pa.list_(pa.list_(pa.uint8())))
-    )
+    pixels = pa.array(values, pa.list_(pa.list_(pa.uint8())))
 
-    images = [item.image for item in reader.read(0, 4)]
-    reader.close()
+    images = [image for _, image in read(write(tmp_path / "a.parquet", pixels=pixels))]
+
     codes = [image.code if isinstance(image, Failure) else None for image in images]
     assert codes == [None, "missing_image", "invalid_pixels", None]
     assert np.array_equal(images[3], PIXELS[1])
 
 
 @pytest.mark.parametrize("start", [0, 3, 8, 13, 23])
-def test_a_file_that_was_left_half_way_is_read_from_any_row_on(tmp_path: Path, start: int) -> None:
+def test_a_file_is_read_from_any_row_on(tmp_path: Path, start: int) -> None:
     path = write_parquet(tmp_path / "a.parquet", encoded(24))
-    reader = ParquetReader(str(path), None)
-    left = iter(reader.read(0, 20))
-    for _ in range(10):
-        next(left)
-    left.close()  # type: ignore[attr-defined]
 
-    found = [item.image for item in reader.read(start, 24)]
-    reader.close()
-    assert found == encoded(24).to_pylist()[start:]
+    found = read(path, start=start)
+
+    assert [image for _, image in found] == encoded(24).to_pylist()[start:]
+    assert [source for source, _ in found] == [f"{path}[{index}]" for index in range(start, 24)]

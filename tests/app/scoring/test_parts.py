@@ -1,6 +1,6 @@
 """Parts of the table: a run that was killed goes on, and the finished table is not made again."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 
 from app.errors import UsageError
 from app.scoring import parts, sources
-from app.scoring.parts import FAILURES_KEY
+from app.scoring.answers import table_schema
+from app.scoring.parts import write
 from model.files import write_atomically
 from tests.app.scoring.inputs import PIXELS, write_idx
 from tests.app.scoring.runs import failures, rows, score
@@ -36,8 +37,8 @@ def test_a_finished_table_is_not_made_again_nor_overwritten(
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CHUNK_ROWS", 5)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK_ROWS", 5)
 
 
 class Killed(BaseException):
@@ -46,7 +47,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("writes", [1, 3, 7])
 def test_a_run_goes_on_where_it_was_killed(
-    small_chunks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+    small_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     source = write_idx(tmp_path / "x-idx3-ubyte", PIXELS)
     plain, output = tmp_path / "plain.parquet", tmp_path / "table.parquet"
@@ -65,7 +66,7 @@ def test_a_run_goes_on_where_it_was_killed(
         score(*arguments, output=output)
     monkeypatch.setattr(parts, "write_atomically", write_atomically)
     assert not output.exists()
-    done = set(output.with_name("table.parquet.parts").glob("*.parquet"))
+    done = set(output.with_name("table.parquet.parts").glob("*.arrow"))
     assert len(done) == writes - 1  # the first is the manifest
 
     assert score(*arguments[:-1], "3", output=output) == 2  # other settings
@@ -79,21 +80,26 @@ def test_a_run_goes_on_where_it_was_killed(
 # The folder alone
 
 MANIFEST = {"dropserve": "1", "passes": 2, "digest": "abc"}
-SCHEMA = pa.schema(
-    [pa.field("row", pa.int64()), pa.field("label", pa.dictionary(pa.int32(), pa.string()))]
-)
 
 
-def part(rows: list[int], failed: list[int] | None = None) -> bytes:
+def part(rows: list[int], failed: list[int] | None = None) -> pa.RecordBatch:
     """A part of the table: its rows, and the rows that failed."""
-    listed = [{"row": row, "code": "no_ink"} for row in failed or []]
-    labels = pa.array([f"label {row}" for row in rows], pa.string()).dictionary_encode()
-    table = pa.table([pa.array(rows, pa.int64()), labels], SCHEMA)
-    table = table.replace_schema_metadata({FAILURES_KEY: json.dumps(listed).encode()})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    every = sorted([*rows, *(failed or [])])
+    errors = [pa.field("code", pa.string()), pa.field("message", pa.string())]
+    arrays = {"row": every, "source": [f"{row}.png" for row in every]}
+    for field in table_schema(2):
+        value = [0.5, 0.5] if pa.types.is_fixed_size_list(field.type) else 1
+        answers = [f"label {row}" if pa.types.is_dictionary(field.type) else value for row in every]
+        arrays.setdefault(
+            field.name,
+            [answer if row in rows else None for row, answer in zip(every, answers, strict=True)],
+        )
+    for field in errors:
+        arrays[field.name] = [None if row in rows else field.name for row in every]
+    schema = pa.schema([*table_schema(2), *errors])
+    return pa.record_batch(
+        [pa.array(arrays[each.name], each.type, safe=False) for each in schema], schema=schema
+    )
 
 
 @pytest.fixture
@@ -104,14 +110,15 @@ def output(tmp_path: Path) -> Path:
 def test_parts_are_joined_in_order_whatever_the_order_they_were_written_in(output: Path) -> None:
     folder = parts.Parts(output, MANIFEST)
     with folder.open():
-        for number, content in ((2, part([5])), (0, part([0, 1])), (1, part([2, 4], [3]))):
-            folder.write(number, content)
-        folder.join(3, {"images": 6, "failed": 1})
+        for content in (part([5]), part([0, 1]), part([2, 4], [3])):
+            write(content, folder.path(content["row"][0].as_py()))
+        folder.join({"images": 6, "failed": 1})
 
-    assert pq.read_table(output).to_pylist() == [
+    table = pq.read_table(output)
+    assert table.select(["row", "label"]).to_pylist() == [
         {"row": row, "label": f"label {row}"} for row in (0, 1, 2, 4, 5)
     ]
-    assert failures(output) == [{"row": 3, "code": "no_ink"}]
+    assert failures(output) == [{"row": 3, "source": "3.png", "code": "code", "message": "message"}]
     assert not folder.folder.exists()
     assert parts.Parts(output, MANIFEST).read_finished() == {"images": 6, "failed": 1}
 
@@ -119,13 +126,15 @@ def test_parts_are_joined_in_order_whatever_the_order_they_were_written_in(outpu
 def test_a_part_that_is_not_whole_has_to_be_made_again(output: Path) -> None:
     folder = parts.Parts(output, MANIFEST)
     with folder.open():
-        folder.write(0, part([0, 2], [1]))
-        folder.write(1, part([3, 4])[:-9])
+        write(part([0, 2], [1]), folder.path(0))
+        write(part([3, 4]), folder.path(3))
+        write(part([5, 6]), folder.path(5))
+        os.truncate(folder.path(5), folder.path(5).stat().st_size - 9)
 
-        assert folder.count_failures(0, rows=3) == 1
-        assert folder.count_failures(0, rows=4) is None
-        assert folder.count_failures(1, rows=2) is None
-        assert folder.count_failures(2, rows=2) is None
+        assert folder.count_failures(0, 3) == folder.count_failures(0, 5) == 1
+        assert folder.count_failures(3, 5) == 0
+        for first, last in ((1, 3), (5, 7), (0, 7), (7, 8)):
+            assert folder.count_failures(first, last) is None
 
 
 @pytest.mark.parametrize(
@@ -139,14 +148,14 @@ def test_parts_of_something_else_are_kept_and_the_difference_is_named(
     output: Path, change: dict[str, Any], message: str
 ) -> None:
     with parts.Parts(output, MANIFEST).open():
-        parts.Parts(output, MANIFEST).write(0, part([0]))
+        write(part([0]), parts.Parts(output, MANIFEST).path(0))
     other = parts.Parts(output, {**MANIFEST, **change})
 
     with pytest.raises(UsageError, match=message), other.open():
         pass
-    assert other.count_failures(0, rows=1) == 0
+    assert other.count_failures(0, 1) == 0
     with other.open(start_anew=True):
-        assert other.count_failures(0, rows=1) is None
+        assert other.count_failures(0, 1) is None
 
 
 def test_two_runs_do_not_write_one_table(output: Path) -> None:
@@ -164,5 +173,5 @@ def test_a_table_of_something_else_is_not_taken_for_the_runs_own(output: Path) -
     assert parts.Parts(output, MANIFEST).read_finished() is None
     output.write_bytes(b"no table")
 
-    with pytest.raises(parts.OutputExistsError, match="--overwrite"):
+    with pytest.raises(UsageError, match="--overwrite"):
         parts.Parts(output, MANIFEST).read_finished()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.scoring.progress import Progress
+from app.cli.scoring import Progress
 
 
 def failed(count: int) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def test_the_first_failures_are_shown_and_then_a_reference_to_the_list() -> None
 
 def test_a_log_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("app.scoring.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("app.cli.scoring.time.monotonic", lambda: now)
     stream = io.StringIO()
     with Progress(stream, 1000) as shown:
         for seconds in (10, 20, 40, 50):

@@ -4,17 +4,16 @@ import argparse
 import errno
 import io
 import resource
-import signal
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app.cli.scoring import run_score
 from app.errors import UsageError
 from app.scoring import sources
-from app.scoring.items import WorkerDiedError
-from app.scoring.run import run_score
+from app.scoring.question import ClusterError
 from app.settings import SettingsError
 from model.errors import CheckpointError
 from tests.app.scoring.inputs import PIXELS, write_idx
@@ -28,7 +27,7 @@ def test_a_full_disk_is_explained_and_room_lets_it_go_on(tmp_path: Path) -> None
     output = tmp_path / "table.parquet"
     arguments = (source, "-o", output, "--passes", "2", "--seed", "1", "--workers", "1")
     # A limit on the size of files stands for the end of the disk: it comes from the same calls.
-    assert sources.CHUNK_ROWS * 200 > 2**16
+    assert sources.BLOCK_ROWS * 200 > 2**16
     process = start(*arguments, preexec_fn=lambda: limit_file_size(2**16))
 
     _, errors = process.communicate(timeout=60)
@@ -103,22 +102,19 @@ def run(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: object) -> int:
         raise error
 
-    monkeypatch.setattr("app.scoring.run._run", fail)
+    monkeypatch.setattr("app.cli.scoring._run", fail)
     stderr = io.StringIO()
-    before = signal.getsignal(signal.SIGTERM)
     code = run_score(argparse.Namespace(output=tmp_path / "t.parquet"), stderr)
-    assert signal.getsignal(signal.SIGTERM) is before
     return code, stderr.getvalue()
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again"),
         (UsageError("what to do"), 2, "dropserve: what to do"),
         (SettingsError("what to do"), 2, "dropserve: what to do"),
         (CheckpointError("what to do"), 2, "dropserve: what to do"),
-        (WorkerDiedError("what to do"), 1, "dropserve: what to do"),
+        (ClusterError("what to do"), 1, "dropserve: what to do"),
         (OSError(errno.ENOSPC, "No space left"), 1, "there is no room for the table (No space"),
         (OSError(errno.EDQUOT, "Quota exceeded"), 1, "there is no room for the table (Quota"),
         (PermissionError(errno.EACCES, "Permission denied"), 1, "t.parquet: Permission denied"),

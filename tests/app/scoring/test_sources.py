@@ -1,15 +1,17 @@
-"""Files, folders and patterns on the command line, and the chunks that they are cut into."""
+"""Files, folders and patterns on the command line, and the blocks that they are cut into."""
 
 import os
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from app.scoring import sources
-from app.scoring.items import Failure
-from app.scoring.sources import Chunk, Input, open_reader
+from app.scoring.sources import Block, Input
 from tests.app.scoring.inputs import (
     PIXELS,
     encoded,
@@ -95,36 +97,29 @@ def test_what_cannot_be_read_is_one_failure_with_its_code(tmp_path: Path) -> Non
     assert [row["digit"] for row in rows(output)] == [7]
 
 
-# Chunks
+# Blocks
 
 
-def pieces_of(chunk: Chunk) -> list[tuple[str, int, int]]:
-    return [(Path(piece.path).name, piece.start, piece.stop) for piece in chunk.pieces]
+def pieces_of(block: Block) -> list[tuple[str, int, int]]:
+    return [(Path(piece.path).name, piece.start, piece.stop) for piece in block.pieces]
 
 
-def test_files_are_cut_into_chunks_of_as_many_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "CHUNK_ROWS", 5)
+def test_files_are_cut_into_blocks_of_as_many_rows(tmp_path: Path) -> None:
     first = write_idx(tmp_path / "a-idx3-ubyte", PIXELS[:7])
     second = write_idx(tmp_path / "b-idx3-ubyte", PIXELS[:4])
-    found = list(Input([str(first), str(second)]).chunks())
+    found = list(Input([str(first), str(second)]).blocks(5))
 
-    assert [(chunk.number, chunk.first_row, chunk.rows) for chunk in found] == [
-        (0, 0, 5),
-        (1, 5, 5),
-        (2, 10, 1),
-    ]
+    assert [(block.first_row, block.rows) for block in found] == [(0, 5), (5, 5), (10, 1)]
     assert pieces_of(found[1]) == [(first.name, 5, 7), (second.name, 0, 3)]
 
 
-def test_large_images_make_smaller_chunks_of_at_least_one(
+def test_large_images_make_smaller_blocks_of_at_least_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_idx(tmp_path / "a-idx3-ubyte", PIXELS[:4])
     for size, expected in ((2 * 790, [2, 2]), (100, [1, 1, 1, 1])):
-        monkeypatch.setattr(sources, "CHUNK_BYTES", size)
-        assert [chunk.rows for chunk in Input([str(path)]).chunks()] == expected
+        monkeypatch.setattr(sources, "BLOCK_BYTES", size)
+        assert [block.rows for block in Input([str(path)]).blocks()] == expected
 
 
 def test_the_digest_changes_with_the_files_and_their_order(tmp_path: Path) -> None:
@@ -152,17 +147,62 @@ def test_a_file_without_a_known_ending_is_known_by_its_first_bytes(tmp_path: Pat
     with made["numpy"].open("wb") as file:
         np.save(file, PIXELS[:2])
     for kind, path in made.items():
-        (chunk,) = Input([str(path)]).chunks()
-        assert [piece.kind for piece in chunk.pieces] == [kind]
+        (block,) = Input([str(path)]).blocks()
+        assert [piece.kind for piece in block.pieces] == [kind]
 
 
-def test_a_picture_beyond_the_limit_is_one_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.png"
-    path.write_bytes(png(PIXELS[7]))
-    monkeypatch.setattr("app.scoring.items.LARGEST_FILE_BYTES", 100)
+def test_a_name_of_any_bytes_is_read(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+    Path(name).write_bytes(png(PIXELS[7]))
+    output = tmp_path / "table.parquet"
 
-    (item,) = open_reader(str(path), "picture", None).read(0, 1)
-    assert isinstance(item.image, Failure)
-    assert item.image.code == "too_large"
+    assert score(tmp_path, "--passes", "2", output=output) == 0
+    assert [row["source"] for row in rows(output)] == [f"{tmp_path}/\ufffd.png"]
+
+
+# Other file systems
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    """A folder of fsspec's own file system in memory, with digits 0 to 2 and an archive of five."""
+    system = fsspec.filesystem("memory")
+    for number in range(3):
+        system.pipe(f"/digits/{number}.png", png(PIXELS[number]))
+    system.pipe("/digits/notes.txt", b"no image")
+    yield "memory://digits"
+    system.rm("/digits", recursive=True)
+
+
+def test_urls_are_read_as_paths_are(remote: str, tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", 5).read_bytes()
+    fsspec.filesystem("memory").pipe("/digits/a.zip", archive)
+    output = tmp_path / "table.parquet"
+    inputs = (remote, f"{remote}/*.zip", f"{remote}/1.png", f"{remote}/none.png")
+
+    assert score(*inputs, "--passes", "2", output=output) == 1
+
+    pictures = [f"{remote.replace('://', ':///')}/{number}.png" for number in range(3)]
+    members = [f"{remote.replace('://', ':///')}/a.zip:digit{number:02}.png" for number in range(5)]
+    found = [row["source"].replace(":////", ":///") for row in rows(output)]
+    assert found == [*pictures, *members, *members, pictures[1]]
+    (failure,) = failures(output)
+    assert failure["message"] == "there is no such file"
+
+
+def test_a_changed_remote_file_changes_the_digest(remote: str) -> None:
+    images, digest = Input([remote]).survey()
+    assert (images, digest) == Input([remote]).survey()
+    fsspec.filesystem("memory").pipe("/digits/0.png", png(PIXELS[9]) + b"more")
+    assert Input([remote]).survey()[1] != digest
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a.png", "none://bucket/a.png"])
+def test_a_file_system_that_is_not_installed_is_one_failure(url: str, tmp_path: Path) -> None:
+    if find_spec("s3fs") and url.startswith("s3"):
+        pytest.skip("it is installed")
+    output = tmp_path / "table.parquet"
+    assert score(url, SAMPLES / "7.png", "--passes", "2", output=output) == 1
+    (failure,) = failures(output)
+    assert failure["code"] == "unreadable_file"
+    assert url.partition(":")[0] in failure["message"]

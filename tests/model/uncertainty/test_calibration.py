@@ -1,12 +1,13 @@
 """Temperature scaling against its definition on logits, prediction sets, what is stored."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.literals import Mode
 from model.uncertainty.calibration import (
     Calibration,
     apply_temperature,
@@ -136,6 +137,56 @@ STORED: dict[str, Any] = {
 def test_each_kind_of_answer_has_its_own_calibration() -> None:
     assert read_calibration(STORED, "predict") == Calibration(1.5, None, {0.9: 0.125})
     assert read_calibration(STORED, "mc") == Calibration(0.5, 0.25, {0.9: 0.0625})
+
+
+def row(passes: int, value: float, threshold: float | None = 0.5) -> dict[str, Any]:
+    return {
+        "passes": passes,
+        "temperature": 1 + value,
+        "threshold": threshold,
+        "unfamiliar_threshold": None if passes == 1 else value,
+        "conformal": {"0.9": value / 2},
+    }
+
+
+BY_PASSES = {**STORED, "by_passes": [row(1, 0.1, None), row(2, 0.2), row(10, 0.4, 0.75)]}
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        (1, Calibration(1.1, None, {0.9: 0.05}, None)),
+        (2, Calibration(1.2, 0.5, {0.9: 0.1}, 0.2)),
+        # 1/5 is three quarters of the way from 1/2 to 1/10.
+        (5, Calibration(1.35, 0.6875, {0.9: 0.175}, 0.35)),
+        (10, Calibration(1.4, 0.75, {0.9: 0.2}, 0.4)),
+        (1000, Calibration(1.4, 0.75, {0.9: 0.2}, 0.4)),
+    ],
+)
+def test_between_numbers_of_passes_a_value_is_linear_in_their_reciprocal(
+    passes: int, expected: Calibration
+) -> None:
+    found = read_calibration(BY_PASSES, "mc", passes)
+    for name, value in vars(expected).items():
+        assert getattr(found, name) == (pytest.approx(value) if value is not None else None), name
+
+
+def test_without_a_number_of_passes_and_without_dropout_the_values_are_those_of_all() -> None:
+    for mode in get_args(Mode):
+        assert read_calibration(BY_PASSES, mode) == read_calibration(STORED, mode)
+        assert read_calibration(STORED, mode, 5) == read_calibration(STORED, mode)
+    assert read_calibration(BY_PASSES, "predict", 5) == read_calibration(STORED, "predict")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"temperature": 0}, {"temperature": None}, {"threshold": math.nan}, {"conformal": 3}],
+    ids=str,
+)
+def test_a_damaged_row_is_refused(damage: dict[str, Any]) -> None:
+    document = {**STORED, "by_passes": [{**row(2, 0.2), **damage}]}
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        read_calibration(document, "mc", 2)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.cli.scoring import read_question
 from app.errors import UsageError
 from app.schemas import McParameters
-from app.scoring.options import ScoreOptions
+from app.scoring.question import Question
 from app.settings import Settings
 
 GIVEN = {
@@ -20,11 +22,11 @@ GIVEN = {
     "checkpoint": None,
     "workers": None,
 }
-OPTIONS = ScoreOptions(McParameters(), None, Settings())
+QUESTION = Question(McParameters(), None, Settings())
 
 
-def read(changes: dict[str, Any]) -> ScoreOptions:
-    return ScoreOptions.read(argparse.Namespace(**{**GIVEN, **changes}))
+def read(changes: dict[str, Any]) -> Question:
+    return read_question(argparse.Namespace(**{**GIVEN, **changes}))
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +66,19 @@ def test_the_largest_and_the_smallest_values_are_taken(changes: dict[str, Any]) 
     ],
 )
 def test_everything_that_the_answers_depend_on_is_described(changes: dict[str, Any]) -> None:
-    described = OPTIONS.describe(b"network")
+    assert replace(QUESTION, **changes).describe() != QUESTION.describe() == QUESTION.describe()
 
-    assert replace(OPTIONS, **changes).describe(b"network") != described
-    assert OPTIONS.describe(b"other")["model"] != described["model"]
-    assert OPTIONS.describe(b"network") == described
+
+def test_another_network_is_another_question(tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"network")
+    changed = replace(QUESTION, settings=Settings(checkpoint=other))
+    assert changed.describe()["model"] != QUESTION.describe()["model"]
+    other.unlink()
+    with pytest.raises(UsageError, match="cannot read the checkpoint"):
+        changed.describe()
+
+
+@pytest.mark.parametrize(("passes", "rows"), [(1, 51_200), (50, 1024), (1000, 51), (100_000, 1)])
+def test_many_passes_make_small_blocks(passes: int, rows: int) -> None:
+    assert Question(McParameters(passes=passes), None, Settings()).block_rows == rows

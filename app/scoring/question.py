@@ -1,0 +1,53 @@
+"""What is asked of every image; importing it imports no engine and no pyarrow."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from app.errors import UsageError
+from app.schemas import McParameters
+from app.settings import Settings
+from model.files import DEFAULT_CHECKPOINT
+
+# Of a request, those that can be asked.
+PARAMETERS = ("passes", "seed", "estimator", "preprocess")
+# Of a block at most: about a second of a core, which is lost, or waited for, at an interruption.
+_BLOCK_PASSES = 1024 * 50
+
+
+@dataclass(frozen=True)
+class Question:
+    """The parameters of a request, and what the settings decide."""
+
+    parameters: McParameters  # without a seed, each image draws its own
+    column: str | None  # of Parquet files; None: the one that holds images
+    settings: Settings  # name the network, and where and how exactly it computes
+
+    @property
+    def block_rows(self) -> int:
+        """Images of a block at most."""
+        return max(_BLOCK_PASSES // self.parameters.passes, 1)
+
+    def describe(self) -> dict[str, Any]:
+        """All that the answers depend on, as JSON.
+
+        Raises:
+            UsageError: the checkpoint cannot be read.
+        """
+        path = self.settings.checkpoint or DEFAULT_CHECKPOINT
+        try:
+            model = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        except OSError as error:
+            raise UsageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+        return {
+            "dropserve": version("dropserve"),
+            **{name: getattr(self.parameters, name) for name in PARAMETERS},
+            "column": self.column,
+            "model": model,
+            **self.settings.model_dump(include={"device", "precision", "max_pixels"}),
+        }
+
+
+class ClusterError(Exception):
+    """The cluster gave up; the text is one line for the user."""
