@@ -51,6 +51,13 @@ class PredictParameters(BaseModel):
         "`calibration.conformal` in `GET /model`.",
         examples=[0.99, 0.995, 0.999],
     )
+    target_error: Annotated[float | None, MustBe("a level of the checkpoint")] = Field(
+        default=None,
+        description="Decide by the threshold that keeps the error among accepted digits to this "
+        "share, as far as the validation images show: one of the levels of "
+        "`calibration.target_errors` in `GET /model`.",
+        examples=[0.002, 0.005, 0.01],
+    )
     timeout_ms: Annotated[int | None, MustBe("a whole number from 1 to {max_timeout_ms}")] = Field(
         default=None,
         ge=1,
@@ -90,6 +97,13 @@ class McParameters(PredictParameters):
         allow_inf_nan=False,
         description="Stop as soon as the largest standard error of the mean is at most this, but "
         "not before 32 passes; `passes` is then the maximum. Independent masks only.",
+    )
+    until: Annotated[literals.Until | None, MustBe("decision")] = Field(
+        default=None,
+        description="`decision`: stop once further passes would hardly change the decision; "
+        "`passes` is then the maximum. Of images like the validation set's it differs for a share "
+        "of at most `calibration.until_decision.share`; for a single one nothing is promised. The "
+        "statistics of such a stop are biased. Independent masks only.",
     )
     return_passes: Annotated[bool, MustBe("true or false")] = Field(
         default=False,
@@ -183,6 +197,9 @@ class Decision(Sparse):
     )
     score: float = describe("Its value, nats.")
     threshold: float = describe("The largest score that is accepted, nats.")
+    coverage: float | None = describe(
+        "Only with `target_error`: the share of digits that its threshold accepts.", default=None
+    )
     boxes: Sequence[tuple[int, int, int, int]] | None = describe(
         "Only with `several_digits`: left, top, right and bottom of each digit, the last two "
         "exclusive, in pixels of the picture as it is seen upright.",
@@ -278,8 +295,9 @@ class McPrediction(Prediction):
     votes: Integers = describe("How many passes chose each class.", axes="C")
     passes: int = describe("How many passes were computed.", not_in=[TENSORS, TABLE])
     stop_reason: literals.StopReason | None = describe(
-        "`passes`: all were computed; `standard_error`: the mean was known well enough; null in "
-        "a partial result of a stream.",
+        "`passes`: all were computed; `standard_error`: the mean was known well enough; "
+        "`decision`: it had settled, and the mean entropy is biased by some hundredths of a nat; "
+        "null in a partial result of a stream.",
         not_in=[TENSORS, TABLE],
     )
     seed: int = describe("The seed of the masks; send it to get the same answer again.")
@@ -365,24 +383,3 @@ def failed_image(error: ApiError) -> FailedImage:
     """The entry of an image in a batch that has no answer."""
     summary = ErrorSummary(code=error.code, message=error.message, param=error.param)
     return FailedImage(error=summary)
-
-
-@answer
-class PredictionBatch:
-    """Deterministic answers in the order of the images."""
-
-    predictions: Sequence[Prediction | FailedImage] = describe("One for each image.")
-
-
-@answer
-class McPredictionBatch:
-    """MC-dropout answers in the order of the images."""
-
-    predictions: Sequence[McPrediction | FailedImage] = describe("One for each image.")
-
-
-@answer
-class Health:
-    """State of the server."""
-
-    status: str = describe("`live` or `ready`.")

@@ -23,7 +23,11 @@ from model.files import DEFAULT_CHECKPOINT as DEFAULT_CHECKPOINT
 from model.files import read_bounded, write_atomically
 from model.literals import Mode
 from model.network import MLP, Linear, MLPConfig
-from model.uncertainty.calibration import read_calibration
+from model.uncertainty.calibration import (
+    read_calibration,
+    read_entropy_shares,
+    read_settling,
+)
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dropserve"
@@ -122,6 +126,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
         for mode in get_args(Mode):
             read_calibration(calibration, mode)
+            read_entropy_shares(calibration, mode)
+        read_settling(calibration)
         for row in calibration.get("by_passes", ()):
             read_calibration(calibration, "mc", row["passes"])
     except KeyError as error:

@@ -5,10 +5,19 @@ from fastapi.responses import PlainTextResponse
 
 from app.api.answers import BytesResponse, JsonResponse
 from app.errors import ErrorCode
-from app.schemas import ErrorBody, Health
+from app.schemas import ErrorBody, answer, describe
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
+from model.checkpoint import Checkpoint
+from model.uncertainty.calibration import with_missing
 
 router = APIRouter(tags=["operations"])
+
+
+@answer
+class Health:
+    """State of the server."""
+
+    status: str = describe("`live` or `ready`.")
 
 
 @router.get("/health/live", summary="Is the process alive?", response_model=Health)
@@ -34,10 +43,10 @@ async def ready(request: Request) -> JsonResponse:
 @router.get("/model", summary="What is known about the network")
 async def model(request: Request) -> JsonResponse:
     """The checkpoint's own description: layers, dropout rates, training, calibration, metrics."""
-    checkpoint = request.app.state.models.predictor.checkpoint
-    return JsonResponse(
-        {"name": checkpoint.name, "version": checkpoint.version, **checkpoint.card()}
-    )
+    checkpoint: Checkpoint = request.app.state.models.predictor.checkpoint
+    card = checkpoint.card()
+    identity = {"name": checkpoint.name, "version": checkpoint.version}
+    return JsonResponse(identity | card | {"calibration": with_missing(card["calibration"])})
 
 
 @router.get(

@@ -5,7 +5,7 @@ body) and take longer than the prediction. `app.api.bodies` reads every form; `a
 describes them.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -21,18 +21,33 @@ from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.encoding import encode_json
 from app.schemas import (
+    FailedImage,
     McParameters,
     McPrediction,
-    McPredictionBatch,
     Prediction,
-    PredictionBatch,
     PredictParameters,
+    answer,
+    describe,
     error_body,
     failed_image,
 )
 from app.telemetry.request_record import Timings
 
 router = APIRouter(tags=["predictions"], route_class=DirectRoute)
+
+
+@answer
+class PredictionBatch:
+    """Deterministic answers in the order of the images."""
+
+    predictions: Sequence[Prediction | FailedImage] = describe("One for each image.")
+
+
+@answer
+class McPredictionBatch:
+    """MC-dropout answers in the order of the images."""
+
+    predictions: Sequence[McPrediction | FailedImage] = describe("One for each image.")
 
 
 @router.post(
@@ -101,10 +116,10 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
 async def _answer_one(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
     refuse_early(request, parameters_type)
     image, parameters = await read_image_request(request, parameters_type)
-    answer = await answer_one(request, predictor_of(request), image, parameters)
+    found = await answer_one(request, predictor_of(request), image, parameters)
     feedback: FeedbackCounter | None = request.app.state.feedback
-    headers = None if feedback is None else feedback.headers(answer)
-    return JsonResponse(answer, headers=headers)
+    headers = None if feedback is None else feedback.headers(found)
+    return JsonResponse(found, headers=headers)
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
@@ -115,9 +130,7 @@ async def _answer_batch(request: Request, parameters_type: type[PredictParameter
 
     images, parameters = await read_batch_request(request, parameters_type, check)
     answers = await answer_many(request, predictor_of(request), images, parameters)
-    predictions = [
-        failed_image(answer) if isinstance(answer, ApiError) else answer for answer in answers
-    ]
+    predictions = [failed_image(one) if isinstance(one, ApiError) else one for one in answers]
     return JsonResponse(PredictionBatch(predictions=predictions))
 
 
@@ -130,8 +143,8 @@ async def _events(
     """The answers as server-sent events; only the last, with a reason to stop, is the result."""
     try:
         yield _event(first, state)
-        async for answer in answers:
-            yield _event(answer, state)
+        async for following in answers:
+            yield _event(following, state)
     except ApiError as error:
         yield _error_event(error, state)
     except Exception:
@@ -140,8 +153,8 @@ async def _events(
 
 
 def _event(timed: TimedAnswer, state: dict[str, Any]) -> bytes:
-    answer, state["timings"] = timed
-    return _encode_event("result" if answer.is_final else "estimate", answer)
+    found, state["timings"] = timed
+    return _encode_event("result" if found.is_final else "estimate", found)
 
 
 def _error_event(error: ApiError, state: dict[str, Any]) -> bytes:

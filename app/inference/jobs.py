@@ -1,7 +1,7 @@
 """A job: the MC-dropout computation of one image, in steps that the scheduler can interleave."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from model.engines.protocol import Prepared
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, sufficient_passes
 from model.sampling.masks import Passes, round_rate
+from model.sampling.settling import LOOKS, next_look
 
 # Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
 _DRAWN_SEED_BITS = 32
@@ -45,6 +46,7 @@ class Job:
         image: Preprocessed,
         parameters: McParameters,
         *,
+        has_settled: "Callable[[Job], bool] | None" = None,
         steps: Mapping[str, str] | None = None,
         is_streamed: bool = False,
     ) -> None:
@@ -61,6 +63,8 @@ class Job:
         self.stop_reason: StopReason | None = None
         self.done = 0
         self._is_streamed = is_streamed
+        # Asked at each look, with `until`.
+        self._has_settled = None if parameters.until is None else has_settled
         # A partial result or a check is due after each multiple of this number of passes.
         self._stride = self.passes.count
         if is_streamed:
@@ -82,7 +86,8 @@ class Job:
     @property
     def next_stop(self) -> int:
         """The number of passes after which a partial result, a check or the answer is due."""
-        return min(self.done - self.done % self._stride + self._stride, self.passes.count)
+        stop = min(self.done - self.done % self._stride + self._stride, self.passes.count)
+        return stop if self._has_settled is None else min(stop, next_look(self.done))
 
     @property
     def has_partial_result(self) -> bool:
@@ -108,3 +113,5 @@ class Job:
                 return
         if self.remaining == 0:
             self.stop_reason = "passes"
+        elif self._has_settled is not None and self.done in LOOKS and self._has_settled(self):
+            self.stop_reason = "decision"

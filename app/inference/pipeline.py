@@ -16,6 +16,7 @@ from app.inference.backlog import Charge
 from app.inference.decoding import Image
 from app.inference.jobs import Job
 from app.inference.reading import PictureReader, Steps, picture_cost
+from app.inference.recording import AnswerRecorder
 from app.inference.scheduler import Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
@@ -74,7 +75,7 @@ class Predictor:
             note_queued=None if metrics is None else metrics.change_queue,
         )
         self._settings = settings
-        self._metrics = metrics
+        self._recorder = AnswerRecorder(metrics)
         self._reader = PictureReader(settings)
 
     def warm_up(self) -> list[Prediction]:
@@ -141,7 +142,7 @@ class Predictor:
         Raises:
             ApiError: the request is refused, or the image has no answer.
         """
-        self._require_level(parameters)
+        self._answers.check(parameters)
         steps: Steps | None = {} if parameters.return_steps else None
         started = time.monotonic()
         read = self._reader.read_inline(image, parameters.preprocess, steps)
@@ -153,7 +154,7 @@ class Predictor:
         decoded = time.monotonic()
         answer = self._predict(read, parameters, steps)
         timings = Timings(decoded - started, 0.0, time.monotonic() - decoded)
-        self._count(answer)
+        self._recorder.note(image, parameters, answer)
         return answer, timings
 
     async def predict_mc(
@@ -166,13 +167,13 @@ class Predictor:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
                 read = await self._reader.read(image, parameters.preprocess, deadline, steps)
-            job = Job(read, parameters, steps=steps)
+            job = Job(read, parameters, has_settled=self._answers.has_settled, steps=steps)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             (answer,), computing = await self._run([job], deadline, charge)
         if isinstance(answer, Exception):
             raise answer
-        self._count(answer)
+        self._recorder.note(image, parameters, answer)
         return answer, _timings(started, decoded, computing)
 
     async def stream_mc(
@@ -189,17 +190,23 @@ class Predictor:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
                 read = await self._reader.read(image, parameters.preprocess, deadline, steps)
-            job = Job(read, parameters, steps=steps, is_streamed=True)
+            job = Job(
+                read,
+                parameters,
+                has_settled=self._answers.has_settled,
+                steps=steps,
+                is_streamed=True,
+            )
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             try:
                 async with aclosing(self.scheduler.stream(job, deadline, charge)) as answers:
                     async for answer, computing in answers:
                         if answer.is_final:
-                            self._count(answer)
+                            self._recorder.note(image, parameters, answer)
                         yield answer, _timings(started, decoded, computing)
             finally:
-                self._count_passes([job])
+                self._recorder.note_passes([job], self.scheduler.most_queued)
 
     async def predict_batch(
         self, images: Sequence[Image | ApiError], parameters: PredictParameters
@@ -224,7 +231,8 @@ class Predictor:
             good = [one for one in read if not isinstance(one, ApiError)]
             answers: Sequence[Prediction | Exception]
             if isinstance(parameters, McParameters):
-                jobs = [Job(one, parameters) for one in good]
+                settled = self._answers.has_settled
+                jobs = [Job(one, parameters, has_settled=settled) for one in good]
                 for job in jobs:
                     await self._prepare_masks(job, deadline)
                 decoded = time.monotonic()
@@ -238,8 +246,8 @@ class Predictor:
                 computing = time.monotonic() - decoded
         following = iter(answers)
         found = [one if isinstance(one, ApiError) else _own(next(following)) for one in read]
-        for answer in found:
-            self._count(answer)
+        for image, answer in zip(images, found, strict=True):
+            self._recorder.note(image, parameters, answer)
         return found, _timings(started, decoded, computing)
 
     def _admit(
@@ -251,10 +259,9 @@ class Predictor:
         """Counts a request as queued while the block lasts; refuses what cannot be answered.
 
         Raises:
-            ApiError: invalid_parameter, the checkpoint has no prediction sets for the coverage;
-                see also `Scheduler.check`.
+            ApiError: see `AnswerBuilder.check` and `Scheduler.check`.
         """
-        self._require_level(parameters)
+        self._answers.check(parameters)
         cost = self._cost(parameters) * len(images)
         before, timeout = self._reader.wait(decoding.cost), self._timeout(parameters)
         return self.scheduler.admit(cost, before=before, timeout=timeout)
@@ -264,15 +271,6 @@ class Predictor:
         if isinstance(parameters, McParameters):
             return parameters.passes + _IMAGE_COST
         return _DETERMINISTIC_COST
-
-    def _require_level(self, parameters: PredictParameters) -> None:
-        """Refuses a coverage that the checkpoint has no prediction sets for."""
-        if parameters.coverage is None or parameters.coverage in self._answers.levels:
-            return
-        cure = f"one of this checkpoint's levels: {', '.join(map(str, self._answers.levels))}"
-        if not self._answers.levels:
-            cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
-        raise ErrorCode.INVALID_PARAMETER(f"coverage must be {cure}", param="coverage")
 
     async def _read_of_batch(
         self, image: Image | ApiError, parameters: PredictParameters, deadline: float
@@ -311,7 +309,7 @@ class Predictor:
         try:
             return await self.scheduler.run(jobs, deadline, charge)
         finally:
-            self._count_passes(jobs)
+            self._recorder.note_passes(jobs, self.scheduler.most_queued)
 
     async def _prepare_masks(self, job: Job, deadline: float) -> None:
         """Prepares a job whose masks would take too long on the event loop, in the thread."""
@@ -339,35 +337,6 @@ class Predictor:
 
     def _deadline(self, parameters: PredictParameters) -> float:
         return time.monotonic() + self._timeout(parameters)
-
-    def _count(self, answer: Prediction | ApiError) -> None:
-        if self._metrics is None:
-            return
-        if isinstance(answer, ApiError):
-            self._metrics.count_image_error(answer.code)
-            return
-        information = None
-        if isinstance(answer, McPrediction):
-            information = float(answer.mutual_information)
-        self._metrics.count_answer(
-            "predict" if information is None else "mc",
-            answer.digit,
-            # NumPy's own scalars are slow to compare.
-            float(answer.confidence),
-            float(answer.predictive_entropy),
-            None if answer.decision is None else answer.decision.reason,
-            information,
-        )
-
-    def _count_passes(self, jobs: Sequence[Job]) -> None:
-        """Counts the passes of an ended request, computed or not."""
-        if self._metrics is None:
-            return
-        computed = sum(job.done for job in jobs)
-        spared = sum(job.remaining for job in jobs if job.is_finished)
-        cancelled = sum(job.remaining for job in jobs if not job.is_finished)
-        self._metrics.limit_queue(self.scheduler.most_queued)
-        self._metrics.count_passes(computed=computed, spared=spared, cancelled=cancelled)
 
 
 async def _in_turns(items: Sequence[T]) -> AsyncGenerator[T, None]:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import math
+from typing import get_args
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from model.errors import CheckpointError, ModelError
+from model.literals import Mode
+from model.uncertainty.calibration import read_entropy_shares
 
 # For requests that are still computed when their connections are gone.
 _CLOSING_SECONDS = 1.0
@@ -110,6 +113,10 @@ class ModelRepository:
         self._predictor = predictor
         if self._metrics is not None:
             checkpoint = predictor.checkpoint
-            self._metrics.serve_model(
-                checkpoint.name, checkpoint.version, predictor.scheduler.most_queued
-            )
+            shares = {
+                mode: shares
+                for mode in get_args(Mode)
+                if (shares := read_entropy_shares(checkpoint.calibration, mode)) is not None
+            }
+            most_queued = predictor.scheduler.most_queued
+            self._metrics.serve_model(checkpoint.name, checkpoint.version, most_queued, shares)

@@ -1,6 +1,7 @@
 """The metrics of `GET /metrics`: requests and their times, passes, and what the network answers."""
 
 from collections import Counter as Tally
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -9,7 +10,7 @@ from app.errors import ErrorCode
 from app.telemetry.metric_families import Counter, Family, Gauge, Histogram, lay_out
 from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
 from app.telemetry.shared_memory import SharedCounts
-from model.literals import Mode, Outcome, Reason
+from model.literals import ENTROPY_BOUNDS, Mode, Outcome, Reason
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,7 +25,9 @@ _SECONDS = (
     *(1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 30.0),
 )
-_NATS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 2.302)
+_NATS = ENTROPY_BOUNDS
+# Below it, entropies depend on the number of passes: drift is looked for from here on.
+_LEAST_DRIFT_NATS = 0.05
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
 
@@ -88,7 +91,7 @@ class Families:
         self.passes = Counter(
             "dropserve_passes_total",
             "Stochastic passes: computed; cancelled by a disconnect or the deadline; or spared, "
-            "because max_standard_error was reached before.",
+            "because max_standard_error or until ended the request before.",
             {"outcome": ("computed", "cancelled", "spared")},
         )
         self.predictions = Counter(
@@ -109,6 +112,12 @@ class Families:
         )
         self.confidence = Histogram(
             "dropserve_confidence_ratio", "Probability of the most probable digit.", mode, _SHARES
+        )
+        self.accepted_confidence = Histogram(
+            "dropserve_accepted_confidence_ratio",
+            "Calibrated probability of the answer's class, of accepted answers: their mean is the "
+            "share that is expected to be right.",
+            mode,
         )
         self.feedback = Counter(
             "dropserve_feedback_total",
@@ -142,6 +151,7 @@ class Metrics:
         self._families = families = Families(routes)
         self._counts = counts or SharedCounts(1, families.columns)
         self._index = index
+        self._entropy_shares: Mapping[Mode, Sequence[float]] = {}
         self._row = _clear(families, self._counts, index)
         self._row[families.worker_starts.place()] += 1
         # What every request needs, looked up once.
@@ -152,9 +162,24 @@ class Metrics:
             for route in routes.predictions
         }
 
-    def serve_model(self, name: str, version: str, most_queued: int) -> None:
-        """Notes which network this worker serves from now on."""
+    def serve_model(
+        self,
+        name: str,
+        version: str,
+        most_queued: int,
+        entropy_shares: Mapping[Mode, Sequence[float]] | None = None,
+    ) -> None:
+        """Notes which network this worker serves from now on.
+
+        Args:
+            name: of the model.
+            version: of the checkpoint.
+            most_queued: see `limit_queue`.
+            entropy_shares: of the validation images up to each of `ENTROPY_BOUNDS`, by mode, as far
+                as the checkpoint has them.
+        """
         self._counts.write_text(self._index, f"{version} {name}")
+        self._entropy_shares = entropy_shares or {}
         self.limit_queue(most_queued)
 
     def limit_queue(self, passes: int) -> None:
@@ -207,8 +232,11 @@ class Metrics:
         digit: int,
         confidence: float,
         predictive_entropy: float,
-        reason: Reason | None,
         mutual_information: float | None,
+        *,
+        reason: Reason | None,
+        is_accepted: bool,
+        is_calibrated: bool,
     ) -> None:
         """Counts an image's answer; drift of the images shows here before users report it.
 
@@ -217,16 +245,24 @@ class Metrics:
             digit: the class index; above 9 for other data sets than digits.
             confidence: the probability of this class.
             predictive_entropy: nats.
-            reason: why the decision is to abstain; None: accept, or no decision.
             mutual_information: nats; None with dropout off.
+            reason: why the decision is to abstain; None: accept, or no decision.
+            is_accepted: whether the decision is to accept.
+            is_calibrated: False with another dropout rate than the checkpoint's: nothing follows
+                from such an answer for others.
         """
         row, families = self._row, self._families
         row[families.predictions.places[mode, _digit_label(digit)]] += 1
         if reason is not None:
             row[families.abstentions.place(mode, reason)] += 1
+        if not is_calibrated:
+            return
         entropy, information = families.predictive_entropy, families.mutual_information
         entropy.observe(row, entropy.places[mode,], predictive_entropy)
         families.confidence.observe(row, families.confidence.places[mode,], confidence)
+        if is_accepted:
+            accepted = families.accepted_confidence
+            accepted.observe(row, accepted.places[mode,], confidence)
         if mutual_information is not None:
             information.observe(row, information.places[()], mutual_information)
 
@@ -243,7 +279,23 @@ class Metrics:
             version, _, model = text.partition(" ")
             workers.places[model, version] = index
         lines += workers.lines([count for _, count in models])
+        lines += self._reference_lines()
         return "\n".join([*lines, ""]).encode()
+
+    def _reference_lines(self) -> Iterator[str]:
+        """The network's own, as this worker serves it: not summed over workers."""
+        reference = Gauge(
+            "dropserve_reference_entropy_ratio",
+            "Share of the validation images whose predictive entropy is at most the bound.",
+        )
+        reference.labels = {"mode": (), "bound": ()}
+        numbers: list[float] = []
+        for mode, shares in self._entropy_shares.items():
+            for bound, share in zip(ENTROPY_BOUNDS, shares, strict=True):
+                if bound >= _LEAST_DRIFT_NATS:
+                    reference.places[mode, str(bound)] = len(numbers)
+                    numbers.append(share)
+        return reference.lines(numbers) if numbers else iter(())
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from training.calibrate import (
     fit,
     fit_temperature,
     least_probability,
-    upper_bound,
     upper_quantile,
 )
 from training.config import CalibrateOptions, CalibrationRules
 from training.data import MNIST
 from training.pool import Pool, save_pool
+from training.selection import upper_bound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

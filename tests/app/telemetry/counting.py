@@ -28,7 +28,9 @@ def here(folder: Path) -> float:
 
     def count() -> None:
         metrics.begin_request()
-        metrics.count_answer("predict", 7, 0.99, 0.02, None, None)
+        metrics.count_answer(
+            *("predict", 7, 0.99, 0.02, None), reason=None, is_accepted=True, is_calibrated=True
+        )
         metrics.end_request(RECORD)
 
     return _seconds(count)
@@ -52,12 +54,14 @@ def there(folder: Path) -> float:
     duration, stages = histogram(families.duration), histogram(families.stages)
     entropy = histogram(families.predictive_entropy)
     confidence = histogram(families.confidence)
+    accepted = histogram(families.accepted_confidence)
 
     def count() -> None:
         in_flight.inc()
         predictions.labels("predict", "7").inc()
         entropy.labels("predict").observe(0.02)
         confidence.labels("predict").observe(0.99)
+        accepted.labels("predict").observe(0.99)
         in_flight.dec()
         requests.labels("/predict", "200").inc()
         duration.labels("/predict").observe(6e-4)

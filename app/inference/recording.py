@@ -1,0 +1,61 @@
+"""What becomes of an answer besides being sent: it is counted, and perhaps kept for review."""
+
+from collections.abc import Sequence
+
+from app.errors import ApiError
+from app.inference.decoding import Image
+from app.inference.jobs import Job
+from app.schemas import McPrediction, Prediction, PredictParameters
+from app.telemetry.metrics import Metrics
+
+
+class AnswerRecorder:
+    """Records the answers of a predictor.
+
+    Args:
+        metrics: count the answers; None: they are not counted.
+    """
+
+    def __init__(self, metrics: Metrics | None) -> None:
+        self._metrics = metrics
+
+    def note(
+        self, image: Image | ApiError, parameters: PredictParameters, answer: Prediction | ApiError
+    ) -> None:
+        """Records an image's answer, or what was wrong with it in a batch."""
+        if self._metrics is None:
+            return
+        if isinstance(answer, ApiError):
+            self._metrics.count_image_error(answer.code)
+            return
+        information = rate = None
+        if isinstance(answer, McPrediction):
+            information, rate = float(answer.mutual_information), answer.dropout
+        decision = answer.decision
+        self._metrics.count_answer(
+            "predict" if information is None else "mc",
+            answer.digit,
+            # NumPy's own scalars are slow to compare.
+            float(answer.confidence),
+            float(answer.predictive_entropy),
+            information,
+            reason=None if decision is None else decision.reason,
+            is_accepted=decision is not None and decision.reason is None,
+            is_calibrated=rate is None,
+        )
+
+    def note_passes(self, jobs: Sequence[Job], most_queued: int) -> None:
+        """Counts the passes of an ended request, computed or not.
+
+        Args:
+            jobs: of the request.
+            most_queued: passes that are computed in the longest wait, at the pace that the request
+                showed.
+        """
+        if self._metrics is None:
+            return
+        computed = sum(job.done for job in jobs)
+        spared = sum(job.remaining for job in jobs if job.is_finished)
+        cancelled = sum(job.remaining for job in jobs if not job.is_finished)
+        self._metrics.limit_queue(most_queued)
+        self._metrics.count_passes(computed=computed, spared=spared, cancelled=cancelled)
