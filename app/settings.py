@@ -139,6 +139,17 @@ class Settings(BaseModel):
         "Signs the tokens with which clients send feedback, at least 16 characters, the same on "
         "all replicas; if unset, answers carry no tokens",
     )
+    review_dir: Path | None = _setting(
+        None,
+        "Folder in which pictures that were abstained from are kept, with their answers, for "
+        "dropserve review; if unset, no picture is stored",
+    )
+    review_bytes: int = _setting(
+        100 * 2**20, "Most bytes in the review folder; the oldest pictures give way", ge=2**16
+    )
+    audit_share: float = _setting(
+        0.0, "Share of accepted pictures that are kept for review, too, at random", ge=0, le=1
+    )
     otlp_endpoint: str | None = _setting(
         None,
         "Address of an OpenTelemetry collector, OTLP over HTTP, such as http://127.0.0.1:4318, for "

@@ -17,6 +17,7 @@ from app.inference.decoding import Image
 from app.inference.jobs import Job
 from app.inference.reading import PictureReader, Steps, picture_cost
 from app.inference.recording import AnswerRecorder
+from app.inference.review import ReviewFolder
 from app.inference.scheduler import Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
@@ -57,10 +58,15 @@ class Predictor:
         checkpoint: the network.
         settings: how it is served.
         metrics: counts answers and passes, if not None.
+        review: keeps pictures for a person, if not None.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics | None = None
+        self,
+        checkpoint: Checkpoint,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        review: ReviewFolder | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.engine = build_engine(checkpoint.network, settings.device, settings.precision)
@@ -75,7 +81,7 @@ class Predictor:
             note_queued=None if metrics is None else metrics.change_queue,
         )
         self._settings = settings
-        self._recorder = AnswerRecorder(metrics)
+        self._recorder = AnswerRecorder(metrics, review)
         self._reader = PictureReader(settings)
 
     def warm_up(self) -> list[Prediction]:

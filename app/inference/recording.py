@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from app.errors import ApiError
 from app.inference.decoding import Image
 from app.inference.jobs import Job
+from app.inference.review import ReviewFolder
 from app.schemas import McPrediction, Prediction, PredictParameters
 from app.telemetry.metrics import Metrics
 
@@ -14,15 +15,19 @@ class AnswerRecorder:
 
     Args:
         metrics: count the answers; None: they are not counted.
+        review: keeps pictures for a person; None: none are kept.
     """
 
-    def __init__(self, metrics: Metrics | None) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics | None, review: ReviewFolder | None = None) -> None:
+        self._metrics, self._review = metrics, review
 
     def note(
         self, image: Image | ApiError, parameters: PredictParameters, answer: Prediction | ApiError
     ) -> None:
         """Records an image's answer, or what was wrong with it in a batch."""
+        if self._review is not None and not isinstance(answer, ApiError):
+            assert not isinstance(image, ApiError)
+            self._review.offer(image, parameters, answer)
         if self._metrics is None:
             return
         if isinstance(answer, ApiError):

@@ -11,6 +11,7 @@ import numpy as np
 from app.errors import ErrorCode
 from app.inference.encoding import encode_json
 from app.inference.pipeline import Predictor
+from app.inference.review import ReviewFolder
 from app.inference.served_checkpoint import load_served_checkpoint
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -26,7 +27,10 @@ logger = logging.getLogger("dropserve")
 
 
 def load_predictor(
-    settings: Settings, metrics: Metrics | None = None, checkpoint: Checkpoint | None = None
+    settings: Settings,
+    metrics: Metrics | None = None,
+    checkpoint: Checkpoint | None = None,
+    review: ReviewFolder | None = None,
 ) -> Predictor:
     """A predictor that is warm, and whose answers can be sent.
 
@@ -34,11 +38,13 @@ def load_predictor(
         settings: how it predicts.
         metrics: count what it does, if not None.
         checkpoint: the network; the one that the settings name, if none is given.
+        review: keeps pictures for a person, if not None.
 
     Raises:
         CheckpointError: see `load_served_checkpoint`, or an answer is not finite.
     """
-    predictor = Predictor(checkpoint or load_served_checkpoint(settings), settings, metrics)
+    checkpoint = checkpoint or load_served_checkpoint(settings)
+    predictor = Predictor(checkpoint, settings, metrics, review)
     with np.errstate(all="ignore"):
         answers = predictor.warm_up()
     for answer in answers:
@@ -53,8 +59,11 @@ class ModelRepository:
     """Holds the predictor of the checkpoint that is served.
 
     Args:
-        settings: name the checkpoint.
+        settings: name the checkpoint, and the folder for review.
         metrics: count what is served, if not None.
+
+    Raises:
+        SettingsError: see `ReviewFolder`.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
@@ -62,6 +71,7 @@ class ModelRepository:
         self._metrics = metrics
         self._predictor: Predictor | None = None
         self._reloading = asyncio.Lock()
+        self._review = ReviewFolder.of(settings)
 
     @property
     def predictor(self) -> Predictor:
@@ -81,7 +91,7 @@ class ModelRepository:
 
     def load(self, checkpoint: Checkpoint | None = None) -> None:
         """Serves a checkpoint, or the one that the settings name; fails as `load_predictor`."""
-        self._serve(load_predictor(self._settings, self._metrics, checkpoint))
+        self._serve(load_predictor(self._settings, self._metrics, checkpoint, self._review))
 
     async def reload(self) -> None:
         """Serves the checkpoint as its file is now, once that is checked and warm.
@@ -91,7 +101,9 @@ class ModelRepository:
         """
         async with self._reloading:  # one after the other: the last one that was asked for stays
             try:
-                predictor = await asyncio.to_thread(load_predictor, self._settings, self._metrics)
+                predictor = await asyncio.to_thread(
+                    load_predictor, self._settings, self._metrics, None, self._review
+                )
             except ModelError as error:
                 logger.error("the checkpoint is not reloaded, the old one serves on: %s", error)
                 return
@@ -108,6 +120,8 @@ class ModelRepository:
         """Serves nothing more; finishes what is queued."""
         predictor, self._predictor = self.predictor, None
         await predictor.close(_CLOSING_SECONDS)
+        if self._review is not None:
+            self._review.close()
 
     def _serve(self, predictor: Predictor) -> None:
         self._predictor = predictor
