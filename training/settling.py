@@ -55,12 +55,12 @@ def fit_settling(
         calibrations = {passes: _calibration(document, passes, target) for passes in digits}
         scales[name] = means[name] = None
         for scale in _SCALES:
-            found = [_disagreements(digits, calibrations, passes, scale) for passes in references]
+            found = [disagreements(digits, calibrations, passes, scale) for passes in references]
             bounds = [_bound(differ, rules) for differ, _ in found]
             is_kept = max(bounds) <= rules.settling_share
             if is_kept and outliers is not None:
                 bounds = [
-                    _bound(_disagreements(outliers, calibrations, passes, scale)[0], rules)
+                    _bound(disagreements(outliers, calibrations, passes, scale)[0], rules)
                     for passes in references
                 ]
                 is_kept = max(bounds) <= rules.settling_outlier_share
@@ -81,7 +81,7 @@ def _calibration(document: Mapping[str, Any], passes: int, target: float | None)
     return calibration if target is None else calibration.at(target)
 
 
-def _disagreements(
+def disagreements(
     answers: Answers, calibrations: Mapping[int, Calibration], passes: int, scale: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Per image: whether the decision at the stop differs from that of all passes; the stop."""
