@@ -135,7 +135,7 @@ def read_entropy_shares(document: Mapping[str, Any], mode: Mode) -> list[float] 
 
 def with_missing(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with null for what it lacks, and the reasons for that as `missing`."""
-    whole = {key: document.get(key) for key in _LATER_KEYS} | document
+    whole = {**{key: document.get(key) for key in _LATER_KEYS}, **document}
     missing = {key: _MISSING for key in _LATER_KEYS if whole[key] is None}
     return {**whole, "missing": missing} if missing else whole
 
