@@ -202,7 +202,9 @@ class CalibrationRules(Checked):
     A lower threshold rejects more unfamiliar images, and more digits.
     """
 
-    abstaining_share: float = setting(0.03, "share of the digits that may be rejected", 0, 0.999999)
+    abstaining_share: float = setting(
+        0.035, "share of the digits that may be rejected", 0, 0.999999
+    )
     unfamiliar_share: float = setting(
         0.01, "of these, share that passes may reject by disagreeing", 0, 0.999999
     )

@@ -163,19 +163,22 @@ def load_images(
 
 
 def load_unfamiliar(dataset: Dataset, data_dir: Path | None = None) -> Images:
-    """A data set's test images; never downloaded.
+    """A data set's test images; never downloaded. Without the file of labels, all of them are -1.
 
     Raises:
         TrainingError: they are neither in the data folder nor in the cache.
     """
     data_dir = data_dir or _data_dir_from_environment()
-    name, _ = FILES["test"]
+    name, labels = FILES["test"]
     folders = [cache_dir(dataset)]
     if data_dir is not None:
         folders = [data_dir / dataset.name, data_dir.parent / dataset.name]
     for folder in folders:
-        if _find_file(folder, name) is not None:
+        if _find_file(folder, labels) is not None:
             return load_images("test", folder, dataset)
+        if _find_file(folder, name) is not None:
+            pixels = parse_idx(_read_given(folder, name, dataset))
+            return Images(pixels, np.full(len(pixels), -1), dataset)
     raise TrainingError(f"there is no {name}.gz in {folders[0]}; {dataset.mirrors[0]} has it")
 
 

@@ -37,6 +37,7 @@ from training.data import (
     find_folder,
     load_corrupted,
     load_images,
+    load_unfamiliar,
     parse_idx,
 )
 from training.errors import TrainingError
@@ -269,3 +270,15 @@ def test_corrupted_digits_are_found_next_to_the_data_or_not_at_all(tmp_path: Pat
         assert name == "fog"
         assert np.array_equal(found["fog"].pixels, pixels[..., 0])
         assert found["fog"].labels.tolist() == [0, 1, 2, 3]
+
+
+def test_images_that_are_no_digits_need_no_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = FILES["test"][0]
+    monkeypatch.setitem(KMNIST.md5, name, hashlib.md5(CONTENTS[name]).hexdigest())
+    fill(tmp_path / "kmnist")
+    (tmp_path / "kmnist" / FILES["test"][1]).unlink()
+    found = load_unfamiliar(KMNIST, tmp_path / "mnist")
+    assert found.pixels.shape == (1, 2, 2)
+    assert found.labels.tolist() == [-1]

@@ -65,6 +65,7 @@ def prepared_section(report: Report) -> list[str]:
         + ", ".join(f"{label} {part:.1%}" for label, part in row["classes"].items())
         + "."
         for name, row in measured.items()
+        if row["classes"]
     ]
     text = "As a server answers them with `preprocess=auto`, its default."
     return ["## Prepared images", text, table(header, rows), *classes]
