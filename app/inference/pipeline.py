@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, aclosing
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from app.inference.decoding import Image
 from app.inference.jobs import Job
 from app.inference.reading import PictureReader, Steps, picture_cost
 from app.inference.recording import AnswerRecorder
-from app.inference.review import ReviewFolder
 from app.inference.scheduler import Scheduler
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
@@ -28,6 +27,9 @@ from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
 from model.engines.protocol import predict_probs
 from model.sampling.masks import dropped_units
+
+if TYPE_CHECKING:
+    from app.inference.review import ReviewFolder
 
 T = TypeVar("T")
 
@@ -66,7 +68,7 @@ class Predictor:
         checkpoint: Checkpoint,
         settings: Settings,
         metrics: Metrics | None = None,
-        review: ReviewFolder | None = None,
+        review: "ReviewFolder | None" = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.engine = build_engine(checkpoint.network, settings.device, settings.precision)

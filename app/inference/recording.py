@@ -1,13 +1,16 @@
 """What becomes of an answer besides being sent: it is counted, and perhaps kept for review."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from app.errors import ApiError
-from app.inference.decoding import Image
-from app.inference.jobs import Job
-from app.inference.review import ReviewFolder
 from app.schemas import McPrediction, Prediction, PredictParameters
-from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.inference.decoding import Image
+    from app.inference.jobs import Job
+    from app.inference.review import ReviewFolder
+    from app.telemetry.metrics import Metrics
 
 
 class AnswerRecorder:
@@ -18,11 +21,14 @@ class AnswerRecorder:
         review: keeps pictures for a person; None: none are kept.
     """
 
-    def __init__(self, metrics: Metrics | None, review: ReviewFolder | None = None) -> None:
+    def __init__(self, metrics: "Metrics | None", review: "ReviewFolder | None" = None) -> None:
         self._metrics, self._review = metrics, review
 
     def note(
-        self, image: Image | ApiError, parameters: PredictParameters, answer: Prediction | ApiError
+        self,
+        image: "Image | ApiError",
+        parameters: PredictParameters,
+        answer: Prediction | ApiError,
     ) -> None:
         """Records an image's answer, or what was wrong with it in a batch."""
         if self._review is not None and not isinstance(answer, ApiError):
@@ -49,7 +55,7 @@ class AnswerRecorder:
             is_calibrated=rate is None,
         )
 
-    def note_passes(self, jobs: Sequence[Job], most_queued: int) -> None:
+    def note_passes(self, jobs: "Sequence[Job]", most_queued: int) -> None:
         """Counts the passes of an ended request, computed or not.
 
         Args:

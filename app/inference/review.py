@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from app.inference.decoding import Image
 from app.inference.encoding import encode_json
 from app.schemas import Prediction, PredictParameters
 from app.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from app.inference.decoding import Image
 
 SUFFIX = ".json"
 _LOCK = ".total"
@@ -68,7 +70,7 @@ class ReviewFolder:
             return None
         return cls(settings.review_dir, settings.review_bytes, settings.audit_share)
 
-    def offer(self, image: Image, parameters: PredictParameters, answer: Prediction) -> None:
+    def offer(self, image: "Image", parameters: PredictParameters, answer: Prediction) -> None:
         """Keeps an abstained picture, and an accepted one by chance; waits for nothing."""
         decision = answer.decision
         if decision is None:
@@ -86,7 +88,7 @@ class ReviewFolder:
         """Writes what is waiting."""
         self._thread.shutdown()
 
-    def _keep(self, image: Image, preprocess: str, answer: Prediction) -> None:
+    def _keep(self, image: "Image", preprocess: str, answer: Prediction) -> None:
         try:
             content = _encode(image, preprocess, answer)
             if len(content) <= self._max_bytes * _LARGEST_SHARE:
@@ -158,7 +160,7 @@ def review_files(path: Path) -> list[Path]:
     return sorted(path.glob(f"*{SUFFIX}"))
 
 
-def read_review_file(path: Path) -> tuple[Image, str, dict[str, Any]]:
+def read_review_file(path: Path) -> tuple["Image", str, dict[str, Any]]:
     """The picture, its `preprocess`, and the answer.
 
     Raises:
@@ -176,7 +178,7 @@ def read_review_file(path: Path) -> tuple[Image, str, dict[str, Any]]:
     return image, document["preprocess"], dict(document["answer"])
 
 
-def _encode(image: Image, preprocess: str, answer: Prediction) -> bytes:
+def _encode(image: "Image", preprocess: str, answer: Prediction) -> bytes:
     picture = base64.b64encode(image).decode() if isinstance(image, bytes) else image.tolist()
     kept = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

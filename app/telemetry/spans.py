@@ -79,7 +79,7 @@ class Spans:
         flags = TraceFlags(TraceFlags.SAMPLED)
         caller = SpanContext(int(trace.trace_id, 16), int(trace.parent_id, 16), True, flags)
         end = time.time_ns()
-        start = end - _nanoseconds(request.seconds)
+        start = end - _as_integer(request.seconds)
         attributes: dict[str, Any] = {
             "http.request.method": request.method,
             "http.route": request.route,
@@ -99,11 +99,11 @@ class Spans:
             span.set_status(Status(StatusCode.ERROR))
         if request.timings.compute:
             # One after the other up to the answer; before them the body is received.
-            begun = max(start, end - _nanoseconds(sum(request.timings)))
+            begun = max(start, end - _as_integer(sum(request.timings)))
             for stage, seconds in request.timings._asdict().items():
                 context = set_span_in_context(span)
                 child = self._tracer.start_span(stage, context, start_time=begun)
-                begun = min(end, begun + _nanoseconds(seconds))
+                begun = min(end, begun + _as_integer(seconds))
                 child.end(begun)
         span.end(end)
 
@@ -114,5 +114,5 @@ class Spans:
         closing.join(_CLOSING_SECONDS)
 
 
-def _nanoseconds(seconds: float) -> int:
+def _as_integer(seconds: float) -> int:
     return round(seconds * 1e9)
