@@ -180,7 +180,7 @@ def _fit_kind(
         measured |= {"coverage": accepted.mean(), "accepted_error": errors}
     rounded = {name: round(float(value), 6) for name, value in measured.items()}
     least = {str(level): least_probability(probabilities, labels, level) for level in LEVELS}
-    targets = target_points(scores, wrong, rules.confidence)
+    targets = target_points(predictive_entropy, wrong, rules.confidence)
     return _Fitted(temperature, threshold, unfamiliar, least, targets, rounded)
 
 

@@ -33,7 +33,7 @@ def target_point(scores: Array, wrong: Wrong, target: float, confidence: float) 
     accept 90 %.
 
     Args:
-        scores: uncertainty, (N,); infinite where an answer is rejected at any threshold.
+        scores: uncertainty, (N,).
         wrong: which answers were wrong, (N,).
         target: the largest error among accepted answers.
         confidence: of the bound on it.
@@ -43,15 +43,14 @@ def target_point(scores: Array, wrong: Wrong, target: float, confidence: float) 
     """
     order = np.argsort(scores, kind="stable")
     errors = np.cumsum(wrong[order], dtype=np.int64)
-    finite = int(np.isfinite(scores).sum())
-    counts = np.arange(1, finite + 1)
+    counts = np.arange(1, len(scores) + 1)
     late = math.ceil(_LATE * len(scores))
     accepted = 0
     for share, first in ((_SHARE_OF_LATE, late), (1 - _SHARE_OF_LATE, 1)):
         level = 1 - share * (1 - confidence)
         # With fewer answers than this, not even none wrong would be enough.
         first = max(first, math.ceil(math.log(1 - level) / math.log(1 - target)))
-        passes = upper_bound(errors[first - 1 : finite], counts[first - 1 :], level) <= target
+        passes = upper_bound(errors[first - 1 :], counts[first - 1 :], level) <= target
         failed = np.flatnonzero(~passes)
         last = first - 1 + (int(failed[0]) if len(failed) else len(passes))
         accepted = max(accepted, last if last >= first else 0)

@@ -58,9 +58,10 @@ class Calibration:
     targets: Mapping[float, OperatingPoint] = field(default_factory=dict)
 
     def at(self, target_error: float) -> "Calibration":
-        """The same with the threshold of a target error, which may be None."""
+        """The same with the threshold of a target error, which may be None, and no other."""
         point = self.targets.get(target_error)
-        return replace(self, threshold=None if point is None else point.threshold)
+        threshold = None if point is None else point.threshold
+        return replace(self, threshold=threshold, unfamiliar_threshold=None)
 
 
 def read_calibration(

@@ -30,7 +30,7 @@ from model.uncertainty.calibration import (
     read_settling,
 )
 from training.answers import McAnswers, is_accepted, sample_all, sample_grid
-from training.calibrate import PASSES, SEED, upper_quantile
+from training.calibrate import PASSES, SEED
 from training.config import CalibrationRules
 from training.corruption import blur, contrast, dots, lines, noise, spatter
 from training.data import Images, find_folder, load_images, parse_idx
@@ -48,11 +48,9 @@ LEAST_NATS = 0.05
 Flags = NDArray[np.bool_]
 
 
-def scores_of(found: McAnswers, labels: NDArray[Any], disagreement: float) -> tuple[Array, Flags]:
-    """What thresholds are fitted on: scores, infinite beyond the disagreement; what is wrong."""
-    rejected = found.mutual_information > disagreement
-    scores: Array = np.where(rejected, np.inf, found.predictive_entropy)
-    return scores, found.mean.argmax(axis=1) != labels
+def scores_of(found: McAnswers, labels: NDArray[Any]) -> tuple[Array, Flags]:
+    """What thresholds are fitted on: the scores, and what is wrong."""
+    return found.predictive_entropy, found.mean.argmax(axis=1) != labels
 
 
 def report_target_errors(
@@ -60,33 +58,30 @@ def report_target_errors(
 ) -> None:
     """Validity and coverage over draws with replacement, and on the test digits."""
     rules = CalibrationRules()
-    limit = upper_quantile(validation[0].mutual_information, rules.unfamiliar_share)
-    for gate, most in (("by disagreement, too", limit), ("by entropy only", np.inf)):
-        of_validation = scores_of(*validation, most)
-        of_test = scores_of(*test, most)
-        scores = np.concatenate([of_validation[0], of_test[0]])
-        wrong = np.concatenate([of_validation[1], of_test[1]])
-        print(f"rejecting {gate}; {len(scores):,} digits, {wrong.sum()} wrong")
-        order = np.argsort(scores, kind="stable")
-        share = np.cumsum(wrong[order]) / np.arange(1, len(scores) + 1)
-        for target in TARGETS:
-            generator = np.random.default_rng(SEED)
-            above, coverage, none = 0, [], 0
-            for _ in range(DRAWS):
-                rows = generator.integers(len(scores), size=DRAWN)
-                point = target_point(scores[rows], wrong[rows], target, rules.confidence)
-                if point is None:
-                    none += 1
-                    coverage.append(0.0)
-                    continue
-                accepted = scores <= point["threshold"]
-                above += wrong[accepted].mean() > target
-                coverage.append(float(accepted.mean()))
-            oracle = float((np.flatnonzero(share <= target).max(initial=-1) + 1) / len(scores))
-            text = f"  {target:.1%}: above the target in {above / DRAWS:.1%} of draws, "
-            text += f"mean coverage {np.mean(coverage):.1%} (oracle {oracle:.1%}), "
-            text += f"no threshold in {none / DRAWS:.1%}"
-            print(f"{text}; {_on_test(*of_validation, *of_test, target, rules)}", flush=True)
+    of_validation, of_test = scores_of(*validation), scores_of(*test)
+    scores = np.concatenate([of_validation[0], of_test[0]])
+    wrong = np.concatenate([of_validation[1], of_test[1]])
+    print(f"{len(scores):,} digits, {wrong.sum()} wrong")
+    order = np.argsort(scores, kind="stable")
+    share = np.cumsum(wrong[order]) / np.arange(1, len(scores) + 1)
+    for target in TARGETS:
+        generator = np.random.default_rng(SEED)
+        above, coverage, none = 0, [], 0
+        for _ in range(DRAWS):
+            rows = generator.integers(len(scores), size=DRAWN)
+            point = target_point(scores[rows], wrong[rows], target, rules.confidence)
+            if point is None:
+                none += 1
+                coverage.append(0.0)
+                continue
+            accepted = scores <= point["threshold"]
+            above += wrong[accepted].mean() > target
+            coverage.append(float(accepted.mean()))
+        oracle = float((np.flatnonzero(share <= target).max(initial=-1) + 1) / len(scores))
+        text = f"  {target:.1%}: above the target in {above / DRAWS:.1%} of draws, "
+        text += f"mean coverage {np.mean(coverage):.1%} (oracle {oracle:.1%}), "
+        text += f"no threshold in {none / DRAWS:.1%}"
+        print(f"{text}; {_on_test(*of_validation, *of_test, target, rules)}", flush=True)
 
 
 def _on_test(

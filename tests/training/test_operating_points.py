@@ -56,15 +56,6 @@ def test_a_network_that_cannot_accept_90_percent_has_points_all_the_same() -> No
     assert 0.05 < point["coverage"] < 0.3
 
 
-def test_what_is_rejected_at_any_threshold_is_never_accepted() -> None:
-    scores = np.append(np.zeros(950), np.full(50, np.inf))
-    wrong = np.append(np.zeros(950, bool), np.ones(50, bool))
-    point = target_point(scores, wrong, 0.01, 0.95)
-    assert point is not None
-    assert point["coverage"] == 0.95
-    assert np.isfinite(point["threshold"])
-
-
 @pytest.mark.parametrize(("confidence", "least", "most"), [(0.95, 0, 0.07), (0.2, 0.15, 0.8)])
 def test_the_true_error_is_above_the_target_in_as_few_draws_as_the_confidence_says(
     confidence: float, least: float, most: float
