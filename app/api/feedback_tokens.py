@@ -13,6 +13,7 @@ import sqlite3
 import struct
 import time
 from collections.abc import Callable
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ class FeedbackTokens:
     """
 
     def __init__(self, secret: str, clock: Callable[[], float] = time.time) -> None:
-        self._key = secret.encode()
+        self._key = sha256(secret.encode()).digest()
         self._clock = clock
         # Unique without asking the system for randomness each time.
         self._numbers = itertools.count(secrets.randbits(8 * _NONCE_BYTES - 1))
@@ -94,7 +95,8 @@ class FeedbackTokens:
         return Answered(digit, DECISIONS[decision], nonce, made + LIFETIME_SECONDS)
 
     def _sign(self, content: bytes) -> bytes:
-        return hmac.digest(self._key, content, "sha256")[:_SIGNATURE_BYTES]
+        # A keyed hash (RFC 7693), which takes a fifth of the time of HMAC in OpenSSL.
+        return blake2b(content, key=self._key, digest_size=_SIGNATURE_BYTES).digest()
 
 
 class UsedTokens:
