@@ -16,6 +16,9 @@ from fastapi.openapi.models import OpenAPI
 from PIL import Image
 from pydantic import TypeAdapter
 
+import app.api.feedback
+import app.api.health
+import app.api.predictions
 import app.schemas
 from app.schemas import ErrorBody, McParameters, PredictParameters
 from model.digits.preprocessing import preprocess_image
@@ -31,6 +34,8 @@ BATCH: dict[str, type[PredictParameters]] = {
     "/predict/mc/batch": McParameters,
 }
 ROUTES = {**SINGLE, **BATCH}
+# Where the models of answers are.
+DECLARING = (app.schemas, app.api.predictions, app.api.health, app.api.feedback)
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 
@@ -90,7 +95,8 @@ def declared_model(operation: dict[str, Any], status: int) -> type[Any] | None:
     schema = content.get("application/json", {}).get("schema", {})
     if "$ref" not in schema:
         return None
-    model: type[Any] = getattr(app.schemas, schema["$ref"].rpartition("/")[2])
+    name = schema["$ref"].rpartition("/")[2]
+    model: type[Any] = next(getattr(each, name) for each in DECLARING if hasattr(each, name))
     return model
 
 
