@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 HEADER = b"traceparent"
 # Version, trace id, parent id, flags. A later version may append fields.
-_VALID = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})"
-    rb"(?:-.*)?"
-)
-_SAMPLED = 1
+_VALID = re.compile("([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]([0-9a-f])(-.*)?")
+_NO_TRACE, _NO_PARENT = "0" * 32, "0" * 16
+_SAMPLED = frozenset("13579bdf")  # the lowest bit of the flags
 
 
 class TraceContext(NamedTuple):
@@ -31,8 +29,12 @@ class TraceContext(NamedTuple):
 
 def parse_traceparent(value: bytes) -> TraceContext | None:
     """The trace of a request; None: the header is not valid, and there is no trace."""
-    match = _VALID.fullmatch(value)
-    if match is None or (value[:2] == b"00" and len(value) > match.end(3)):
+    match = _VALID.fullmatch(str(value, "latin-1"))
+    if match is None:
         return None
-    trace_id, parent_id, flags = (str(group, "ascii") for group in match.groups())
-    return TraceContext(trace_id, parent_id, bool(int(flags, 16) & _SAMPLED))
+    version, trace_id, parent_id, flags, more = match.groups()
+    if version == "ff" or trace_id == _NO_TRACE or parent_id == _NO_PARENT:
+        return None
+    if version == "00" and more is not None:
+        return None
+    return TraceContext(trace_id, parent_id, flags in _SAMPLED)
