@@ -368,15 +368,17 @@ class FailedImage:
 
 def error_body(error: ApiError, request_id: str | None, trace_id: str | None = None) -> ErrorBody:
     """The one error shape; without a request id outside of any request."""
-    detail = ErrorDetail(
-        code=error.code,
-        message=error.message,
-        param=error.param,
-        request_id=request_id,
-        trace_id=trace_id,
-        steps=error.steps,
-    )
-    return ErrorBody(error=detail)
+    fields: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "request_id": request_id,
+    }
+    if trace_id is not None:
+        fields["trace_id"] = trace_id
+    if error.steps is not None:
+        fields["steps"] = error.steps
+    return ErrorBody(error=ErrorDetail.of(fields))
 
 
 def failed_image(error: ApiError) -> FailedImage:

@@ -45,7 +45,13 @@ for _module in _BLOCKED:
 F = TypeVar("F", bound=Callable[..., Any])
 
 # The modules with functions that Python calls.
-_MODULES = "engines.kernels", "sampling.masks", "uncertainty.calibration", "uncertainty.statistics"
+_MODULES = (
+    "digits.loops",
+    "engines.kernels",
+    "sampling.masks",
+    "uncertainty.calibration",
+    "uncertainty.statistics",
+)
 
 LEVELS = ("x86-64-v3", "generic") if platform.machine() in ("x86_64", "AMD64") else ("generic",)
 _V3 = ("avx2", "bmi", "bmi2", "cx16", "f16c", "fma", "lzcnt", "movbe", "popcnt", "sahf", "sse4.2")

@@ -65,6 +65,15 @@ def cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> None:
+    """Functions are compiled as in a server, which takes seconds only once."""
+    if "model.compiling" in sys.modules:  # not for tests that call nothing compiled
+        from model.compiling import compile_all
+
+        compile_all()
+
+
 @pytest.fixture(scope="session")
 def one_thread() -> Iterator[None]:
     """Of torch; more only wait for each other on a busy machine."""

@@ -10,7 +10,7 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -53,18 +53,34 @@ P = TypeVar("P", bound=PredictParameters)
 Fields = Iterable[tuple[str, Any]]
 
 
-async def read_image_request(request: Request, parameters_type: type[P]) -> tuple[Image, P]:
+async def read_image_request(
+    request: Request, parameters_type: type[P], check: Callable[[P | None, bytes], None]
+) -> tuple[Image, P]:
     """Reads and validates a request for one image: the image and the parameters.
+
+    Args:
+        request: whose body is read.
+        parameters_type: of the route.
+        check: refuses what would wait too long; called before the body is read, and with the first
+            part of a body that arrives in several. Takes the parameters, None if the body may
+            have some; and the beginning of the image, as far as it is there.
 
     Raises:
         ApiError: the one that says what to change.
     """
     headers, settings = headers_of(request), request.app.state.settings
-    body = await read_body(request, headers, settings.max_body_bytes)
     content_type = _content_type(headers)
-    if b"content-encoding" in headers and content_type != _JSON:
-        body = await parse_body(request, headers, body, bytes)
+    is_image = content_type.startswith("image/") or content_type in _UNTYPED
     query: bytes = request.scope["query_string"]
+    asked = None
+    if is_image and len(query) <= _REMEMBERED_QUERY:
+        asked = _parameters_of_query(query, parameters_type, settings)
+    check(asked, b"")
+    is_encoded = b"content-encoding" in headers
+    look = None if asked is None or is_encoded else partial(check, asked)
+    body = await read_body(request, headers, settings.max_body_bytes, look)
+    if is_encoded and content_type != _JSON:
+        body = await parse_body(request, headers, body, bytes)
     image: Image
     fields: Fields
     if content_type == _JSON:
@@ -84,7 +100,7 @@ async def read_image_request(request: Request, parameters_type: type[P]) -> tupl
             raise ErrorCode.INVALID_MULTIPART(
                 "the file must be in the field named file", param="file"
             )
-    elif content_type.startswith("image/") or content_type in _UNTYPED:
+    elif is_image:
         image, fields = body, ()  # the bytes decide
     else:
         raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(

@@ -27,6 +27,30 @@ def refuse_early(request: Request, parameters_type: type[PredictParameters]) -> 
     predictor_of(request).check(parameters_type)
 
 
+def check_one(
+    request: Request,
+    parameters_type: type[PredictParameters],
+    parameters: PredictParameters | None,
+    start: bytes,
+) -> None:
+    """Refuses a request for one image that would be refused once it is read, if that is known.
+
+    Args:
+        request: whose body is not read yet, or in part.
+        parameters_type: of the route.
+        parameters: None if they are not known yet.
+        start: the beginning of the image file, or nothing.
+
+    Raises:
+        ApiError: see `predictor_of` and `Predictor.check_request`.
+    """
+    if parameters is None:
+        refuse_early(request, parameters_type)
+    else:
+        cost = picture_cost(start, is_whole=False)
+        predictor_of(request).check_request(1, parameters, decoding_cost=cost)
+
+
 def predictor_of(request: Request) -> "Predictor":
     """What answers now; asked after the body is read, since a reload may close an earlier one.
 

@@ -1,19 +1,18 @@
 """Exceptions become answers of the one error shape, wherever they are raised."""
 
 import logging
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NoReturn
 
 from starlette.exceptions import HTTPException
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ExceptionHandler, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.api.answers import error_response
 from app.errors import ApiError, ErrorCode
 
-Handlers = Mapping[Any, ExceptionHandler]
+Handlers = Mapping[type[Exception], Callable[[Request, Exception], Response | Awaitable[Response]]]
 
 _CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED, 503: ErrorCode.NOT_READY}
 
@@ -23,20 +22,18 @@ logger = logging.getLogger("dropserve")
 class ExceptionAnswerer:
     """Answers an exception with the handler of its class; raises one that has no handler.
 
-    Starlette's ExceptionMiddleware finds the handler and calls it. The middleware is not around the
-    requests: that would take 1.5 microseconds of each.
+    As Starlette's ExceptionMiddleware does, whose layers would take a fifth of a refusal.
     """
 
     def __init__(self, handlers: Handlers) -> None:
-        self._handling = ExceptionMiddleware(_raise, handlers)
+        self._handlers = handlers
 
     async def __call__(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["exception"] = error
-        await self._handling(scope, receive, send)
-
-
-async def _raise(scope: Scope, receive: Receive, send: Send) -> NoReturn:
-    raise scope.pop("exception")
+        found = (self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers)
+        handle = next(found, _pass_on)
+        answer = handle(Request(scope, receive), error)
+        response = answer if isinstance(answer, Response) else await answer
+        await response(scope, receive, send)
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

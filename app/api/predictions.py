@@ -6,6 +6,7 @@ describes them.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
-from app.api.dispatch import answer_many, answer_one, predictor_of, refuse_early
+from app.api.dispatch import answer_many, answer_one, check_one, predictor_of, refuse_early
 from app.api.feedback import FeedbackCounter
 from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
 from app.api.routes import DirectRoute
@@ -85,8 +86,8 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     The result is the answer of `/predict/mc`, byte for byte. An `error` has the error shape; a
     stream that ends without `result` has failed.
     """
-    refuse_early(request, McParameters)
-    image, parameters = await read_image_request(request, McParameters)
+    check = partial(check_one, request, McParameters)
+    image, parameters = await read_image_request(request, McParameters, check)
     answers = predictor_of(request).stream_mc(image, parameters)
     # The first answer is awaited here, so that a bad image is a plain error response.
     first = await anext(answers)
@@ -114,8 +115,8 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
 
 
 async def _answer_one(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
-    refuse_early(request, parameters_type)
-    image, parameters = await read_image_request(request, parameters_type)
+    check = partial(check_one, request, parameters_type)
+    image, parameters = await read_image_request(request, parameters_type, check)
     found = await answer_one(request, predictor_of(request), image, parameters)
     feedback: FeedbackCounter | None = request.app.state.feedback
     headers = None if feedback is None else feedback.headers(found)

@@ -29,8 +29,19 @@ def headers_of(request: Request) -> Headers:
     return dict(reversed(request.scope["headers"]))
 
 
-async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
+async def read_body(
+    request: Request,
+    headers: Headers,
+    limit: int,
+    look: Callable[[bytes], None] | None = None,
+) -> bytes:
     """The whole body.
+
+    Args:
+        request: whose body is read.
+        headers: its headers.
+        limit: the most bytes.
+        look: called with the first part of a body that arrives in several; may refuse it.
 
     Raises:
         ApiError: body_too_large, after a little of the rest was read off;
@@ -48,6 +59,8 @@ async def read_body(request: Request, headers: Headers, limit: int) -> bytes:
         raise ClientDisconnect
     chunk: bytes = message.get("body", b"")
     if message.get("more_body", False):
+        if look is not None:
+            look(chunk)
         return await _read_rest(request, chunk, limit)
     if len(chunk) > limit:
         _raise_too_large(limit)

@@ -3,7 +3,9 @@
 import argparse
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ After an interruption at any moment, even a kill, the same command continues whe
 Images that cannot be scored are listed in a second file, which ends in .errors.jsonl."""
 # The extra that installs each package that only this command needs.
 _EXTRAS = {"pyarrow": "score", "ray": "ray"}
+_INTERRUPTED = b"\ndropserve: interrupted; run the same command again to continue\n"
 _EPILOG = """\
 exit codes: 0 every image was scored, 1 some failed or the disk is full, 2 wrong usage,
 130 Ctrl-C"""
@@ -93,24 +96,34 @@ def _score(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the process at once.
+    """Ctrl-C and SIGTERM end the process at once, whatever each of its threads is doing.
 
-    Whatever it was writing is not used unless it is whole. An exception would not do: it gets lost
-    in a destructor, and where it strikes the locks of a pool, threads wait for ever.
+    What it was writing is not used unless it is whole. An exception would not do: it gets lost in a
+    destructor, comes late where C++ waits, and where it strikes a lock of a pool, threads wait for
+    ever.
     """
-
-    def end(*_: object) -> None:
-        os.write(2, b"\ndropserve: interrupted; run the same command again to continue\n")
-        os._exit(EXIT_INTERRUPTED)
-
     signals = [
         each
         for each in (signal.SIGINT, signal.SIGTERM)
         if signal.getsignal(each) is not signal.SIG_IGN
     ]
-    previous = [signal.signal(each, end) for each in signals]
+    received, sent = socket.socketpair()
+    sent.setblocking(False)
+
+    def wait() -> None:
+        with received:
+            while number := received.recv(1):
+                if number[0] in signals:
+                    os.write(2, _INTERRUPTED)
+                    os._exit(EXIT_INTERRUPTED)
+
+    threading.Thread(target=wait, daemon=True).start()
+    before = signal.set_wakeup_fd(sent.fileno(), warn_on_full_buffer=False)
+    previous = [signal.signal(each, lambda *_: None) for each in signals]
     try:
         yield
     finally:
         for each, handler in zip(signals, previous, strict=True):
             signal.signal(each, handler)
+        signal.set_wakeup_fd(before)
+        sent.close()

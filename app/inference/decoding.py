@@ -24,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from app.errors import ApiError, ErrorCode
 from app.inference.colour import MOST_PIXELS, along_colours, has_little_contrast
+from app.inference.decoding_cost import INLINE_PIXELS, decoding_cost
 from app.inference.grey import Grey, luminance, shrink, shrink_factor, use_all_of_range
 from app.inference.image_formats import (
     Format,
@@ -44,12 +45,6 @@ from model.arrays import Pixels
 
 # An image file's bytes, or its pixels.
 Image = bytes | Pixels
-
-# What is read at once, on the event loop: at most about 0.5 ms. More is worth a thread.
-INLINE_PIXELS = 64 * 64
-# The largest uncompressed image of that size with its header. A small picture in a larger file is
-# mostly metadata, which takes time as well.
-INLINE_BYTES = 4 * INLINE_PIXELS + 1024
 
 # A JPEG is scaled down while it is decoded, by 2, 4 or 8, as far as its shorter side stays at least
 # this long: a digit a tenth as high is then still larger than MNIST's.
@@ -150,6 +145,9 @@ def decode(data: bytes, *, max_pixels: int, max_memory: float = math.inf) -> tup
             invalid_pixels, it is black because its values use less of their range than 16 bits;
             too_many_pixels, it is larger than `max_pixels`, or than memory.
     """
+    plain = _decode_plain(data, max_pixels)
+    if plain is not None:
+        return plain, 1
     try:
         opened = _open(data, max_pixels, max_memory)
         grey = _to_grey(opened)
@@ -166,20 +164,22 @@ def memory_needed(data: bytes) -> int:
 
 def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
     """As `decode`, for the event loop; None: it takes long enough to be worth a thread."""
-    plain = decode_plain_png(data)
+    if decoding_cost(data):
+        return None
+    plain = _decode_plain(data, max_pixels)
     if plain is not None:
-        return use_all_of_range(plain, had_16_bits=False)
-    # A few bytes of GIF or TIFF can make Pillow work for 0.1 s before it knows the size.
-    if len(data) > INLINE_BYTES or identify(data) in ("GIF", "TIFF"):
-        return None
-    if identify(data) == "WebP" and math.prod(webp_canvas(data)) > INLINE_PIXELS:
-        return None
+        return plain
     try:
         opened = _open(data, max_pixels, math.inf)
-        width, height = opened.image.size
-        return _to_grey(opened) if width * height <= INLINE_PIXELS else None
+        # The header may say less than there is.
+        return _to_grey(opened) if math.prod(opened.image.size) <= INLINE_PIXELS else None
     except ApiError as error:
         raise _explain(error, data) from error
+
+
+def _decode_plain(data: bytes, max_pixels: int) -> Grey | None:
+    plain = decode_plain_png(data, min(max_pixels, INLINE_PIXELS))
+    return None if plain is None else use_all_of_range(plain, had_16_bits=False)
 
 
 def _explain(error: ApiError, data: bytes) -> ApiError:

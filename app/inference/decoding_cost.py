@@ -5,9 +5,15 @@ machine is.
 """
 
 import math
+from collections.abc import Container
 
 from app.inference.image_formats import Format, identify, webp_canvas
 
+# What is read at once, on the event loop: at most about 1 ms. More is worth a thread.
+INLINE_PIXELS = 160 * 160
+# The largest uncompressed image of that size with its header. A small picture in a larger file is
+# mostly metadata, which takes time as well.
+INLINE_BYTES = 4 * INLINE_PIXELS + 1024
 # A picture of this cost is large: a photo of about a megapixel.
 LARGE = 14_000
 # For each pixel and each byte of the file, in ns, as measured.
@@ -19,31 +25,42 @@ _OF_FORMAT: dict[Format, tuple[float, float]] = {
     "BMP": (3, 1),
     "TIFF": (0, 3),
 }
+# Whose header does not say at a fixed place how many pixels are decoded.
+_WITHOUT_SIZE: Container[Format] = ("GIF", "TIFF")
 # Finding the digit, in a picture that is scaled down before if it is large; ns.
 _FINDING, _FINDING_PIXEL, _MOST_FINDING = 1_000_000, 4, 8_000_000
 # A file of many empty ones would take long to look through.
 _MOST_JPEG_SEGMENTS = 200
 
 
-def decoding_cost(data: bytes, *, inline_pixels: int, inline_bytes: int) -> int:
-    """Microseconds that a file takes in a thread.
+def decoding_cost(data: bytes, *, is_whole: bool = True) -> int:
+    """Microseconds that a file takes in a thread; 0: it is small, and read on the event loop.
 
     Args:
         data: of an image, or of anything else.
-        inline_pixels: of the largest picture that is read on the event loop, at no cost here.
-        inline_bytes: of its file.
+        is_whole: whether nothing of the file is missing at its end; if not, the least it can take.
     """
     image_format = identify(data)
     if image_format is None:
         return 0  # it will be refused
     pixels = _pixels(data, image_format)
     has_size = pixels > 0 and image_format != "GIF"  # whose first frame may exceed the screen
-    if has_size and pixels <= inline_pixels and len(data) <= inline_bytes:
+    if has_size and len(data) <= INLINE_BYTES and pixels * _visits(data) <= INLINE_PIXELS:
         return 0
+    if pixels == 0 and not is_whole and image_format not in _WITHOUT_SIZE:
+        return 0  # its size may follow
     of_pixel, of_byte = _OF_FORMAT[image_format]
     finding = min(_FINDING + _FINDING_PIXEL * pixels, _MOST_FINDING)
     cost = int((of_pixel * pixels + of_byte * len(data) + finding) / 1000)
     return cost if has_size else max(LARGE, cost)
+
+
+def _visits(data: bytes) -> int:
+    """How often each pixel is visited, at most: by the scans of a JPEG, which has up to 50.
+
+    Most have one, and a second in the small picture of their metadata.
+    """
+    return max(1, data.count(b"\xff\xda") // 2) if data.startswith(b"\xff\xd8") else 1
 
 
 def _pixels(data: bytes, image_format: Format) -> int:

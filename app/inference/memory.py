@@ -13,7 +13,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 # The share of the memory limit that pictures may take while they are decoded. A server at rest
 # takes as much again, and bodies take the rest.
-PICTURE_SHARE = 0.35
+PICTURE_SHARE = 0.33
 _LEAST_MEMORY = 2**20
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 

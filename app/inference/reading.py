@@ -11,13 +11,7 @@ from typing import Any, TypeVar
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Backlog, Charge, size_of
-from app.inference.decoding import (
-    INLINE_BYTES,
-    INLINE_PIXELS,
-    Image,
-    decode,
-    decode_inline,
-)
+from app.inference.decoding import Image, decode, decode_inline
 from app.inference.decoding_cost import LARGE, decoding_cost
 from app.inference.encoding import encode_small
 from app.inference.memory import picture_memory, return_memory
@@ -88,11 +82,12 @@ def read_picture(
     raise refusal
 
 
-def picture_cost(image: Image | ApiError) -> int:
-    """What reading a picture in a thread costs; 0: it is read on the event loop."""
-    if not isinstance(image, bytes):
-        return 0
-    return decoding_cost(image, inline_pixels=INLINE_PIXELS, inline_bytes=INLINE_BYTES)
+def picture_cost(image: Image | ApiError, *, is_whole: bool = True) -> int:
+    """What reading a picture in a thread costs; 0: it is read on the event loop.
+
+    Of the beginning of a file, if it is not whole: what the file costs at least.
+    """
+    return decoding_cost(image, is_whole=is_whole) if isinstance(image, bytes) else 0
 
 
 @dataclass(eq=False)

@@ -68,6 +68,7 @@ class BoundedProtocol(PipeliningProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Closes connections that wait for their clients if there are too many."""
         super().connection_made(transport)
+        self._answers = _Answers(self)
         self._waits_since = self.loop.time()
         self._timer = self.loop.call_later(self.check_seconds, self._check_timeouts)
         most = self.settings.max_connections
@@ -127,6 +128,7 @@ class BoundedProtocol(PipeliningProtocol):
         if self.parser.should_upgrade():
             return  # the parser stops here; see `_ignore_upgrade`
         super().on_headers_complete()
+        self.cycle.transport = self._answers  # type: ignore[assignment]
         self._body_bytes = self._chunk_bytes
         # Trailers of a chunked body are not the request's headers: a proxy would not check them.
         self.headers = []
@@ -241,7 +243,6 @@ class BoundedProtocol(PipeliningProtocol):
 
     def _refuse(self, code: ErrorCode) -> None:
         """Answers with an error outside of any request, and closes."""
-        self._ignores_input = True
         error = ApiError(code)
         if self.metrics is not None:
             self.metrics.count_refusal(error.code)
@@ -256,12 +257,34 @@ class BoundedProtocol(PipeliningProtocol):
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(httptools_impl.STATUS_LINE[error.status] + head + b"\r\n" + body)
-        # Closed with input unread, the kernel would reset the connection before this is read.
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes once the client has had the time to read its answer, and to stop sending.
+
+        Closed with input unread, the kernel would reset the connection before that.
+        """
+        self._ignores_input = True
         self._refused_at = self.loop.time()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self.transport.close()
+
+
+class _Answers:
+    """The transport of the requests of a connection, which may be answered before they are read."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        if self._protocol.cycle.more_body:
+            self._protocol._linger()
+        else:
+            self._protocol.transport.close()
 
 
 class _RefusedError(Exception):

@@ -3,12 +3,12 @@
 uvicorn closes its listener as soon as it gets a signal, while a load balancer still sends requests
 for some seconds. Here SIGTERM begins the drain: `/health/ready` answers 503 and every answer
 carries `Connection: close`. The listener closes when the drain is over, and whoever is connected
-then is answered.
+then is answered. A server that nobody has found yet, neither client nor health check, ends at once.
 
 Besides the methods that it overrides, it uses these insides of uvicorn, whose version is pinned for
-that: `Config.encoded_headers` and `ServerState.default_headers`, which every answer carries, the
-`cycle` of a connection, which is its latest request, its `scope`, which has no method until the
-headers are complete, and `lifespan.state`.
+that: `Config.encoded_headers` and `ServerState.default_headers`, which every answer carries,
+`ServerState.total_requests`, the `cycle` of a connection, which is its latest request, its `scope`,
+which has no method until the headers are complete, and `lifespan.state`.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class DrainingServer(uvicorn.Server):
         drain_seconds: float = self.app.state.settings.drain_seconds
         if self.should_exit or self._drained_at is not None:
             self.should_exit = self.force_exit = True
-        elif sig == signal.SIGTERM and self.started and drain_seconds > 0:
+        elif sig == signal.SIGTERM and self._is_known() and drain_seconds > 0:
             self._drained_at = time.monotonic() + drain_seconds
             self.app.state.is_draining = True
             close = [(b"connection", b"close")]
@@ -64,6 +64,11 @@ class DrainingServer(uvicorn.Server):
             self.server_state.default_headers = self.server_state.default_headers + close
         else:
             self.should_exit = True
+
+    def _is_known(self) -> bool:
+        """Whether anybody has ever connected, so that a load balancer may send more."""
+        state = self.server_state
+        return bool(state.total_requests or state.connections)
 
     async def on_tick(self, counter: int) -> bool:
         if self._drained_at is not None and time.monotonic() >= self._drained_at:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from app.schemas import TABLE, McPrediction
 from model.uncertainty.calibration import Calibration, apply_temperature
 from model.uncertainty.decisions import decide
-from model.uncertainty.statistics import Summary
+from model.uncertainty.statistics import Summaries
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 # Arrow's type of a value by the type that the answer's field declares.
@@ -47,12 +47,12 @@ def table_schema(classes: int) -> pa.Schema:
 
 
 def answer_columns(
-    summaries: Sequence[Summary],
+    summaries: Summaries,
     several_digits: Sequence[bool],
     calibration: Calibration,
     labels: Sequence[str],
 ) -> dict[str, pa.Array]:
-    """The columns that follow from the passes of at least one image.
+    """The columns that follow from the passes of images.
 
     Args:
         summaries: of the images, in their order.
@@ -60,41 +60,28 @@ def answer_columns(
         calibration: of MC answers.
         labels: the network's name for each class.
     """
-    mean, variance, _, predictive, expected, information, votes = zip(*summaries, strict=True)
-    means = _rows(mean)
-    probabilities = apply_temperature(means, calibration.temperature)
+    probabilities = apply_temperature(summaries.mean, calibration.temperature)
     digits = probabilities.argmax(axis=-1)
-    scores = np.array(predictive, np.float32)
+    measures = summaries.predictive_entropy, summaries.mutual_information
+    scores, disagreements = (each.astype(np.float32).tolist() for each in measures)
+    each_image = zip(summaries.mean, scores, disagreements, several_digits, strict=True)
     decisions = [
-        decide(mean, score, calibration, mutual_information=disagreement, several_digits=several)
-        for mean, score, disagreement, several in zip(
-            means,
-            scores.tolist(),
-            np.array(information, np.float32).tolist(),
-            several_digits,
-            strict=True,
-        )
+        decide(mean, score, calibration, mutual_information=information, several_digits=several)
+        for mean, score, information, several in each_image
     ]
     columns = {
+        **summaries._asdict(),
         "digit": digits,
         "label": [labels[digit] for digit in digits.tolist()],
         "confidence": probabilities.max(axis=-1),
         "probabilities": probabilities,
-        "mean": means,
-        "variance": variance if variance[0] is None else _rows(variance),
-        "predictive_entropy": scores,
-        "expected_entropy": expected,
-        "mutual_information": information,
-        "votes": _rows(votes),
         "decision": [decision and decision.outcome for decision in decisions],
         "reason": [decision and decision.reason for decision in decisions],
     }
     schema = table_schema(len(labels))
+    if summaries.variance is None:
+        columns["variance"] = [None] * len(digits)
     return {name: _column(values, schema.field(name).type) for name, values in columns.items()}
-
-
-def _rows(arrays: Sequence[Any]) -> Any:
-    return np.concatenate(arrays).reshape(len(arrays), -1)  # much faster than stacking
 
 
 def _column(values: Any, kind: pa.DataType) -> pa.Array:

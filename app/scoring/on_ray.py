@@ -7,8 +7,9 @@ the same paths, and Dropserve with the same network; answers come back to this p
 
 import logging
 import os
-import signal
 import socket
+import threading
+import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,20 +20,18 @@ import pyarrow as pa
 # which is in its folder, does not come between the lines of progress.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-_previous = signal.getsignal(signal.SIGTERM)
-import ray  # noqa: E402
-import ray.data  # noqa: E402
-from ray.exceptions import RayError  # noqa: E402
+import ray
+import ray.data
+from ray.exceptions import RayError
 
-signal.signal(signal.SIGTERM, _previous)  # importing Ray sets its own
-
-from app.errors import UsageError  # noqa: E402
-from app.scoring.question import ClusterError, Question  # noqa: E402
-from app.scoring.sources import Block  # noqa: E402
-from model.errors import ModelError  # noqa: E402
+from app.errors import EXIT_FAILED, UsageError
+from app.scoring.question import ClusterError, Question
+from app.scoring.sources import Block
+from model.errors import ModelError
 
 _LOCAL = "local"  # a Ray of this process's own, on this machine only
 _CONNECTING_SECONDS = 10.0
+_SECONDS_BETWEEN_CHECKS, _MISSED_CHECKS = 2.0, 5
 _MOST_TASKS = 10_000  # each is kept track of
 
 
@@ -44,7 +43,7 @@ def score_on_ray(
     Args:
         question: what is asked.
         blocks: a few bytes for each file that they name.
-        actors: how many; None: one for each core, as the cluster has and gets them.
+        actors: how many, at most and by default one for each core of the cluster.
         address: as `ray.init` takes it, or `local`.
 
     Raises:
@@ -60,20 +59,21 @@ def score_on_ray(
         ray.data.DataContext.get_current().enable_progress_bars = False  # ours is shown
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         tasks = min(len(items), _MOST_TASKS)
-        most = min(int(ray.cluster_resources().get("CPU", 1)), tasks)
-        pool = {"size": actors} if actors else {"min_size": 1, "initial_size": most}
+        cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
         scored = ray.data.from_items(items, override_num_blocks=tasks).map(
             _Actor,
             fn_constructor_args=(question, question.describe()),
-            compute=ray.data.ActorPoolStrategy(**pool),
-            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(size=min(actors or cores, cores, tasks)),
+            # An actor that was killed, alone or with its node, gets its blocks back when it starts
+            # again, and without a free core it never would: half of the cluster may be lost.
+            num_cpus=0.5,
         )
         for row in scored.iter_rows():
             if row["refused"]:
                 raise ModelError(row["refused"])
             yield from pa.ipc.open_stream(row["answers"])
     except RayError as error:
-        raise ClusterError(f"Ray gave up ({str(error).strip().splitlines()[-1]})") from error
+        raise ClusterError(f"Ray gave up ({_last_line(error)})") from error
     finally:
         ray.shutdown()
 
@@ -86,11 +86,33 @@ def _connect(address: str) -> None:
             # Ray itself would try for minutes to reach a head that is not there.
             socket.create_connection((head.hostname, head.port), _CONNECTING_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (OSError, RayError, ValueError) as error:
+    except Exception as error:  # Ray raises it as it is
+        if address == _LOCAL:
+            raise ClusterError(f"Ray did not start ({_last_line(error)})") from error
         raise UsageError(
             f"there is no Ray cluster at {address}; give --ray the address of its head, "
             f"auto on one of its nodes, or {_LOCAL}"
         ) from error
+    threading.Thread(target=_watch_head, daemon=True).start()
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+def _watch_head() -> None:
+    """Ends this process once the head is gone: Ray would do so a minute later, without a word."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    missed = 0
+    while missed < _MISSED_CHECKS:
+        time.sleep(_SECONDS_BETWEEN_CHECKS)
+        try:
+            socket.create_connection((host, int(port)), _CONNECTING_SECONDS).close()
+            missed = 0
+        except OSError:
+            missed += ray.is_initialized()
+    os.write(2, b"\ndropserve: the Ray cluster is gone; run the same command again to continue\n")
+    os._exit(EXIT_FAILED)
 
 
 class _Actor:

@@ -173,10 +173,10 @@ class Parts:
 
 def write(batch: pa.RecordBatch, path: Path) -> None:
     """Keeps a part, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
+    unfinished = path.with_suffix(".unfinished")
+    with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    write_atomically(path, sink.getvalue())
+    unfinished.replace(path)
 
 
 def failures_in(part: pa.RecordBatch) -> list[dict[str, Any]]:

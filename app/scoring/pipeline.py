@@ -4,13 +4,14 @@
 each of its images, in order. Where an image has no answer, `code` and `message` say why.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from app.errors import ApiError
 from app.inference.jobs import draw_seed
@@ -20,22 +21,23 @@ from app.scoring.answers import answer_columns, table_schema
 from app.scoring.question import Question
 from app.scoring.readers import Failure, Item, UnreadableError, failure_of, open_images
 from app.scoring.sources import PICTURE, Block, Piece, open_file
+from model.digits.preprocessing import follow_convention
 from model.engines import build_engine
-from model.engines.protocol import Engine, sample_probs
+from model.engines.protocol import Engine
 from model.files import printable
 from model.literals import SIDE
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import Calibration, read_calibration
-from model.uncertainty.statistics import summarise
+from model.uncertainty.statistics import summarise_images
 
 _ROW = [("row", pa.int64()), ("source", pa.string())]
 _ERROR = [("code", pa.string()), ("message", pa.string())]
 # Images as they were read: a file, or the brightness of height x width pixels.
 _IMAGE = [("image", pa.binary()), ("height", pa.int32()), ("width", pa.int32())]
 # Images as the network sees them.
-_SEEN = [("pixels", pa.binary(SIDE * SIDE)), ("several_digits", pa.bool_())]
+_PIXELS = pa.binary(SIDE * SIDE)
+_SEEN = [("pixels", _PIXELS), ("several_digits", pa.bool_())]
 BATCH_BYTES = 16 * 2**20
-_NO_ERROR = (None, None)
 _CHANGED = Failure("unreadable_file", "the file has changed since it was counted")
 
 
@@ -72,18 +74,20 @@ def read(blocks: Iterable[Block], column: str | None) -> Iterator[pa.RecordBatch
         files = _Files(column, opened)
         for block in blocks:
             row, size = block.first_row, 0
-            rows: list[tuple[Any, ...]] = []
+            items: list[tuple[Any, ...]] = []
             for source, content in chain.from_iterable(map(files.read, block.pieces)):
-                cells: tuple[Any, ...] = (None, None, None, *content)
-                if isinstance(content, bytes):
-                    cells = (content, None, None, *_NO_ERROR)
-                elif isinstance(content, np.ndarray):
-                    cells = (content.tobytes(), *content.shape, *_NO_ERROR)
-                rows.append((row, printable(source), *cells))
-                row, size = row + 1, size + len(cells[0] or b"")
-                if size >= BATCH_BYTES or row == block.first_row + block.rows:
-                    yield _batch(rows, [*_ROW, *_IMAGE, *_ERROR])
-                    rows, size = [], 0
+                cells: tuple[Any, ...] = (content, None, None, None, None)
+                if isinstance(content, np.ndarray):
+                    cells = (content.tobytes(), *content.shape, None, None)
+                elif isinstance(content, Failure):
+                    cells = (None, None, None, *content)
+                items.append((printable(source), *cells))
+                size += len(cells[0] or b"")
+                last = row + len(items)
+                if size >= BATCH_BYTES or last == block.first_row + block.rows:
+                    columns = [range(row, last), *zip(*items, strict=True)]
+                    yield _batch(columns, [*_ROW, *_IMAGE, *_ERROR])
+                    row, size, items = last, 0, []
 
 
 class _Files:
@@ -116,22 +120,32 @@ class _Files:
 def prepare(batch: pa.RecordBatch, question: Question) -> pa.RecordBatch:
     """What the network sees, as the server has it from the same bytes or pixels."""
     mode, most = question.parameters.preprocess, question.settings.max_pixels
-    rows: list[tuple[Any, ...]] = []
-    read = (batch[name].to_pylist() for name, _ in [*_IMAGE, *_ERROR])
-    for image, height, width, *error in zip(*read, strict=True):
-        seen: tuple[Any, ...] = (None, None, *error)
+    pixels = np.zeros((batch.num_rows, SIDE, SIDE), np.uint8)
+    several = [False] * batch.num_rows
+    errors = list(zip(*(batch[name].to_pylist() for name, _ in _ERROR), strict=True))
+    height, width = batch["height"], batch["width"]
+    is_small = pc.fill_null(pc.and_(pc.equal(height, SIDE), pc.equal(width, SIDE)), False)
+    small = np.flatnonzero(is_small)
+    # All of MNIST's form at once.
+    arrays = b"".join(batch["image"].filter(is_small).to_pylist())
+    images = np.frombuffer(arrays, np.uint8).reshape(-1, SIDE, SIDE)
+    is_plain = follow_convention(images) if mode == "auto" else np.ones(len(images), np.bool_)
+    pixels[small[is_plain]] = images[is_plain]
+    for row in np.delete(np.arange(batch.num_rows), small[is_plain]).tolist():
+        image = batch["image"][row].as_py()
         try:
-            if height is not None:
-                image = np.frombuffer(image, np.uint8).reshape(height, width)
+            if height[row].is_valid:
+                shape = height[row].as_py(), width[row].as_py()
+                image = np.frombuffer(image, np.uint8).reshape(shape)
             if image is not None:
-                pixels, boxes = read_picture(image, mode, max_pixels=most)
-                seen = (pixels.tobytes(), bool(boxes), *_NO_ERROR)
+                pixels[row], boxes = read_picture(image, mode, max_pixels=most)
+                several[row] = bool(boxes)
         except ApiError as refused:
-            seen = (None, None, refused.code, refused.message)
-        rows.append(seen)
-    made = _batch(rows, [*_SEEN, *_ERROR])
-    fields = [*_ROW, *_SEEN, *_ERROR]
-    return pa.record_batch([batch["row"], batch["source"], *made.columns], schema=pa.schema(fields))
+            errors[row] = (refused.code, refused.message)
+    codes, messages = zip(*errors, strict=True)
+    seen = pa.Array.from_buffers(_PIXELS, len(pixels), [None, pa.py_buffer(pixels)])
+    columns = [batch["row"], batch["source"], seen, several, codes, messages]
+    return _batch(columns, [*_ROW, *_SEEN, *_ERROR])
 
 
 def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.RecordBatch:
@@ -139,14 +153,12 @@ def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.R
     answered = batch.filter(batch["code"].is_null())
     asked, columns = question.parameters, {}
     if answered.num_rows:
-        seeds, summaries = [], []
-        for pixels in answered["pixels"].to_pylist():
-            seeds.append(draw_seed() if asked.seed is None else asked.seed)
-            image = np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE)
-            passes = Passes(asked.passes, seeds[-1], asked.estimator)
-            summaries.append(summarise(sample_probs(network.engine, image, passes)))
-        # All columns at once: Arrow's calls cost more than its work.
+        seeds = [draw_seed() if asked.seed is None else asked.seed for _ in range(len(answered))]
+        pixels = np.frombuffer(b"".join(answered["pixels"].to_pylist()), np.uint8)
+        passes = Passes(asked.passes, 0, asked.estimator)
+        probs = network.engine.sample_images(pixels.reshape(-1, SIDE, SIDE), seeds, passes)
         several = answered["several_digits"].to_pylist()
+        summaries = summarise_images(probs)
         columns = answer_columns(summaries, several, network.calibration, network.labels)
         columns["seed"] = pa.array(seeds, pa.int64())
     numbers = count()
@@ -165,7 +177,10 @@ def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.R
     return pa.record_batch(arrays, schema=schema)
 
 
-def _batch(rows: list[tuple[Any, ...]], fields: list[tuple[str, Any]]) -> pa.RecordBatch:
+def _batch(columns: Sequence[Any], fields: Sequence[tuple[str, Any]]) -> pa.RecordBatch:
     schema = pa.schema(fields)
-    columns = zip(zip(*rows, strict=True), schema.types, strict=True)
-    return pa.record_batch([pa.array(each, kind) for each, kind in columns], schema=schema)
+    arrays = [
+        each if isinstance(each, pa.Array) else pa.array(each, kind)
+        for each, kind in zip(columns, schema.types, strict=True)
+    ]
+    return pa.record_batch(arrays, schema=schema)

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
-from model.digits.fitting import disc, fit, stroke_width
+from model.digits.fitting import fit
+from model.digits.loops import AREA, find_regions, leave_others_out, share_of_sharp, stroke_width
 from model.digits.paper import find_sheets
 from model.digits.parts import (
     ALONG_EDGE,
@@ -105,7 +106,7 @@ def find_and_fit(image: Pixels, steps: Steps | None = None) -> tuple[Pixels, tup
             except NoInkError:
                 pass
     ink = _cut_out(image, look, factor, is_dark)
-    _check_strokes((ink > 127).view(np.uint8))
+    _check_strokes(ink)
     if steps is not None:
         steps |= {"ink": look.darkness, "digit": ink}
     return fit(ink), boxes
@@ -156,12 +157,12 @@ def _look_at(grey: Pixels, noise: float, reach: int, least: int) -> Look:
         raise NoInkError(f"no ink: {_ALL_OVER}")
     mask = members_of(digits[0], parts)
     strip_line(mask)
-    look = Look(darkness, parts, digits, mask, stroke_width(mask))
+    look = Look(darkness, parts, digits, mask, stroke_width(mask, 0))
     _check_pen(grey, look, reach)
     # Now that the width of the strokes is known, wider dark areas are left out as shadows.
     narrower = round(_WIDEST_STROKE * look.width) + 2
     mass = sum(digit.mass for digit in digits)
-    is_clean = mass > _CLEAN * parts.masses[1:].sum() and not digits[0].along_edge
+    is_clean = mass > _CLEAN * parts.masses[0] and not digits[0].along_edge
     return look if is_clean or narrower >= 0.75 * reach else _look_at(grey, noise, narrower, least)
 
 
@@ -178,19 +179,16 @@ def _check_pen(grey: Pixels, look: Look, searched: int) -> None:
     reach = max(1, side // _EDGE_SHARE)
     if digit.along_edge > ALONG_EDGE or digit.mass < _FAINT * digit.area:
         reach = min(reach, max(1, int(width // 8)))
-    y, x = cv2.subtract(mask, cv2.erode(mask, disc(1))).nonzero()
-    lightest = cv2.dilate(grey, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))[y, x]
-    ink, darkness = grey[y, x].astype(np.int64), look.darkness[y, x].astype(np.int64)
-    paper = ink * 255 // np.maximum(255 - darkness, 1)
-    is_sharp = np.count_nonzero(2 * (lightest - ink) >= paper - ink) >= _SHARP * len(ink)
+    around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    is_sharp = share_of_sharp(mask, grey, cv2.dilate(grey, around), look.darkness) >= _SHARP
     is_cut = width > _WIDEST_FOUND * searched  # of something wider, which is no ink
     if not is_sharp or is_cut or digit.along_edge > _MOST_ALONG_EDGE:
         raise NoInkError(f"no ink: {_SHADOW}")
 
 
-def _check_strokes(mask: Pixels) -> None:
+def _check_strokes(ink: Pixels) -> None:
     """Refuses noise and text, which the reduced picture showed as strokes."""
-    areas = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:, cv2.CC_STAT_AREA]
+    areas = find_regions(ink, 127, True)[1][1:, AREA]
     if np.count_nonzero(areas > 0.01 * areas.max(initial=1)) > _MOST_PIECES:
         raise NoInkError(f"no ink: {_ALL_OVER}")
 
@@ -201,11 +199,9 @@ def _cut_out(image: Pixels, look: Look, factor: int, is_dark: bool) -> Pixels:
     around = max(3, max(width, height) // 4)
     rows = slice(max(0, top - around), top + height + around)
     columns = slice(max(0, left - around), left + width + around)
-    mask = look.mask[rows, columns]
-    others = cv2.dilate(
-        ((look.parts.labels[rows, columns] > 0) & (mask == 0)).view(np.uint8), disc(1)
-    )
-    allowed = cv2.dilate(mask, np.ones((5, 5), np.uint8)) * (1 - others) | mask
+    mask = look.mask[rows, columns].copy()
+    near = cv2.dilate(mask, np.ones((5, 5), np.uint8))
+    allowed = leave_others_out(near, mask, look.parts.labels[rows, columns].copy())
     part = image[
         rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor
     ]

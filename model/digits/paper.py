@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
+from model.digits.loops import find_regions, pick, split
 
 Contour = NDArray[np.int32]
 
@@ -27,20 +28,19 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
         Pictures with what surrounds the paper covered, the smallest paper first, and whether marks
         on it are dark; then the whole picture, with either.
     """
-    light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1]
+    labels, table = find_regions(grey, split(grey, 0)[0], False)
     sheets, whole = [], None
-    for is_light, bitmap in ((True, light), (False, 1 - light)):
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(bitmap, connectivity=4)
-        for number, (_, _, width, height, area) in enumerate(stats.tolist()):
-            if not number or area < max(_LEAST_PAPER * grey.size, 0.45 * width * height):
-                continue
-            region = (labels == number).view(np.uint8)
-            if area > _LEAST_BLANK * grey.size and region[[0, 0, -1, -1], [0, -1, 0, -1]].all():
-                whole = is_light
-            else:
-                contour = _outline(region, area)
-                if contour is not None:
-                    sheets.append((area, is_light, _cover_up(grey, region, contour)))
+    least = _LEAST_PAPER * grey.size
+    for number, (left, top, right, bottom, area, _, _, is_light) in enumerate(table.tolist()):
+        if not number or area < max(least, 0.45 * (right - left) * (bottom - top)):
+            continue
+        region = pick(labels, np.array([number]))
+        if area > _LEAST_BLANK * grey.size and region[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+            whole = bool(is_light)
+            continue
+        contour = _outline(region, area)
+        if contour is not None:
+            sheets.append((area, bool(is_light), _cover_up(grey, region, contour)))
     if whole is None:
         whole = _is_ink_dark(grey)
     sheets.sort(key=lambda sheet: sheet[0])

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from model.arrays import Array, Integers, Pixels
+from model.arrays import Pixels
+from model.digits.loops import Labels, find_regions, pick
 
 # As shares of the main part:
 _LEAST_PART = 0.015  # parts with a smaller area are dust
@@ -40,16 +41,16 @@ class Parts(NamedTuple):
     Attributes:
         labels: the number of each pixel's part, (H, W).
         boxes: left, top, right and bottom of each part, the last two exclusive.
-        areas: number of pixels of each part, (parts,).
-        masses: sum of the darkness of each part, (parts,).
-        along_edge: the share of each part's outline that is along the picture's edge, (parts,).
+        areas: number of pixels of each part; 0 of all.
+        masses: sum of the darkness of each part; 0 of all.
+        along_edge: the share of each part's outline that is along the picture's edge.
     """
 
-    labels: Integers
+    labels: Labels
     boxes: list[Box]
-    areas: Integers
-    masses: Array
-    along_edge: Array
+    areas: list[int]
+    masses: list[int]
+    along_edge: list[float]
 
 
 class Group(NamedTuple):
@@ -64,23 +65,19 @@ class Group(NamedTuple):
 
 def find_parts(darkness: Pixels, threshold: int) -> Parts:
     """Finds the connected parts of what is darker than a threshold."""
-    ink = cv2.threshold(darkness, threshold, 1, cv2.THRESH_BINARY)[1]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
-    left, top, width, height, areas = stats.T
-    boxes = list(
-        zip(*(side.tolist() for side in (left, top, left + width, top + height)), strict=True)
-    )
-    masses = np.bincount(labels.ravel(), darkness.ravel(), count).astype(np.float64)
-    lines = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    along_edge = np.bincount(lines, minlength=count) / (2 * (width + height))
-    return Parts(labels, boxes, areas.astype(np.int64), masses, along_edge)
+    labels, table = find_regions(darkness, threshold, True)
+    parts = Parts(labels, [], [], [], [])
+    for left, top, right, bottom, area, mass, edge, _ in table.tolist():
+        parts.boxes.append((left, top, right, bottom))
+        parts.areas.append(area)
+        parts.masses.append(mass)
+        parts.along_edge.append(edge / max(2 * (right - left + bottom - top), 1))
+    return parts
 
 
 def members_of(group: Group, parts: Parts) -> Pixels:
     """Returns 1 for the pixels of a group, (H, W)."""
-    is_member = np.zeros(len(parts.boxes), np.uint8)
-    is_member[group.members] = 1
-    return is_member[parts.labels]
+    return pick(parts.labels, np.array(group.members))
 
 
 def group_parts(parts: Parts) -> list[Group]:
@@ -89,17 +86,17 @@ def group_parts(parts: Parts) -> list[Group]:
     Returns:
         The digits, the one with most ink first; none if the ink does not look like handwriting.
     """
-    weights = parts.masses * np.maximum(1 - 2.5 * parts.along_edge, 0.01)
-    weights[0] = 0
-    main = int(weights.argmax())
-    chosen = (parts.areas >= max(2, _LEAST_PART * int(parts.areas[main]))) & (
-        parts.along_edge <= ALONG_EDGE
-    )
-    chosen[main], chosen[0] = True, False
-    numbers = chosen.nonzero()[0]
-    if not main or len(numbers) > _MOST_PARTS:
+    numbers = range(1, len(parts.boxes))
+    if not numbers:
         return []
-    order = [main, *(int(n) for n in numbers[parts.masses[numbers].argsort()[::-1]] if n != main)]
+    main = max(numbers, key=lambda n: parts.masses[n] * max(1 - 2.5 * parts.along_edge[n], 0.01))
+    least = max(2, _LEAST_PART * parts.areas[main])
+    order = [n for n in numbers if parts.areas[n] >= least and parts.along_edge[n] <= ALONG_EDGE]
+    order.sort(key=lambda n: (n != main, -parts.masses[n]))
+    if order[:1] != [main]:
+        order.insert(0, main)
+    if len(order) > _MOST_PARTS:
+        return []
     order = [number for number in order if not _is_frame(number, order, parts)]
     marks = order
     if _is_flat(parts.boxes[order[0]]):
@@ -136,7 +133,7 @@ def _is_frame(number: int, order: list[int], parts: Parts) -> bool:
     if not any(0.3 * side <= side_of(other) < 0.9 * side for other in others):
         return False
     inner = parts.labels[top + inset : bottom - inset, left + inset : right - inset]
-    return int(np.count_nonzero(inner == number)) < 0.02 * int(parts.areas[number])
+    return int(np.count_nonzero(inner == number)) < 0.02 * parts.areas[number]
 
 
 def magnified(box: Box, factor: int) -> Box:
@@ -192,8 +189,8 @@ def _grow(order: list[int], parts: Parts) -> Group:
                 box = min(a, left), min(b, top), max(c, right), max(d, bottom)
                 found = True
                 break
-    mass, area = int(parts.masses[members].sum()), int(parts.areas[members].sum())
-    return Group(members, box, mass, area, float(parts.along_edge[members].max()))
+    mass, area = (sum(sums[n] for n in members) for sums in (parts.masses, parts.areas))
+    return Group(members, box, mass, area, max(parts.along_edge[n] for n in members))
 
 
 def _are_side_byside_of(some: int, other: int, parts: Parts) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from model.arrays import Pixels
 from model.digits.finding import Steps, find_and_fit
@@ -107,6 +108,22 @@ def follows_convention(image: Pixels) -> bool:
     moments: list[float] = (image.reshape(-1).astype(np.float32) @ _MOMENTS).tolist()
     total, moment_x, moment_y = moments
     return 13.5 <= moment_x / total < 14.5 and 13.5 <= moment_y / total < 14.5
+
+
+def follow_convention(images: Pixels) -> NDArray[np.bool_]:
+    """Which of many images, (B, 28, 28), follow MNIST's convention; (B,)."""
+    fits = np.ones(len(images), np.bool_)
+    places = np.arange(SIDE)
+    sides = np.empty((2, len(images)), np.int64)
+    for axis in (1, 2):
+        ink = images.sum(axis=axis, dtype=np.uint32).astype(np.float64)  # of columns, of rows
+        has_ink = ink > 0
+        first, last = has_ink.argmax(axis=1), SIDE - 1 - has_ink[:, ::-1].argmax(axis=1)
+        sides[axis - 1] = np.where(has_ink.any(axis=1), last - first + 1, 0)
+        # Of whole numbers, exactly.
+        centre = np.einsum("bi,i->b", ink, places) / np.maximum(ink.sum(axis=1), 1)
+        fits &= (centre >= 13.5) & (centre < 14.5)
+    return fits & np.isin(sides.max(axis=0), (BOX - 1, BOX))
 
 
 # 1, the column and the row of each pixel, (784, 3).

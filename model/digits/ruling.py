@@ -23,8 +23,8 @@ def remove_lines(darkness: Pixels) -> Pixels:
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
-    ends = [np.count_nonzero(line) for line in (*darkness[[0, -1]], *darkness.T[[0, -1]])]
-    if min(darkness.shape) < _STRIPS * _LEAST_STRIP or sum(ends) < 4:
+    ends = darkness[0], darkness[-1], darkness[:, 0], darkness[:, -1]
+    if min(darkness.shape) < _STRIPS * _LEAST_STRIP or sum(map(np.count_nonzero, ends)) < 4:
         return darkness
     across, down = _trace_lines(darkness), _trace_lines(cv2.transpose(darkness))
     if across[0] + down[0] < 2:

@@ -4,9 +4,9 @@ All that OpenCV does here is exact, so that its bits do not depend on a CPU's in
 """
 
 import cv2
-import numpy as np
 
 from model.arrays import Pixels
+from model.digits.loops import clean, close, compare, split
 
 cv2.setNumThreads(1)
 
@@ -18,9 +18,6 @@ _SPECKED = 50
 # Ink has at least this share of the typical darkness of ink.
 _FAINTEST = 0.55
 
-_SECOND_DIFFERENCE = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
-_RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=np.uint8)
-
 
 def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
     """Averages squares of pixels until the longer side is at most `longest`.
@@ -31,41 +28,30 @@ def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
     """
     factor = -(-max(image.shape) // longest)
     if factor <= 1:
-        return image, 1
+        return image.copy(), 1
     height, width = (side - side % factor or side for side in image.shape)
     size = max(1, width // factor), max(1, height // factor)
     return cv2.resize(image[:height, :width], size, interpolation=cv2.INTER_AREA), factor
 
 
 def smooth(grey: Pixels) -> tuple[Pixels, float]:
-    """Smooths a noisy picture; returns it with the standard deviation of the remaining noise."""
+    """Smooths a noisy picture; returns it with the standard deviation of the remaining noise.
+
+    The deviation is estimated from what is left of each 3x3 neighbourhood without its local plane;
+    Immerkaer 1996, "Fast Noise Variance Estimation".
+    """
     if min(grey.shape) < 3:
         return grey, 0.0
-    if max(grey.shape) >= _SPECKED:
-        # Salt, pepper and pinholes: no pixel is darker or lighter than all of its neighbours.
-        darkest = cv2.erode(grey, _RING, borderType=cv2.BORDER_REPLICATE)
-        lightest = cv2.dilate(grey, _RING, borderType=cv2.BORDER_REPLICATE)
-        grey = cv2.min(cv2.max(grey, darkest), lightest)
-    noise = _estimate_noise(grey)
+    grey, difference = clean(grey, max(grey.shape) >= _SPECKED)
+    # 6 is the filter's norm. Half of a normal distribution is within 0.6745 standard deviations.
+    noise = difference / (6 * 0.6745)
     if noise <= _QUIET:
         return grey, noise
     # A larger radius would close the loops of a digit that fills a small picture.
     radius = min(0.4 + noise / 30, max(grey.shape) / 150)
     side = 2 * max(1, round(2.5 * radius)) + 1
     smoothed = cv2.GaussianBlur(grey, (side, side), radius, borderType=cv2.BORDER_REPLICATE)
-    return smoothed, _estimate_noise(smoothed)
-
-
-def _estimate_noise(grey: Pixels) -> float:
-    """Estimates the standard deviation of the noise, in grey levels.
-
-    The estimate is the median size of what is left of each 3x3 neighbourhood without its local
-    plane; Immerkaer 1996, "Fast Noise Variance Estimation".
-    """
-    left = cv2.filter2D(grey, cv2.CV_16S, _SECOND_DIFFERENCE)[1:-1, 1:-1]
-    sizes = np.sort(np.abs(left if left.size < 4096 else left[::2, ::2]), axis=None)
-    # 6 is the filter's norm. Half of a normal distribution is within 0.6745 standard deviations.
-    return int(sizes[len(sizes) // 2]) / (6 * 0.6745)
+    return smoothed, clean(smoothed, False)[1] / (6 * 0.6745)
 
 
 def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
@@ -85,28 +71,14 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
     Returns:
         0 where it is no more than noise, 255 for black, (H, W).
     """
-    square = np.ones((2 * reach + 1, 2 * reach + 1), dtype=np.uint8)
-    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square, borderType=cv2.BORDER_REPLICATE)
-    difference = cv2.subtract(paper, grey)
-    if noise > 0:
-        # Noise lifts a closing above the paper.
-        counts = np.bincount(difference.ravel(), minlength=256).cumsum()
-        difference = cv2.subtract(difference, (int(counts.searchsorted(grey.size // 5)),))
-    least = max(least, _NOISE_REACH * noise) - 0.5
-    difference = cv2.threshold(difference, least, 255, cv2.THRESH_TOZERO)[1]
-    return cv2.divide(difference, paper, scale=255)
+    return compare(grey, close(grey, reach), max(least, _NOISE_REACH * noise) - 0.5, noise > 0)
 
 
 def find_ink(darkness: Pixels) -> tuple[int, int]:
     """Finds the darkness above which marks are ink, and that of most ink; (0, 0) without marks.
 
     The threshold is Otsu's between faint and dark marks, or a share of the typical darkness of ink
-    if that is less; Otsu 1979, "A Threshold Selection Method from Gray-Level Histograms".
+    if that is less.
     """
-    marks = darkness[darkness > 0]
-    if not len(marks):
-        return 0, 0
-    threshold = int(cv2.threshold(marks, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0])
-    dark = np.sort(marks[marks > threshold] if marks.max() > threshold else marks)
-    typical = int(dark[len(dark) // 2])
+    threshold, typical = split(darkness, 1)
     return min(threshold, int(_FAINTEST * typical)), typical

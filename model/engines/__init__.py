@@ -1,5 +1,6 @@
 """Engines compute a network's answers: deterministic logits, and the passes of MC dropout."""
 
+from model.compiling import compile_all
 from model.engines.protocol import Engine
 from model.engines.relu_mlp import ReluMlpEngine
 from model.errors import DeviceError, PrecisionError
@@ -32,6 +33,7 @@ def build_engine(network: MLP, device: str = "cpu", precision: Precision = "floa
             "devices other than cpu need torch, which is not installed: "
             "pip install 'dropserve[torch]'"
         ) from error
+    compile_all()  # what prepares pictures and draws masks
     return SequentialEngine(
         as_sequential(network), device, precision, input_shape=network.config.input_shape
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.arrays import Array, Floats, Integers
 from model.compiling import compiled
 from model.elementary import exp
-from model.sampling.masks import Bytes, draw_independent
+from model.sampling.masks import Bytes, draw_balanced, draw_independent
 
 # One layer: inputs, outputs, columns of a tile, where its bias begins in `weights`, and the number
 # of its first input among the units of all dropout sites. The bias is followed by one tile of the
@@ -71,6 +71,41 @@ def sample_passes(
             below, above = above, below
             later_layer(below, scales[site], is_relu, keep, weights, layers[site], above)
         softmax_rows(above, exponentials, probs[begin:end])
+
+
+@compiled(
+    "void(float32[:, ::1], float32[::1], int64[:, ::1], int64[:, ::1], uint8[::1], float32[::1], "
+    "boolean, int64[::1], boolean, float32[:, :, ::1])"
+)
+def sample_images(
+    images: Floats,
+    weights: Floats,
+    shared: Integers,
+    layers: Integers,
+    thresholds: Bytes,
+    scales: Floats,
+    is_relu: bool,
+    seeds: Integers,
+    is_balanced: bool,
+    probs: Floats,
+) -> None:
+    """Computes all passes of images, (B, inputs), each with its seed, into `probs`, (B, T, C).
+
+    `shared` are the layers before the first dropout site; the rest is as for `sample_passes`.
+    """
+    balanced = np.empty((probs.shape[1] if is_balanced else 0, len(thresholds)), np.uint8)
+    hidden = np.empty(layers[0, 0], np.float32)
+    for i in range(len(images)):
+        hidden[:] = images[i, : len(hidden)]
+        if len(shared):
+            forward(images[i], weights, shared, is_relu, hidden)
+            for unit in range(len(hidden) if is_relu else 0):
+                hidden[unit] = max(hidden[unit], np.float32(0))
+        if is_balanced:
+            draw_balanced(seeds[i], thresholds, balanced)
+        sample_passes(
+            hidden, weights, layers, thresholds, scales, is_relu, seeds[i], 0, balanced, probs[i]
+        )
 
 
 @compiled("void(float32[::1], float32[::1], int64[:, ::1], boolean, float32[::1])")

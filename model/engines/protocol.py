@@ -1,5 +1,6 @@
 """The interface that all engines share, and what callers compute through it."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +53,19 @@ class Engine(Protocol):
         Returns:
             (stop - start, C). The bits of a pass depend on its image, its number and the `Passes`
             that it was prepared for only.
+        """
+        ...
+
+    def sample_images(self, pixels: Pixels, seeds: Sequence[int], passes: Passes) -> Floats:
+        """Computes all passes of many images in one call, with the bits of `sample`.
+
+        Args:
+            pixels: ink 0 to 255, (B, 28, 28).
+            seeds: of each image, in place of that of `passes`.
+            passes: how many, and of which kind.
+
+        Returns:
+            (B, T, C).
         """
         ...
 

@@ -4,6 +4,7 @@ Layer 1 is computed once per image, from the inked pixels; the other layers per 
 that are active and kept. The loops are in `kernels`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +80,23 @@ class ReluMlpEngine:
             probs,
         )
         self.passes_computed += len(probs)
+        return probs
+
+    def sample_images(self, pixels: Pixels, seeds: Sequence[int], passes: Passes) -> Floats:
+        probs = np.empty((len(pixels), passes.count, self._config.layer_sizes[-1]), np.float32)
+        kernels.sample_images(
+            self._inputs(pixels).reshape(len(pixels), -1),
+            self.weights,
+            self._shared,
+            self.stochastic,
+            thresholds(self.dropout_sites, passes.dropout),
+            scales(self.dropout_sites, passes.dropout),
+            self.is_relu,
+            np.array(seeds, np.int64),
+            passes.estimator == "balanced",
+            probs,
+        )
+        self.passes_computed += len(pixels) * passes.count
         return probs
 
     def _inputs(self, pixels: Pixels) -> Floats:

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -172,6 +173,11 @@ class SequentialEngine:
             probs: Floats = torch.cat(blocks)[start - first : stop - first].cpu().numpy()
         self.passes_computed += stop - start
         return probs
+
+    def sample_images(self, pixels: Pixels, seeds: Sequence[int], passes: Passes) -> Floats:
+        asked = [replace(passes, seed=seed) for seed in seeds]
+        prepared = map(self.prepare, pixels, asked)
+        return np.stack([self.sample(each, 0, passes.count) for each in prepared])
 
     def _block_probs(self, prepared: PreparedActivations, first: int) -> Tensor:
         """Computes the passes from `first` on; some of the last may be no passes of the answer."""

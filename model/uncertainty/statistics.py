@@ -62,6 +62,29 @@ def summarise(probs: Probs) -> Summary:
     )
 
 
+class Summaries(NamedTuple):
+    """The statistics of many images, as of one, with an axis for these in front."""
+
+    mean: Array
+    variance: Array | None
+    predictive_entropy: Array
+    expected_entropy: Array
+    mutual_information: Array
+    votes: Integers
+
+
+def summarise_images(probs: Probs) -> Summaries:
+    """Computes the same for many images, (B, T, C)."""
+    images, passes, classes = probs.shape
+    per_class, votes = np.empty((images, 3, classes)), np.zeros((images, classes), np.int64)
+    entropies = np.empty((images, 2))
+    _summarise_images(np.ascontiguousarray(probs, np.float32), per_class, votes, entropies)
+    predictive, expected = entropies.T
+    information = np.maximum(predictive - expected, 0.0)
+    variance = per_class[:, 1] if passes > 1 else None
+    return Summaries(per_class[:, 0], variance, predictive, expected, information, votes)
+
+
 def entropy(probs: Probs) -> Array:
     """Computes the Shannon entropy over the last axis, nats, 0 to ln C; x log x is 0 at 0."""
     p = np.array(probs, np.float64, order="C")
@@ -104,6 +127,13 @@ def _summarise(p: Array, per_class: Array, votes: Integers) -> tuple[float, floa
     total = np.empty(1)
     _entropies(mean.reshape(1, -1), total)
     return total[0], expected / passes
+
+
+@compiled("void(float32[:, :, ::1], float64[:, :, ::1], int64[:, ::1], float64[:, ::1])")
+def _summarise_images(probs: Probs, per_class: Array, votes: Integers, entropies: Array) -> None:
+    for i in range(len(probs)):
+        p = probs[i].astype(np.float64)
+        entropies[i, 0], entropies[i, 1] = _summarise(p, per_class[i], votes[i])
 
 
 @compiled("void(float64[:, ::1], float64[::1])")

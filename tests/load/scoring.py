@@ -30,7 +30,6 @@ from app.scoring.readers import open_images
 from app.scoring.sources import BLOCK_ROWS
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines import build_engine
-from model.engines.protocol import sample_probs
 from model.sampling.masks import Passes
 from tests.load.processes import descendants_of, processor_seconds, resident_mib
 from tests.load.servers import OURS, ROOT
@@ -97,8 +96,9 @@ def measure_engine(pixels: NDArray[np.uint8], passes: int) -> tuple[float, float
     """Images per second of the engine alone on one thread, by the clock and by its own time."""
     engine = build_engine(load_checkpoint(DEFAULT_CHECKPOINT).network, "cpu", "float32")
     begin, used = time.perf_counter(), time.thread_time()
-    for image in pixels:
-        sample_probs(engine, image, Passes(passes, 1))
+    for begin in range(0, len(pixels), BLOCK_ROWS):
+        block = pixels[begin : begin + BLOCK_ROWS]
+        engine.sample_images(block, [1] * len(block), Passes(passes, 1))
     clock, used = time.perf_counter() - begin, time.thread_time() - used
     return len(pixels) / clock, len(pixels) / used
 

@@ -37,6 +37,11 @@ def small(name: str) -> bytes:
     return encode(network_input(sample(name)))
 
 
+def threaded(name: str) -> bytes:
+    """A sample as TIFF, which is decoded in a thread, since its header is anywhere."""
+    return encode(Image.open(BytesIO(sample(name))), "TIFF")
+
+
 def base64_of(picture: bytes) -> str:
     return base64.b64encode(picture).decode()
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from PIL import Image
 
 from app.inference.pipeline import Predictor
 from model.checkpoint import Checkpoint
@@ -18,14 +19,22 @@ from tests.app.api.conversation import (
     full,
     serving,
 )
-from tests.app.api.request_bodies import FORM, PREDICTIONS, form_bytes, network_input, small
+from tests.app.api.request_bodies import (
+    FORM,
+    PREDICTIONS,
+    encode,
+    form_bytes,
+    network_input,
+    small,
+    threaded,
+)
 from tests.app.open_inference.inference_requests import json_body
 from tests.conftest import connect, sample
 
 LONG_REQUESTS = {
     "plain": (f"/predict/mc?passes={MANY_PASSES}", small("7.png")),
     "adaptive": (f"/predict/mc?passes={MANY_PASSES}&max_standard_error=1e-9", small("7.png")),
-    "a picture decoded in a thread": (f"/predict/mc?passes={MANY_PASSES}", sample("7.png")),
+    "a picture decoded in a thread": (f"/predict/mc?passes={MANY_PASSES}", threaded("7.png")),
 }
 
 
@@ -72,7 +81,7 @@ async def test_a_client_that_goes_away_while_its_picture_waits_for_a_thread_is_f
             for _ in range(2)
         ]
         await asyncio.sleep(0)
-        async with Conversation(app, path, sample("7.png")) as request:
+        async with Conversation(app, path, threaded("7.png")) as request:
             await asyncio.sleep(0.01)
             assert predictor._reader.backlog.total > 0
             request.leave()
@@ -103,6 +112,55 @@ async def test_a_full_server_refuses_before_it_reads_the_body(
 
         await client.post(path, content=body())
         assert pieces_read == 1
+
+
+@pytest.mark.parametrize(
+    ("content_type", "passes", "status", "pieces"),
+    [
+        ("image/png", 1000, 429, 0),
+        ("image/png", 1, 200, 1),
+        ("application/json", 1000, 400, 1),  # which may ask for other passes
+    ],
+)
+async def test_what_the_query_asks_for_is_refused_before_the_body_is_read(
+    default_checkpoint: Checkpoint, content_type: str, passes: int, status: int, pieces: int
+) -> None:
+    pieces_read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal pieces_read
+        pieces_read += 1
+        yield small("7.png")
+
+    async with serving(default_checkpoint, max_wait_ms=1) as app, connect(app) as client:
+        with app.state.models.predictor.scheduler.admit(1_000_000):
+            answer = await client.post(
+                f"/predict/mc?passes={passes}",
+                content=body(),
+                headers={"content-type": content_type},
+            )
+
+        assert (answer.status_code, pieces_read) == (status, pieces)
+
+
+@pytest.mark.parametrize("side", [100, 3000])
+async def test_a_picture_that_would_wait_too_long_is_refused_by_its_first_part(
+    default_checkpoint: Checkpoint, side: int
+) -> None:
+    picture, pieces_read = encode(Image.linear_gradient("L").resize((side, side)), "PNG"), 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal pieces_read
+        for piece in (picture[:100], picture[100:]):
+            pieces_read += 1
+            yield piece
+
+    async with serving(default_checkpoint, max_wait_ms=30) as app, connect(app) as client:
+        with app.state.models.predictor._reader.charge([picture]):
+            answer = await client.post("/predict", content=body())
+
+        is_large = side > 1000
+        assert (answer.status_code == 429, pieces_read) == (is_large, 1 if is_large else 2)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """How long an image file will take to decode, by its header."""
 
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def test_what_is_read_on_the_event_loop_costs_nothing() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_more_pixels_cost_more_though_the_file_is_small(name: str) -> None:
-    costs = [picture_cost(flat(side, side // 2, name)) for side in (140, 2000, 4000)]
+    costs = [picture_cost(flat(side, side // 2, name)) for side in (400, 2000, 4000)]
 
     assert 0 < costs[0] <= LARGE
     assert costs[1] >= LARGE * 0.9
@@ -44,6 +45,25 @@ def test_a_header_that_is_cut_off_costs_something_or_is_refused_on_the_loop(name
         assert picture_cost(whole[:length]) >= 0
 
 
+def test_scans_of_a_jpeg_cost_time() -> None:
+    for progressive in (False, True):
+        file = encode(Image.effect_noise((140, 140), 40), "JPEG", progressive=progressive)
+        assert (picture_cost(file) > 0) == progressive
+
+
+@pytest.mark.parametrize("side", [28, 140, 3000])
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_beginning_of_a_file_costs_at_most_what_the_file_does(name: str, side: int) -> None:
+    options = {"exif": b"Exif\x00\x00" + bytes(60_000)} if name in ("JPEG", "PNG", "WebP") else {}
+    for whole in (flat(side, side, name), flat(side, side, name, **options)):
+        starts = [*range(256), *range(256, len(whole), 2000)]
+        costs = [picture_cost(whole[:length], is_whole=False) for length in starts]
+
+        assert max(costs) <= picture_cost(whole)
+        assert costs[0] == 0
+        assert max(costs) > 0 or picture_cost(whole) == 0
+
+
 def test_what_says_nothing_of_its_size_is_large() -> None:
     empty_segments = b"\xff\xd8" + b"\xff\xe1\x00\x02" * 100_000
     assert picture_cost(empty_segments) >= LARGE
@@ -53,4 +73,5 @@ def test_what_says_nothing_of_its_size_is_large() -> None:
 def test_a_phones_photo_is_large_and_a_drawing_is_not() -> None:
     photo = encode(Image.effect_noise((4000, 3000), 40), "JPEG", quality=85)
     assert picture_cost(photo) > 3 * LARGE
-    assert 0 < picture_cost(sample("7.png")) < LARGE
+    drawing = Image.open(BytesIO(sample("7.png"))).resize((400, 400))
+    assert 0 < picture_cost(encode(drawing, "PNG")) < LARGE

@@ -19,14 +19,13 @@ from model.checkpoint import Checkpoint
 from model.literals import Preprocess
 from tests.api_errors import raises_error
 from tests.app.api.conversation import PATIENCE_SECONDS, serving
-from tests.app.api.request_bodies import encode, small
-from tests.conftest import assert_error, connect, sample
+from tests.app.api.request_bodies import encode, small, threaded
+from tests.conftest import assert_error, connect
 from tests.samples.draw import draw_digit
 
 
 async def test_large_and_small_files_get_the_same_treatment(client: httpx.AsyncClient) -> None:
-    # 140x140 is decoded in a thread and its 28x28 on the event loop.
-    picture = sample("5.png")
+    picture = threaded("5.png")
 
     for path in ("/predict", "/predict/mc?seed=1"):
         large_answer = await client.post(path, content=picture)
@@ -97,9 +96,9 @@ async def test_a_small_picture_is_decoded_on_the_loop_and_a_larger_one_in_the_th
     monkeypatch.setattr(reader, "in_thread", count)
     inline = await reader.read(small(name), "auto", soon())
     assert in_thread == 0
-    threaded = await reader.read(sample(name), "auto", soon())
+    in_a_thread = await reader.read(threaded(name), "auto", soon())
     assert in_thread == 1
-    assert inline.pixels.tobytes() == threaded.pixels.tobytes()
+    assert inline.pixels.tobytes() == in_a_thread.pixels.tobytes()
 
 
 async def test_what_is_large_comes_after_what_is_small_and_waits_for_no_thread_of_its_own(

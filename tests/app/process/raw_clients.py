@@ -23,8 +23,8 @@ WHOLE = b"POST /whole HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\nbody"
 class App:
     """Reads the body and answers with what it was; knows the requests it was asked.
 
-    `/large` has a large answer, `/watched` waits until its client is gone, and `/health/live` does
-    not wait for `may_answer`.
+    `/large` has a large answer, `/unread` does not read the body, `/watched` waits until its client
+    is gone, and `/health/live` does not wait for `may_answer`.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,8 @@ class App:
         response: Response
         if path == "/large":
             response = Response(bytes(16 * 2**20))
+        elif path == "/unread":
+            response = PlainTextResponse(path)
         else:
             try:
                 body = await Request(scope, receive).body()

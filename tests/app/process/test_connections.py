@@ -12,7 +12,7 @@ from app.process.server import configure
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from tests.app.process.raw_clients import WHOLE, Client, Server, serving
-from tests.app.process.waiting import until
+from tests.app.process.waiting import PATIENCE_SECONDS, until
 from tests.app.telemetry.prometheus_text import Scrape
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -357,6 +357,24 @@ async def test_garbage_in_a_body_is_refused_and_its_request_given_up() -> None:
 
         assert await client.refusal() == (400, "invalid_http")
         assert server.app.left == ["/slow"]
+
+
+@pytest.mark.parametrize(
+    ("length", "start"),
+    [(b"Content-Length: 16777216", b""), (b"Transfer-Encoding: chunked", b"1000000\r\n")],
+)
+async def test_an_answer_before_the_body_is_read_reaches_a_client_that_wants_to_close(
+    length: bytes, start: bytes
+) -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        client.send(b"POST /unread HTTP/1.1\r\nConnection: close\r\n%s\r\n\r\n" % length)
+        client.send(start + bytes(16 * 2**20))  # more than the kernel holds
+        await asyncio.wait_for(client.writer.drain(), PATIENCE_SECONDS)
+
+        status, body, headers = await client.answer()
+        assert (status, body, headers["connection"]) == (200, "/unread", "close")
+        assert await client.reader.read() == b""
 
 
 @pytest.mark.parametrize("piece", [2**20, 7], ids=["whole", "in pieces"])

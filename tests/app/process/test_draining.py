@@ -91,6 +91,7 @@ async def test_sigterm_drains_and_then_ends_the_server() -> None:
 
 async def test_the_answers_of_a_drain_close_their_connections_to_the_end() -> None:
     async with serving(drain_seconds=60) as running:
+        await running.get()
         running.server.handle_exit(signal.SIGTERM, None)
         # uvicorn replaces the default headers once a second.
         await running.server.on_tick(0)
@@ -104,6 +105,7 @@ async def test_the_answers_of_a_drain_close_their_connections_to_the_end() -> No
 )
 async def test_sigint_and_a_second_signal_do_not_wait(signals: list[signal.Signals]) -> None:
     async with serving(drain_seconds=60) as running:
+        await running.get()
         for one in signals:
             running.server.handle_exit(one, None)
 
@@ -114,10 +116,32 @@ async def test_sigint_and_a_second_signal_do_not_wait(signals: list[signal.Signa
 
 async def test_without_seconds_to_drain_sigterm_ends_the_server() -> None:
     async with serving(drain_seconds=0) as running:
+        await running.get()
         running.server.handle_exit(signal.SIGTERM, None)
 
         await running.end()
         assert not running.server.app.state.is_draining
+
+
+async def test_a_server_that_nobody_has_asked_anything_ends_at_once() -> None:
+    async with serving(drain_seconds=60) as running:
+        running.server.handle_exit(signal.SIGTERM, None)
+
+        await running.end()
+        assert not running.server.force_exit
+
+
+@pytest.mark.parametrize("sent", [b"", REQUEST[:20], REQUEST])
+async def test_a_server_drains_once_somebody_has_connected(sent: bytes) -> None:
+    async with serving(drain_seconds=60) as running:
+        _, writer = await asyncio.open_connection(*running.address)
+        writer.write(sent)
+        await until(lambda: bool(running.server.server_state.connections))
+        running.server.handle_exit(signal.SIGTERM, None)
+
+        assert running.server.app.state.is_draining
+        assert not running.server.should_exit
+        writer.close()
 
 
 async def test_who_is_connected_but_not_accepted_yet_is_answered() -> None:

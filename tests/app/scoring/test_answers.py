@@ -11,7 +11,7 @@ import pytest
 from app.scoring.answers import answer_columns, table_schema
 from model.checkpoint import Checkpoint
 from model.uncertainty.calibration import read_calibration
-from model.uncertainty.statistics import summarise
+from model.uncertainty.statistics import summarise_images
 from tests.app.scoring.inputs import PIXELS, write_folder, write_idx
 from tests.app.scoring.runs import rows, score
 from tests.conftest import SAMPLES
@@ -93,19 +93,18 @@ def test_columns_have_a_row_for_each_image_in_order(
     passes: int, default_checkpoint: Checkpoint
 ) -> None:
     generator = np.random.default_rng(0)
-    probs = [generator.dirichlet(np.ones(10), passes).astype(np.float32) for _ in range(6)]
-    summaries = [summarise(each) for each in probs]
-    calibration = read_calibration(default_checkpoint.calibration, "mc")
+    probs = generator.dirichlet(np.ones(10), (6, passes)).astype(np.float32)
+    calibration = read_calibration(default_checkpoint.calibration, "mc", passes)
     labels = default_checkpoint.network.config.labels
     several = [False] * 5 + [True]
 
-    columns = answer_columns(summaries, several, calibration, labels)
+    def columns_of(rows: slice) -> dict[str, pa.Array]:
+        return answer_columns(summarise_images(probs[rows]), several[rows], calibration, labels)
+
+    columns = columns_of(slice(None))
 
     for row in range(6):
-        alone = answer_columns(
-            summaries[row : row + 1], several[row : row + 1], calibration, labels
-        )
-        for name, column in columns.items():
-            assert column[row].as_py() == alone[name][0].as_py()
+        for name, column in columns_of(slice(row, row + 1)).items():
+            assert column[0].as_py() == columns[name][row].as_py()
     assert columns["variance"].null_count == (6 if passes == 1 else 0)
     assert columns["reason"].to_pylist()[-1] == "several_digits"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from app.schemas import McParameters
 from app.scoring import pipeline
@@ -56,6 +57,19 @@ def test_a_block_has_a_row_for_each_image_in_order(network: Network, tmp_path: P
     (failure,) = failures_in(batch)
     assert (failure["row"], failure["code"]) == (1, "not_an_image")
     assert failure["source"] == f"{tmp_path}/text\ufffd.png"  # nothing that breaks a line
+
+
+def test_a_picture_bomb_is_a_failure_and_its_neighbours_are_scored(
+    network: Network, tmp_path: Path
+) -> None:
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (8000, 8000)).save(bomb)
+    assert bomb.stat().st_size < 2**16
+
+    batch = scored(network, SAMPLES / "7.png", bomb, SAMPLES / "4.png")
+
+    assert batch["code"].to_pylist() == [None, "too_many_pixels", None]
+    assert batch["digit"].to_pylist() == [7, None, 4]
 
 
 def test_a_block_of_failures_only_has_the_columns_of_others(

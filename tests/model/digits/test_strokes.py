@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.digits.fitting import stroke_width
+from model.digits.loops import stroke_width
 from model.digits.preprocessing import preprocess_image
 from tests.model.digits.pictures import distance, draw
 from tests.samples.draw import draw_digit
@@ -13,7 +13,7 @@ from tests.samples.draw import draw_digit
 def test_strokes_are_brought_to_mnists_width(thickness: float) -> None:
     for digit in range(10):
         picture = np.array(draw_digit(digit, size=1000, thickness=thickness))
-        width = stroke_width((preprocess_image(picture) > 127).view(np.uint8))
+        width = stroke_width(preprocess_image(picture), 127)
         assert 1.6 < width < 4.5
 
 

@@ -185,6 +185,27 @@ def test_a_pass_has_the_same_bits_in_answers_of_any_length(engine: Engine) -> No
             assert probs.tobytes() == whole[:count].tobytes()
 
 
+@pytest.mark.parametrize("layer_sizes", LAYER_SIZES[:2], ids=str)
+@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("count", [1, 70])
+def test_images_have_the_same_bits_in_one_call(
+    kind: Kind, layer_sizes: tuple[int, ...], estimator: Estimator, count: int
+) -> None:
+    network = make_network(layer_sizes)
+    for rate in (0.0, 0.25):
+        config = replace(network.config, input_dropout_rate=rate)
+        engine = build(kind, MLP(config, network.layers))
+        images = np.stack(draw_images()[::25])
+        seeds = [7 * number for number in range(len(images))]
+        together = engine.sample_images(images, seeds, Passes(count, 0, estimator))
+        alone = [
+            sample_probs(engine, image, Passes(count, seed, estimator))
+            for image, seed in zip(images, seeds, strict=True)
+        ]
+        assert together.shape == (len(images), count, layer_sizes[-1])
+        assert together.tobytes() == np.stack(alone).tobytes()
+
+
 @pytest.mark.parametrize("estimator", BOTH)
 def test_a_pass_has_the_same_bits_wherever_a_range_starts_and_stops(
     engine: Engine, estimator: Estimator

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.arrays import Floats, Probs
-from model.uncertainty.statistics import entropy, summarise
+from model.uncertainty.statistics import entropy, summarise, summarise_images
 from tests.model.engines import reference
 
 
@@ -222,3 +222,18 @@ def test_the_passes_given_are_not_changed() -> None:
         summarise(probs)
         entropy(probs)
         assert (probs == before).all()
+
+
+@pytest.mark.parametrize("passes", [1, 2, 50])
+def test_the_statistics_of_many_images_have_the_bits_of_each(passes: int) -> None:
+    probs = draw_passes(20, passes, 10)
+    together = summarise_images(probs)
+    alone = [summarise(each) for each in probs]
+    for name in set(together._fields) - {"variance"}:
+        wanted = np.array([getattr(each, name) for each in alone])
+        assert getattr(together, name).tobytes() == wanted.tobytes(), name
+    if passes == 1:
+        assert together.variance is None
+    else:
+        assert together.variance is not None
+        assert together.variance.tolist() == [each.variance.tolist() for each in alone]  # type: ignore[union-attr]
