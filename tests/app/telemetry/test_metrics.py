@@ -45,6 +45,7 @@ async def test_nothing_is_counted_before_the_first_request(default_checkpoint: C
     # The scrape itself is under way.
     always = {"dropserve_requests_in_flight", "dropserve_queued_passes_limit"}
     always |= {"dropserve_worker_starts_total", "dropserve_model_workers"}
+    always |= {"dropserve_reference_entropy_ratio"}
     assert {name for (name, _), value in seen.samples.items() if value} == always
 
 
