@@ -20,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Floats, KeepMasks
+from model.arrays import KeepMasks
 from model.compiling import compiled
 from model.literals import Estimator
 from model.sampling.sites import RATE_STEPS as RATE_STEPS
@@ -71,12 +71,6 @@ def thresholds(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> 
     """Returns k for each unit of all sites: a byte below k drops it, (units,)."""
     per_site = [round(rate * RATE_STEPS) for rate in rates(sites, dropout)]
     return np.repeat(np.array(per_site, np.uint8), [site.units for site in sites])
-
-
-@lru_cache(maxsize=32)
-def scales(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> Floats:
-    """Returns 1 / (1 - rate) of each site, which preserves the expectation of kept units."""
-    return np.array([1 / (1 - rate) for rate in rates(sites, dropout)], np.float32)
 
 
 def draw_masks(
