@@ -2,8 +2,7 @@
 
 Every weighted sum adds its terms in eights, ((a + b) + (c + d)) + ((e + f) + (g + h)), one eight
 after the other to the bias; the last is filled up with zeros. A pass therefore has the same bits in
-any company, on any processor and from any compiler that keeps to IEEE 754: nothing is reordered,
-and nothing is fused.
+any company, on any processor: as IEEE 754 demands, nothing is reordered, and nothing is fused.
 
 Arguments: `keep` are masks, (passes, units of all dropout sites), 1 for a kept unit; `units` and
 `values` are the active units and their values, in whole eights.
@@ -202,8 +201,9 @@ def _kept(
     for i in range(count):
         values[i] = hidden[units[i]] * scale
     whole = -(-count // _EIGHT) * _EIGHT
-    units[count:whole] = 0
-    values[count:whole] = 0
+    for i in range(count, whole):
+        units[i] = 0
+        values[i] = 0
     return whole
 
 
