@@ -86,7 +86,7 @@ def test_loading_takes_few_bytes_and_one_round_trip_after_the_page(
     assert {path for path in others if not path.startswith("data:")} == {
         "/",
         "/model",
-        "/v2/repository/index",
+        "/models",
     }
 
 
