@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -181,6 +182,28 @@ class Settings(BaseModel):
         "https://example.org; * allows all",
     )
     metrics: bool = _setting(True, "Whether to serve metrics for Prometheus at /metrics")
+    feedback_secret: Annotated[SecretStr, Field(min_length=16)] | None = _setting(
+        None,
+        "Signs the tokens with which clients send feedback, at least 16 characters, the same on "
+        "all replicas; if unset, answers carry no tokens",
+    )
+    review_dir: Path | None = _setting(
+        None,
+        "Folder in which pictures that were abstained from are kept, with their answers, for "
+        "dropserve review; if unset, no picture is stored",
+    )
+    review_bytes: int = _setting(
+        100 * 2**20, "Most bytes in the review folder; the oldest pictures give way", ge=2**16
+    )
+    audit_share: float = _setting(
+        0.0, "Share of accepted pictures that are kept for review, too, at random", ge=0, le=1
+    )
+    otlp_endpoint: str | None = _setting(
+        None,
+        "Address of an OpenTelemetry collector, OTLP over HTTP, such as http://127.0.0.1:4318, for "
+        "the spans of sampled traces; needs the extra otel",
+        min_length=1,
+    )
     log_format: Literal["auto", "json", "console"] = _setting(
         "auto",
         "Log format: json, console, or auto, which is console on a terminal and json elsewhere",

@@ -26,7 +26,11 @@ from model.files import read_bounded, write_atomically
 from model.layered import LayeredConfig, LayeredNetwork, layered_config_from
 from model.literals import Mode
 from model.network import MLP, Linear, MLPConfig
-from model.uncertainty.calibration import read_calibration
+from model.uncertainty.calibration import (
+    read_calibration,
+    read_entropy_shares,
+    read_settling,
+)
 
 Network: TypeAlias = MLP | LayeredNetwork
 
@@ -145,6 +149,8 @@ def load_any_checkpoint(path: Path) -> AnyCheckpoint:
         )
         for mode in get_args(Mode):
             read_calibration(calibration, mode)
+            read_entropy_shares(calibration, mode)
+        read_settling(calibration)
         for row in calibration.get("by_passes", ()):
             read_calibration(calibration, "mc", row["passes"])
     except KeyError as error:

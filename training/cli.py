@@ -157,19 +157,20 @@ def _make_pool(options: PoolOptions) -> None:
 
 def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
     from training.calibrate import calibrate
+    from training.own_data import calibrate_on
     from training.runs import require_writable, use_one_thread
 
     use_one_thread()
-    require_writable(options.output or options.checkpoint)
-    if options.images is not None:
-        _calibrate_on(
-            options.images, options.checkpoint, options.output or options.checkpoint, rules
-        )
-        return
-    checkpoint = calibrate(options, rules)
+    output = options.output or options.checkpoint
+    require_writable(output)
+    checkpoint = (
+        calibrate(options, rules)
+        if options.images is None
+        else calibrate_on(options.images, options.checkpoint, output, rules)
+    )
     scores = checkpoint.metrics["calibrated_validation"]
     print(
-        f"{options.output or options.checkpoint}: version {checkpoint.version}, "
+        f"{output}: version {checkpoint.version}, "
         f"validation error {scores['mc']['error']:.2%}, ECE {scores['mc']['ece']:.4f}"
     )
     for kind, row in scores["kept_back"].items():
@@ -177,23 +178,6 @@ def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
         print(
             f"{kind}: AUROC of entropy {row['entropy_auroc']:.4f}, of disagreement "
             f"{row['disagreement_auroc']:.4f}{accepted}"
-        )
-
-
-def _calibrate_on(data: Path, checkpoint: Path, output: Path, rules: CalibrationRules) -> None:
-    from training.own_data import calibrate_on
-
-    calibrated = calibrate_on(data, checkpoint, output, rules)
-    scores = calibrated.metrics["calibrated_validation"]["mc"]
-    print(
-        f"{output}: version {calibrated.version}, error {scores['error']:.2%}, "
-        f"ECE {scores['ece']:.4f}"
-    )
-    if calibrated.calibration["thresholds"]["mc"] is None:
-        print(
-            f"there is no threshold: on {calibrated.calibration['fitted_with']['images']} inputs "
-            f"none keeps errors among accepted answers below {rules.accepted_error:.2%}; allow "
-            "more with --accepted-error"
         )
 
 

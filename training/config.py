@@ -217,7 +217,11 @@ class CalibrationRules(Checked):
         0.01, "of these, share that passes may reject by disagreeing", 0, 0.999999
     )
     accepted_error: float = setting(0.002, "largest error among accepted answers", 0, 0.999999)
-    confidence: float = setting(0.95, "confidence of the bound on that error", 0, 0.999999)
+    confidence: float = setting(0.95, "confidence of every bound", 0, 0.999999)
+    settling_share: float = setting(
+        0.003, "share of digits whose decision until=decision may change", 0, 0.999999
+    )
+    settling_outlier_share: float = setting(0.01, "the same of kept-back outliers", 0, 0.999999)
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,19 @@
 """`dropserve-train calibrate --images`: calibration of any network on its user's labelled data."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.arrays import Array
 from model.checkpoint import AnyCheckpoint, load_any_checkpoint, save_checkpoint
-from model.engines import build_engine
 from model.layered import InputSpec, LayeredNetwork
 from model.network import MLPConfig
-from model.uncertainty.calibration import apply_temperature
-from model.uncertainty.statistics import entropy
-from training.answers import predict_all, sample_all
-from training.calibrate import (
-    ESTIMATOR,
-    LEVELS,
-    PASSES,
-    SEED,
-    abstention_threshold,
-    fit_temperature,
-    least_probability,
-)
+from training.calibrate import fit
 from training.config import CalibrationRules
+from training.data import Images
 from training.errors import TrainingError
-from training.metrics import Labels, score
+from training.metrics import Labels
 
 _LEAST_INPUTS = 100
 
@@ -33,9 +21,10 @@ _LEAST_INPUTS = 100
 def calibrate_on(
     data: Path, checkpoint_path: Path, output: Path, rules: CalibrationRules
 ) -> AnyCheckpoint:
-    """Fits temperatures, thresholds and prediction sets on the data; writes the checkpoint.
+    """Fits all that `calibrate` does, on the data; writes the checkpoint.
 
-    The network must not have been trained on them.
+    The network must not have been trained on them. Outliers are not known for any network, so the
+    thresholds say nothing about them.
 
     Args:
         data: an .npz file; see `load_labelled`.
@@ -52,32 +41,7 @@ def calibrate_on(
     is_layered = isinstance(checkpoint.network, LayeredNetwork)
     spec = config.input if is_layered else _spec_of(config)  # type: ignore[union-attr, arg-type]
     inputs, labels = load_labelled(data, spec, config.labels)
-    engine = build_engine(checkpoint.network)
-    deterministic = predict_all(engine, inputs)
-    mc = sample_all(engine, inputs, passes=PASSES, seed=SEED)
-    fitted = {
-        "predict": _fit(deterministic, entropy(deterministic), labels, rules),
-        "mc": _fit(mc.mean, mc.predictive_entropy, labels, rules),
-    }
-    calibration = {
-        "temperature": fitted["predict"]["temperature"],
-        "mc_temperature": fitted["mc"]["temperature"],
-        "thresholds": {mode: each["threshold"] for mode, each in fitted.items()},
-        "conformal": {
-            str(level): {mode: each["quantiles"][level] for mode, each in fitted.items()}
-            for level in LEVELS
-        },
-        "fitted_with": {
-            "passes": PASSES,
-            "estimator": ESTIMATOR,
-            "images": len(labels),
-            "seed": SEED,
-            "rules": asdict(rules),
-        },
-    }
-    measured = {mode: each["measured"] for mode, each in fitted.items()}
-    metrics = {**checkpoint.metrics, "calibrated_validation": measured}
-    calibrated = replace(checkpoint, calibration=calibration, metrics=metrics)
+    calibrated = fit(checkpoint, Images(inputs, labels), {}, rules)
     return replace(calibrated, version=save_checkpoint(output, calibrated))
 
 
@@ -124,23 +88,3 @@ def load_labelled(path: Path, spec: InputSpec, names: tuple[str, ...]) -> tuple[
 
 def _spec_of(config: MLPConfig) -> InputSpec:
     return InputSpec(config.input_shape, "uint8")
-
-
-def _fit(probs: Array, uncertainty: Array, labels: Labels, rules: CalibrationRules) -> Any:
-    """Temperature, threshold and conformal quantiles of one mode, and its scores."""
-    temperature = fit_temperature(probs, labels)
-    probabilities = apply_temperature(probs, temperature)
-    wrong = probs.argmax(axis=1) != labels
-    threshold = abstention_threshold(uncertainty, wrong, rules)
-    scores = score(probabilities, labels)
-    measured = {"error": scores.error, "nll": scores.nll, "ece": scores.ece}
-    if threshold is not None:
-        accepted = uncertainty <= threshold
-        errors = (wrong & accepted).sum() / max(int(accepted.sum()), 1)
-        measured |= {"coverage": accepted.mean(), "accepted_error": errors}
-    return {
-        "temperature": temperature,
-        "threshold": threshold,
-        "quantiles": {level: least_probability(probabilities, labels, level) for level in LEVELS},
-        "measured": {name: round(float(value), 6) for name, value in measured.items()},
-    }

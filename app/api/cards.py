@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from app.inference.answers import NO_DECISION
+from model.uncertainty.calibration import with_missing
 
 if TYPE_CHECKING:
     from app.inference.pipeline import Predictor
@@ -12,6 +13,7 @@ def model_card(predictor: "Predictor") -> dict[str, Any]:
     """The checkpoint's own description, and the name that it is served under."""
     checkpoint = predictor.checkpoint
     card = {"name": predictor.name, "version": checkpoint.version, **checkpoint.card()}
+    card["calibration"] = with_missing(card["calibration"])
     if checkpoint.calibration["thresholds"]["mc"] is None:
         card["no_decision"] = NO_DECISION
     return card

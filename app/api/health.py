@@ -8,10 +8,17 @@ from app.api.cards import model_card, model_summary
 from app.api.dispatch import predictor_of
 from app.api.routes import MODEL_PREFIXES
 from app.errors import ErrorCode
-from app.schemas import ErrorBody, Health
+from app.schemas import ErrorBody, answer, describe
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
 router = APIRouter(tags=["operations"])
+
+
+@answer
+class Health:
+    """State of the server."""
+
+    status: str = describe("`live` or `ready`.")
 
 
 @router.get("/health/live", summary="Is the process alive?", response_model=Health)

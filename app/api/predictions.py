@@ -5,7 +5,7 @@ body) and take longer than the prediction. `app.api.bodies` reads every form; `a
 describes them.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,23 +16,21 @@ from starlette.types import Receive, Scope, Send
 from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
 from app.api.dispatch import answer_many, answer_one, check_one, predictor_of
-from app.api.openapi import (
-    describe_batch_route,
-    describe_image_route,
-    describe_stream_route,
-)
+from app.api.feedback import FeedbackCounter
+from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
 from app.api.routes import MODEL_PREFIXES, DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.encoding import encode_json
 from app.schemas import (
+    ErrorSummary,
+    FailedImage,
     McParameters,
     McPrediction,
-    McPredictionBatch,
     Prediction,
-    PredictionBatch,
     PredictParameters,
+    answer,
+    describe,
     error_body,
-    failed_image,
 )
 from app.telemetry.request_record import Timings
 
@@ -52,6 +50,20 @@ def _route(path: str, summary: str, description: dict[str, Any]) -> Callable[[En
         return endpoint
 
     return add
+
+
+@answer
+class PredictionBatch:
+    """Deterministic answers in the order of the images."""
+
+    predictions: Sequence[Prediction | FailedImage] = describe("One for each image.")
+
+
+@answer
+class McPredictionBatch:
+    """MC-dropout answers in the order of the images."""
+
+    predictions: Sequence[McPrediction | FailedImage] = describe("One for each image.")
 
 
 @_route("/predict", "Which digit is this?", describe_image_route(PredictParameters, Prediction))
@@ -120,7 +132,10 @@ async def _answer_one(request: Request, parameters_type: type[PredictParameters]
     image, parameters = await read_image_request(
         request, parameters_type, check, predictor_of(request).spec
     )
-    return JsonResponse(await answer_one(request, predictor_of(request), image, parameters))
+    found = await answer_one(request, predictor_of(request), image, parameters)
+    feedback: FeedbackCounter | None = request.app.state.feedback
+    headers = None if feedback is None else feedback.headers(found)
+    return JsonResponse(found, headers=headers)
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
@@ -132,10 +147,13 @@ async def _answer_batch(request: Request, parameters_type: type[PredictParameter
 
     images, parameters = await read_batch_request(request, parameters_type, check, predictor.spec)
     answers = await answer_many(request, predictor_of(request), images, parameters)
-    predictions = [
-        failed_image(answer) if isinstance(answer, ApiError) else answer for answer in answers
-    ]
+    predictions = [_failed_image(one) if isinstance(one, ApiError) else one for one in answers]
     return JsonResponse(PredictionBatch(predictions=predictions))
+
+
+def _failed_image(error: ApiError) -> FailedImage:
+    summary = ErrorSummary(code=error.code, message=error.message, param=error.param)
+    return FailedImage(error=summary)
 
 
 TimedAnswer = tuple[McPrediction, Timings]
@@ -147,8 +165,8 @@ async def _events(
     """The answers as server-sent events; only the last, with a reason to stop, is the result."""
     try:
         yield _event(first, state)
-        async for answer in answers:
-            yield _event(answer, state)
+        async for following in answers:
+            yield _event(following, state)
     except ApiError as error:
         yield _error_event(error, state)
     except Exception:
@@ -157,13 +175,13 @@ async def _events(
 
 
 def _event(timed: TimedAnswer, state: dict[str, Any]) -> bytes:
-    answer, state["timings"] = timed
-    return _encode_event("result" if answer.is_final else "estimate", answer)
+    found, state["timings"] = timed
+    return _encode_event("result" if found.is_final else "estimate", found)
 
 
 def _error_event(error: ApiError, state: dict[str, Any]) -> bytes:
     state["error_code"] = error.code  # the status, which says success, is sent already
-    return _encode_event("error", error_body(error, state["request_id"]))
+    return _encode_event("error", error_body(error, state["request_id"], state.get("trace_id")))
 
 
 def _encode_event(name: str, content: Any) -> bytes:

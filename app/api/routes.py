@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
-from app.telemetry.metrics import RouteLabels
+from app.telemetry.request_record import RouteLabels
 
 OTHER = "other"
 
@@ -48,6 +48,7 @@ TABLE = (
     ),
     RouteFacts("/v2/models/{model}/infer", is_prediction=True),
     RouteFacts("/v2/models/{model}/versions/{version}/infer", is_prediction=True),
+    RouteFacts("/feedback"),
     RouteFacts("/health/live", is_open=True),
     RouteFacts("/health/ready", is_open=True),
     RouteFacts("/model"),

@@ -17,6 +17,7 @@ def add_serve_command(commands: Commands) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from app.process.listening import bind_listeners
     from app.process.signals import hold_reloads
+    from app.telemetry.spans import check_spans
 
     given = {name: getattr(options, name) for name in Settings.model_fields}
     settings = load_settings(os.environ, given)
@@ -26,6 +27,7 @@ def _serve(options: argparse.Namespace) -> int:
         from app.api.auth import ApiKeys
 
         ApiKeys(keys_file)
+    check_spans(settings)
     # Only now, so that help, wrong settings and a port in use are answered at once.
     from app.inference.catalogue import find_models
     from app.inference.repository import load_models

@@ -12,7 +12,8 @@ declared in `app.schemas`; None is the server's default. Answers are the frozen 
 `app.schemas`, failures the exceptions of `app.client.errors`.
 
 A request that finds no server, a broken connection or a busy server is repeated: it changes nothing
-on the server.
+on the server. Feedback is counted once, however often it is sent: 409 `used_token` may mean that it
+was counted, and the answer lost.
 """
 
 import asyncio
@@ -195,6 +196,21 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
             response.close()
         reader.finish()
 
+    def feedback(self, answer: Prediction, *, label: int | str) -> bool:
+        """Sends which class the image really shows; the server counts it. See POST /feedback.
+
+        Args:
+            answer: of `predict` or `predict_mc`, up to 24 hours old.
+            label: the true class: its index, or its name.
+
+        Returns:
+            Whether the answer was right.
+
+        Raises:
+            ValueError: the answer carries no token.
+        """
+        return self._run(self._requests.feedback(answer, label))
+
     def model(self) -> dict[str, Any]:
         """The model card: GET /model, or of the model that the client asks."""
         return self._run(self._requests.model())
@@ -275,6 +291,10 @@ class AsyncDropserveClient(_Client[httpx.AsyncClient, httpx.AsyncBaseTransport])
         finally:
             await response.aclose()
         reader.finish()
+
+    async def feedback(self, answer: Prediction, *, label: int | str) -> bool:
+        """See `DropserveClient.feedback`."""
+        return await self._run(self._requests.feedback(answer, label))
 
     async def model(self) -> dict[str, Any]:
         """See `DropserveClient.model`."""

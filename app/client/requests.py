@@ -83,9 +83,22 @@ class Requests:
     def predict(self, answer_type: type[A], image: "Image", parameters: Parameters) -> Flow[A]:
         """The answer to one image."""
         response = yield from self._post_image(_PATHS[answer_type], image, parameters)
-        return read_response(
+        answer = read_response(
             response, lambda text: parse_answer(json.loads(text), text, answer_type)
         )
+        vars(answer)["_feedback_token"] = response.headers.get("x-feedback-token")
+        return answer
+
+    def feedback(self, answer: Prediction, label: int | str) -> Flow[bool]:
+        """Whether an answer was right, from its true class."""
+        if answer.feedback_token is None:
+            raise ValueError(
+                "this answer has no feedback token: those of a stream and of several images have "
+                "none, and the server needs DROPSERVE_FEEDBACK_SECRET"
+            )
+        body = {"token": answer.feedback_token, "label": label}  # the token names the model
+        response = yield from exchange(self._build("POST", "/feedback", json=body), self._policy)
+        return read_response(response, lambda text: bool(json.loads(text)["correct"]))
 
     def stream(self, image: "Image", parameters: Parameters) -> Flow[httpx.Response]:
         """The response whose body is the events of one image."""

@@ -13,6 +13,7 @@ from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from app.inference.answers import AnswerBuilder
     from app.inference.resources import Resources
 
 # A smaller request, or one that waits less, is answered before its caller can be seen to be gone.
@@ -27,16 +28,16 @@ class Admission:
     Args:
         shared: the scheduler and the reader.
         cost: what the network takes.
-        levels: of coverage that it has prediction sets for.
+        answers: of the network, which know what it is calibrated for.
         settings: the limits.
     """
 
     def __init__(
-        self, shared: "Resources", cost: NetworkCost, levels: Sequence[float], settings: Settings
+        self, shared: "Resources", cost: NetworkCost, answers: "AnswerBuilder", settings: Settings
     ) -> None:
         self.scheduler, self._reader = shared.scheduler, shared.reader
         self._network_cost = cost
-        self._levels = levels
+        self._answers = answers
         self._settings = settings
         self._is_closed = False
 
@@ -91,12 +92,11 @@ class Admission:
         """Counts a request as queued while the block lasts; refuses what cannot be answered.
 
         Raises:
-            ApiError: invalid_parameter, the checkpoint has no prediction sets for the coverage;
-                see also `Scheduler.check`.
+            ApiError: see `AnswerBuilder.check` and `Scheduler.check`.
         """
         if self._is_closed:
             raise ErrorCode.NOT_READY()
-        self._require_level(parameters)
+        self._answers.check(parameters)
         cost = self._cost(parameters) * len(images)
         before, timeout = self._reader.wait(decoding.cost), self._timeout(parameters)
         return self.scheduler.admit(cost, before=before, timeout=timeout)
@@ -107,15 +107,6 @@ class Admission:
         if isinstance(parameters, McParameters):
             return parameters.passes * cost.per_pass + cost.per_image
         return cost.deterministic
-
-    def _require_level(self, parameters: PredictParameters) -> None:
-        """Refuses a coverage that the checkpoint has no prediction sets for."""
-        if parameters.coverage is None or parameters.coverage in self._levels:
-            return
-        cure = f"one of this checkpoint's levels: {', '.join(map(str, self._levels))}"
-        if not self._levels:
-            cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
-        raise ErrorCode.INVALID_PARAMETER(f"coverage must be {cure}", param="coverage")
 
     def _timeout(self, parameters: PredictParameters) -> float:
         return (parameters.timeout_ms or self._settings.max_timeout_ms) / 1000

@@ -14,6 +14,7 @@ from model.engines.protocol import Prepared
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, sufficient_passes
 from model.sampling.masks import Passes, round_rate
+from model.sampling.settling import LOOKS, next_look
 
 # Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
 _DRAWN_SEED_BITS = 32
@@ -36,6 +37,10 @@ class Owner(Protocol):
 
     def answer(self, job: "Job") -> McPrediction:
         """The answer from the passes so far."""
+        ...
+
+    def has_settled(self, job: "Job") -> bool:
+        """Whether further passes would hardly change the decision; asked at each look."""
         ...
 
 
@@ -98,7 +103,8 @@ class Job:
     @property
     def next_stop(self) -> int:
         """The number of passes after which a partial result, a check or the answer is due."""
-        return min(self.done - self.done % self._stride + self._stride, self.passes.count)
+        stop = min(self.done - self.done % self._stride + self._stride, self.passes.count)
+        return stop if self.parameters.until is None else min(stop, next_look(self.done))
 
     @property
     def has_partial_result(self) -> bool:
@@ -124,3 +130,7 @@ class Job:
                 return
         if self.remaining == 0:
             self.stop_reason = "passes"
+        elif self.parameters.until is not None and self.done in LOOKS:
+            assert self.owner is not None
+            if self.owner.has_settled(self):
+                self.stop_reason = "decision"

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from app.inference.costs import IMAGE_COST, NetworkCost
 from app.inference.decoding import Image
 from app.inference.jobs import Job
 from app.inference.reading import PictureReader, Steps
+from app.inference.recording import AnswerRecorder
 from app.inference.resources import ROUND_SECONDS, Resources
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
@@ -29,8 +30,11 @@ from model.engines import build_engine
 from model.engines.protocol import predict_probs
 from model.engines.relu_mlp import ReluMlpEngine
 from model.layered import spec_of
-from model.literals import SIDE, Mode
+from model.literals import SIDE
 from model.sampling.masks import dropped_units
+
+if TYPE_CHECKING:
+    from app.inference.review import ReviewFolder
 
 T = TypeVar("T")
 
@@ -49,6 +53,7 @@ class Predictor(Admission):
         metrics: counts answers and passes, if not None.
         name: of the model; the checkpoint's own, if None.
         resources: what it shares with other predictors; without them it has its own.
+        review: keeps pictures for a person, if not None.
 
     Attributes:
         name: of the model.
@@ -64,6 +69,7 @@ class Predictor(Admission):
         *,
         name: str | None = None,
         resources: Resources | None = None,
+        review: "ReviewFolder | None" = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.name = checkpoint.name if name is None else name
@@ -71,13 +77,13 @@ class Predictor(Admission):
         self.engine = build_engine(checkpoint.network, settings.device, settings.precision)
         is_compiled = isinstance(self.engine, ReluMlpEngine)
         self.reproducible = None if is_compiled else "on one kind of processor"
-        self._answers = AnswerBuilder(checkpoint, self.name, self.reproducible)
+        answers = AnswerBuilder(checkpoint, self.name, self.reproducible)
         self._own = None if resources else Resources(settings, PictureReader(settings), metrics)
         shared = resources or self._own
         assert shared is not None
         cost = NetworkCost(checkpoint.network, self.engine, shared.unit)
-        super().__init__(shared, cost, self._answers.levels, settings)
-        self._metrics = metrics
+        super().__init__(shared, cost, answers, settings)
+        self._recorder = AnswerRecorder(self.name, self.spec, metrics, review)
 
     def warm_up(self) -> list[Prediction]:
         """Computes one answer of each kind, so that no caller pays for first times."""
@@ -109,7 +115,7 @@ class Predictor(Admission):
         Raises:
             ApiError: the request is refused, or the image has no answer.
         """
-        self._require_level(parameters)
+        self._answers.check(parameters)
         steps: Steps | None = {} if parameters.return_steps else None
         started = time.monotonic()
         read = self._reader.read_inline(image, parameters.preprocess, self.spec, steps)
@@ -126,7 +132,7 @@ class Predictor(Admission):
         else:
             answer = self._predict(read, parameters, steps)
         timings = Timings(decoded - started, 0.0, time.monotonic() - decoded)
-        self._count(answer)
+        self._recorder.note(image, parameters, answer)
         return answer, timings
 
     async def predict_mc(
@@ -145,7 +151,7 @@ class Predictor(Admission):
             (answer,), computing = await self._run([job], deadline, charge)
         if isinstance(answer, Exception):
             raise answer
-        self._count(answer)
+        self._recorder.note(image, parameters, answer)
         return answer, _timings(started, decoded, computing)
 
     async def stream_mc(
@@ -169,10 +175,10 @@ class Predictor(Admission):
                 async with aclosing(self.scheduler.stream(job, deadline, charge)) as answers:
                     async for answer, computing in answers:
                         if answer.is_final:
-                            self._count(answer)
+                            self._recorder.note(image, parameters, answer)
                         yield answer, _timings(started, decoded, computing)
             finally:
-                self._count_passes([job])
+                self._recorder.note_passes([job], self.scheduler.most_queued)
 
     async def predict_batch(
         self, images: Sequence[Image | ApiError], parameters: PredictParameters
@@ -211,8 +217,8 @@ class Predictor(Admission):
                 computing = time.monotonic() - decoded
         following = iter(answers)
         found = [one if isinstance(one, ApiError) else _own(next(following)) for one in read]
-        for answer in found:
-            self._count(answer)
+        for image, answer in zip(images, found, strict=True):
+            self._recorder.note(image, parameters, answer)
         return found, _timings(started, decoded, computing)
 
     async def _read(
@@ -278,7 +284,7 @@ class Predictor(Admission):
         try:
             return await self.scheduler.run(jobs, deadline, charge)
         finally:
-            self._count_passes(jobs)
+            self._recorder.note_passes(jobs, self.scheduler.most_queued)
 
     async def _prepare_masks(self, job: Job, deadline: float) -> None:
         """Prepares a job that would take too long on the event loop, in the thread."""
@@ -313,37 +319,9 @@ class Predictor(Admission):
         """The answer from the passes so far."""
         return self._answers.sampled(job)
 
-    def _count(self, answer: Prediction | ApiError) -> None:
-        if self._metrics is None:
-            return
-        if isinstance(answer, ApiError):
-            self._metrics.count_image_error(answer.code)
-            return
-        information = None
-        if isinstance(answer, McPrediction):
-            information = float(answer.mutual_information)
-        mode: Mode = "predict" if information is None else "mc"
-        self._metrics.models.count(self.name, mode)
-        self._metrics.count_answer(
-            mode,
-            answer.digit,
-            # NumPy's own scalars are slow to compare.
-            float(answer.confidence),
-            float(answer.predictive_entropy),
-            None if answer.decision is None else answer.decision.reason,
-            information,
-        )
-
-    def _count_passes(self, jobs: Sequence[Job]) -> None:
-        """Counts the passes of an ended request, computed or not."""
-        if self._metrics is None:
-            return
-        computed = sum(job.done for job in jobs)
-        spared = sum(job.remaining for job in jobs if job.is_finished)
-        cancelled = sum(job.remaining for job in jobs if not job.is_finished)
-        self._metrics.limit_queue(self.scheduler.most_queued)
-        self._metrics.models.count_passes(self.name, computed)
-        self._metrics.count_passes(computed=computed, spared=spared, cancelled=cancelled)
+    def has_settled(self, job: Job) -> bool:
+        """Whether further passes would hardly change the decision."""
+        return self._answers.has_settled(job)
 
 
 async def _in_turns(items: Sequence[T]) -> AsyncGenerator[T, None]:

@@ -7,6 +7,7 @@ import math
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from typing import get_args
 
 import numpy as np
 
@@ -17,11 +18,15 @@ from app.inference.memory import require_room
 from app.inference.pipeline import Predictor
 from app.inference.reading import PictureReader
 from app.inference.resources import Resources
+from app.inference.review import ReviewFolder
 from app.inference.served_checkpoint import load_servable
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
+from app.telemetry.model_counts import EntropyShares
 from model.checkpoint import DEFAULT_CHECKPOINT, AnyCheckpoint
 from model.errors import CheckpointError, ModelError
+from model.literals import Mode
+from model.uncertainty.calibration import read_entropy_shares
 
 # For requests that are still computed when their connections are gone.
 _CLOSING_SECONDS = 1.0
@@ -48,6 +53,7 @@ def load_predictor(
     checkpoint: AnyCheckpoint | None = None,
     metrics: Metrics | None = None,
     resources: Resources | None = None,
+    review: ReviewFolder | None = None,
     workers: int = 1,
 ) -> Predictor:
     """A predictor that is warm, and whose answers can be sent.
@@ -58,6 +64,7 @@ def load_predictor(
         checkpoint: the network, if it is read already.
         metrics: count what it does, if not None.
         resources: what it shares with others.
+        review: keeps pictures for a person, if not None.
         workers: processes that load it.
 
     Raises:
@@ -66,7 +73,9 @@ def load_predictor(
     if checkpoint is None:
         require_room(file.path, workers)
         checkpoint = load_servable(file.path)
-    predictor = Predictor(checkpoint, settings, metrics, name=file.name, resources=resources)
+    predictor = Predictor(
+        checkpoint, settings, metrics, name=file.name, resources=resources, review=review
+    )
     with np.errstate(all="ignore"):
         answers = predictor.warm_up()
     for answer in answers:
@@ -80,12 +89,15 @@ class ModelRepository:
     """Holds the predictors of the networks that are served, by name and version.
 
     Args:
-        settings: name the networks, and say how they predict.
+        settings: name the networks and the folder for review, and say how they predict.
         metrics: count what is served, if not None.
         find: names what is served; the settings do, if None.
 
     Attributes:
         catalogue: what is served.
+
+    Raises:
+        SettingsError: see `ReviewFolder`.
     """
 
     def __init__(
@@ -99,6 +111,7 @@ class ModelRepository:
         self._find = find or partial(find_models, settings)
         self._follows = find is not None
         self._resources = Resources(settings, PictureReader(settings), metrics)
+        self._review = ReviewFolder.of(settings)
         self._files: dict[ModelFile, Predictor] = {}
         self._models: dict[str, dict[str, Predictor]] = {}
         self._default: Predictor | None = None
@@ -239,9 +252,13 @@ class ModelRepository:
         """Serves nothing more; finishes what is queued."""
         self._default, self._models = None, {}
         await self._resources.close(_CLOSING_SECONDS)
+        if self._review is not None:
+            self._review.close()
 
     def _load(self, file: ModelFile, checkpoint: AnyCheckpoint | None = None) -> Predictor:
-        return load_predictor(self._settings, file, checkpoint, self._metrics, self._resources)
+        return load_predictor(
+            self._settings, file, checkpoint, self._metrics, self._resources, self._review
+        )
 
     async def _load_all(
         self, catalogue: Catalogue, kept: Collection[ModelFile]
@@ -281,10 +298,13 @@ class ModelRepository:
         self._default = models[catalogue.default][newest(models[catalogue.default])]
         if self._metrics is not None:
             served = {
-                name: versions[newest(versions)].checkpoint.version
-                for name, versions in models.items()
+                name: versions[newest(versions)].checkpoint for name, versions in models.items()
             }
-            self._metrics.serve_models(served, self._resources.scheduler.most_queued)
+            self._metrics.serve_models(
+                {name: checkpoint.version for name, checkpoint in served.items()},
+                self._resources.scheduler.most_queued,
+                {name: _entropy_shares(checkpoint) for name, checkpoint in served.items()},
+            )
         return [each for each in before if each not in self._files.values()]
 
     def _retire_later(self, old: list[Predictor]) -> None:
@@ -301,6 +321,11 @@ class ModelRepository:
             if (predictor := each()) is not None:
                 await predictor.close(_CLOSING_SECONDS)
         gc.collect()
+
+
+def _entropy_shares(checkpoint: AnyCheckpoint) -> EntropyShares:
+    read = ((mode, read_entropy_shares(checkpoint.calibration, mode)) for mode in get_args(Mode))
+    return {mode: shares for mode, shares in read if shares is not None}
 
 
 def _report(error: Exception) -> str:

@@ -88,7 +88,13 @@ def _serve_worker(
         signal.signal(sig, signal.SIG_IGN)
     metrics = None if row is None else row.open()
     find = partial(read_catalogue, catalogue)
-    app = create_app(settings, metrics=metrics, access_log=configure_logs(settings), find=find)
+    app = create_app(
+        settings,
+        find=find,
+        metrics=metrics,
+        access_log=configure_logs(settings),
+        used_tokens=None if row is None else row.path.with_name("used-tokens"),
+    )
     _WorkerServer(configure(settings, app), app, pipe, find).run(listeners)
     _exit(EXIT_FAILED)  # it did not serve
 

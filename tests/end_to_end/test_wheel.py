@@ -186,7 +186,7 @@ def test_a_type_checker_sees_the_types_of_the_client(
     program.write_text(
         "from dropserve.client import DropserveClient\n"
         "with DropserveClient() as client:\n"
-        "    reveal_type(client.predict('7.png').digit)\n"
+        "    reveal_type(client.predict('7.png').index)\n"
     )
     checker = (sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path, program.name)
     printed = run(*checker, cwd=project, env={"PYTHONPATH": str(installed)}).stdout
