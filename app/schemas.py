@@ -313,7 +313,7 @@ class McPrediction(Prediction):
     passes: int = describe("How many passes were computed.", not_in=[TENSORS, TABLE])
     stop_reason: literals.StopReason | None = describe(
         "`passes`: all were computed; `standard_error`: the mean was known well enough; "
-        "`decision`: it had settled, and the mean entropy is biased by some hundredths of a nat; "
+        "`decision`: it had settled, and the entropies are biased, downwards on average; "
         "null in a partial result of a stream.",
         not_in=[TENSORS, TABLE],
     )

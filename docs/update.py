@@ -158,13 +158,9 @@ def _target_errors() -> Rows:
     calibration = load_checkpoint(DEFAULT_CHECKPOINT).calibration
     yield "target error", "answers", "threshold, nats", "coverage", "confidence"
     kinds = {"predict": "without dropout", "mc": "with 50 passes"}
-    fitted = calibration.get("target_errors")
-    if fitted is None:
-        yield "none", "the committed network was calibrated before there was this", "", "", ""
-        return
     confidence = calibration["fitted_with"]["rules"]["confidence"]
     for kind, words in kinds.items():
-        for level, point in fitted[kind].items():
+        for level, point in calibration["target_errors"][kind].items():
             if point is not None:
                 shares = f"{point['coverage']:.2%}", f"{confidence:.0%}"
                 yield f"{float(level):.2%}", words, f"{point['threshold']:.4f}", *shares

@@ -10,6 +10,7 @@ All take `--checkpoint` and `--data-dir`; the last one also `--figure FILE.svg`.
 
 import argparse
 import gzip
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from model.arrays import Array
 from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
 from model.engines import build_engine
 from model.literals import ENTROPY_BOUNDS
+from model.sampling.settling import LOOKS
 from model.uncertainty.calibration import (
     Calibration,
     apply_temperature,
@@ -33,7 +35,7 @@ from training.answers import McAnswers, is_accepted, sample_all, sample_grid
 from training.calibrate import PASSES, SEED
 from training.config import CalibrationRules
 from training.corruption import blur, contrast, dots, lines, noise, spatter
-from training.data import Images, find_folder, load_images, parse_idx
+from training.data import DATA_DIR_VARIABLE, Images, find_folder, load_images, parse_idx
 from training.operating_points import entropy_shares, target_point
 from training.selection import upper_bound
 from training.settling import Answers, disagreements, looks_before
@@ -102,6 +104,13 @@ def report_until_decision(
 ) -> None:
     """Agreement with all passes, and the passes that it takes."""
     scales = read_settling(document)
+    for images, answers in sets.items():
+        few, many = (answers[count].predictive_entropy.mean() for count in (LOOKS[0], passes))
+        print(
+            f"{images}: mean entropy {few:.3f} nats with {LOOKS[0]} passes, {many:.3f} with "
+            f"{passes:,}",
+            flush=True,
+        )
     for target, scale in scales.items():
         name = "default" if target is None else f"{target:.1%}"
         for images, answers in sets.items():
@@ -223,8 +232,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures operating points.")
     parser.add_argument("what", choices=("target-errors", "until-decision", "without-labels"))
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    folder = os.environ.get(DATA_DIR_VARIABLE)
     parser.add_argument(
-        "--data-dir", type=Path, required=True, help="with mnist/, notmnist/, kmnist/"
+        "--data-dir",
+        type=Path,
+        default=folder,
+        required=folder is None,
+        help=f"with mnist/, notmnist/, kmnist/; by default that of {DATA_DIR_VARIABLE}",
     )
     parser.add_argument("--images", type=int, default=10_000, help="of each set, or shift")
     parser.add_argument("--figure", type=Path)
