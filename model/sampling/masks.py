@@ -20,9 +20,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Floats, KeepMasks
+from model.arrays import KeepMasks
 from model.compiling import compiled
 from model.literals import Estimator
+from model.sampling.sites import RATE_STEPS as RATE_STEPS
 from model.sampling.sites import DropoutSite as DropoutSite
 from model.sampling.sites import round_rate as round_rate
 
@@ -34,8 +35,6 @@ Words = NDArray[np.uint32]
 _INDEPENDENT, _BALANCED, _OFFSETS = 0, 1, 2
 _BLOCK_WORDS = 4
 _BLOCK_BYTES = 16
-# As `sites.RATE_STEPS`; but compiled code takes constants from files that have some.
-_BYTE_VALUES = 256
 _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -70,14 +69,8 @@ def rates(sites: Sequence[DropoutSite], dropout: float | None = None) -> list[fl
 @lru_cache(maxsize=32)
 def thresholds(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> Bytes:
     """Returns k for each unit of all sites: a byte below k drops it, (units,)."""
-    per_site = [round(rate * _BYTE_VALUES) for rate in rates(sites, dropout)]
+    per_site = [round(rate * RATE_STEPS) for rate in rates(sites, dropout)]
     return np.repeat(np.array(per_site, np.uint8), [site.units for site in sites])
-
-
-@lru_cache(maxsize=32)
-def scales(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> Floats:
-    """Returns 1 / (1 - rate) of each site, which preserves the expectation of kept units."""
-    return np.array([1 / (1 - rate) for rate in rates(sites, dropout)], np.float32)
 
 
 def draw_masks(
@@ -166,7 +159,7 @@ def draw_balanced(seed: int, thresholds: Bytes, keep: Bytes) -> None:
     left = np.empty(units, np.uint64)  # drops
     for unit in range(units):
         steps = thresholds[unit] * passes - offsets[unit]
-        left[unit] = max(-(-steps // _BYTE_VALUES), 0)
+        left[unit] = max(-(-steps // RATE_STEPS), 0)
     choices = np.empty(-(-units // _BLOCK_WORDS) * _BLOCK_WORDS, np.uint32)
     for t in range(passes):
         random_words(seed, t, _BALANCED, choices)
