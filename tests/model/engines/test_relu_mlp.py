@@ -135,7 +135,7 @@ def test_means_agree_with_torchs_own_dropout(cpu_engine: ReluMlpEngine) -> None:
 
 if __name__ == "__main__":
     # What else is compiled takes as long again.
-    compiling._MODULES = NEEDED
+    compiling._MODULES = NEEDED  # type: ignore[assignment]
     compiling._declared = [
         (function, signature)
         for function, signature in compiling._declared
