@@ -35,7 +35,7 @@ async def test_every_test_image_gets_the_digit_of_the_network_called_directly(
     files = [png(image) for image in pixels]
     served = []
     for start in range(0, len(files), BATCH):
-        parts = [("images", file) for file in files[start : start + BATCH]]
+        parts = [("file", ("digit.png", file)) for file in files[start : start + BATCH]]
         response = await client.post("/predict/batch", files=parts)
         served += [one["digit"] for one in response.json()["predictions"]]
     for file, digit in zip(files[:ALONE], served, strict=False):
