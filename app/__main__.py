@@ -30,6 +30,7 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     from app.cli.health import add_health_command
     from app.cli.new_key import add_new_key_command
     from app.cli.predict.command import add_predict_command
+    from app.cli.review import add_review_command
     from app.cli.score import add_score_command
     from app.cli.serve import add_serve_command
     from app.errors import EXIT_USAGE, UsageError
@@ -46,6 +47,7 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     add_new_key_command(commands)
     add_predict_command(commands)
     add_score_command(commands)
+    add_review_command(commands)
     add_bench_command(commands)
     options = parser.parse_args(arguments)
     try:

@@ -53,6 +53,8 @@ class ErrorCode(Enum):
         405,
         "this address does not take this method; the header Allow names those it takes",
     )
+    USED_TOKEN = 409, "this feedback is counted already; a token can be used once"
+    EXPIRED_TOKEN = 410, "the token is older than 24 hours; send feedback sooner"
     REQUEST_TIMEOUT = 408, "the request took too long to arrive; send it whole, without a pause"
     BODY_TOO_LARGE = 413, "the body is larger than this server accepts; send a smaller image"
     TOO_MANY_PIXELS = 413, "the image has more pixels than this server decodes; scale it down"
@@ -74,6 +76,10 @@ class ErrorCode(Enum):
         "a parameter has a value that it does not take; /docs lists the values",
     )
     UNKNOWN_PARAMETER = 422, "there is no such parameter; /docs lists those there are"
+    INVALID_TOKEN = (
+        422,
+        "this is no token of these servers; send the answer's header x-feedback-token as it is",
+    )
     INVALID_PIXELS = (
         422,
         "the pixels are not 28 rows of 28 integers from 0 to 255, where 255 is ink",

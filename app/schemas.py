@@ -51,6 +51,13 @@ class PredictParameters(BaseModel):
         "`calibration.conformal` in `GET /model`.",
         examples=[0.99, 0.995, 0.999],
     )
+    target_error: Annotated[float | None, MustBe("a level of the checkpoint")] = Field(
+        default=None,
+        description="Decide by the threshold that keeps the error among accepted digits to this "
+        "share, as far as the validation images show: one of the levels of "
+        "`calibration.target_errors` in `GET /model`.",
+        examples=[0.002, 0.005, 0.01],
+    )
     timeout_ms: Annotated[int | None, MustBe("a whole number from 1 to {max_timeout_ms}")] = Field(
         default=None,
         ge=1,
@@ -90,6 +97,13 @@ class McParameters(PredictParameters):
         allow_inf_nan=False,
         description="Stop as soon as the largest standard error of the mean is at most this, but "
         "not before 32 passes; `passes` is then the maximum. Independent masks only.",
+    )
+    until: Annotated[literals.Until | None, MustBe("decision")] = Field(
+        default=None,
+        description="`decision`: stop once further passes would hardly change the decision; "
+        "`passes` is then the maximum. Of images like the validation set's it differs for a share "
+        "of at most `calibration.until_decision.share`; for a single one nothing is promised. The "
+        "statistics of such a stop are biased. Independent masks only.",
     )
     return_passes: Annotated[bool, MustBe("true or false")] = Field(
         default=False,
@@ -161,11 +175,12 @@ class Sparse:
 
 
 @answer
-class ModelIdentity:
+class ModelIdentity(Sparse):
     """Which network answered."""
 
-    name: str = describe("The data set the network was trained on.")
+    name: str = describe("The model's name, by default the data set it was trained on.")
     version: str = describe("First 12 hexadecimal digits of the checkpoint's SHA-256.")
+    reproducible: str | None = describe("If torch computes: where a seed repeats.", default=None)
 
 
 @answer
@@ -183,6 +198,9 @@ class Decision(Sparse):
     )
     score: float = describe("Its value, nats.")
     threshold: float = describe("The largest score that is accepted, nats.")
+    coverage: float | None = describe(
+        "Only with `target_error`: the share of digits that its threshold accepts.", default=None
+    )
     boxes: Sequence[tuple[int, int, int, int]] | None = describe(
         "Only with `several_digits`: left, top, right and bottom of each digit, the last two "
         "exclusive, in pixels of the picture as it is seen upright.",
@@ -195,11 +213,19 @@ class Decision(Sparse):
         return self.outcome == "abstain"
 
 
+def index_name(labels: Sequence[str]) -> str:
+    """The field of an answer that has the index of the largest probability."""
+    return "digit" if list(labels) == list("0123456789") else "class_index"
+
+
 @answer
 class Prediction(Sparse):
     """A deterministic answer: dropout off."""
 
-    digit: int = describe("Index of the largest probability.")
+    digit: int | None = describe("Index of the largest probability, of digits.", default=None)
+    class_index: int | None = describe(
+        "The same, where the labels are no digits.", not_in=[CSV, TABLE], default=None
+    )
     label: str = describe("The checkpoint's name for it.", not_in=[TENSORS])
     confidence: float = describe("The largest probability.", not_in=[TENSORS])
     probabilities: Floats = describe(
@@ -214,6 +240,9 @@ class Prediction(Sparse):
         "Accept or abstain; null while the checkpoint has no threshold, and with `dropout`."
     )
     model: ModelIdentity = describe("Which network answered.", not_in=[TENSORS, TABLE])
+    no_decision: str | None = describe(
+        "Only without a threshold: how to get one.", not_in=[CSV, TENSORS, TABLE], default=None
+    )
     prediction_set: Sequence[int] | None = describe(
         "Only with `coverage`: indices of the classes that the answer may be, the likeliest first.",
         axes=["set"],
@@ -221,7 +250,7 @@ class Prediction(Sparse):
         default=None,
     )
     input: Sequence[Integers] | None = describe(
-        "Only with `return_input`: 28 rows of 28 values, 0 to 255, ink is 255.",
+        "Only with `return_input`: what the network saw; of digits 28 rows of 28, 0 to 255.",
         axes=["row", "column"],
         not_in=[CSV, TENSORS, TABLE],
         default=None,
@@ -234,10 +263,21 @@ class Prediction(Sparse):
     )
 
     @property
+    def index(self) -> int:
+        """Of the largest probability, whatever the labels are."""
+        return cast(int, self.digit if self.class_index is None else self.class_index)
+
+    @property
     def raw(self) -> str:
         """What the client received: the answer's JSON, byte for byte as the server wrote it."""
         text: str = self.__dict__.get("_raw", "")
         return text
+
+    @property
+    def feedback_token(self) -> str | None:
+        """What the client received: the header `x-feedback-token`, if there was one."""
+        token: str | None = self.__dict__.get("_feedback_token")
+        return token
 
     @property
     def extra(self) -> Mapping[str, Any]:
@@ -272,8 +312,9 @@ class McPrediction(Prediction):
     votes: Integers = describe("How many passes chose each class.", axes="C")
     passes: int = describe("How many passes were computed.", not_in=[TENSORS, TABLE])
     stop_reason: literals.StopReason | None = describe(
-        "`passes`: all were computed; `standard_error`: the mean was known well enough; null in "
-        "a partial result of a stream.",
+        "`passes`: all were computed; `standard_error`: the mean was known well enough; "
+        "`decision`: it had settled, and the entropies are biased, downwards on average; "
+        "null in a partial result of a stream.",
         not_in=[TENSORS, TABLE],
     )
     seed: int = describe("The seed of the masks; send it to get the same answer again.")
@@ -319,6 +360,9 @@ class ErrorDetail(Sparse, ErrorSummary):
     """What went wrong."""
 
     request_id: str | None = describe("The same as in the header x-request-id.")
+    trace_id: str | None = describe(
+        "Only with the header `traceparent`: the id of its trace.", default=None
+    )
     steps: Mapping[str, str] | None = describe(
         "Only with `return_steps`, of a picture in which no digit was found: see the answer's.",
         default=None,
@@ -339,7 +383,7 @@ class FailedImage:
     error: ErrorSummary = describe("What went wrong; it has no request id, as no success has one.")
 
 
-def error_body(error: ApiError, request_id: str | None) -> ErrorBody:
+def error_body(error: ApiError, request_id: str | None, trace_id: str | None = None) -> ErrorBody:
     """The one error shape; without a request id outside of any request."""
     fields: dict[str, Any] = {
         "code": error.code,
@@ -347,33 +391,8 @@ def error_body(error: ApiError, request_id: str | None) -> ErrorBody:
         "param": error.param,
         "request_id": request_id,
     }
+    if trace_id is not None:
+        fields["trace_id"] = trace_id
     if error.steps is not None:
         fields["steps"] = error.steps
     return ErrorBody(error=ErrorDetail.of(fields))
-
-
-def failed_image(error: ApiError) -> FailedImage:
-    """The entry of an image in a batch that has no answer."""
-    summary = ErrorSummary(code=error.code, message=error.message, param=error.param)
-    return FailedImage(error=summary)
-
-
-@answer
-class PredictionBatch:
-    """Deterministic answers in the order of the images."""
-
-    predictions: Sequence[Prediction | FailedImage] = describe("One for each image.")
-
-
-@answer
-class McPredictionBatch:
-    """MC-dropout answers in the order of the images."""
-
-    predictions: Sequence[McPrediction | FailedImage] = describe("One for each image.")
-
-
-@answer
-class Health:
-    """State of the server."""
-
-    status: str = describe("`live` or `ready`.")

@@ -6,9 +6,18 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 PREFIX = "DROPSERVE_"
 # Variables of training, tests and `predict`, which the server must not take for typing errors.
@@ -24,6 +33,10 @@ _RETIRED = MappingProxyType(
 # Kubernetes injects these into every container for a Service named `dropserve`.
 _KUBERNETES_NAME = re.compile(r"(.*_)?SERVICE_HOST|(.*_)?SERVICE_PORT(_.*)?|(.*_)?PORT_\d+_.*")
 _KUBERNETES_VALUE = "tcp://"
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MC_SUFFIX = "-mc"
+# Each names what is served, so that only one of them is given.
+_SOURCES = ("checkpoint", "models", "model")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 logger = logging.getLogger("dropserve")
@@ -34,6 +47,8 @@ class SettingsError(Exception):
 
 
 def _split(value: Any) -> Any:
+    if isinstance(value, list):  # of an option that is given several times
+        value = ",".join(value)
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -45,6 +60,28 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def check_model_name(name: str) -> None:
+    """Raises a ValueError that says what the name of a model must be."""
+    if name.endswith(_MC_SUFFIX):
+        raise ValueError(
+            f"the name of a model cannot end in {_MC_SUFFIX}, which V2 clients append for dropout"
+        )
+    if not _MODEL_NAME.fullmatch(name):
+        raise ValueError(
+            "the name of a model has up to 64 letters, digits, dots, hyphens and underscores, and "
+            "begins with a letter or a digit"
+        )
+
+
+def _check_model(model: str) -> str:
+    name, _, path = model.partition("=")
+    if not path:
+        raise ValueError("a model is given as NAME=FILE")
+    check_model_name(name)
+    return model
+
+
+_Model = Annotated[str, AfterValidator(_check_model)]
 _Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
@@ -63,7 +100,21 @@ class Settings(BaseModel):
     )
     port: int = _setting(8000, "Port to listen on; 0 takes a free one", ge=0, le=65535)
     checkpoint: Path | None = _setting(
-        None, "Path of the checkpoint to serve; if unset, the committed one"
+        None, "Path of the checkpoint to serve; if unset, the committed ones"
+    )
+    models: Path | None = _setting(
+        None,
+        "Folder of the checkpoints to serve, DIR/NAME/VERSION/model.safetensors; of each name the "
+        "highest version answers where none is asked for",
+    )
+    model: Annotated[tuple[_Model, ...], BeforeValidator(_split)] = _setting(
+        (),
+        "Checkpoints to serve, NAME=FILE, separated by commas; the option can be given several "
+        "times",
+    )
+    default_model: str | None = _setting(
+        None,
+        "Name of the model that the short routes such as /predict are for; if unset, the first",
     )
     device: str = _setting(
         "cpu",
@@ -117,6 +168,11 @@ class Settings(BaseModel):
         "File with the digests of the API keys, which `dropserve new-key` prints; if unset, no key "
         "is required",
     )
+    admin_keys_file: Path | None = _setting(
+        None,
+        "File with the digests of the keys that load and unload models, in the form of "
+        "DROPSERVE_API_KEYS_FILE; if unset, nobody can",
+    )
     metrics_need_key: bool = _setting(
         True, "Whether /metrics requires an API key, if other routes do"
     )
@@ -126,6 +182,28 @@ class Settings(BaseModel):
         "https://example.org; * allows all",
     )
     metrics: bool = _setting(True, "Whether to serve metrics for Prometheus at /metrics")
+    feedback_secret: Annotated[SecretStr, Field(min_length=16)] | None = _setting(
+        None,
+        "Signs the tokens with which clients send feedback, at least 16 characters, the same on "
+        "all replicas; if unset, answers carry no tokens",
+    )
+    review_dir: Path | None = _setting(
+        None,
+        "Folder in which pictures that were abstained from are kept, with their answers, for "
+        "dropserve review; if unset, no picture is stored",
+    )
+    review_bytes: int = _setting(
+        100 * 2**20, "Most bytes in the review folder; the oldest pictures give way", ge=2**16
+    )
+    audit_share: float = _setting(
+        0.0, "Share of accepted pictures that are kept for review, too, at random", ge=0, le=1
+    )
+    otlp_endpoint: str | None = _setting(
+        None,
+        "Address of an OpenTelemetry collector, OTLP over HTTP, such as http://127.0.0.1:4318, for "
+        "the spans of sampled traces; needs the extra otel",
+        min_length=1,
+    )
     log_format: Literal["auto", "json", "console"] = _setting(
         "auto",
         "Log format: json, console, or auto, which is console on a terminal and json elsewhere",
@@ -134,6 +212,15 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "Lowest level that is logged: debug, info, warning or error"
     )
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        given = [name for name in _SOURCES if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} cannot be combined; give one of them")
+        if len({each.partition("=")[0] for each in self.model}) < len(self.model):
+            raise ValueError("model has a name twice")
+        return self
 
 
 def load_settings(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Settings:
@@ -165,12 +252,15 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any] | None 
             raise SettingsError(
                 f"unknown setting {variable}; the nearest known one is {PREFIX}{nearest}"
             )
-    values |= {name: value for name, value in (options or {}).items() if value is not None}
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    if not given.keys().isdisjoint(_SOURCES):
+        values = {name: value for name, value in values.items() if name not in _SOURCES}
+    values |= given
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = str(first["loc"][0])
+        name = str((first["loc"] or ("model",))[0])
         raise SettingsError(
             f"{PREFIX}{name.upper()} (--{name.replace('_', '-')}): {first['msg']}"
         ) from error

@@ -152,6 +152,20 @@ def _v2_outputs() -> Rows:
         yield f"`{output['name']}`", output["datatype"], f"[{shape}]", models
 
 
+def _target_errors() -> Rows:
+    from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+
+    calibration = load_checkpoint(DEFAULT_CHECKPOINT).calibration
+    yield "target error", "answers", "threshold, nats", "coverage", "confidence"
+    kinds = {"predict": "without dropout", "mc": "with 50 passes"}
+    confidence = calibration["fitted_with"]["rules"]["confidence"]
+    for kind, words in kinds.items():
+        for level, point in calibration["target_errors"][kind].items():
+            if point is not None:
+                shares = f"{point['coverage']:.2%}", f"{confidence:.0%}"
+                yield f"{float(level):.2%}", words, f"{point['threshold']:.4f}", *shares
+
+
 TABLES = {
     "answer": _answer,
     "decision": _decision,
@@ -159,6 +173,7 @@ TABLES = {
     "parameters": _parameters,
     "routes": _routes,
     "settings": _settings,
+    "target-errors": _target_errors,
     "v2-outputs": _v2_outputs,
 }
 
@@ -196,6 +211,8 @@ def _values(schema: Mapping[str, Any]) -> str:
     """What a parameter may be: a range, a choice, or examples."""
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if schema["type"] == "boolean":
         return "`true`, `false`"
     if "examples" in schema:

@@ -1,5 +1,7 @@
 """Checkpoint files: the weights as safetensors, and one JSON document that describes the network.
 
+Format 1 holds an MLP for images; format 2 holds any network of `model.layered`.
+
 Files are written atomically and loaded strictly, without pickle. Identical trainings give identical
 files: the JSON is canonical, contains no time, and is the only metadata key, since safetensors
 writes several keys in random order.
@@ -11,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
@@ -21,15 +23,24 @@ from model.arrays import Floats
 from model.errors import CheckpointError, ShapeError
 from model.files import DEFAULT_CHECKPOINT as DEFAULT_CHECKPOINT
 from model.files import read_bounded, write_atomically
+from model.layered import LayeredConfig, LayeredNetwork, layered_config_from
 from model.literals import Mode
 from model.network import MLP, Linear, MLPConfig
-from model.uncertainty.calibration import read_calibration
+from model.uncertainty.calibration import (
+    read_calibration,
+    read_entropy_shares,
+    read_settling,
+)
 
-FORMAT_VERSION = 1
+Network: TypeAlias = MLP | LayeredNetwork
+
+FORMAT_VERSIONS = {MLP: 1, LayeredNetwork: 2}
 METADATA_KEY = "dropserve"
 VERSION_DIGITS = 12
 # Of a file: 64 million weights, a hundred times as many as the committed network has.
 MOST_BYTES = 256 * 2**20
+# Of the description, which names at most a thousand layers.
+MOST_HEADER_BYTES = 8 * 2**20
 
 _FLOAT32 = "F32"  # as safetensors names it
 
@@ -46,7 +57,7 @@ def no_calibration() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class AnyCheckpoint:
     """A network and its description.
 
     Attributes:
@@ -59,7 +70,7 @@ class Checkpoint:
         version: the first 12 hexadecimal digits of the file's SHA-256; empty before it is saved.
     """
 
-    network: MLP
+    network: Network
     calibration: Mapping[str, Any] = field(default_factory=no_calibration)
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -71,34 +82,31 @@ class Checkpoint:
 
     def card(self) -> dict[str, Any]:
         """Returns the JSON document inside the file, which `GET /model` shows."""
-        config = asdict(self.network.config)
-        # Recorded only if it is not ReLU, so that files of ReLU networks keep their bytes.
-        if config["activation"] == "relu":
-            del config["activation"]
-        if config["input_dropout_rate"] == 0:
-            del config["input_dropout_rate"]
         return {
-            "format_version": FORMAT_VERSION,
-            "config": config,
+            "format_version": FORMAT_VERSIONS[type(self.network)],
+            "config": _describe(self.network.config),
             "calibration": dict(self.calibration),
             "training": dict(self.training),
             "metrics": dict(self.metrics),
         }
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
+@dataclass(frozen=True)
+class Checkpoint(AnyCheckpoint):
+    """An MLP for images, which training makes, and its description."""
+
+    network: MLP
+
+
+def save_checkpoint(path: Path, checkpoint: AnyCheckpoint) -> str:
     """Writes a checkpoint atomically: a reader sees the old file or the whole new one.
 
     Returns:
         The version of the written file.
     """
-    tensors = {
-        name: np.ascontiguousarray(array)
-        for layer, names in zip(
-            checkpoint.network.layers, _tensor_names(checkpoint.network.config), strict=True
-        )
-        for name, array in zip(names, layer, strict=True)
-    }
+    network = checkpoint.network
+    tensors = network.tensors if isinstance(network, LayeredNetwork) else _tensors_of(network)
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     document = json.dumps(checkpoint.card(), sort_keys=True, separators=(",", ":"), allow_nan=False)
     content = save_tensors(tensors, metadata={METADATA_KEY: document})
     write_atomically(path, content)
@@ -106,6 +114,23 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads the checkpoint of an MLP for images; see `load_any_checkpoint`.
+
+    Raises:
+        CheckpointError: the file cannot be used, or holds another network.
+    """
+    found = load_any_checkpoint(path)
+    if isinstance(found.network, LayeredNetwork):
+        raise CheckpointError(
+            f"the checkpoint {path} holds an imported network of other layers or inputs, "
+            "which this command cannot use"
+        )
+    return Checkpoint(
+        found.network, found.calibration, found.training, found.metrics, found.version
+    )
+
+
+def load_any_checkpoint(path: Path) -> AnyCheckpoint:
     """Reads a checkpoint, and checks that the tensors fit the description.
 
     Raises:
@@ -116,12 +141,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = read_checkpoint_file(path)
     card, tensors = _parse(path, content)
     try:
-        config = _config_from(card["config"])
+        is_layered = card["format_version"] == FORMAT_VERSIONS[LayeredNetwork]
+        read_config = layered_config_from if is_layered else _config_from
+        config = read_config(card["config"])
         calibration, training, metrics = (
             _object_from(card, key) for key in ("calibration", "training", "metrics")
         )
         for mode in get_args(Mode):
             read_calibration(calibration, mode)
+            read_entropy_shares(calibration, mode)
+        read_settling(calibration)
         for row in calibration.get("by_passes", ()):
             read_calibration(calibration, "mc", row["passes"])
     except KeyError as error:
@@ -131,12 +160,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"the checkpoint {path} has a damaged description: {_one_line(error)}"
         ) from error
     _check_tensors(path, tensors, config)
-    layers = tuple(
-        Linear(*(_float32_array(tensors[name]) for name in names))
-        for names in _tensor_names(config)
-    )
-    network = MLP(config, layers)
-    return Checkpoint(network, calibration, training, metrics, _version(content))
+    arrays = {name: _float32_array(tensor) for name, tensor in tensors.items()}
+    network: Network
+    if isinstance(config, LayeredConfig):
+        network = LayeredNetwork(config, arrays)
+    else:
+        named = _tensor_names(config)
+        network = MLP(config, tuple(Linear(arrays[w], arrays[b]) for w, b in named))
+    return AnyCheckpoint(network, calibration, training, metrics, _version(content))
 
 
 def read_checkpoint_file(path: Path) -> bytes:
@@ -153,6 +184,11 @@ def read_checkpoint_file(path: Path) -> bytes:
 
 def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Returns the JSON document of a file, and each tensor's dtype, shape and bytes."""
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    if MOST_HEADER_BYTES < header_end <= len(content):
+        raise CheckpointError(
+            f"the checkpoint {path} has a description of more than {MOST_HEADER_BYTES:,} bytes"
+        )
     try:
         tensors = dict(deserialize(content))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
@@ -166,7 +202,6 @@ def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, dict[s
             f"the checkpoint {path} is truncated or no safetensors file: {_one_line(error)}"
         ) from error
     # The header is valid, or its tensors could not have been read.
-    header_end = 8 + int.from_bytes(content[:8], "little")
     try:
         header = json.loads(content[8:header_end])
         card = json.loads(header["__metadata__"][METADATA_KEY])
@@ -174,9 +209,10 @@ def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, dict[s
         raise CheckpointError(
             f"the checkpoint {path} was not written by dropserve-train"
         ) from error
-    if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
+    known = list(FORMAT_VERSIONS.values())
+    if not isinstance(card, dict) or card.get("format_version") not in known:
         raise CheckpointError(
-            f"the checkpoint {path} has another format_version than {FORMAT_VERSION}"
+            f"the checkpoint {path} has another format_version than {' or '.join(map(str, known))}"
         )
     return card, tensors
 
@@ -208,17 +244,47 @@ def _config_from(document: Mapping[str, Any]) -> MLPConfig:
     )
 
 
+def _describe(config: MLPConfig | LayeredConfig) -> dict[str, Any]:
+    if isinstance(config, LayeredConfig):
+        return config.describe()
+    described = asdict(config)
+    # Recorded only if it is not ReLU, so that files of ReLU networks keep their bytes.
+    if described["activation"] == "relu":
+        del described["activation"]
+    if described["input_dropout_rate"] == 0:
+        del described["input_dropout_rate"]
+    return described
+
+
+def _tensors_of(network: MLP) -> dict[str, Floats]:
+    names = _tensor_names(network.config)
+    return {
+        name: array
+        for pair, layer in zip(names, network.layers, strict=True)
+        for name, array in zip(pair, layer, strict=True)
+    }
+
+
 def _tensor_names(config: MLPConfig) -> list[tuple[str, str]]:
     """The names of each layer's weights and biases in a file."""
     numbers = range(len(config.layer_sizes) - 1)
     return [(f"layers.{number}.weight", f"layers.{number}.bias") for number in numbers]
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Mapping[str, Any]], config: MLPConfig) -> None:
-    """Compares what the file has with the description, before anything is allocated for it."""
+def _expected_shapes(config: MLPConfig | LayeredConfig) -> dict[str, tuple[int, ...]]:
+    if isinstance(config, LayeredConfig):
+        return config.tensor_shapes
     expected: dict[str, tuple[int, ...]] = {}
     for (weight, bias), shape in zip(_tensor_names(config), config.layer_shapes, strict=True):
         expected |= {weight: shape, bias: shape[:1]}
+    return expected
+
+
+def _check_tensors(
+    path: Path, tensors: Mapping[str, Mapping[str, Any]], config: MLPConfig | LayeredConfig
+) -> None:
+    """Compares what the file has with the description, before anything is allocated for it."""
+    expected = _expected_shapes(config)
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
             raise CheckpointError(f"the checkpoint {path} lacks the tensor {name}")

@@ -57,6 +57,7 @@ _V3 = ("avx2", "bmi", "bmi2", "cx16", "f16c", "fma", "lzcnt", "movbe", "popcnt",
 
 _declared: list[tuple[Any, str]] = []
 _sources = {__file__}
+_constants: set[tuple[str, int | float]] = set()  # which may come from other files
 _lock = threading.Lock()
 
 
@@ -85,6 +86,9 @@ def compiled(signature: str = "") -> Callable[[F], F]:
 
     def declare(function: F) -> F:
         _sources.add(function.__code__.co_filename)
+        for name in function.__code__.co_names:
+            if isinstance(value := function.__globals__.get(name), int | float):
+                _constants.add((name, value))
         made: F = numba.njit(nogil=True, error_model="numpy")(function)
         if signature and not config.DISABLE_JIT:
             _declared.append((made, signature))
@@ -175,7 +179,7 @@ def _folder_name() -> str:
     """By what the code depends on: all sources, since a function may call those of other files."""
     settings = config.CPU_NAME, config.CPU_FEATURES, config.OPT, config.BOUNDSCHECK
     versions = numba.__version__, sys.implementation.cache_tag, llvm.get_process_triple()
-    digest = hashlib.sha256(repr((settings, versions)).encode())
+    digest = hashlib.sha256(repr((settings, versions, sorted(_constants))).encode())
     for source in sorted(_sources):
         digest.update(Path(source).read_bytes())
     return f"{config.CPU_NAME}-{digest.hexdigest()[:16]}"

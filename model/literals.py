@@ -14,6 +14,15 @@ MAX_SEED = 2**53 - 1
 # Activation function of the hidden layers.
 Activation = Literal["relu", "linear"]
 
+# Where an input of three dimensions has its channels.
+Channels = Literal["first", "last"]
+
+# What requests send for one number of a network's input.
+InputType = Literal["uint8", "float32"]
+
+# `digit` makes MNIST's pixels of any picture; `none` takes a network's inputs as they are.
+Preparation = Literal["digit", "none"]
+
 # How the dropout masks of the passes are drawn; see `model.sampling.masks`.
 Estimator = Literal["independent", "balanced"]
 
@@ -33,5 +42,16 @@ Precision = Literal["float32", "bfloat16"]
 # `auto` finds the ink in any picture; `none` takes a 28x28 image as it is.
 Preprocess = Literal["auto", "none"]
 
-# Why sampling stopped: all passes were computed, or the target standard error was reached.
-StopReason = Literal["passes", "standard_error"]
+# Why sampling stopped: all passes were computed, the target standard error was reached, or the
+# decision had settled.
+StopReason = Literal["passes", "standard_error", "decision"]
+
+# What may end sampling early, besides a standard error.
+Until = Literal["decision"]
+
+# Upper bounds of the buckets of a histogram of predictive entropy, nats: `/metrics` counts by them,
+# and a checkpoint holds the shares of the validation images.
+ENTROPY_BOUNDS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8),
+    *(1.0, 1.5, 2.0, 2.302),
+)

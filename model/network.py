@@ -9,7 +9,7 @@ import numpy as np
 from model.arrays import Floats, Pixels
 from model.errors import ShapeError
 from model.literals import Activation
-from model.sampling.masks import DropoutSite, round_rate
+from model.sampling.sites import DropoutSite, round_rate
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,12 @@ def commands_of(page: str) -> list[tuple[str, str]]:
 
 # Every command once: a page may repeat what another one says.
 COMMANDS = dict(pair for page in [*PAGES, "CONTRIBUTING.md"] for pair in commands_of(page))
-# Those of the native API; the protocol's own page has its tests.
-CURLS = [pair for pair in COMMANDS.items() if pair[0].startswith("curl") and "/v2/" not in pair[0]]
+# Those of the committed network's native API; the other pages have their own tests.
+CURLS = [
+    pair
+    for pair in COMMANDS.items()
+    if pair[0].startswith("curl") and "/v2/" not in pair[0] and "/models/" not in pair[0]
+]
 
 
 def command_for(what: str) -> str:

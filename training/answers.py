@@ -1,7 +1,7 @@
 """A checkpoint's answers to many images: what calibration fits and the report measures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,12 @@ class McAnswers:
             mutual_information=np.array([each.mutual_information for each in summaries]),
             variation_ratio=np.array([1 - each.votes.max() / passes for each in summaries]),
         )
+
+    @classmethod
+    def join(cls, parts: Sequence["McAnswers"]) -> "McAnswers":
+        """The answers to all images of the parts."""
+        names = [each.name for each in fields(cls)]
+        return cls(**{n: np.concatenate([getattr(each, n) for each in parts]) for n in names})
 
 
 def predict_all(engine: Engine, pixels: Pixels) -> Array:

@@ -10,27 +10,29 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.stats import beta
 
 from model.arrays import Array
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import AnyCheckpoint, Checkpoint, load_checkpoint, save_checkpoint
 from model.engines import build_engine
-from model.engines.protocol import Engine
 from model.errors import CheckpointError
-from model.literals import Estimator
+from model.literals import ENTROPY_BOUNDS, Estimator
 from model.uncertainty.calibration import apply_temperature
 from model.uncertainty.statistics import entropy
-from training.answers import Pixels, dataset_of, predict_all, sample_all, sample_grid
+from training.answers import McAnswers, Pixels, dataset_of, predict_all, sample_grid
 from training.config import CalibrateOptions, CalibrationRules
 from training.data import Images, load_images
 from training.metrics import Labels, Wrong, auroc, negative_log_likelihood, score
+from training.operating_points import Point, entropy_shares, target_points
 from training.outliers import KEPT_BACK, kinds_for, make_unfamiliar
 from training.pool import load_pool
+from training.selection import STORED_DIGITS, between, upper_bound
+from training.settling import fit_settling, looks_before
+
+C = TypeVar("C", bound=AnyCheckpoint)
 
 # Numbers of passes; between them a server interpolates. `PASSES` is the one of `fitted_with`.
 GRID = (1, 2, 3, 5, 10, 20, 50, 100, 200, 1000)
@@ -43,8 +45,6 @@ UNFAMILIAR_PER_KIND = 500
 # The threshold's sequence of tests begins where this share of the digits is accepted.
 _FIRST_SHARE = 0.5
 _LEAST_TEMPERATURE, _LARGEST_TEMPERATURE = 0.05, 20.0
-# Significant digits of stored numbers: more are noise, and differ between machines.
-_DIGITS = 4
 
 
 def calibrate(options: CalibrateOptions, rules: CalibrationRules) -> Checkpoint:
@@ -80,25 +80,32 @@ def make_kept_back(validation: Images) -> dict[str, Pixels]:
 
 
 def fit(
-    checkpoint: Checkpoint,
+    checkpoint: C,
     validation: Images,
     kept_back: Mapping[str, Pixels],
     rules: CalibrationRules,
-) -> Checkpoint:
+) -> C:
     """The checkpoint with its calibration, and with what it does to outliers, per kind."""
     labels, engine = validation.labels, build_engine(checkpoint.network)
     deterministic = predict_all(engine, validation.pixels)
     plain = _fit_kind(deterministic, entropy(deterministic), None, labels, rules)
     grid = sorted({*GRID, PASSES})
+    looks = sorted({*grid, *looks_before(grid[-1])})
+    answers = sample_grid(engine, validation.pixels, looks, seed=SEED)
+    outliers = {
+        name: sample_grid(engine, pixels, looks, seed=SEED + len(validation))
+        for name, pixels in kept_back.items()
+    }
     by_passes = {
         passes: _fit_kind(
             found.mean, found.predictive_entropy, found.mutual_information, labels, rules
         )
-        for passes, found in sample_grid(engine, validation.pixels, grid, seed=SEED).items()
+        for passes, found in answers.items()
+        if passes in grid
     }
     mc = by_passes[PASSES]
     _report_missing(plain, by_passes)
-    calibration = {
+    calibration: dict[str, Any] = {
         "temperature": plain.temperature,
         "mc_temperature": mc.temperature,
         "thresholds": {"predict": plain.threshold, "mc": mc.threshold},
@@ -107,6 +114,12 @@ def fit(
             for level in LEVELS
         },
         "by_passes": [{"passes": passes, **each.row()} for passes, each in by_passes.items()],
+        "target_errors": {"predict": plain.target_errors, "mc": mc.target_errors},
+        "entropy_histogram": {
+            "bounds": list(ENTROPY_BOUNDS),
+            "predict": entropy_shares(entropy(deterministic)),
+            "mc": entropy_shares(answers[PASSES].predictive_entropy),
+        },
         "fitted_with": {
             "passes": PASSES,
             "estimator": ESTIMATOR,
@@ -115,8 +128,18 @@ def fit(
             "rules": asdict(rules),
         },
     }
+    joined = None
+    if outliers:
+        joined = {
+            look: McAnswers.join([each[look] for each in outliers.values()]) for look in looks
+        }
+    references = [passes for passes in grid if passes >= PASSES]
+    calibration["until_decision"] = fit_settling(calibration, answers, joined, references, rules)
     measured = {"predict": plain.measured, "mc": mc.measured}
-    measured["kept_back"] = _measure_kept_back(engine, validation, kept_back, mc)
+    measured["kept_back"] = {
+        name: _measure_outliers(answers[PASSES], found[PASSES], mc)
+        for name, found in outliers.items()
+    }
     metrics = {**checkpoint.metrics, "calibrated_validation": measured}
     return replace(checkpoint, calibration=calibration, metrics=metrics)
 
@@ -129,6 +152,7 @@ class _Fitted:
     threshold: float | None
     unfamiliar_threshold: float | None
     conformal: dict[str, float]
+    target_errors: dict[str, Point]
     measured: dict[str, Any]
 
     def row(self) -> dict[str, Any]:
@@ -158,7 +182,8 @@ def _fit_kind(
         measured |= {"coverage": accepted.mean(), "accepted_error": errors}
     rounded = {name: round(float(value), 6) for name, value in measured.items()}
     least = {str(level): least_probability(probabilities, labels, level) for level in LEVELS}
-    return _Fitted(temperature, threshold, unfamiliar, least, rounded)
+    targets = target_points(predictive_entropy, wrong, rules.confidence)
+    return _Fitted(temperature, threshold, unfamiliar, least, targets, rounded)
 
 
 def _report_missing(plain: _Fitted, by_passes: Mapping[int, _Fitted]) -> None:
@@ -166,31 +191,24 @@ def _report_missing(plain: _Fitted, by_passes: Mapping[int, _Fitted]) -> None:
     answers |= {f"answers of {passes} passes": each for passes, each in by_passes.items()}
     if missing := [name for name, each in answers.items() if each.threshold is None]:
         print(
-            f"no threshold keeps the error among accepted digits low enough for "
+            f"no threshold keeps the error among accepted answers low enough for "
             f"{', '.join(missing)}: their decision will be null; allow more with --accepted-error",
             file=sys.stderr,
         )
 
 
-def _measure_kept_back(
-    engine: Engine, validation: Images, kept_back: Mapping[str, Pixels], mc: _Fitted
-) -> dict[str, dict[str, float]]:
-    """Per kind: the AUROC of both measures against digits, and the share that is accepted."""
-    digits = sample_all(engine, validation.pixels, passes=PASSES, seed=SEED)
-    measured = {}
-    for name, pixels in kept_back.items():
-        found = sample_all(engine, pixels, passes=PASSES, seed=SEED + len(validation))
-        row = {
-            "entropy_auroc": auroc(digits.predictive_entropy, found.predictive_entropy),
-            "disagreement_auroc": auroc(digits.mutual_information, found.mutual_information),
-        }
-        if mc.threshold is not None:
-            is_accepted = found.predictive_entropy <= mc.threshold
-            if mc.unfamiliar_threshold is not None:
-                is_accepted &= found.mutual_information <= mc.unfamiliar_threshold
-            row["accepted"] = float(is_accepted.mean())
-        measured[name] = {key: round(value, 4) for key, value in row.items()}
-    return measured
+def _measure_outliers(digits: McAnswers, found: McAnswers, mc: _Fitted) -> dict[str, float]:
+    """The AUROC of both measures against digits, and the share that is accepted."""
+    row = {
+        "entropy_auroc": auroc(digits.predictive_entropy, found.predictive_entropy),
+        "disagreement_auroc": auroc(digits.mutual_information, found.mutual_information),
+    }
+    if mc.threshold is not None:
+        is_accepted = found.predictive_entropy <= mc.threshold
+        if mc.unfamiliar_threshold is not None:
+            is_accepted &= found.mutual_information <= mc.unfamiliar_threshold
+        row["accepted"] = float(is_accepted.mean())
+    return {key: round(value, 4) for key, value in row.items()}
 
 
 def _validation_images(checkpoint: Checkpoint, data_dir: Path | None) -> Images:
@@ -213,14 +231,14 @@ def fit_temperature(probs: Array, labels: Labels) -> float:
 
     bounds = (math.log(_LEAST_TEMPERATURE), math.log(_LARGEST_TEMPERATURE))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return round(math.exp(float(found.x)), _DIGITS)
+    return round(math.exp(float(found.x)), STORED_DIGITS)
 
 
 def upper_quantile(scores: Array, share: float) -> float:
     """A score that at most this share of the scores, (N,), exceeds."""
     ordered = np.sort(scores)
     last = len(ordered) - 1 - math.floor(share * len(ordered))
-    return _between(ordered, last)
+    return between(ordered, last)
 
 
 def abstention_threshold(scores: Array, wrong: Wrong, rules: CalibrationRules) -> float | None:
@@ -250,23 +268,7 @@ def abstention_threshold(scores: Array, wrong: Wrong, rules: CalibrationRules) -
     stop = min(stop, int(np.isfinite(scores).sum()))
     failed = np.flatnonzero(bounds[first:stop] > rules.accepted_error)
     last = first + int(failed[0]) - 1 if len(failed) else stop - 1
-    return _between(scores[order], last) if last >= first else None
-
-
-def _between(ordered: Array, last: int) -> float:
-    """A value from that of an index to the next that is finite, rounded upwards."""
-    following = ordered[min(last + 1, len(ordered) - 1)]
-    middle = (ordered[last] + (following if np.isfinite(following) else ordered[last])) / 2
-    scale = 10.0 ** (_DIGITS + 2)
-    return math.ceil(float(middle) * scale) / scale
-
-
-def upper_bound(
-    errors: NDArray[np.int64] | np.int64, trials: NDArray[np.int64] | np.int64, confidence: float
-) -> Array:
-    """Clopper and Pearson's one-sided upper bound of an error rate."""
-    bound: Array = np.asarray(beta.ppf(confidence, errors + 1, trials - errors))
-    return np.where(np.asarray(errors) == trials, 1.0, bound)
+    return between(scores[order], last) if last >= first else None
 
 
 def least_probability(probabilities: Array, labels: Labels, level: float) -> float:
@@ -290,5 +292,5 @@ def _round_down(value: float) -> float:
     """Rounds to a few significant digits, downwards, so that sets can only grow."""
     if value <= 0:
         return 0.0
-    scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(value)))
+    scale = 10.0 ** (STORED_DIGITS - 1 - math.floor(math.log10(value)))
     return math.floor(value * scale) / scale

@@ -15,6 +15,7 @@ from training.config import (
     CompareOptions,
     EvaluateOptions,
     Experiment,
+    ImportOptions,
     PoolOptions,
     RunOptions,
     TeacherConfig,
@@ -25,7 +26,9 @@ from training.config import (
 from training.errors import TrainingError
 
 # What trains, fits and draws, and is not needed to serve.
-_TRAIN_EXTRA = ("HersheyFonts", "cv2", "fontTools", "matplotlib", "scipy", "sklearn", "torch")
+_TRAIN_EXTRA = (
+    *("HersheyFonts", "cv2", "fontTools", "h5py", "matplotlib", "scipy", "sklearn", "torch"),
+)
 Config = TypeVar("Config")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -84,6 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_option(parser: Any, setting: Any, default: Any) -> None:
     """One option from a field that `training.config.setting` made."""
     known, help = setting.metadata, setting.metadata["help"]
+    if known["is_positional"]:
+        parser.add_argument(setting.name, type=type(default), metavar="FILE", help=help)
+        return
     if isinstance(default, bool):
         parser.add_argument(flag_of(setting.name), action="store_true", help=help)
         return
@@ -151,14 +157,20 @@ def _make_pool(options: PoolOptions) -> None:
 
 def _calibrate(options: CalibrateOptions, rules: CalibrationRules) -> None:
     from training.calibrate import calibrate
+    from training.own_data import calibrate_on
     from training.runs import require_writable, use_one_thread
 
     use_one_thread()
-    require_writable(options.output or options.checkpoint)
-    checkpoint = calibrate(options, rules)
+    output = options.output or options.checkpoint
+    require_writable(output)
+    checkpoint = (
+        calibrate(options, rules)
+        if options.images is None
+        else calibrate_on(options.images, options.checkpoint, output, rules)
+    )
     scores = checkpoint.metrics["calibrated_validation"]
     print(
-        f"{options.output or options.checkpoint}: version {checkpoint.version}, "
+        f"{output}: version {checkpoint.version}, "
         f"validation error {scores['mc']['error']:.2%}, ECE {scores['mc']['ece']:.4f}"
     )
     for kind, row in scores["kept_back"].items():
@@ -209,6 +221,11 @@ COMMANDS = {
         "fit temperatures, thresholds and prediction sets",
         _calibrate,
         (CalibrateOptions, CalibrationRules),
+    ),
+    "import": Command(
+        "make a checkpoint of a network of Keras or PyTorch",
+        "training.importing.command:import_network",
+        (ImportOptions,),
     ),
     "compare": Command(
         "train the network with and without dropout, all else equal",

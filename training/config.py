@@ -6,6 +6,7 @@ The command line is made from these classes (`training.cli`); nothing here impor
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ def about(
     kind: Any = None,
     metavar: str | None = None,
     recorded: Literal["always", "if on"] = "always",
+    is_positional: bool = False,
     group: str | None = None,
 ) -> dict[str, Any]:
     """The metadata of a setting's field, for the command line and for checks.
@@ -35,10 +37,18 @@ def about(
         metavar: the value's name in `--help`; None: the option's own.
         recorded: whether a recipe holds the setting while it has its default. A setting that is
             recorded "if on" leaves the recipes, and so the bytes, of earlier runs as they were.
+        is_positional: whether the command line takes it without its name.
         group: title of the group in `--help` that begins with this setting.
     """
     allowed = {"least": least, "most": most, "choices": choices, "recorded": recorded}
-    return {**allowed, "help": help, "kind": kind, "metavar": metavar, "group": group}
+    return {
+        **allowed,
+        "help": help,
+        "kind": kind,
+        "metavar": metavar,
+        "is_positional": is_positional,
+        "group": group,
+    }
 
 
 def setting(default: Any, *arguments: Any, **options: Any) -> Any:
@@ -207,7 +217,11 @@ class CalibrationRules(Checked):
         0.01, "of these, share that passes may reject by disagreeing", 0, 0.999999
     )
     accepted_error: float = setting(0.002, "largest error among accepted answers", 0, 0.999999)
-    confidence: float = setting(0.95, "confidence of the bound on that error", 0, 0.999999)
+    confidence: float = setting(0.95, "confidence of every bound", 0, 0.999999)
+    settling_share: float = setting(
+        0.003, "share of digits whose decision until=decision may change", 0, 0.999999
+    )
+    settling_outlier_share: float = setting(0.01, "the same of kept-back outliers", 0, 0.999999)
 
 
 @dataclass(frozen=True)
@@ -244,6 +258,53 @@ def model_name(text: str) -> str:
     return text
 
 
+def ratio(text: str) -> float:
+    """A number, which may be written as 1/255."""
+    return float(Fraction(text))
+
+
+@dataclass(frozen=True)
+class ImportOptions(Checked):
+    """Which file is imported, and what its inputs and classes are."""
+
+    file: Path = field(
+        default=Path("network.keras"),
+        metadata=about("a .keras, .h5, .pt2, .safetensors or .pt file", is_positional=True),
+    )
+    output: Path = field(
+        default=Path("runs/imported.safetensors"), metadata=about("the checkpoint to write")
+    )
+    name: str = setting("", "the network's name in answers; without it the file's", metavar="NAME")
+    labels: tuple[str, ...] = setting(
+        (), "names of the classes; without it 0, 1, ...", kind=str, metavar="LABEL"
+    )
+    preparation: str = setting(
+        "none",
+        "digit: find the digit in any picture and make MNIST's 28x28 pixels of it",
+        choices=("digit", "none"),
+    )
+    dtype: str = setting("float32", "what requests send", choices=("uint8", "float32"))
+    scale: float | None = setting(
+        None, "inputs are multiplied by it; with --preparation digit it is 1/255", kind=ratio
+    )
+    mean: tuple[float, ...] = setting(
+        (), "subtracted after scaling: one number, or one per channel", kind=ratio, metavar="X"
+    )
+    std: tuple[float, ...] = setting((), "divided by, as --mean", kind=ratio, metavar="X")
+    layers: tuple[str, ...] = setting(
+        (),
+        "of a state dict: its modules and functions in order, such as fc1 relu dropout:0.5 fc2",
+        kind=str,
+        metavar="LAYER",
+    )
+    input_shape: tuple[int, ...] = setting(
+        (), "of a state dict: the shape of one input, such as 1 28 28", kind=int, metavar="SIZE"
+    )
+    check: Path | None = field(
+        default=None, metadata=about("an .npz file with inputs and the library's outputs")
+    )
+
+
 @dataclass(frozen=True)
 class CalibrateOptions:
     """Which checkpoint is calibrated, and where to."""
@@ -254,6 +315,13 @@ class CalibrateOptions:
     )
     output: Path | None = field(
         default=None, metadata=about("where the calibrated one goes; without it the same file")
+    )
+    images: Path | None = field(
+        default=None,
+        metadata=about(
+            "an .npz file with the arrays inputs and labels, which the network was not trained on; "
+            "without it MNIST's validation images"
+        ),
     )
     pool: Path | None = field(
         default=None, metadata=about("a file of dropserve-train outliers, to measure more kinds")

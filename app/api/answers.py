@@ -45,7 +45,7 @@ def error_response(request: Request, error: ApiError) -> JsonResponse:
     state = request.scope["state"]
     state["error_code"] = error.code
     status: int = error.status
-    body: Any = error_body(error, state["request_id"])
+    body: Any = error_body(error, state["request_id"], state.get("trace_id"))
     if is_open_inference(state["path"]):
         status, body = open_inference_error(error)
     return JsonResponse(body, status_code=status, headers=dict(error.headers))

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.answers import error_response
 from app.api.middleware import KEY_PREFIX
-from app.api.routes import OPEN_ROUTES, path_within, route_label
+from app.api.routes import ADMIN_ROUTES, OPEN_ROUTES, path_within, route_label
 from app.errors import ErrorCode
 from app.settings import SettingsError
 from model.files import read_bounded
@@ -28,6 +28,7 @@ from model.files import read_bounded
 _KEY_BYTES = 32
 _DIGEST = re.compile("[0-9a-fA-F]{64}")
 _SCHEME = b"bearer "
+_ADMIN_PATH = "/v2/repository/models/"
 _CHECK_SECONDS = 1.0
 # Of the file of digests: some ten thousand keys.
 _MOST_BYTES = 2**20
@@ -88,30 +89,49 @@ class ApiKeys:
 
 
 class ApiKeyMiddleware:
-    """Passes on requests that have a known key or need none; answers the others with 401."""
+    """Passes on requests that have a known key or need none; answers the others with 401.
+
+    Args:
+        app: what is behind it.
+        keys: of everyone; None: no key is required.
+        open_routes: labels of the routes that need none.
+        admin_keys: of those who load and unload models; no other key opens these routes, and
+            these keys open no other. None: nobody can.
+    """
 
     def __init__(
-        self, app: ASGIApp, keys: ApiKeys, open_routes: Container[str] = OPEN_ROUTES
+        self,
+        app: ASGIApp,
+        keys: ApiKeys | None,
+        open_routes: Container[str] = OPEN_ROUTES,
+        admin_keys: ApiKeys | None = None,
     ) -> None:
         self._app = app
-        self._keys = keys
+        self._keys, self._admin_keys = keys, admin_keys
         self._open_routes = open_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
-        if scope["type"] != "lifespan" and not (self._has_key(scope) or self._is_open(scope)):
+        if scope["type"] != "lifespan" and not self._is_allowed(scope):
             app = error_response(Request(scope), ErrorCode.UNAUTHORIZED())
         await app(scope, receive, send)
 
-    def _has_key(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        # Of two headers, a proxy might have checked the other one.
-        if len(given) != 1 or given[0][: len(_SCHEME)].lower() != _SCHEME:
-            return False
-        return self._keys.admits(given[0][len(_SCHEME) :].strip())
+    def _is_allowed(self, scope: Scope) -> bool:
+        path = path_within(scope)
+        is_admin = path.startswith(_ADMIN_PATH) and route_label(path) in ADMIN_ROUTES
+        if is_admin and self._admin_keys is not None:
+            return _has_key(scope, self._admin_keys)
+        if self._keys is None or _has_key(scope, self._keys):
+            return True
+        return route_label(path) in self._open_routes
 
-    def _is_open(self, scope: Scope) -> bool:
-        return route_label(path_within(scope)) in self._open_routes
+
+def _has_key(scope: Scope, keys: ApiKeys) -> bool:
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    # Of two headers, a proxy might have checked the other one.
+    if len(given) != 1 or given[0][: len(_SCHEME)].lower() != _SCHEME:
+        return False
+    return keys.admits(given[0][len(_SCHEME) :].strip())
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

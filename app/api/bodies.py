@@ -5,32 +5,27 @@ as numbers in JSON. Parameters come in the query, or under the same names in the
 form fields. Raw bodies are the fast path: multipart parsing alone takes longer than a prediction.
 """
 
-import itertools
 import json
 import re
-from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import lru_cache, partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from app.api.receiving import INLINE_BYTES, Headers, headers_of, parse_body, read_body
+from app.api.json_bodies import explain_type, image_of_json, images_of_json, too_many
+from app.api.receiving import Headers, headers_of, parse_body, read_body
 from app.errors import ApiError, ErrorCode
-from app.inference.decoding import Image, decode_base64
-from app.inference.image_formats import find_mistake, identify
-from app.inference.json_structure import check_structure
+from app.inference.decoding import Image
+from app.inference.image_formats import find_mistake
 from app.inference.parameters import parse_parameters
 from app.schemas import PredictParameters
 from app.settings import Settings
-from model.literals import SIDE
+from model.layered import InputSpec
 
-_IMAGE_FIELDS = ("image", "pixels")
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 _FILE_FIELDS = ("file", "image", "data")
 _JSON, _FORM = "application/json", "multipart/form-data"
@@ -54,7 +49,10 @@ Fields = Iterable[tuple[str, Any]]
 
 
 async def read_image_request(
-    request: Request, parameters_type: type[P], check: Callable[[P | None, bytes], None]
+    request: Request,
+    parameters_type: type[P],
+    check: Callable[[P | None, bytes], None],
+    spec: InputSpec | None = None,
 ) -> tuple[Image, P]:
     """Reads and validates a request for one image: the image and the parameters.
 
@@ -64,6 +62,7 @@ async def read_image_request(
         check: refuses what would wait too long; called before the body is read, and with the first
             part of a body that arrives in several. Takes the parameters, None if the body may
             have some; and the beginning of the image, as far as it is there.
+        spec: of the network's inputs; None: pictures of digits.
 
     Raises:
         ApiError: the one that says what to change.
@@ -84,7 +83,9 @@ async def read_image_request(
     image: Image
     fields: Fields
     if content_type == _JSON:
-        image, fields = await parse_body(request, headers, body, _image_of_json)
+        image, fields = await parse_body(
+            request, headers, body, lambda text: image_of_json(text, spec)
+        )
     elif content_type == _FORM:
         one_file = ErrorCode.INVALID_MULTIPART(
             "the form must have one file, the image, in the field named file "
@@ -104,7 +105,7 @@ async def read_image_request(
         image, fields = body, ()  # the bytes decide
     else:
         raise ErrorCode.UNSUPPORTED_MEDIA_TYPE(
-            _explain_type(body)
+            explain_type(body)
             or "this content type cannot be read; send an image, JSON or multipart/form-data"
         )
     if len(image) == 0:
@@ -116,7 +117,10 @@ async def read_image_request(
 
 
 async def read_batch_request(
-    request: Request, parameters_type: type[P], check: Callable[[int, P], None]
+    request: Request,
+    parameters_type: type[P],
+    check: Callable[[int, P], None],
+    spec: InputSpec | None = None,
 ) -> tuple[list[Image | ApiError], P]:
     """Reads and validates a request for many images: the images and the parameters.
 
@@ -127,6 +131,7 @@ async def read_batch_request(
         parameters_type: of the route.
         check: refuses that many images with these parameters, if that would be too much; called
             before they are parsed, which takes a tenth of the time that their answers take.
+        spec: of the network's inputs; None: pictures of digits.
 
     Raises:
         ApiError: the one that says what to change.
@@ -145,11 +150,11 @@ async def read_batch_request(
     fields: Fields
     if content_type == _JSON:
         images, fields = await parse_body(
-            request, headers, body, lambda text: _images_of_json(text, limit)
+            request, headers, body, lambda text: images_of_json(text, limit, spec)
         )
         pairs.extend(fields)
     elif content_type == _FORM:
-        files, texts = await _parse_multipart(request, body, limit, _too_many(limit))
+        files, texts = await _parse_multipart(request, body, limit, too_many(limit))
         if not files or any(name != "file" for name, _ in files):
             raise ErrorCode.INVALID_MULTIPART(
                 "the form must have the images as files, all in fields named file "
@@ -174,26 +179,9 @@ async def read_batch_request(
     return images, parameters
 
 
-def _too_many(limit: int) -> ApiError:
-    return ErrorCode.TOO_MANY_IMAGES(
-        f"a batch takes at most {limit} images; send several smaller batches"
-    )
-
-
 def _count_images(body: bytes) -> int:
     """The images of a form or of JSON, as they are usually written; of others fewer."""
-    return body.count(b"filename=") or body.count(b'"image"') + body.count(b'"pixels"')
-
-
-def _explain_type(body: bytes) -> str | None:
-    """What a body is, if it is not what its Content-Type says; None: unknown."""
-    mistake, kind = find_mistake(body), identify(body)
-    if mistake is None and kind is not None:
-        mistake = (
-            f"this is a {kind} file, and Content-Type says otherwise; send the header "
-            f"Content-Type: image/{kind.lower()}"
-        )
-    return mistake
+    return body.count(b"filename=") or sum(map(body.count, (b'"image"', b'"pixels"', b'"input"')))
 
 
 def _query_pairs(query: bytes, parameters_type: type[P]) -> list[tuple[str, Any]]:
@@ -233,116 +221,6 @@ def _content_type(headers: Headers) -> str:
     return value.partition(";")[0].strip().lower()
 
 
-def _image_of_json(body: bytes) -> tuple[Image, Fields]:
-    document = _parse_json(body, 1)
-    return _take_image(document), document.items()
-
-
-def _images_of_json(body: bytes, limit: int) -> tuple[list[Image | ApiError], Fields]:
-    document = _parse_json(body, limit)
-    inputs = document.pop("inputs", None)
-    if not isinstance(inputs, list) or not inputs:
-        raise ErrorCode.INVALID_PARAMETER(
-            'inputs must be a list of objects such as {"image": "<base64>"}', param="inputs"
-        )
-    if len(inputs) > limit:
-        raise _too_many(limit)
-    return [_image_or_error(item) for item in inputs], document.items()
-
-
-def _parse_json(body: bytes, images: int) -> dict[str, Any]:
-    if not body:
-        raise ErrorCode.EMPTY_BODY()
-    # What is no object is refused anyway.
-    if not body.removeprefix(BOM_UTF8).lstrip().startswith(b"{") and (cure := _explain_type(body)):
-        raise ErrorCode.INVALID_JSON(cure)
-    check_structure(body, images)
-    in_thread = len(body) > INLINE_BYTES
-    try:
-        document = json.loads(
-            body,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            # A thread lets others have the interpreter only where it calls Python functions.
-            parse_int=(lambda text: int(text)) if in_thread else None,
-            parse_float=(lambda text: float(text)) if in_thread else None,
-        )
-    except (ValueError, RecursionError) as error:
-        raise ErrorCode.INVALID_JSON() from error
-    if not isinstance(document, dict):
-        raise ErrorCode.INVALID_PARAMETER(
-            'the JSON body must be an object such as {"image": "<base64>"}'
-        )
-    return document
-
-
-def _take_image(document: dict[str, Any]) -> Image:
-    """Removes the image from the document and reads it."""
-    given = [name for name in _IMAGE_FIELDS if name in document]
-    if len(given) > 1:
-        raise ErrorCode.CONFLICTING_PARAMETERS(
-            "image and pixels are two images; send one of them", param="pixels"
-        )
-    if not given:
-        raise ErrorCode.INVALID_PARAMETER(
-            "the JSON body needs image (base64) or pixels (28 rows of 28)", param="image"
-        )
-    value = document.pop(given[0])
-    return decode_base64(value) if given[0] == "image" else _parse_pixels(value)
-
-
-def _image_or_error(item: Any) -> Image | ApiError:
-    if not isinstance(item, dict):
-        return ErrorCode.INVALID_PARAMETER(
-            'an input must be an object such as {"image": "<base64>"}'
-        )
-    try:
-        image = _take_image(item)
-    except ApiError as error:
-        return error
-    if item:
-        return ErrorCode.INVALID_PARAMETER(
-            "an input has image or pixels and nothing else; parameters go next to inputs"
-        )
-    return image
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        for name, value in pairs:
-            if (type(value), value) != (type(document[name]), document[name]):
-                raise ErrorCode.CONFLICTING_PARAMETERS(
-                    "a name stands twice in the JSON body with different values; give it once"
-                )
-    return document
-
-
-def _refuse_constant(_: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are not JSON")
-
-
-def _parse_pixels(value: Any) -> NDArray[np.uint8]:
-    rows = value if isinstance(value, list) else []
-    if len(rows) == SIDE and all(isinstance(row, list) and len(row) == SIDE for row in rows):
-        rows = list(itertools.chain.from_iterable(rows))
-    is_whole = len(rows) == SIDE * SIDE
-    # Booleans are integers in Python, so types are compared and not tested with isinstance.
-    if not is_whole or set(map(type, rows)) != {int} or min(rows) < 0 or max(rows) > 255:
-        raise ErrorCode.INVALID_PIXELS(
-            f"pixels must be {SIDE} rows of {SIDE} integers, where 255 is ink; send integers 0 to "
-            "255",
-            param="pixels",
-        )
-    if max(rows) <= 1:
-        raise ErrorCode.INVALID_PIXELS(
-            "no pixel is above 1: these look scaled to [0, 1], which would be a black image; "
-            "send integers 0 to 255",
-            param="pixels",
-        )
-    return np.array(rows, dtype=np.uint8).reshape(SIDE, SIDE)
-
-
 class _FormParser(MultiPartParser):
     spool_max_size = 0  # nothing goes to the disk, which may be read-only: the body is in memory
 
@@ -371,7 +249,7 @@ async def _parse_multipart(
         if "Part exceeded maximum size" in reason:
             cure = _NO_FILE_NAME
         elif not boundary or boundary[1].decode("latin-1") not in request.headers["content-type"]:
-            cure = _explain_type(body)
+            cure = explain_type(body)
         raise ErrorCode.INVALID_MULTIPART(cure) from error
     try:
         files, fields = [], []

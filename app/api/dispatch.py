@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def refuse_early(request: Request, parameters_type: type[PredictParameters]) -> None:
-    """Refuses what would be refused of any request of this kind, before its body is read.
-
-    Raises:
-        ApiError: see `predictor_of` and `Predictor.check`.
-    """
-    predictor_of(request).check(parameters_type)
-
-
 def check_one(
     request: Request,
     parameters_type: type[PredictParameters],
@@ -45,19 +36,30 @@ def check_one(
         ApiError: see `predictor_of` and `Predictor.check_request`.
     """
     if parameters is None:
-        refuse_early(request, parameters_type)
+        predictor_of(request).check(parameters_type)
     else:
         cost = picture_cost(start, is_whole=False)
         predictor_of(request).check_request(1, parameters, decoding_cost=cost)
 
 
 def predictor_of(request: Request) -> "Predictor":
-    """What answers now; asked after the body is read, since a reload may close an earlier one.
+    """What answers now: the model that the address names, or the default.
+
+    Asked again after the body is read, since a reload may close an earlier one.
 
     Raises:
-        ApiError: not_ready, the server is starting or stopping.
+        ApiError: not_ready, the server is starting or stopping; not_found, there is no such model.
     """
-    predictor: Predictor = request.app.state.models.predictor
+    scope = request.scope
+    models, named = scope["app"].state.models, scope.get("path_params")
+    predictor: Predictor = models.find(**named) if named else models.predictor
+    scope["state"]["model"] = predictor.name
+    return predictor
+
+
+def remember(request: Request, predictor: "Predictor") -> "Predictor":
+    """Notes for the log which model is asked."""
+    request.scope["state"]["model"] = predictor.name
     return predictor
 
 

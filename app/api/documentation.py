@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from app.api.cards import model_card
 from app.api.examples import example_png_base64
 from app.errors import ErrorCode
 from app.inference.encoding import encode_json
@@ -26,13 +27,13 @@ def document_network(paths: dict[str, Any], predictor: Predictor, settings: Sett
 def _add_real_examples(paths: dict[str, Any], predictor: Predictor) -> None:
     """Gives every answer an example that the network computed, and every error its own words."""
     plain, sampled = (json.loads(encode_json(answer)) for answer in predictor.warm_up())
-    card = {"name": predictor.checkpoint.name, "version": predictor.checkpoint.version}
     answers = {
         "/predict": plain,
         "/predict/mc": sampled,
         "/predict/batch": {"predictions": [plain]},
         "/predict/mc/batch": {"predictions": [sampled]},
-        "/model": {**card, **predictor.checkpoint.card()},
+        "/model": model_card(predictor),
+        "/feedback": {"correct": True},
         "/health/live": {"status": "live"},
         "/health/ready": {"status": "ready"},
     }

@@ -21,6 +21,7 @@ from app.api.middleware import RequestContextMiddleware
 from app.api.routes import DirectRoute
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
+from app.telemetry.spans import Spans
 
 
 class DirectApp(FastAPI):
@@ -35,17 +36,22 @@ class DirectApp(FastAPI):
     Args:
         metrics: counts the requests; None: they are not counted.
         access_log: writes a line for each request; None: there are no lines.
+        spans: exports the requests of sampled traces; None: nothing is exported.
         options: FastAPI's.
     """
 
     def __init__(
-        self, *, metrics: Metrics | None = None, access_log: AccessLog | None = None, **options: Any
+        self,
+        *,
+        metrics: Metrics | None = None,
+        access_log: AccessLog | None = None,
+        spans: Spans | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         for kind, handler in HANDLERS.items():
             self.add_exception_handler(kind, handler)
-        self._metrics = metrics
-        self._access_log = access_log
+        self._recorders = metrics, access_log, spans
 
     def build_middleware_stack(self) -> ASGIApp:
         # To Starlette, the status 500 means the handler of any exception.
@@ -58,7 +64,7 @@ class DirectApp(FastAPI):
         app = _FastPath(app, self.router.routes, answer_exception)
         for wrapper, args, options in reversed(self.user_middleware):
             app = wrapper(app, *args, **options)
-        return RequestContextMiddleware(app, answer_exception, self._metrics, self._access_log)
+        return RequestContextMiddleware(app, answer_exception, *self._recorders)
 
 
 class _FastPath:

@@ -4,11 +4,21 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
 from app.api.answers import BytesResponse, JsonResponse
+from app.api.cards import model_card, model_summary
+from app.api.dispatch import predictor_of
+from app.api.routes import MODEL_PREFIXES
 from app.errors import ErrorCode
-from app.schemas import ErrorBody, Health
+from app.schemas import ErrorBody, answer, describe
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
 router = APIRouter(tags=["operations"])
+
+
+@answer
+class Health:
+    """State of the server."""
+
+    status: str = describe("`live` or `ready`.")
 
 
 @router.get("/health/live", summary="Is the process alive?", response_model=Health)
@@ -34,10 +44,35 @@ async def ready(request: Request) -> JsonResponse:
 @router.get("/model", summary="What is known about the network")
 async def model(request: Request) -> JsonResponse:
     """The checkpoint's own description: layers, dropout rates, training, calibration, metrics."""
-    checkpoint = request.app.state.models.predictor.checkpoint
-    return JsonResponse(
-        {"name": checkpoint.name, "version": checkpoint.version, **checkpoint.card()}
-    )
+    return JsonResponse(model_card(predictor_of(request)))
+
+
+@router.get("/models", summary="Which models are served")
+async def models(request: Request) -> JsonResponse:
+    """Every model with its versions: what it takes, and which labels it answers with.
+
+    `/models/NAME` and `/models/NAME/versions/VERSION` are the card of one, as `/model` is the
+    default's. Behind the same addresses are all routes of `/predict`, such as
+    `/models/NAME/predict/mc`.
+    """
+    repository = request.app.state.models
+    default = repository.predictor.name
+    listed = [
+        {
+            "name": name,
+            "default": name == default,
+            "versions": [
+                {"version": version, **model_summary(predictor)}
+                for version, predictor in sorted(versions.items(), key=lambda each: int(each[0]))
+            ],
+        }
+        for name, versions in repository.models.items()
+    ]
+    return JsonResponse({"models": listed})
+
+
+for _prefix in MODEL_PREFIXES[1:]:
+    router.get(_prefix, include_in_schema=False)(model)
 
 
 @router.get(

@@ -19,6 +19,9 @@ from app.errors import ErrorCode
 from app.telemetry.logs import AccessLog
 from app.telemetry.metrics import Metrics
 from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
+from app.telemetry.spans import Spans
+from app.telemetry.trace_context import HEADER as TRACE_HEADER
+from app.telemetry.trace_context import TraceContext, parse_traceparent
 
 if TYPE_CHECKING:
     from app.api.exception_handlers import ExceptionAnswerer
@@ -62,6 +65,7 @@ class RequestContextMiddleware:
         answer_exception: answers with the application's exception handlers.
         metrics: counts the requests; None: they are not counted.
         access_log: writes a line for each request; None: there are no lines.
+        spans: exports the requests of sampled traces; None: nothing is exported.
     """
 
     def __init__(
@@ -70,11 +74,13 @@ class RequestContextMiddleware:
         answer_exception: "ExceptionAnswerer",
         metrics: Metrics | None = None,
         access_log: AccessLog | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self.app = app
         self._answer_exception = answer_exception
         self._metrics = metrics
         self._access_log = access_log
+        self._spans = spans
         # Unique without asking the system for randomness each time.
         self._prefix = secrets.token_hex(12)
         self._numbers = itertools.count()
@@ -83,10 +89,13 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = _given_id(scope) or f"{self._prefix}{next(self._numbers):08x}"
+        given_id, trace = _given_ids(scope)
+        request_id = given_id or f"{self._prefix}{next(self._numbers):08x}"
         header = (_HEADER_BYTES, request_id.encode())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        if trace is not None:
+            state["trace_id"] = trace.trace_id
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -123,16 +132,24 @@ class RequestContextMiddleware:
                 state.get("error_code"),
                 time.monotonic() - started,
                 state.get("timings", _NO_TIMINGS),
+                state.get("model"),
+                None if trace is None else trace.trace_id,
             )
             if self._metrics is not None:
                 self._metrics.end_request(ended)
             if self._access_log is not None:
                 self._access_log.write(ended)
+            if self._spans is not None and trace is not None and trace.is_sampled:
+                self._spans.record(ended, trace)
 
 
-def _given_id(scope: Scope) -> str | None:
-    """The client's own id, if it is valid."""
+def _given_ids(scope: Scope) -> tuple[str | None, TraceContext | None]:
+    """The client's own request id and its trace, as far as they are valid."""
+    request_id = trace = None
     for name, value in scope["headers"]:
-        if name == _HEADER_BYTES and _VALID_ID.fullmatch(value):
-            return str(value, "ascii")
-    return None
+        if name == _HEADER_BYTES:
+            if request_id is None and _VALID_ID.fullmatch(value):
+                request_id = str(value, "ascii")
+        elif name == TRACE_HEADER:
+            trace = parse_traceparent(value)
+    return request_id, trace

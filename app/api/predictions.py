@@ -5,50 +5,77 @@ body) and take longer than the prediction. `app.api.bodies` reads every form; `a
 describes them.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
-from app.api.dispatch import answer_many, answer_one, check_one, predictor_of, refuse_early
+from app.api.dispatch import answer_many, answer_one, check_one, predictor_of
+from app.api.feedback import FeedbackCounter
 from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
-from app.api.routes import DirectRoute
+from app.api.routes import MODEL_PREFIXES, DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.encoding import encode_json
 from app.schemas import (
+    ErrorSummary,
+    FailedImage,
     McParameters,
     McPrediction,
-    McPredictionBatch,
     Prediction,
-    PredictionBatch,
     PredictParameters,
+    answer,
+    describe,
     error_body,
-    failed_image,
 )
 from app.telemetry.request_record import Timings
 
 router = APIRouter(tags=["predictions"], route_class=DirectRoute)
 
 
-@router.post(
-    "/predict",
-    summary="Which digit is this?",
-    **describe_image_route(PredictParameters, Prediction),
-)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _route(path: str, summary: str, description: dict[str, Any]) -> Callable[[Endpoint], Endpoint]:
+    """Serves a route for the default model, and for each model that the address names."""
+
+    def add(endpoint: Endpoint) -> Endpoint:
+        router.post(path, summary=summary, **description)(endpoint)
+        for prefix in MODEL_PREFIXES[1:]:  # described once, with the short ones
+            router.post(prefix + path, include_in_schema=False)(endpoint)
+        return endpoint
+
+    return add
+
+
+@answer
+class PredictionBatch:
+    """Deterministic answers in the order of the images."""
+
+    predictions: Sequence[Prediction | FailedImage] = describe("One for each image.")
+
+
+@answer
+class McPredictionBatch:
+    """MC-dropout answers in the order of the images."""
+
+    predictions: Sequence[McPrediction | FailedImage] = describe("One for each image.")
+
+
+@_route("/predict", "Which digit is this?", describe_image_route(PredictParameters, Prediction))
 async def predict(request: Request) -> JsonResponse:
     """One image, dropout off: the same image always gets the same answer."""
     return await _answer_one(request, PredictParameters)
 
 
-@router.post(
+@_route(
     "/predict/mc",
-    summary="Which digit is this, and how sure are you?",
-    **describe_image_route(McParameters, McPrediction),
+    "Which digit is this, and how sure are you?",
+    describe_image_route(McParameters, McPrediction),
 )
 async def predict_mc(request: Request) -> JsonResponse:
     """One image, dropout on for `passes` passes: their mean, variance and entropies.
@@ -59,10 +86,10 @@ async def predict_mc(request: Request) -> JsonResponse:
     return await _answer_one(request, McParameters)
 
 
-@router.post(
+@_route(
     "/predict/mc/stream",
-    summary="The same, while the passes are computed",
-    **describe_stream_route(McParameters),
+    "The same, while the passes are computed",
+    describe_stream_route(McParameters),
 )
 async def predict_mc_stream(request: Request) -> StreamingResponse:
     """Server-sent events: `estimate` with the fields so far, then `result`.
@@ -71,27 +98,29 @@ async def predict_mc_stream(request: Request) -> StreamingResponse:
     stream that ends without `result` has failed.
     """
     check = partial(check_one, request, McParameters)
-    image, parameters = await read_image_request(request, McParameters, check)
+    image, parameters = await read_image_request(
+        request, McParameters, check, predictor_of(request).spec
+    )
     answers = predictor_of(request).stream_mc(image, parameters)
     # The first answer is awaited here, so that a bad image is a plain error response.
     first = await anext(answers)
     return _EventStream(first, answers, request.scope["state"])
 
 
-@router.post(
+@_route(
     "/predict/batch",
-    summary="Which digits are these?",
-    **describe_batch_route(PredictParameters, PredictionBatch),
+    "Which digits are these?",
+    describe_batch_route(PredictParameters, PredictionBatch),
 )
 async def predict_batch(request: Request) -> JsonResponse:
     """Many images, dropout off; one bad image has its error in its place."""
     return await _answer_batch(request, PredictParameters)
 
 
-@router.post(
+@_route(
     "/predict/mc/batch",
-    summary="Which digits are these, and how sure are you?",
-    **describe_batch_route(McParameters, McPredictionBatch),
+    "Which digits are these, and how sure are you?",
+    describe_batch_route(McParameters, McPredictionBatch),
 )
 async def predict_mc_batch(request: Request) -> JsonResponse:
     """Many images, dropout on; a seed applies to every image, so each gets its single answer."""
@@ -100,22 +129,31 @@ async def predict_mc_batch(request: Request) -> JsonResponse:
 
 async def _answer_one(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
     check = partial(check_one, request, parameters_type)
-    image, parameters = await read_image_request(request, parameters_type, check)
-    return JsonResponse(await answer_one(request, predictor_of(request), image, parameters))
+    image, parameters = await read_image_request(
+        request, parameters_type, check, predictor_of(request).spec
+    )
+    found = await answer_one(request, predictor_of(request), image, parameters)
+    feedback: FeedbackCounter | None = request.app.state.feedback
+    headers = None if feedback is None else feedback.headers(found)
+    return JsonResponse(found, headers=headers)
 
 
 async def _answer_batch(request: Request, parameters_type: type[PredictParameters]) -> JsonResponse:
-    refuse_early(request, parameters_type)
+    predictor = predictor_of(request)
+    predictor.check(parameters_type)
 
     def check(images: int, parameters: PredictParameters) -> None:
         predictor_of(request).check_request(images, parameters)
 
-    images, parameters = await read_batch_request(request, parameters_type, check)
+    images, parameters = await read_batch_request(request, parameters_type, check, predictor.spec)
     answers = await answer_many(request, predictor_of(request), images, parameters)
-    predictions = [
-        failed_image(answer) if isinstance(answer, ApiError) else answer for answer in answers
-    ]
+    predictions = [_failed_image(one) if isinstance(one, ApiError) else one for one in answers]
     return JsonResponse(PredictionBatch(predictions=predictions))
+
+
+def _failed_image(error: ApiError) -> FailedImage:
+    summary = ErrorSummary(code=error.code, message=error.message, param=error.param)
+    return FailedImage(error=summary)
 
 
 TimedAnswer = tuple[McPrediction, Timings]
@@ -127,8 +165,8 @@ async def _events(
     """The answers as server-sent events; only the last, with a reason to stop, is the result."""
     try:
         yield _event(first, state)
-        async for answer in answers:
-            yield _event(answer, state)
+        async for following in answers:
+            yield _event(following, state)
     except ApiError as error:
         yield _error_event(error, state)
     except Exception:
@@ -137,13 +175,13 @@ async def _events(
 
 
 def _event(timed: TimedAnswer, state: dict[str, Any]) -> bytes:
-    answer, state["timings"] = timed
-    return _encode_event("result" if answer.is_final else "estimate", answer)
+    found, state["timings"] = timed
+    return _encode_event("result" if found.is_final else "estimate", found)
 
 
 def _error_event(error: ApiError, state: dict[str, Any]) -> bytes:
     state["error_code"] = error.code  # the status, which says success, is sent already
-    return _encode_event("error", error_body(error, state["request_id"]))
+    return _encode_event("error", error_body(error, state["request_id"], state.get("trace_id")))
 
 
 def _encode_event(name: str, content: Any) -> bytes:

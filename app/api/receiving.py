@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.api.compression import inflate, inflate_inline
 from app.errors import ErrorCode
+from app.inference.json_structure import INLINE_JSON_BYTES
 
 # What is read off a body that is too large before the answer, so that its sender sees the answer
 # and not a broken pipe.
@@ -17,8 +18,6 @@ _DISCARDING_SECONDS = 2.0
 # All bodies that arrive in pieces hold at most the memory of this many of the largest, whatever the
 # number of connections.
 _MOST_UNREAD_BODIES = 8
-# What is parsed on the event loop: a few milliseconds at most.
-INLINE_BYTES = 256 * 2**10
 
 T = TypeVar("T")
 Headers = dict[bytes, bytes]
@@ -132,7 +131,7 @@ async def parse_body(
             async with large_body(request, body):  # which may inflate a thousandfold
                 return await asyncio.to_thread(lambda: parse(inflate(body, name, limit)))
         body = inflated
-    if len(body) <= INLINE_BYTES:
+    if len(body) <= INLINE_JSON_BYTES:
         return parse(body)
     async with large_body(request, body):
         return await asyncio.to_thread(parse, body)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
-from app.telemetry.metrics import RouteLabels
+from app.telemetry.request_record import RouteLabels
 
 OTHER = "other"
 
@@ -19,26 +19,41 @@ class RouteFacts(NamedTuple):
             below `/static` share one label.
         is_open: whether the route needs no API key.
         is_prediction: whether the route runs the network, so that the stages of its time count.
+        is_admin: whether the route takes an admin key and no other.
     """
 
     label: str
     is_open: bool = False
     is_prediction: bool = False
+    is_admin: bool = False
 
+
+# What a route of `PREDICTIONS` may stand behind: the model that is asked, without one the default.
+MODEL_PREFIXES = ("", "/models/{model}", "/models/{model}/versions/{version}")
+PREDICTIONS = (
+    "/predict",
+    "/predict/mc",
+    "/predict/mc/stream",
+    "/predict/batch",
+    "/predict/mc/batch",
+)
 
 # Open are the health checks of load balancers, and the pages: they are the same for everyone, and a
 # browser needs them before a person can enter a key.
 TABLE = (
-    RouteFacts("/predict", is_prediction=True),
-    RouteFacts("/predict/mc", is_prediction=True),
-    RouteFacts("/predict/mc/stream", is_prediction=True),
-    RouteFacts("/predict/batch", is_prediction=True),
-    RouteFacts("/predict/mc/batch", is_prediction=True),
+    *(
+        RouteFacts(prefix + route, is_prediction=True)
+        for prefix in MODEL_PREFIXES
+        for route in PREDICTIONS
+    ),
     RouteFacts("/v2/models/{model}/infer", is_prediction=True),
     RouteFacts("/v2/models/{model}/versions/{version}/infer", is_prediction=True),
+    RouteFacts("/feedback"),
     RouteFacts("/health/live", is_open=True),
     RouteFacts("/health/ready", is_open=True),
     RouteFacts("/model"),
+    RouteFacts("/models"),
+    *(RouteFacts(prefix) for prefix in MODEL_PREFIXES[1:]),
     RouteFacts("/metrics"),
     RouteFacts("/", is_open=True),
     RouteFacts("/docs", is_open=True),
@@ -48,6 +63,8 @@ TABLE = (
     RouteFacts("/v2/health/live", is_open=True),
     RouteFacts("/v2/health/ready", is_open=True),
     RouteFacts("/v2/repository/index"),
+    RouteFacts("/v2/repository/models/{model}/load", is_admin=True),
+    RouteFacts("/v2/repository/models/{model}/unload", is_admin=True),
     RouteFacts("/v2/models/{model}"),
     RouteFacts("/v2/models/{model}/ready"),
     RouteFacts("/v2/models/{model}/config"),
@@ -59,6 +76,7 @@ ROUTES = (*(route.label for route in TABLE), OTHER)
 PREDICTION_ROUTES = tuple(route.label for route in TABLE if route.is_prediction)
 ROUTE_LABELS = RouteLabels(ROUTES, PREDICTION_ROUTES)
 OPEN_ROUTES = frozenset(route.label for route in TABLE if route.is_open)
+ADMIN_ROUTES = frozenset(route.label for route in TABLE if route.is_admin)
 
 _EXACT = frozenset(ROUTES)
 _WITH_SLASH = frozenset(f"{label}/" for label in ("/v2", *PREDICTION_ROUTES))

@@ -9,7 +9,7 @@ import numpy as np
 from model.arrays import Pixels
 from model.engines import kernels
 from model.engines.relu_mlp import ReluMlpEngine
-from model.sampling.masks import Passes, draw_independent, scales, thresholds
+from model.sampling.masks import Passes, draw_independent, thresholds
 from model.uncertainty.statistics import summarise
 
 _REPEATS = 200
@@ -23,8 +23,9 @@ def time_parts(engine: ReluMlpEngine, pixels: Pixels, rounds: int) -> dict[str, 
     T = kernels.CHUNK
     passes = Passes(T, 0)
     prepared = engine.prepare(pixels, passes)
-    limits, factors = thresholds(engine.dropout_sites), scales(engine.dropout_sites)
-    units, values = kernels.active_units(prepared.inputs, factors[0], False)
+    limits, first = thresholds(engine.dropout_sites), engine.stochastic[0]
+    scales = [kernels.scale_of(limits, layer) for layer in engine.stochastic]
+    units, values = kernels.active_units(prepared.inputs, scales[0], first)
     keep = np.empty((T, len(limits)), np.uint8)
     widest = int(engine.stochastic[:, 1].max())
     layers = [np.empty((T, widest), np.float32) for _ in engine.stochastic]
@@ -33,15 +34,13 @@ def time_parts(engine: ReluMlpEngine, pixels: Pixels, rounds: int) -> dict[str, 
 
     def later(site: int) -> Callable[[], None]:
         arguments = keep, engine.weights, engine.stochastic[site], layers[site]
-        return lambda: kernels.later_layer(
-            layers[site - 1], factors[site], engine.is_relu, *arguments
-        )
+        return lambda: kernels.later_layer(layers[site - 1], scales[site], *arguments)
 
     parts: dict[str, Callable[[], object]] = {
         "layer 1": lambda: engine.prepare(pixels, passes),
         "masks": lambda: draw_independent(0, 0, limits, keep),
         "layer 2": lambda: kernels.first_layer(
-            units, values, keep, engine.weights, engine.stochastic[0], layers[0]
+            units, values, keep, engine.weights, first, layers[0]
         ),
         **{f"layer {site + 2}": later(site) for site in range(1, len(layers))},
         "softmax": lambda: kernels.softmax_rows(layers[-1], exponentials, probs),

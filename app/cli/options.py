@@ -30,6 +30,15 @@ def add_parameter_options(
         )
 
 
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that chooses one of several models."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="which of several models; without it the default [DROPSERVE_DEFAULT_MODEL]",
+    )
+
+
 def add_setting_options(
     parser: argparse.ArgumentParser, only: Collection[str] = tuple(Settings.model_fields)
 ) -> None:
@@ -39,6 +48,7 @@ def add_setting_options(
         default = f"; default {field.default}" if field.default not in (None, ()) else ""
         parser.add_argument(
             f"--{name.replace('_', '-')}",
+            action="append" if get_origin(field.annotation) is tuple else "store",
             metavar="VALUE",
             help=f"{field.description}{default} [{PREFIX}{name.upper()}]",
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.cli.options import Commands, add_parameter_options
+from app.cli.options import Commands, add_model_option, add_parameter_options
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from app.schemas import McParameters
 from app.scoring.question import PARAMETERS
@@ -58,6 +58,7 @@ def add_score_command(commands: Commands) -> None:
         metavar="FILE",
         help="the network; without it the committed one [DROPSERVE_CHECKPOINT]",
     )
+    add_model_option(parser)
     parser.add_argument(
         "--workers",
         type=int,

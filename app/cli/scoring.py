@@ -117,7 +117,9 @@ def read_question(given: argparse.Namespace) -> Question:
     """
     if given.workers is not None and given.workers < 1:
         raise UsageError("--workers must be a whole number from 1 on")
-    settings = load_settings(os.environ, {"checkpoint": given.checkpoint})
+    settings = load_settings(
+        os.environ, {"checkpoint": given.checkpoint, "default_model": getattr(given, "model", None)}
+    )
     pairs = [(name, getattr(given, name)) for name in PARAMETERS]
     try:
         parameters = parse_parameters(pairs, McParameters, settings)

@@ -17,17 +17,20 @@ def add_serve_command(commands: Commands) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from app.process.listening import bind_listeners
     from app.process.signals import hold_reloads
+    from app.telemetry.spans import check_spans
 
     given = {name: getattr(options, name) for name in Settings.model_fields}
     settings = load_settings(os.environ, given)
     hold_reloads(True)
     listeners = bind_listeners(settings)
-    if settings.api_keys_file is not None:
+    for keys_file in filter(None, (settings.api_keys_file, settings.admin_keys_file)):
         from app.api.auth import ApiKeys
 
-        ApiKeys(settings.api_keys_file)
+        ApiKeys(keys_file)
+    check_spans(settings)
     # Only now, so that help, wrong settings and a port in use are answered at once.
-    from app.inference.repository import load_predictor
+    from app.inference.catalogue import find_models
+    from app.inference.repository import load_models
     from app.process.server import run_server
 
-    return run_server(settings, load_predictor(settings).checkpoint, listeners)
+    return run_server(settings, load_models(settings, find_models(settings).files), listeners)

@@ -6,12 +6,14 @@
         answer = client.predict_mc("digit.png", passes=100)
 
 An image is a path, the bytes of an image file, an open binary file, a PIL image or a NumPy array;
-`app.client.images.encode_image` explains arrays. The keyword arguments are the API's parameters, as
+`app.client.images.encode_image` explains arrays. For a network that takes numbers it is a mapping,
+`{"input": numbers}`, of lists or a NumPy array. The keyword arguments are the API's parameters, as
 declared in `app.schemas`; None is the server's default. Answers are the frozen objects of
 `app.schemas`, failures the exceptions of `app.client.errors`.
 
 A request that finds no server, a broken connection or a busy server is repeated: it changes nothing
-on the server.
+on the server. Feedback is counted once, however often it is sent: 409 `used_token` may mean that it
+was counted, and the answer lost.
 """
 
 import asyncio
@@ -52,6 +54,7 @@ class _Client(Generic[Http, Transport]):
         self,
         url: str = DEFAULT_URL,
         *,
+        model: str | None = None,
         timeout: float | httpx.Timeout = _TIMEOUT,
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen
         api_key: str | None = None,
@@ -88,6 +91,7 @@ class _Client(Generic[Http, Transport]):
                 raise ValueError(fault) from error
             raise
         self._retries = retries
+        self._model = model
 
     @property
     def _http(self) -> Http:
@@ -105,7 +109,7 @@ class _Client(Generic[Http, Transport]):
     @property
     def _requests(self) -> Requests:
         build = partial(self._http.build_request, extensions={"proxy_variable": self._proxy})
-        return Requests(build, self._retries)
+        return Requests(build, self._retries, self._model)
 
 
 class _ParentsTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
@@ -131,6 +135,7 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
 
     Args:
         url: the server's address, such as http://127.0.0.1:8000; a path in it is kept.
+        model: the name of the model that is asked, of those that `models` lists; None: the default.
         timeout: seconds to wait for a connection, and for each part of a response, or an
             `httpx.Timeout`. The default is 35, and 5 for the connection.
         retries: what to do when there is no server, or a busy one.
@@ -191,9 +196,28 @@ class DropserveClient(_Client[httpx.Client, httpx.BaseTransport]):
             response.close()
         reader.finish()
 
+    def feedback(self, answer: Prediction, *, label: int | str) -> bool:
+        """Sends which class the image really shows; the server counts it. See POST /feedback.
+
+        Args:
+            answer: of `predict` or `predict_mc`, up to 24 hours old.
+            label: the true class: its index, or its name.
+
+        Returns:
+            Whether the answer was right.
+
+        Raises:
+            ValueError: the answer carries no token.
+        """
+        return self._run(self._requests.feedback(answer, label))
+
     def model(self) -> dict[str, Any]:
-        """The model card: GET /model."""
+        """The model card: GET /model, or of the model that the client asks."""
         return self._run(self._requests.model())
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the server serves: GET /models."""
+        return self._run(self._requests.models())
 
     def close(self) -> None:
         """Closes the connections."""
@@ -268,9 +292,17 @@ class AsyncDropserveClient(_Client[httpx.AsyncClient, httpx.AsyncBaseTransport])
             await response.aclose()
         reader.finish()
 
+    async def feedback(self, answer: Prediction, *, label: int | str) -> bool:
+        """See `DropserveClient.feedback`."""
+        return await self._run(self._requests.feedback(answer, label))
+
     async def model(self) -> dict[str, Any]:
         """See `DropserveClient.model`."""
         return await self._run(self._requests.model())
+
+    async def models(self) -> list[dict[str, Any]]:
+        """See `DropserveClient.models`."""
+        return await self._run(self._requests.models())
 
     async def close(self) -> None:
         """Closes the connections."""

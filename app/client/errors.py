@@ -34,6 +34,7 @@ class DropserveError(Exception):
         param: the parameter at fault, or None.
         request_id: the request's id in the server's log; None without a response, and for one
             image of a batch.
+        trace_id: of the trace that the request's header `traceparent` named, or None.
         status: the HTTP status; None without a response, and for one image of a batch.
         retry_after: seconds after which the server wants the request again, or None.
         steps: with `return_steps`, small PNGs of the steps of preparing the picture, in base64.
@@ -44,6 +45,7 @@ class DropserveError(Exception):
     _: KW_ONLY
     param: str | None = None
     request_id: str | None = None
+    trace_id: str | None = None
     status: int | None = None
     retry_after: float | None = None
     steps: Mapping[str, str] | None = None
@@ -119,6 +121,7 @@ def error_from_body(
         param=error.get("param"),
         steps=error.get("steps"),
         request_id=error.get("request_id"),
+        trace_id=error.get("trace_id"),
         status=status,
         retry_after=retry_after,
     )

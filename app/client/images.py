@@ -1,7 +1,7 @@
 """Images of any kind -> the bytes of an image file, which are sent."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from os import PathLike
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     _File: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-    Image: TypeAlias = _File | PIL.Image.Image | NDArray[np.integer[Any]]
+    Image: TypeAlias = _File | PIL.Image.Image | NDArray[np.integer[Any]] | Mapping[str, Any]
     Images: TypeAlias = Iterable[Image]
 
 # What PNG cannot hold goes as TIFF, which holds every mode of Pillow's but HSV.

@@ -27,6 +27,35 @@ def size_of(cost: int) -> int:
     return min((cost.bit_length() + 2) // 3, SIZES - 1)
 
 
+class Pace:
+    """How much is done in a second of a clock, others' use of the processor included.
+
+    Args:
+        first_guess: units of cost in a second, replaced by measurements.
+        memory_seconds: the time that it is the mean of.
+    """
+
+    def __init__(self, first_guess: float, memory_seconds: float = _MEMORY_SECONDS) -> None:
+        self._memory_seconds = memory_seconds
+        self._done, self._seconds = first_guess * memory_seconds, memory_seconds
+
+    @property
+    def per_second(self) -> float:
+        """Units of cost in a second."""
+        return self._done / self._seconds
+
+    def measure(self, cost: int, seconds: float) -> None:
+        """Takes what was done, and the time that it took, into the pace.
+
+        By time and not by the number of measurements: a pause, in which another process had the
+        processor, counts for as long as it was.
+        """
+        if cost > 0 and seconds > 0:
+            kept = math.exp(-seconds / self._memory_seconds)
+            self._done = kept * self._done + cost
+            self._seconds = kept * self._seconds + seconds
+
+
 class Backlog:
     """The costs that a resource was charged with, by size, and its pace.
 
@@ -40,12 +69,13 @@ class Backlog:
         self._left = [0] * SIZES
         self._note = note
         self._oldest_is_owed = 0.0
-        self._done, self._seconds = pace * _MEMORY_SECONDS, _MEMORY_SECONDS
+        self._pace = Pace(pace)
+        self.measure = self._pace.measure
 
     @property
     def pace(self) -> float:
-        """Units of cost in a second of a clock, others' use of the processor included."""
-        return self._done / self._seconds
+        """Units of cost in a second; see `Pace`."""
+        return self._pace.per_second
 
     def wait(self, cost: int) -> float:
         """Seconds that a request would wait if it came now and nothing came after it."""
@@ -54,17 +84,6 @@ class Backlog:
         ahead = sum(self._left[: size_of(cost) + 1])
         share_of_larger = min(self.total - ahead, (ahead + cost) * _OLDEST_TO_OTHERS)
         return (ahead + share_of_larger) / self.pace
-
-    def measure(self, cost: int, seconds: float) -> None:
-        """Takes what was done, and the time that it took, into the pace.
-
-        By time and not by the number of measurements: a pause, in which another process had the
-        processor, counts for as long as it was.
-        """
-        if cost > 0 and seconds > 0:
-            kept = math.exp(-seconds / _MEMORY_SECONDS)
-            self._done = kept * self._done + cost
-            self._seconds = kept * self._seconds + seconds
 
     @property
     def takes_oldest(self) -> bool:

@@ -4,13 +4,12 @@ The bytes are hostile until decoded: the signature decides the format, the size 
 any pixel is allocated, and whatever a decoder raises becomes one of two answers.
 """
 
-import base64
 import math
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -24,7 +23,14 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from app.errors import ApiError, ErrorCode
 from app.inference.colour import MOST_PIXELS, along_colours, has_little_contrast
-from app.inference.grey import Grey, luminance, shrink, shrink_factor, use_all_of_range
+from app.inference.grey import (
+    Grey,
+    as_shown,
+    luminance,
+    shrink,
+    shrink_factor,
+    use_all_of_range,
+)
 from app.inference.image_formats import (
     Format,
     find_mistake,
@@ -40,10 +46,10 @@ from app.inference.image_formats import (
 )
 from app.inference.memory import WEBP_BYTES, decoding_memory
 from app.inference.plain_png import INLINE_PIXELS, decode_plain_png
-from model.arrays import Pixels
+from model.arrays import Floats, Pixels
 
-# An image file's bytes, or its pixels.
-Image = bytes | Pixels
+# An image file's bytes, its pixels, or another network's input.
+Image = bytes | Pixels | Floats
 
 # A JPEG is scaled down while it is decoded, by 2, 4 or 8, as far as its shorter side stays at least
 # this long: a digit a tenth as high is then still larger than MNIST's.
@@ -156,6 +162,33 @@ def decode(data: bytes, *, max_pixels: int, max_memory: float = math.inf) -> tup
     return grey, round(max(opened.size) / max(grey.shape))
 
 
+def decode_as_shown(
+    data: bytes, *, max_pixels: int, max_memory: float, mode: Literal["L", "RGB"], side: int
+) -> Pixels:
+    """Decodes a picture of anything, upright, without what makes a digit's ink visible.
+
+    Args:
+        data: see `decode`, also for the limits and what is raised.
+        max_pixels: see there.
+        max_memory: see there.
+        mode: brightness, or colours.
+        side: the longest that is needed: a large JPEG is scaled down while it is decoded.
+
+    Returns:
+        0 to 255, (H, W) or (H, W, 3).
+    """
+    try:
+        opened = _open(data, max_pixels, max_memory, (mode, max(side, _DRAFT_SIDE)))
+        try:
+            opened.image.load()
+            picture = as_shown(shrink(opened.image), mode)
+            return np.array(_turn_upright(picture, opened.image))
+        except Exception as error:
+            raise _refuse(opened.data, opened.format, error) from error
+    except ApiError as error:
+        raise _explain(error, data) from error
+
+
 def memory_needed(data: bytes) -> int:
     """Bytes that decoding an image file takes at most; see `decode` for what is raised."""
     return _open(data, max_pixels=_LONGEST_SIDE**2, max_memory=math.inf).memory
@@ -187,36 +220,6 @@ def _explain(error: ApiError, data: bytes) -> ApiError:
     return error if mistake is None else ErrorCode.NOT_AN_IMAGE(mistake)
 
 
-_SPACES = b" \t\n\r\v\f"  # in base64, as lines or indented
-_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
-
-
-def decode_base64(value: object) -> bytes:
-    """The bytes of an image in base64, or in a data: URL of it.
-
-    Raises:
-        ApiError: invalid_parameter, it is neither.
-    """
-    if not isinstance(value, str):
-        raise ErrorCode.INVALID_PARAMETER(
-            "image must be a string: the image file in base64", param="image"
-        )
-    prefix = _DATA_URL.match(value)
-    text = value[prefix.end() :] if prefix else value
-    try:
-        # Not split at the spaces: "A A A ..." would become millions of strings.
-        packed = text.encode("ascii").translate(_FROM_URL_SAFE, _SPACES)
-        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
-    except ValueError as error:
-        cure = "encode the image file's bytes"
-        if value.startswith(("b'", 'b"')):
-            cure = "it is how Python prints bytes; use b64encode(...).decode()"
-        raise ErrorCode.INVALID_PARAMETER(
-            f"image is not valid base64; {cure}", param="image"
-        ) from error
-
-
 @dataclass(frozen=True, slots=True)
 class _Opened:
     """A file whose header was read and found within the limits; no pixel is decoded yet."""
@@ -228,7 +231,12 @@ class _Opened:
     memory: int  # bytes that decoding takes at most
 
 
-def _open(data: bytes, max_pixels: int, max_memory: float) -> _Opened:
+def _open(
+    data: bytes,
+    max_pixels: int,
+    max_memory: float,
+    draft: tuple[str, int] = ("L", _DRAFT_SIDE),
+) -> _Opened:
     if not data:
         raise ErrorCode.EMPTY_BODY()
     image_format = identify(data)
@@ -272,7 +280,8 @@ def _open(data: bytes, max_pixels: int, max_memory: float) -> _Opened:
         most = min(max_pixels, _MOST_RUN_LENGTH_PIXELS)
         _check_pixels(width * height, most, kind=" of a BMP with run lengths")
     if isinstance(image, JpegImageFile):
-        image.draft("L", (_DRAFT_SIDE, _DRAFT_SIDE))
+        mode, side = draft
+        image.draft(mode, (side, side))
         kept = size if jpeg_keeps_all_coefficients(data) else None
         if width * height <= max_pixels or kept is None:
             width, height = image.size

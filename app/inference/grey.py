@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -97,6 +98,16 @@ def luminance(image: PIL.Image.Image) -> PIL.Image.Image:
     if mode == "LAB":
         return image.getchannel("L")
     return image.convert("L")
+
+
+def as_shown(image: PIL.Image.Image, mode: Literal["L", "RGB"]) -> PIL.Image.Image:
+    """Any mode of Pillow's -> "L" or "RGB", as a screen would show it, on white paper."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F", "LAB"):
+        image = luminance(image)
+    if image.has_transparency_data:
+        opaque = PIL.Image.new("RGBA", image.size, "white")
+        image = PIL.Image.alpha_composite(opaque, image.convert("RGBA"))
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _stretch(values: NDArray[np.float32]) -> Grey:

@@ -2,10 +2,11 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from app.schemas import McParameters
+from app.schemas import McParameters, McPrediction
 from model.arrays import Floats
 from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
@@ -13,6 +14,7 @@ from model.engines.protocol import Prepared
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, sufficient_passes
 from model.sampling.masks import Passes, round_rate
+from model.sampling.settling import LOOKS, next_look
 
 # Drawn seeds stay below this: short enough to read out, and repeated exactly by every JSON parser.
 _DRAWN_SEED_BITS = 32
@@ -26,11 +28,28 @@ def draw_seed() -> int:
     return secrets.randbits(_DRAWN_SEED_BITS)
 
 
+class Owner(Protocol):
+    """Computes jobs, and makes their answers, with one network."""
+
+    def step(self, job: "Job", cost: int) -> int:
+        """Computes passes of about that cost; returns what they cost."""
+        ...
+
+    def answer(self, job: "Job") -> McPrediction:
+        """The answer from the passes so far."""
+        ...
+
+    def has_settled(self, job: "Job") -> bool:
+        """Whether further passes would hardly change the decision; asked at each look."""
+        ...
+
+
 class Job:
     """The MC-dropout computation of one image; see `scheduler.Job`.
 
     Attributes:
-        pixels: what the network sees, uint8, (28, 28).
+        owner: what computes it.
+        pixels: what the network sees: uint8, (28, 28), or an input of the network's own shape.
         boxes: of the digits in the picture, if there are several.
         steps: of preparing it, if they were asked for.
         passes: which passes: their number, seed, estimator and dropout rate.
@@ -45,10 +64,12 @@ class Job:
         image: Preprocessed,
         parameters: McParameters,
         *,
+        owner: Owner | None = None,
         steps: Mapping[str, str] | None = None,
         is_streamed: bool = False,
     ) -> None:
         seed = draw_seed() if parameters.seed is None else parameters.seed
+        self.owner = owner
         self.pixels = image.pixels
         self.boxes: Sequence[Box] = image.boxes
         self.steps = steps
@@ -82,7 +103,8 @@ class Job:
     @property
     def next_stop(self) -> int:
         """The number of passes after which a partial result, a check or the answer is due."""
-        return min(self.done - self.done % self._stride + self._stride, self.passes.count)
+        stop = min(self.done - self.done % self._stride + self._stride, self.passes.count)
+        return stop if self.parameters.until is None else min(stop, next_look(self.done))
 
     @property
     def has_partial_result(self) -> bool:
@@ -108,3 +130,7 @@ class Job:
                 return
         if self.remaining == 0:
             self.stop_reason = "passes"
+        elif self.parameters.until is not None and self.done in LOOKS:
+            assert self.owner is not None
+            if self.owner.has_settled(self):
+                self.stop_reason = "decision"

@@ -11,10 +11,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from model.errors import CheckpointError
+
 # The share of the memory limit that pictures may take while they are decoded. A server at rest
 # takes as much again, and bodies take the rest.
 PICTURE_SHARE = 0.33
 _LEAST_MEMORY = 2**20
+# Of a network's file, while it is loaded: its bytes, its arrays, and those of the engine.
+_NETWORK_COPIES = 3
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 
 # The figures below are bytes per pixel; `python -m tests.load.picture_memory` measures their sums.
@@ -73,6 +77,39 @@ def memory_limit(root: Path = Path("/")) -> int:
             except (OSError, ValueError):  # there is none, or "max"
                 continue
     return min(limits)
+
+
+def require_room(path: Path, workers: int, root: Path = Path("/")) -> None:
+    """Refuses a network that would not fit in memory, before its file is read.
+
+    Args:
+        path: of its file.
+        workers: processes that load it.
+        root: where /proc and /sys are.
+
+    Raises:
+        CheckpointError: it would not.
+    """
+    with suppress(OSError):  # reading it says what is wrong
+        needed = workers * _NETWORK_COPIES * path.stat().st_size
+        left = memory_left(workers, root)
+        if needed > left:
+            raise CheckpointError(
+                f"the network {path} would take {needed / 1e6:,.0f} MB in {workers} workers, and "
+                f"{max(left, 0) / 1e6:,.0f} MB are left; unload another, or use fewer workers"
+            )
+
+
+def memory_left(workers: int, root: Path = Path("/")) -> int:
+    """Bytes that workers as large as this process can still use together."""
+    left = memory_limit(root)
+    with suppress(OSError, ValueError, IndexError):  # not on Linux
+        pages = int((root / "proc/self/statm").read_text().split()[1])
+        left -= workers * pages * os.sysconf("SC_PAGE_SIZE")
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                left = min(left, 1024 * int(line.split()[1]))
+    return left
 
 
 def picture_memory(total: int | None, workers: int) -> int:

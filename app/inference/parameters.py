@@ -43,12 +43,22 @@ def parse_parameters(
                 "depend on the number of passes; leave out one of the two",
                 param="max_standard_error",
             )
-        if parameters.dropout is not None and parameters.coverage is not None:
+        if parameters.until is not None and (
+            parameters.estimator == "balanced" or parameters.max_standard_error is not None
+        ):
             raise ErrorCode.INVALID_PARAMETER(
-                "coverage works with the checkpoint's own dropout rate only, with which its "
-                "prediction sets were fitted; leave out coverage or dropout",
-                param="coverage",
+                "until works with estimator=independent and without max_standard_error; leave it "
+                "out, or the other",
+                param="until",
             )
+        if parameters.dropout is not None:
+            for name in ("coverage", "target_error", "until"):
+                if getattr(parameters, name) is not None:
+                    raise ErrorCode.INVALID_PARAMETER(
+                        f"{name} works with the checkpoint's own dropout rate only, with which it "
+                        f"was calibrated; leave out {name} or dropout",
+                        param=name,
+                    )
     return parameters
 
 

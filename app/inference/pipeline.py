@@ -5,129 +5,103 @@ import base64
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, aclosing
-from typing import TypeVar
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from app.errors import ApiError, ErrorCode
+from app.inference.admission import INLINE_COST, Admission
 from app.inference.answers import AnswerBuilder
 from app.inference.backlog import Charge
+from app.inference.costs import IMAGE_COST, NetworkCost
 from app.inference.decoding import Image
 from app.inference.jobs import Job
-from app.inference.reading import PictureReader, Steps, picture_cost
-from app.inference.scheduler import Scheduler
+from app.inference.reading import PictureReader, Steps
+from app.inference.recording import AnswerRecorder
+from app.inference.resources import ROUND_SECONDS, Resources
 from app.schemas import McParameters, McPrediction, Prediction, PredictParameters
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.request_record import Timings
-from model.checkpoint import Checkpoint
+from model.checkpoint import AnyCheckpoint
 from model.digits.preprocessing import Preprocessed
 from model.engines import build_engine
 from model.engines.protocol import predict_probs
+from model.engines.relu_mlp import ReluMlpEngine
+from model.layered import spec_of
+from model.literals import SIDE
 from model.sampling.masks import dropped_units
+
+if TYPE_CHECKING:
+    from app.inference.review import ReviewFolder
 
 T = TypeVar("T")
 
 logger = logging.getLogger("dropserve")
 
-# Costs are in passes. A deterministic answer takes as long as this many.
-_DETERMINISTIC_COST = 20
-# Preparing an image and summarising its passes.
-_IMAGE_COST = 32
-# A smaller request, or one that waits less, is answered before its caller can be seen to be gone.
-_WATCHED_PASSES, _WATCHED_SECONDS = 256, 0.01
-# The event loop gets its turn after each round.
-_ROUND_SECONDS = 0.001
-# After this time a request lets others of its size go first. Those that take less finish in the
-# order in which they came, since taking turns would make nearly all of them late.
-_SHARE_SECONDS = 0.05
-# Under overload one wait in a hundred of requests of 1000 passes was this multiple of the predicted
-# one, in `python -m tests.load.overload`; of batches more.
-_LONGEST_TO_PREDICTED = 1.6
 # Balanced masks of more passes, or what they drop, would hold up the event loop.
 _INLINE_MASKS = 64
 
 
-class Predictor:
+class Predictor(Admission):
     """Answers requests with one network; belongs to one event loop.
 
     Args:
         checkpoint: the network.
         settings: how it is served.
         metrics: counts answers and passes, if not None.
+        name: of the model; the checkpoint's own, if None.
+        resources: what it shares with other predictors; without them it has its own.
+        review: keeps pictures for a person, if not None.
+
+    Attributes:
+        name: of the model.
+        spec: what requests send for one input.
+        reproducible: where a seed gives the same bytes again; None: on every processor.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, settings: Settings, metrics: Metrics | None = None
+        self,
+        checkpoint: AnyCheckpoint,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        *,
+        name: str | None = None,
+        resources: Resources | None = None,
+        review: "ReviewFolder | None" = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.name = checkpoint.name if name is None else name
+        self.spec = spec_of(checkpoint.network)
         self.engine = build_engine(checkpoint.network, settings.device, settings.precision)
-        self._answers = AnswerBuilder(checkpoint)
-        self.scheduler: Scheduler[Job, McPrediction] = Scheduler(
-            self._step,
-            self._answers.sampled,
-            round_seconds=_ROUND_SECONDS,
-            share_seconds=_SHARE_SECONDS,
-            max_wait_seconds=settings.max_wait_ms / 1000 / _LONGEST_TO_PREDICTED,
-            job_cost=_IMAGE_COST,
-            note_queued=None if metrics is None else metrics.change_queue,
-        )
-        self._settings = settings
-        self._metrics = metrics
-        self._reader = PictureReader(settings)
+        is_compiled = isinstance(self.engine, ReluMlpEngine)
+        self.reproducible = None if is_compiled else "on one kind of processor"
+        answers = AnswerBuilder(checkpoint, self.name, self.reproducible)
+        self._own = None if resources else Resources(settings, PictureReader(settings), metrics)
+        shared = resources or self._own
+        assert shared is not None
+        cost = NetworkCost(checkpoint.network, self.engine, shared.unit)
+        super().__init__(shared, cost, answers, settings)
+        self._recorder = AnswerRecorder(self.name, self.spec, metrics, review)
 
     def warm_up(self) -> list[Prediction]:
         """Computes one answer of each kind, so that no caller pays for first times."""
-        pixels = np.zeros(self.checkpoint.network.config.input_shape, dtype=np.uint8)
-        pixels[4:24, 12:16] = 255
-        image, parameters = Preprocessed(pixels), McParameters(seed=0)
-        job = Job(image, parameters)
-        self._step(job, job.remaining)
+        inputs, parameters = np.zeros(self.spec.shape, self.spec.dtype), McParameters(seed=0)
+        if self.spec.preparation == "digit":
+            inputs = np.zeros((SIDE, SIDE), np.uint8)
+            inputs[4:24, 12:16] = 255
+        image = Preprocessed(inputs)
+        for _ in range(2):  # of which the first may take much longer
+            job = Job(image, parameters, owner=self)
+            self.step(job, job.remaining * self._network_cost.per_pass)
         return [self._predict(image, parameters), self._answers.sampled(job)]
 
     async def close(self, seconds: float) -> None:
-        """Finishes what is queued, for at most `seconds`; answers the rest with an error."""
-        await self.scheduler.close(seconds)
-        self._reader.close()
-
-    def may_take_long(self, image: Image, parameters: PredictParameters) -> bool:
-        """Whether a request takes or waits long enough for its caller to go away meanwhile."""
-        if picture_cost(image) > 0:
-            return True
-        if not isinstance(parameters, McParameters):
-            return False
-        if parameters.passes > _WATCHED_PASSES:
-            return True
-        return self.scheduler.backlog.wait(parameters.passes + _IMAGE_COST) > _WATCHED_SECONDS
-
-    def check(self, parameters_type: type[PredictParameters]) -> None:
-        """Refuses what admission would refuse of the smallest request: before its body is read.
-
-        Under overload the server must spend next to nothing on what it refuses.
-
-        Raises:
-            ApiError: see `Scheduler.check`.
-        """
-        is_sampled = issubclass(parameters_type, McParameters)
-        self.scheduler.check(_IMAGE_COST + 1 if is_sampled else _DETERMINISTIC_COST)
-
-    def check_request(
-        self, images: int, parameters: PredictParameters, *, decoding_cost: int = 0
-    ) -> None:
-        """Refuses what admission would refuse, before anything is made of the request.
-
-        Args:
-            images: their number.
-            parameters: validated.
-            decoding_cost: of the images, see `picture_cost`.
-
-        Raises:
-            ApiError: see `Scheduler.check`.
-        """
-        cost = self._cost(parameters) * images
-        before, timeout = self._reader.wait(decoding_cost), self._timeout(parameters)
-        self.scheduler.check(cost, before=before, timeout=timeout)
+        """Admits nothing more; see also `Resources.close`, for what is its own."""
+        self._is_closed = True
+        if self._own is not None:
+            await self._own.close(seconds)
 
     async def predict(
         self, image: Image, parameters: PredictParameters
@@ -141,19 +115,24 @@ class Predictor:
         Raises:
             ApiError: the request is refused, or the image has no answer.
         """
-        self._require_level(parameters)
+        self._answers.check(parameters)
         steps: Steps | None = {} if parameters.return_steps else None
         started = time.monotonic()
-        read = self._reader.read_inline(image, parameters.preprocess, steps)
+        read = self._reader.read_inline(image, parameters.preprocess, self.spec, steps)
         if read is None:
             decoding = self._reader.charge([image])
             with self._admit([image], parameters, decoding), decoding:
                 deadline = self._deadline(parameters)
-                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
+                read = await self._read(image, parameters, deadline, steps)
         decoded = time.monotonic()
-        answer = self._predict(read, parameters, steps)
+        if self._network_cost.deterministic > INLINE_COST:
+            answer = await self._predict_in_thread(
+                read, parameters, self._deadline(parameters), steps
+            )
+        else:
+            answer = self._predict(read, parameters, steps)
         timings = Timings(decoded - started, 0.0, time.monotonic() - decoded)
-        self._count(answer)
+        self._recorder.note(image, parameters, answer)
         return answer, timings
 
     async def predict_mc(
@@ -165,14 +144,14 @@ class Predictor:
         with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
-                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
-            job = Job(read, parameters, steps=steps)
+                read = await self._read(image, parameters, deadline, steps)
+            job = Job(read, parameters, owner=self, steps=steps)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             (answer,), computing = await self._run([job], deadline, charge)
         if isinstance(answer, Exception):
             raise answer
-        self._count(answer)
+        self._recorder.note(image, parameters, answer)
         return answer, _timings(started, decoded, computing)
 
     async def stream_mc(
@@ -188,18 +167,18 @@ class Predictor:
         with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
-                read = await self._reader.read(image, parameters.preprocess, deadline, steps)
-            job = Job(read, parameters, steps=steps, is_streamed=True)
+                read = await self._read(image, parameters, deadline, steps)
+            job = Job(read, parameters, owner=self, steps=steps, is_streamed=True)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
             try:
                 async with aclosing(self.scheduler.stream(job, deadline, charge)) as answers:
                     async for answer, computing in answers:
                         if answer.is_final:
-                            self._count(answer)
+                            self._recorder.note(image, parameters, answer)
                         yield answer, _timings(started, decoded, computing)
             finally:
-                self._count_passes([job])
+                self._recorder.note_passes([job], self.scheduler.most_queued)
 
     async def predict_batch(
         self, images: Sequence[Image | ApiError], parameters: PredictParameters
@@ -224,7 +203,7 @@ class Predictor:
             good = [one for one in read if not isinstance(one, ApiError)]
             answers: Sequence[Prediction | Exception]
             if isinstance(parameters, McParameters):
-                jobs = [Job(one, parameters) for one in good]
+                jobs = [Job(one, parameters, owner=self) for one in good]
                 for job in jobs:
                     await self._prepare_masks(job, deadline)
                 decoded = time.monotonic()
@@ -232,47 +211,25 @@ class Predictor:
             else:
                 decoded = time.monotonic()
                 answers = [
-                    self._predict_of_batch(one, parameters, deadline)
+                    await self._predict_of_batch(one, parameters, deadline)
                     async for one in _in_turns(good)
                 ]
                 computing = time.monotonic() - decoded
         following = iter(answers)
         found = [one if isinstance(one, ApiError) else _own(next(following)) for one in read]
-        for answer in found:
-            self._count(answer)
+        for image, answer in zip(images, found, strict=True):
+            self._recorder.note(image, parameters, answer)
         return found, _timings(started, decoded, computing)
 
-    def _admit(
+    async def _read(
         self,
-        images: Sequence[Image | ApiError],
+        image: Image,
         parameters: PredictParameters,
-        decoding: Charge,
-    ) -> AbstractContextManager[Charge]:
-        """Counts a request as queued while the block lasts; refuses what cannot be answered.
-
-        Raises:
-            ApiError: invalid_parameter, the checkpoint has no prediction sets for the coverage;
-                see also `Scheduler.check`.
-        """
-        self._require_level(parameters)
-        cost = self._cost(parameters) * len(images)
-        before, timeout = self._reader.wait(decoding.cost), self._timeout(parameters)
-        return self.scheduler.admit(cost, before=before, timeout=timeout)
-
-    def _cost(self, parameters: PredictParameters) -> int:
-        """Of an image, besides decoding it."""
-        if isinstance(parameters, McParameters):
-            return parameters.passes + _IMAGE_COST
-        return _DETERMINISTIC_COST
-
-    def _require_level(self, parameters: PredictParameters) -> None:
-        """Refuses a coverage that the checkpoint has no prediction sets for."""
-        if parameters.coverage is None or parameters.coverage in self._answers.levels:
-            return
-        cure = f"one of this checkpoint's levels: {', '.join(map(str, self._answers.levels))}"
-        if not self._answers.levels:
-            cure = "left out: dropserve-train calibrate has not fitted this checkpoint"
-        raise ErrorCode.INVALID_PARAMETER(f"coverage must be {cure}", param="coverage")
+        deadline: float,
+        steps: Steps | None = None,
+    ) -> Preprocessed:
+        """What the network sees; see `PictureReader.read`."""
+        return await self._reader.read(image, parameters.preprocess, deadline, self.spec, steps)
 
     async def _read_of_batch(
         self, image: Image | ApiError, parameters: PredictParameters, deadline: float
@@ -280,22 +237,38 @@ class Predictor:
         if isinstance(image, ApiError):
             return image
         try:
-            return await self._reader.read(image, parameters.preprocess, deadline)
+            return await self._read(image, parameters, deadline)
         except ApiError as error:
             if error.kind is ErrorCode.DEADLINE_EXCEEDED:
                 raise
             return error
 
-    def _predict_of_batch(
+    async def _predict_of_batch(
         self, image: Preprocessed, parameters: PredictParameters, deadline: float
     ) -> Prediction | ApiError:
         if time.monotonic() >= deadline:
             raise ErrorCode.DEADLINE_EXCEEDED()
         try:
+            if self._network_cost.deterministic > INLINE_COST:
+                return await self._predict_in_thread(image, parameters, deadline)
             return self._predict(image, parameters)
+        except ApiError:
+            raise
         except Exception:
             logger.exception("an image could not be computed")
             return ErrorCode.INTERNAL()
+
+    async def _predict_in_thread(
+        self,
+        image: Preprocessed,
+        parameters: PredictParameters,
+        deadline: float,
+        steps: Steps | None = None,
+    ) -> Prediction:
+        """The same, of a network that takes long enough to be worth the thread."""
+        return await self._reader.in_thread(
+            lambda: self._predict(image, parameters, steps), deadline
+        )
 
     def _predict(
         self, image: Preprocessed, parameters: PredictParameters, steps: Steps | None = None
@@ -311,11 +284,12 @@ class Predictor:
         try:
             return await self.scheduler.run(jobs, deadline, charge)
         finally:
-            self._count_passes(jobs)
+            self._recorder.note_passes(jobs, self.scheduler.most_queued)
 
     async def _prepare_masks(self, job: Job, deadline: float) -> None:
-        """Prepares a job whose masks would take too long on the event loop, in the thread."""
-        if job.needs_masks and job.passes.count > _INLINE_MASKS:
+        """Prepares a job that would take too long on the event loop, in the thread."""
+        takes_long = job.needs_masks and job.passes.count > _INLINE_MASKS
+        if takes_long or self._network_cost.per_image > INLINE_COST:
             await self._reader.in_thread(lambda: self._prepare(job), deadline)
 
     def _prepare(self, job: Job) -> None:
@@ -325,49 +299,29 @@ class Predictor:
             bits = dropped_units(self.engine.dropout_sites, job.passes)
             job.dropped = [base64.b64encode(row).decode() for row in bits]
 
-    def _step(self, job: Job, passes: int) -> int:
-        """Computes about as many passes as given, in whole blocks; returns their number."""
+    def step(self, job: Job, cost: int) -> int:
+        """Computes passes of about a cost, in whole blocks; returns what they cost."""
+        per_pass = self._network_cost.per_pass
         if job.prepared is None:
             self._prepare(job)
         start, block = job.done, self.engine.block_passes
+        passes = max(1, cost // per_pass)
         stop = min(-(-(start + passes) // block) * block, job.next_stop)
-        job.advance(self.engine.sample(job.prepared, start, stop))
-        return stop - start
+        started = time.perf_counter()
+        probs = self.engine.sample(job.prepared, start, stop)
+        self._network_cost.measure(stop - start, time.perf_counter() - started)
+        job.advance(probs)
+        # What the passes share is done with the first of them; the scheduler knows its least cost.
+        shared = 0 if start else self._network_cost.per_image - IMAGE_COST
+        return (stop - start) * per_pass + shared
 
-    def _timeout(self, parameters: PredictParameters) -> float:
-        return (parameters.timeout_ms or self._settings.max_timeout_ms) / 1000
+    def answer(self, job: Job) -> McPrediction:
+        """The answer from the passes so far."""
+        return self._answers.sampled(job)
 
-    def _deadline(self, parameters: PredictParameters) -> float:
-        return time.monotonic() + self._timeout(parameters)
-
-    def _count(self, answer: Prediction | ApiError) -> None:
-        if self._metrics is None:
-            return
-        if isinstance(answer, ApiError):
-            self._metrics.count_image_error(answer.code)
-            return
-        information = None
-        if isinstance(answer, McPrediction):
-            information = float(answer.mutual_information)
-        self._metrics.count_answer(
-            "predict" if information is None else "mc",
-            answer.digit,
-            # NumPy's own scalars are slow to compare.
-            float(answer.confidence),
-            float(answer.predictive_entropy),
-            None if answer.decision is None else answer.decision.reason,
-            information,
-        )
-
-    def _count_passes(self, jobs: Sequence[Job]) -> None:
-        """Counts the passes of an ended request, computed or not."""
-        if self._metrics is None:
-            return
-        computed = sum(job.done for job in jobs)
-        spared = sum(job.remaining for job in jobs if job.is_finished)
-        cancelled = sum(job.remaining for job in jobs if not job.is_finished)
-        self._metrics.limit_queue(self.scheduler.most_queued)
-        self._metrics.count_passes(computed=computed, spared=spared, cancelled=cancelled)
+    def has_settled(self, job: Job) -> bool:
+        """Whether further passes would hardly change the decision."""
+        return self._answers.has_settled(job)
 
 
 async def _in_turns(items: Sequence[T]) -> AsyncGenerator[T, None]:
@@ -376,7 +330,7 @@ async def _in_turns(items: Sequence[T]) -> AsyncGenerator[T, None]:
     for item in items:
         if time.monotonic() >= until:
             await asyncio.sleep(0)
-            until = time.monotonic() + _ROUND_SECONDS
+            until = time.monotonic() + ROUND_SECONDS
         yield item
 
 

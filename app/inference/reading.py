@@ -7,18 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Backlog, Charge, size_of
-from app.inference.decoding import Image, decode, decode_inline
+from app.inference.decoding import Image, decode, decode_as_shown, decode_inline
 from app.inference.decoding_cost import LARGE, decoding_cost
 from app.inference.encoding import encode_small
 from app.inference.memory import picture_memory, return_memory
+from app.inference.plain_inputs import fit_plain, require_pictures
 from app.settings import Settings
 from model.arrays import Pixels
 from model.digits.preprocessing import Preprocessed, find_digits
 from model.errors import ImageError, InvalidPixelsError, NoInkError
+from model.layered import InputSpec
 from model.literals import Preprocess
 
 T = TypeVar("T")
@@ -48,6 +50,7 @@ def from_image_error(error: ImageError) -> ApiError:
 def read_picture(
     picture: Image,
     mode: Preprocess,
+    spec: InputSpec | None = None,
     *,
     max_pixels: int,
     max_memory: float = math.inf,
@@ -58,6 +61,7 @@ def read_picture(
     Args:
         picture: an image file, or pixels.
         mode: how pixels become the network's input.
+        spec: of the input; None: pictures of digits.
         max_pixels: see `decoding.decode`.
         max_memory: the same.
         steps: takes small pictures of the steps.
@@ -65,12 +69,25 @@ def read_picture(
     Raises:
         ApiError: the image cannot be decoded, or shows nothing.
     """
+    if spec is not None and spec.preparation == "none":
+        if isinstance(picture, bytes):
+            height, width, channels = require_pictures(spec)
+            picture = decode_as_shown(
+                picture,
+                max_pixels=max_pixels,
+                max_memory=max_memory,
+                mode="RGB" if channels == 3 else "L",
+                side=max(height, width),
+            )
+        # An engine takes float32 as well; only digits are always pixels.
+        return Preprocessed(cast(Pixels, fit_plain(picture, mode, spec)))
     factor = 1
     shown: dict[str, Pixels] = {}
     if isinstance(picture, bytes):
         picture, factor = decode(picture, max_pixels=max_pixels, max_memory=max_memory)
     try:
-        return find_digits(picture, mode, None if steps is None else shown).magnified(factor)
+        pixels = cast(Pixels, picture)
+        return find_digits(pixels, mode, None if steps is None else shown).magnified(factor)
     except ImageError as error:
         refusal = from_image_error(error)
         refusal.steps = steps
@@ -78,7 +95,7 @@ def read_picture(
         if steps is not None:
             steps.update((name, encode_small(pixels)) for name, pixels in shown.items())
     # Not from `error`, whose traceback would keep the picture until the answer is sent.
-    del picture, shown
+    del picture, pixels, shown
     raise refusal
 
 
@@ -112,6 +129,8 @@ class PictureReader:
         # What is admitted and not decoded yet.
         self.backlog = Backlog(_COSTS_PER_SECOND)
 
+    cost = staticmethod(picture_cost)
+
     def charge(self, images: Sequence[Image | ApiError]) -> Charge:
         """What decoding a request's images in threads costs; 0 if all are small."""
         return Charge(self.backlog, sum(map(picture_cost, images)))
@@ -121,20 +140,29 @@ class PictureReader:
         return self.backlog.wait(cost) if cost else 0.0
 
     def read_inline(
-        self, image: Image, mode: Preprocess, steps: Steps | None = None
+        self,
+        image: Image,
+        mode: Preprocess,
+        spec: InputSpec | None = None,
+        steps: Steps | None = None,
     ) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
-        if isinstance(image, bytes):
-            if decoding_cost(image):
-                return None
+        if picture_cost(image):
+            return None
+        if isinstance(image, bytes) and (spec is None or spec.preparation != "none"):
             grey = decode_inline(image, max_pixels=self._max_pixels)
             if grey is None:
                 return None
             image = grey
-        return read_picture(image, mode, max_pixels=self._max_pixels, steps=steps)
+        return read_picture(image, mode, spec, max_pixels=self._max_pixels, steps=steps)
 
     async def read(
-        self, image: Image, mode: Preprocess, deadline: float, steps: Steps | None = None
+        self,
+        image: Image,
+        mode: Preprocess,
+        deadline: float,
+        spec: InputSpec | None = None,
+        steps: Steps | None = None,
     ) -> Preprocessed:
         """The pixels that the network sees.
 
@@ -142,17 +170,19 @@ class PictureReader:
             image: an image file, or pixels.
             mode: how pixels become the network's input.
             deadline: on the monotonic clock.
+            spec: of the input; None: pictures of digits.
             steps: see `read_picture`.
 
         Raises:
             ApiError: the image cannot be decoded, or shows nothing; deadline_exceeded.
         """
-        read = self.read_inline(image, mode, steps)
+        read = self.read_inline(image, mode, spec, steps)
         if read is None:
             read = await self.in_thread(
                 lambda: read_picture(
                     image,
                     mode,
+                    spec,
                     max_pixels=self._max_pixels,
                     max_memory=self._max_memory,
                     steps=steps,

@@ -48,7 +48,7 @@ _MOST_ROUNDS = 5
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
 
-# Computes about as many passes of the job as given; returns how many.
+# Computes passes of the job of about the cost that is given; returns what they cost.
 Step = Callable[[J, int], int]
 # Makes the answer of a job from the passes computed so far.
 MakeAnswer = Callable[[J], R]

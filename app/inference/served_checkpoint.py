@@ -1,23 +1,36 @@
-"""The checkpoint that the settings name."""
+"""A checkpoint as it is served: its answers can be sent, and its description too."""
 
+from pathlib import Path
+
+from app.inference.catalogue import find_models
 from app.inference.encoding import encode_json
 from app.settings import Settings
-from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
+from model.checkpoint import AnyCheckpoint, load_any_checkpoint
 from model.errors import CheckpointError
 from model.literals import SIDE
+from model.network import MLP
 
 
-def load_served_checkpoint(settings: Settings) -> Checkpoint:
-    """The checkpoint that the settings name, or the committed one.
+def load_served_checkpoint(settings: Settings) -> AnyCheckpoint:
+    """The checkpoint of the default model of the settings.
+
+    Raises:
+        CheckpointError: there is no such model; see also `load_servable`.
+    """
+    return load_servable(find_models(settings).file_of().path)
+
+
+def load_servable(path: Path) -> AnyCheckpoint:
+    """Reads a checkpoint that can be served.
 
     Raises:
         CheckpointError: it cannot be read, its network takes other images than are served, or its
             description cannot be sent.
     """
-    path = settings.checkpoint or DEFAULT_CHECKPOINT
-    checkpoint = load_checkpoint(path)
-    shape = checkpoint.network.config.input_shape
-    if shape != (SIDE, SIDE):
+    checkpoint = load_any_checkpoint(path)
+    network = checkpoint.network
+    if isinstance(network, MLP) and network.config.input_shape != (SIDE, SIDE):
+        shape = network.config.input_shape
         raise CheckpointError(
             f"the checkpoint {path} is for images of shape {shape}; only {SIDE}x{SIDE} is served"
         )

@@ -1,27 +1,39 @@
-"""The two models that V2 clients see, and the documents that describe them."""
+"""The two models that V2 clients see of each network, and the documents that describe them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.open_inference.protocol import PIXEL_COUNT, PIXELS, VERSION
-from app.schemas import TENSORS, McParameters, McPrediction, Prediction, PredictParameters
+from app.open_inference.tensors import Datatype as Datatype
+from app.open_inference.tensors import ModelInputs
+from app.schemas import (
+    TENSORS,
+    McParameters,
+    McPrediction,
+    Prediction,
+    PredictParameters,
+    index_name,
+)
 from app.settings import Settings
-from model.checkpoint import Checkpoint
-
-Datatype = Literal["UINT8", "FP32", "INT64", "BYTES"]
+from model.checkpoint import AnyCheckpoint
+from model.layered import spec_of
 
 SERVER_NAME = "dropserve"
 # What tritonclient and perf_analyzer ask for before they use it. Not "statistics": each of several
 # workers would report its own counts, and a client would see them run backwards.
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+)
 
 _PLATFORM = "dropserve"
-_MC_SUFFIX = "-mc"
+MC_SUFFIX = "-mc"
 _UNDECIDED = "none"  # tensors know no null
 _NUMPY: Mapping[Datatype, str] = {"UINT8": "u1", "FP32": "<f4", "INT64": "<i8"}
 
@@ -66,7 +78,10 @@ class ServedModel:
     """
 
     name: str
+    version: str
+    versions: tuple[str, ...]
     parameters_type: type[PredictParameters]
+    inputs: ModelInputs
     outputs: Mapping[str, Tensor]
     settings: Settings
 
@@ -74,9 +89,9 @@ class ServedModel:
         """`GET /v2/models/NAME`."""
         return {
             "name": self.name,
-            "versions": [VERSION],
+            "versions": self.versions,
             "platform": _PLATFORM,
-            "inputs": [_PIXELS.metadata()],
+            "inputs": [self._input.metadata()],
             "outputs": [output.metadata() for output in self.outputs.values()],
         }
 
@@ -88,45 +103,82 @@ class ServedModel:
             "backend": _PLATFORM,
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": self.settings.max_batch_images,
-            "input": [_PIXELS.config()],
+            "input": [self._input.config()],
             "output": [output.config() for output in self.outputs.values()],
             "model_transaction_policy": {"decoupled": False},
         }
 
     def index(self) -> dict[str, str]:
         """Its entry in `POST /v2/repository/index`."""
-        return {"name": self.name, "version": VERSION, "state": "READY", "reason": ""}
+        return {"name": self.name, "version": self.version, "state": "READY", "reason": ""}
+
+    @property
+    def _input(self) -> Tensor:
+        first = self.inputs.first
+        return Tensor(first.name, first.datatypes[0], first.item_shapes[0])
 
 
-_PIXELS = Tensor(PIXELS, "UINT8", (PIXEL_COUNT,))
+def missing_model(name: str, reason: str) -> list[dict[str, str]]:
+    """The entries of a network that is not served."""
+    return [
+        {"name": each, "version": "", "state": "UNAVAILABLE", "reason": reason}
+        for each in (name, name + MC_SUFFIX)
+    ]
 
 
-def served_models(checkpoint: Checkpoint, settings: Settings) -> dict[str, ServedModel]:
-    """The deterministic model, named as the checkpoint, and the one with dropout, by name."""
-    classes = len(checkpoint.network.config.labels)
+def served_models(
+    checkpoint: AnyCheckpoint,
+    settings: Settings,
+    name: str | None = None,
+    version: str = "1",
+    versions: Collection[str] = ("1",),
+) -> dict[str, ServedModel]:
+    """The deterministic model, named as the network, and the one with dropout, by name.
+
+    Args:
+        checkpoint: the network.
+        settings: the limits.
+        name: of the network; the checkpoint's own, if None.
+        version: of this network.
+        versions: all that are served under the name.
+    """
+    name = checkpoint.name if name is None else name
+    labels = checkpoint.network.config.labels
     thresholds = checkpoint.calibration["thresholds"]
+    inputs = ModelInputs(spec_of(checkpoint.network))
     models = [
         ServedModel(
-            name, parameters, _outputs(answer, classes, thresholds[mode] is not None), settings
+            each,
+            version,
+            tuple(sorted(versions, key=int)),
+            parameters,
+            inputs,
+            _outputs(answer, labels, thresholds[mode] is not None),
+            settings,
         )
-        for name, parameters, answer, mode in (
-            (checkpoint.name, PredictParameters, Prediction, "predict"),
-            (checkpoint.name + _MC_SUFFIX, McParameters, McPrediction, "mc"),
+        for each, parameters, answer, mode in (
+            (name, PredictParameters, Prediction, "predict"),
+            (name + MC_SUFFIX, McParameters, McPrediction, "mc"),
         )
     ]
     return {model.name: model for model in models}
 
 
-def _outputs(answer: type[Prediction], classes: int, has_decision: bool) -> dict[str, Tensor]:
+def _outputs(
+    answer: type[Prediction], labels: Sequence[str], has_decision: bool
+) -> dict[str, Tensor]:
     """The tensors of an answer's fields, by name; strings come last.
 
     Tensors know no null, so there is no decision before there is a threshold.
     """
+    classes, missing = len(labels), {"digit", "class_index"} - {index_name(labels)}
+    if not has_decision:
+        missing.add("decision")
     types = get_type_hints(answer)
     tensors = [
         Tensor(field.name, _datatype(types[field.name]), (classes,) * len(field.metadata["axes"]))
         for field in dataclasses.fields(answer)
-        if TENSORS in field.metadata["places"] and (has_decision or field.name != "decision")
+        if TENSORS in field.metadata["places"] and field.name not in missing
     ]
     tensors.sort(key=lambda tensor: tensor.datatype == "BYTES")
     return {tensor.name: tensor for tensor in tensors}

@@ -6,9 +6,7 @@ from typing import Any
 from app.errors import ApiError, ErrorCode
 from model.literals import SIDE
 
-# The one version there is; which checkpoint answers stands in `GET /model`.
-VERSION = "1"
-PIXELS, IMAGE = "pixels", "image"
+PIXELS, IMAGE, INPUT = "pixels", "image", "input"
 PIXEL_COUNT = SIDE * SIDE
 
 _ROOT = "/v2"

@@ -3,18 +3,22 @@
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from app.errors import ErrorCode
 from app.inference.json_structure import check_structure
 from app.inference.parameters import parse_parameters
-from app.open_inference.models import ServedModel, Tensor
-from app.open_inference.protocol import PIXELS, invalid, parameters_of
+from app.inference.plain_inputs import json_shape
+from app.open_inference.protocol import IMAGE, invalid, parameters_of
 from app.open_inference.tensors import InputHeader, raw_input_header, read_images, read_input_header
 from app.schemas import McParameters, PredictParameters
-from model.arrays import Pixels
+from model.arrays import Floats, Pixels
+from model.literals import SIDE
+
+if TYPE_CHECKING:
+    from app.open_inference.models import ServedModel, Tensor
 
 # KServe's client repeats the model's name in the body.
 _FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
@@ -29,7 +33,7 @@ _NEEDS_TWO_PASSES = frozenset({"variance", "standard_error"})
 class WantedOutput(NamedTuple):
     """An output, and whether it comes as raw bytes after the JSON."""
 
-    tensor: Tensor
+    tensor: "Tensor"
     is_binary: bool
 
 
@@ -53,10 +57,12 @@ class InferenceRequest(NamedTuple):
     """What was asked, and of which images: at least one, all of one kind."""
 
     header: RequestHeader
-    images: "list[Pixels] | list[bytes]"
+    images: "list[Pixels | Floats] | list[bytes]"
 
 
-def parse_request(body: bytes, header_length: bytes | None, model: ServedModel) -> InferenceRequest:
+def parse_request(
+    body: bytes, header_length: bytes | None, model: "ServedModel"
+) -> InferenceRequest:
     """Reads and validates a request.
 
     Args:
@@ -77,7 +83,8 @@ def parse_request(body: bytes, header_length: bytes | None, model: ServedModel) 
         header = _remembered_header(body[:length], model)
     else:
         header = _parse_header(body[:length], model)
-    return InferenceRequest(header, read_images(header.input, memoryview(body)[length:]))
+    images = read_images(header.input, memoryview(body)[length:], model.inputs)
+    return InferenceRequest(header, images)
 
 
 def _read_length(value: bytes | None, body: bytes) -> int:
@@ -92,22 +99,23 @@ def _read_length(value: bytes | None, body: bytes) -> int:
     return int(value)
 
 
-def _raw_header(size: int, model: ServedModel) -> RequestHeader:
+def _raw_header(size: int, model: "ServedModel") -> RequestHeader:
     known = model.parameters_type(preprocess="none")
     outputs = _read_outputs(None, model, known, is_binary=True)
-    tensor = raw_input_header(size, model.settings.max_batch_images)
+    tensor = raw_input_header(size, model.settings.max_batch_images, model.inputs)
     return RequestHeader(None, tensor, known, outputs)
 
 
-def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
-    document = _parse_json(text, model.settings.max_batch_images)
+def _parse_header(text: bytes, model: "ServedModel") -> RequestHeader:
+    shape = json_shape(model.inputs.spec)
+    document = _parse_json(text, model.settings.max_batch_images, shape)
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise invalid("inputs must be a list of one input: pixels or image")
-    tensor = read_input_header(inputs[0], model.settings.max_batch_images)
+        raise invalid(f"inputs must be a list of one input, such as {model.inputs.first.name}")
+    tensor = read_input_header(inputs[0], model.settings.max_batch_images, model.inputs)
     parameters = parameters_of(document)
     is_binary = _boolean(parameters, "binary_data_output", default=False)
-    if tensor.name == PIXELS:
+    if tensor.name != IMAGE:
         # A tensor of 28x28 is the network's input, whatever it shows; perf_analyzer sends noise.
         parameters = {"preprocess": "none", **parameters}
     known = _read_parameters(parameters, model)
@@ -119,20 +127,20 @@ def _parse_header(text: bytes, model: ServedModel) -> RequestHeader:
 _remembered_header = lru_cache(maxsize=256)(_parse_header)
 
 
-def load_json(text: bytes, images: int) -> Any:
+def load_json(text: bytes, images: int, shape: tuple[int, ...] = (SIDE, SIDE)) -> Any:
     """Parses UTF-8, perhaps with a byte order mark, of a request for at most `images`.
 
     Raises:
         ApiError: as `check_structure`.
         JSONDecodeError: it is not valid.
     """
-    check_structure(text, images)
+    check_structure(text, images, shape)
     return orjson.loads(text.removeprefix(BOM_UTF8))
 
 
-def _parse_json(text: bytes, images: int) -> dict[str, Any]:
+def _parse_json(text: bytes, images: int, shape: tuple[int, ...]) -> dict[str, Any]:
     try:
-        document = load_json(text, images)
+        document = load_json(text, images, shape)
     except orjson.JSONDecodeError as error:
         raise invalid(
             "the body is not valid JSON; where raw data follows the JSON, the header "
@@ -147,7 +155,7 @@ def _parse_json(text: bytes, images: int) -> dict[str, Any]:
     return document
 
 
-def _read_parameters(parameters: Mapping[str, Any], model: ServedModel) -> PredictParameters:
+def _read_parameters(parameters: Mapping[str, Any], model: "ServedModel") -> PredictParameters:
     pairs = []
     for name, value in parameters.items():
         if name == "timeout":
@@ -168,7 +176,7 @@ def _milliseconds(microseconds: Any) -> int:
     return -(-microseconds // 1000)
 
 
-def _explain_parameters(name: str, model: ServedModel) -> str:
+def _explain_parameters(name: str, model: "ServedModel") -> str:
     here = [each for each in model.parameters_type.model_fields if each not in _NOT_HERE]
     known = f"the parameters of {model.name} are {', '.join(here)}, timeout, binary_data_output"
     if name in McParameters.model_fields and name not in _NOT_HERE:
@@ -177,7 +185,7 @@ def _explain_parameters(name: str, model: ServedModel) -> str:
 
 
 def _read_outputs(
-    outputs: Any, model: ServedModel, parameters: PredictParameters, *, is_binary: bool
+    outputs: Any, model: "ServedModel", parameters: PredictParameters, *, is_binary: bool
 ) -> tuple[WantedOutput, ...]:
     """The outputs in the order asked for; all that there are if none is named."""
     missing: frozenset[str] = frozenset()
@@ -186,7 +194,7 @@ def _read_outputs(
     if outputs is None or outputs == []:
         outputs = [{"name": name} for name in model.outputs if name not in missing]
     if not isinstance(outputs, list):
-        raise invalid('outputs must be a list of objects such as {"name": "digit"}')
+        raise invalid('outputs must be a list of objects such as {"name": "probabilities"}')
     wanted: dict[str, WantedOutput] = {}
     for output in outputs:
         name = output.get("name") if isinstance(output, dict) else None

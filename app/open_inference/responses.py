@@ -8,16 +8,15 @@ import orjson
 from numpy.typing import NDArray
 
 from app.inference.encoding import encode_json
-from app.open_inference.models import ServedModel, Tensor
-from app.open_inference.protocol import VERSION
 from app.schemas import Prediction
 
 if TYPE_CHECKING:
+    from app.open_inference.models import ServedModel, Tensor
     from app.open_inference.requests import RequestHeader
 
 
 def build_response(
-    model: ServedModel, asked: "RequestHeader", answers: Sequence[Prediction]
+    model: "ServedModel", asked: "RequestHeader", answers: Sequence[Prediction]
 ) -> tuple[bytes, int | None]:
     """The body, and how many bytes of it are JSON if raw data follows.
 
@@ -26,7 +25,7 @@ def build_response(
         asked: names the outputs, in order.
         answers: one for each image.
     """
-    document: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
+    document: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if asked.id is not None:
         document["id"] = asked.id
     outputs = document["outputs"] = []
@@ -47,7 +46,7 @@ def build_response(
 
 
 @lru_cache(maxsize=256)
-def _describe_binary(tensor: Tensor, images: int, size: int) -> orjson.Fragment:
+def _describe_binary(tensor: "Tensor", images: int, size: int) -> orjson.Fragment:
     """An output whose data follows the JSON; as JSON, since most responses say the same."""
     described = {**tensor.metadata(images), "parameters": {"binary_data_size": size}}
     return orjson.Fragment(encode_json(described))

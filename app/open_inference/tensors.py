@@ -7,36 +7,93 @@ allocated, and its product is a Python integer, which does not overflow.
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import ErrorCode
-from app.inference.decoding import decode_base64
-from app.open_inference.protocol import IMAGE, PIXEL_COUNT, PIXELS, invalid, parameters_of
-from model.arrays import Pixels
+from app.inference.base64_images import decode_base64
+from app.inference.plain_inputs import described, flatten, picture_size, takes_digits
+from app.open_inference.protocol import (
+    IMAGE,
+    INPUT,
+    PIXEL_COUNT,
+    PIXELS,
+    invalid,
+    parameters_of,
+)
+from model.arrays import Floats, Pixels
+from model.layered import InputSpec
 from model.literals import SIDE
 
+Datatype = Literal["UINT8", "FP32", "INT64", "BYTES"]
+
 _FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
-_ITEM_SHAPES: Mapping[str, tuple[list[int], ...]] = {
-    PIXELS: ([PIXEL_COUNT], [SIDE, SIDE]),
-    IMAGE: ([],),
-}
-_SHAPES = {PIXELS: f"[B, {PIXEL_COUNT}] or [B, {SIDE}, {SIDE}]", IMAGE: "[B]"}
-_DATATYPES: Mapping[str, Mapping[str, int]] = {
-    PIXELS: {"UINT8": 1, "FP32": 4},  # bytes of a value
-    IMAGE: {"BYTES": 0},
-}
+_BYTES_OF_A_VALUE: Mapping[str, int] = {"UINT8": 1, "FP32": 4, "BYTES": 0}
 _LENGTH_BYTES = 4
+
+
+class InputTensor(NamedTuple):
+    """An input that a request may have.
+
+    Attributes:
+        name: pixels, image or input.
+        datatypes: that it may have, the one of the metadata first.
+        item_shapes: that one of its items may have, the one of the metadata first.
+    """
+
+    name: str
+    datatypes: tuple[Datatype, ...]
+    item_shapes: tuple[tuple[int, ...], ...]
+
+
+class ModelInputs:
+    """What a network takes, of which a request has one.
+
+    Attributes:
+        spec: of the network's inputs.
+        first: the input that the metadata shows.
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
+        self.spec = spec
+        flat = (math.prod(spec.shape),)
+        shapes: tuple[tuple[int, ...], ...]
+        if takes_digits(spec):
+            shapes = ((PIXEL_COUNT,), (SIDE, SIDE))
+            self.first = InputTensor(PIXELS, ("UINT8", "FP32"), shapes)
+        else:
+            shapes = (spec.shape,) if spec.shape == flat else (spec.shape, flat)
+            self.first = InputTensor(INPUT, ("UINT8" if spec.dtype == "uint8" else "FP32",), shapes)
+        tensors = [self.first]
+        if takes_digits(spec) or picture_size(spec):
+            tensors.append(InputTensor(IMAGE, ("BYTES",), ((),)))
+        self._tensors = {tensor.name: tensor for tensor in tensors}
+
+    def named(self, name: Any) -> InputTensor:
+        """An input; raises an ApiError, invalid_request, if there is none of this name."""
+        if not isinstance(name, str) or name not in self._tensors:
+            raise invalid(self._known())
+        return self._tensors[name]
+
+    def _known(self) -> str:
+        if IMAGE not in self._tensors:
+            return f"the one input is {INPUT}, {self.first.datatypes[0]}"
+        kinds = " or ".join(self.first.datatypes)
+        return (
+            f"the inputs are {self.first.name} ({kinds}) and {IMAGE} (BYTES, encoded image files)"
+        )
+
+
+DIGITS = ModelInputs(InputSpec((SIDE, SIDE), "uint8", preparation="digit"))
 
 
 class InputHeader(NamedTuple):
     """What a request says of its input, checked as far as that goes without the raw data.
 
     Attributes:
-        name: pixels or image.
+        name: of the input.
         datatype: one that the input takes.
         shape: one that the input takes.
         binary_size: bytes of raw data behind the JSON; None: the data is in the JSON.
@@ -50,46 +107,54 @@ class InputHeader(NamedTuple):
     data: Any
 
 
-def read_input_header(tensor: Any, max_images: int) -> InputHeader:
+def read_input_header(tensor: Any, max_images: int, inputs: ModelInputs = DIGITS) -> InputHeader:
     """Checks the names, the shape and the sizes of an input.
 
     Args:
         tensor: the input as it stands in the JSON.
         max_images: the most that one request may have.
+        inputs: that the network takes.
 
     Raises:
         ApiError: invalid_request, names what does not fit together.
         ApiError: too_many_images, the batch is larger than `max_images`.
     """
-    name, datatype, shape = _read_names(tensor)
-    _check_shape(name, shape, max_images)
-    return InputHeader(name, datatype, shape, _binary_size(tensor), tensor.get("data"))
+    known, datatype = _read_names(tensor, inputs)
+    shape: list[int] = tensor["shape"]
+    _check_shape(known, shape, max_images)
+    return InputHeader(known.name, datatype, shape, _binary_size(tensor), tensor.get("data"))
 
 
-def raw_input_header(size: int, max_images: int) -> InputHeader:
-    """What a body without JSON stands for: pixels, as many images as there are.
+def raw_input_header(size: int, max_images: int, inputs: ModelInputs = DIGITS) -> InputHeader:
+    """What a body without JSON stands for: the first input, as many images as there are.
 
     Raises:
         ApiError: invalid_request, it is no whole number of images.
         ApiError: too_many_images, the batch is larger than `max_images`.
     """
-    count, rest = divmod(size, PIXEL_COUNT)
+    known = inputs.first
+    datatype, item = known.datatypes[0], known.item_shapes[0]
+    each = math.prod(item) * _BYTES_OF_A_VALUE[datatype]
+    count, rest = divmod(size, each)
     if rest:
-        raise invalid(f"without a JSON header the body must be {PIXEL_COUNT} bytes for each image")
-    shape = [count, PIXEL_COUNT]
-    _check_shape(PIXELS, shape, max_images)
-    return InputHeader(PIXELS, "UINT8", shape, size, None)
+        raise invalid(f"without a JSON header the body must be {each} bytes for each image")
+    shape = [count, *item]
+    _check_shape(known, shape, max_images)
+    return InputHeader(known.name, datatype, shape, size, None)
 
 
-def read_images(header: InputHeader, binary: memoryview) -> "list[Pixels] | list[bytes]":
+def read_images(
+    header: InputHeader, binary: memoryview, inputs: ModelInputs = DIGITS
+) -> "list[Pixels | Floats] | list[bytes]":
     """The images of a request's input, in order.
 
     Args:
         header: what the request says of it.
         binary: all that follows the JSON.
+        inputs: that the network takes.
 
     Returns:
-        Pixels, each (28, 28), or encoded image files.
+        Pixels, each (28, 28), encoded image files, or inputs of the network's own shape.
 
     Raises:
         ApiError: invalid_request, the data is not what the header says.
@@ -108,44 +173,49 @@ def read_images(header: InputHeader, binary: memoryview) -> "list[Pixels] | list
         if not all(files):
             raise invalid("an element of image is empty; send encoded image files")
         return files
-    if size is None:
-        values = _pixels_from_json(data, shape, datatype)
-    else:
-        values = _pixels_from_binary(binary, count, datatype)
+    is_unit_range = datatype == "FP32" and takes_digits(inputs.spec)
+    values = (
+        _values_from_json(data, shape, datatype, is_unit_range=is_unit_range)
+        if size is None
+        else _values_from_binary(binary, shape, datatype, is_unit_range=is_unit_range)
+    )
+    if not takes_digits(inputs.spec):
+        if datatype == "FP32" and not np.isfinite(values).all():
+            raise invalid(f"an item of {name} must be {described(inputs.spec)}")
+        return cast("list[Pixels | Floats]", list(values.reshape(count, *inputs.spec.shape)))
     # As values.max(), without the layer of Python in it.
     if datatype == "UINT8" and np.maximum.reduce(values) == 1:
         raise invalid(
             "no pixel is above 1: these look scaled to 0 to 1, which would be black images; send "
             "UINT8 from 0 to 255, or FP32"
         )
-    return list(values.reshape(count, SIDE, SIDE))
+    return [*cast(Pixels, values).reshape(count, SIDE, SIDE)]
 
 
-def _read_names(tensor: Any) -> tuple[str, str, list[int]]:
+def _read_names(tensor: Any, inputs: ModelInputs) -> tuple[InputTensor, str]:
     if not isinstance(tensor, dict) or not tensor.keys() >= {"name", "shape", "datatype"}:
         raise invalid("an input is an object with name, shape, datatype and data")
     if not tensor.keys() <= _FIELDS:
         raise invalid("an input has name, shape, datatype, parameters and data only")
-    name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
-    if not isinstance(name, str) or name not in _DATATYPES:
-        raise invalid(
-            f"the inputs are {PIXELS} (UINT8 or FP32) and {IMAGE} (BYTES, encoded image files)"
-        )
-    if not isinstance(datatype, str) or datatype not in _DATATYPES[name]:
-        raise invalid(
-            "pixels must be UINT8, 0 to 255, or FP32, 0 to 1; convert them"
-            if name == PIXELS
-            else "image must be BYTES: encoded image files"
-        )
-    return name, datatype, shape
+    known, datatype = inputs.named(tensor["name"]), tensor["datatype"]
+    if not isinstance(datatype, str) or datatype not in known.datatypes:
+        raise invalid(_DATATYPE_CURES.get(known.name, f"input must be {known.datatypes[0]}"))
+    return known, datatype
 
 
-def _check_shape(name: str, shape: Any, max_images: int) -> None:
+_DATATYPE_CURES = {
+    PIXELS: "pixels must be UINT8, 0 to 255, or FP32, 0 to 1; convert them",
+    IMAGE: "image must be BYTES: encoded image files",
+}
+
+
+def _check_shape(known: InputTensor, shape: Any, max_images: int) -> None:
     # Booleans are integers in Python, so types are compared.
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
         raise invalid("shape must be a list of whole numbers")
-    if not shape or shape[1:] not in _ITEM_SHAPES[name] or shape[0] < 1:
-        raise invalid(f"the shape of {name} must be {_SHAPES[name]}, B at least 1")
+    if not shape or tuple(shape[1:]) not in known.item_shapes or shape[0] < 1:
+        shapes = " or ".join(str(["B", *item]).replace("'", "") for item in known.item_shapes)
+        raise invalid(f"the shape of {known.name} must be {shapes}, B at least 1")
     if shape[0] > max_images:
         raise ErrorCode.TOO_MANY_IMAGES(
             f"a request takes at most {max_images} images; send several smaller ones"
@@ -171,17 +241,27 @@ def _binary_size(tensor: dict[str, Any]) -> int | None:
     return size
 
 
-def _pixels_from_binary(binary: memoryview, count: int, datatype: str) -> Pixels:
-    if len(binary) != count * PIXEL_COUNT * _DATATYPES[PIXELS][datatype]:
+def _values_from_binary(
+    binary: memoryview, shape: list[int], datatype: str, *, is_unit_range: bool
+) -> Pixels | Floats:
+    if len(binary) != math.prod(shape) * _BYTES_OF_A_VALUE[datatype]:
         raise invalid("binary_data_size is not what the shape and datatype come to")
     if datatype == "UINT8":
         # A copy, since the pixels outlive the body.
         return np.frombuffer(binary, dtype=np.uint8).copy()
-    return _from_unit_range(np.frombuffer(binary, dtype="<f4"))
+    values = np.frombuffer(binary, dtype="<f4")
+    return _from_unit_range(values) if is_unit_range else values.astype(np.float32)
 
 
-def _pixels_from_json(data: Any, shape: list[int], datatype: str) -> Pixels:
-    flat = _flatten(data, shape)
+def _values_from_json(
+    data: Any, shape: list[int], datatype: str, *, is_unit_range: bool
+) -> Pixels | Floats:
+    flat = flatten(data, tuple(shape))
+    if flat is None:
+        raise invalid(
+            f"data must have the {'x'.join(map(str, shape))} values that the shape says, "
+            "in one list or nested like the shape"
+        )
     types = set(map(type, flat))
     if datatype == "UINT8":
         with suppress(ValueError):  # a number that is no byte
@@ -189,8 +269,12 @@ def _pixels_from_json(data: Any, shape: list[int], datatype: str) -> Pixels:
                 return np.frombuffer(bytearray(flat), dtype=np.uint8)
         raise invalid("UINT8 pixels must be whole numbers from 0 to 255, where 255 is ink")
     if not types <= {int, float}:
-        raise invalid(_SEND_UNIT_RANGE)
-    return _from_unit_range(np.array(flat, dtype=np.float64))
+        raise invalid(_SEND_UNIT_RANGE if is_unit_range else "FP32 values must be numbers")
+    values = np.array(flat, dtype=np.float64)
+    if is_unit_range:
+        return _from_unit_range(values)
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 _SEND_UNIT_RANGE = (
@@ -205,25 +289,6 @@ def _from_unit_range(values: NDArray[np.floating[Any]]) -> Pixels:
         raise invalid(_SEND_UNIT_RANGE)
     pixels: Pixels = np.rint(values * 255).astype(np.uint8)
     return pixels
-
-
-def _flatten(data: Any, shape: list[int]) -> list[Any]:
-    """The values of a list that is flat, or nested as the shape says."""
-    expected = invalid(
-        f"data must have the {'x'.join(map(str, shape))} values that the shape says, "
-        "in one list or nested like the shape"
-    )
-    if not isinstance(data, list) or not data:
-        raise expected
-    values: list[Any] = data
-    is_flat = not isinstance(values[0], list)
-    if len(values) != (math.prod(shape) if is_flat else shape[0]):
-        raise expected
-    for size in () if is_flat else shape[1:]:
-        if any(type(row) is not list or len(row) != size for row in values):
-            raise expected
-        values = list(chain.from_iterable(values))
-    return values
 
 
 def _files_from_json(data: Any, count: int) -> list[bytes]:

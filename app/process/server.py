@@ -3,14 +3,18 @@
 import asyncio
 import gc
 import importlib.util
+import itertools
 import logging
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NoReturn
 
 import uvicorn
@@ -19,27 +23,27 @@ from fastapi import FastAPI
 from app.api.application import create_app
 from app.api.examples import example_png_base64
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from app.inference.catalogue import Catalogue, read_catalogue
+from app.inference.repository import Loaded
 from app.process.draining import UVICORN_SECONDS, DrainingServer
 from app.process.file_limit import fit_to_file_limit, pending_connections
 from app.process.listening import address_of, cannot_listen, copies_of
 from app.process.signals import SIGHUP, hold_reloads
-from app.process.supervisor import Supervisor, Worker
+from app.process.supervisor import Answer, Change, Serving, Supervisor, Worker
 from app.settings import Settings
 from app.telemetry.logs import chosen_format, configure_logs
 from app.telemetry.metrics import MetricsRow
-from model.checkpoint import Checkpoint
+from model.errors import CheckpointError
 
 logger = logging.getLogger("dropserve")
 
 
-def run_server(
-    settings: Settings, checkpoint: Checkpoint, listeners: list[socket.socket]
-) -> NoReturn:
+def run_server(settings: Settings, loaded: Loaded, listeners: list[socket.socket]) -> NoReturn:
     """Serves until SIGINT or SIGTERM, and exits.
 
     Args:
         settings: how to serve.
-        checkpoint: the network, already loaded and checked.
+        loaded: the networks, already loaded and checked.
         listeners: bound, and not listening yet.
 
     Raises:
@@ -49,7 +53,7 @@ def run_server(
     settings = fit_to_file_limit(settings)
     if settings.workers > 1:
         _exit(_run_workers(settings, listeners))
-    run_app(create_app(settings, checkpoint, access_log=access_log), settings, listeners)
+    run_app(create_app(settings, loaded=loaded, access_log=access_log), settings, listeners)
 
 
 def run_app(app: FastAPI, settings: Settings, listeners: list[socket.socket]) -> NoReturn:
@@ -72,15 +76,26 @@ def _run_workers(settings: Settings, listeners: list[socket.socket]) -> int:
 
 
 def _serve_worker(
-    listeners: list[socket.socket], settings: Settings, row: MetricsRow | None, pipe: Connection
+    listeners: list[socket.socket],
+    settings: Settings,
+    row: MetricsRow | None,
+    catalogue: Path,
+    pipe: Connection,
 ) -> NoReturn:
     """Runs in the process of a worker, from its start to its end."""
     # The supervisor handles what reaches the whole process group, such as Ctrl-C.
     for sig in filter(None, (signal.SIGINT, SIGHUP)):
         signal.signal(sig, signal.SIG_IGN)
     metrics = None if row is None else row.open()
-    app = create_app(settings, metrics=metrics, access_log=configure_logs(settings))
-    _WorkerServer(configure(settings, app), app, pipe).run(listeners)
+    find = partial(read_catalogue, catalogue)
+    app = create_app(
+        settings,
+        find=find,
+        metrics=metrics,
+        access_log=configure_logs(settings),
+        used_tokens=None if row is None else row.path.with_name("used-tokens"),
+    )
+    _WorkerServer(configure(settings, app), app, pipe, find).run(listeners)
     _exit(EXIT_FAILED)  # it did not serve
 
 
@@ -139,9 +154,12 @@ class _Server(DrainingServer):
 
     def reload(self) -> None:
         # Kept, since the event loop alone would not keep it.
-        task = asyncio.get_running_loop().create_task(self.app.state.models.reload())
+        task = asyncio.get_running_loop().create_task(self.rescan())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
+
+    async def rescan(self) -> None:
+        await self.app.state.models.rescan()
 
 
 class _WorkerServer(_Server):
@@ -149,24 +167,61 @@ class _WorkerServer(_Server):
 
     handled_signals = (signal.SIGTERM,)
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, pipe: Connection) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: FastAPI,
+        pipe: Connection,
+        find: Callable[[], Catalogue],
+    ) -> None:
         super().__init__(config, app)
-        self._pipe = pipe
+        self._pipe, self._find = pipe, find
+        self._tickets = itertools.count()
+        self._asked: dict[int, asyncio.Future[str | None]] = {}
+        app.state.change_model = self._ask_supervisor
 
     def begin_to_serve(self) -> None:
-        asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._receive_signal)
-        self._pipe.send(True)
+        asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._receive)
+        self._report(self.app.state.models.catalogue.generation, [])
 
-    def _receive_signal(self) -> None:
+    async def rescan(self) -> None:
+        generation = self._find().generation
+        self._report(generation, await self.app.state.models.rescan())
+
+    def _report(self, generation: int, failures: list[str]) -> None:
+        with suppress(OSError):  # the supervisor is gone
+            self._pipe.send(Serving(generation, failures))
+
+    async def _ask_supervisor(self, name: str, is_load: bool) -> None:
+        """Has all workers load or unload a model.
+
+        Raises:
+            CheckpointError: that cannot be done; then nothing has changed.
+        """
+        ticket = next(self._tickets)
+        answer = self._asked[ticket] = asyncio.get_running_loop().create_future()
         try:
-            sig: int = self._pipe.recv()
+            self._pipe.send(Change(ticket, name, is_load))
+            error = await answer
+        finally:
+            del self._asked[ticket]
+        if error is not None:
+            raise CheckpointError(error)
+
+    def _receive(self) -> None:
+        try:
+            message: int | Answer = self._pipe.recv()
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-            sig = signal.SIGTERM
-        if sig == SIGHUP:
+            message = signal.SIGTERM
+        if isinstance(message, Answer):
+            asked = self._asked.get(message.ticket)
+            if asked is not None and not asked.done():  # who asked may be gone
+                asked.set_result(message.error)
+        elif message == SIGHUP:
             self.reload()
         else:
-            self.handle_exit(sig, None)
+            self.handle_exit(message, None)
 
 
 def _print_hint(host: str, port: int, settings: Settings) -> None:

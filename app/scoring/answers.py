@@ -42,6 +42,8 @@ def table_schema(classes: int) -> pa.Schema:
             pa.int64() if each.name == "seed" else _VALUES[get_args(kind)[0] if is_list else kind]
         )
         value = pa.list_(value, classes) if is_list else value
+        # Optional only for networks of other classes, which are not scored.
+        is_nullable &= each.name != "digit"
         fields.append(pa.field(each.name, value, nullable=is_nullable))
     return pa.schema(fields)
 

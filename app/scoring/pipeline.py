@@ -24,7 +24,9 @@ from app.scoring.sources import PICTURE, Block, Piece, open_file
 from model.digits.preprocessing import follow_convention
 from model.engines import build_engine
 from model.engines.protocol import Engine
+from model.errors import CheckpointError
 from model.files import printable
+from model.layered import spec_of
 from model.literals import SIDE
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import Calibration, read_calibration
@@ -58,6 +60,11 @@ def load_network(question: Question) -> Network:
     """
     settings = question.settings
     checkpoint = load_served_checkpoint(settings)
+    if spec_of(checkpoint.network).preparation != "digit":
+        raise CheckpointError(
+            f"{checkpoint.name} takes no pictures of digits, which alone are scored; ask a server "
+            "for its batch routes"
+        )
     engine = build_engine(checkpoint.network, settings.device, settings.precision)
     calibration = read_calibration(checkpoint.calibration, "mc", question.parameters.passes)
     return Network(checkpoint.version, engine, calibration, tuple(checkpoint.network.config.labels))

@@ -8,7 +8,6 @@ from typing import Any
 from app.errors import UsageError
 from app.schemas import McParameters
 from app.settings import Settings
-from model.files import DEFAULT_CHECKPOINT
 
 # Of a request, those that can be asked.
 PARAMETERS = ("passes", "seed", "estimator", "preprocess")
@@ -35,7 +34,9 @@ class Question:
         Raises:
             UsageError: the checkpoint cannot be read.
         """
-        path = self.settings.checkpoint or DEFAULT_CHECKPOINT
+        from app.inference.catalogue import find_models
+
+        path = self.settings.checkpoint or find_models(self.settings).file_of().path
         try:
             model = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         except OSError as error:

@@ -14,7 +14,7 @@ from itertools import accumulate, product
 from typing import ClassVar
 
 # Most combinations with these labels never occur, so their series are left out while they are zero.
-_RARE_LABELS = frozenset({"route", "code"})
+_RARE_LABELS = frozenset({"route", "code", "correct"})
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 

@@ -1,15 +1,22 @@
 """The metrics of `GET /metrics`: requests and their times, passes, and what the network answers."""
 
-from collections import Counter as Tally
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from app.errors import ErrorCode
 from app.telemetry.metric_families import Counter, Family, Gauge, Histogram, lay_out
-from app.telemetry.request_record import CLIENT_GONE, RequestRecord, Timings
-from app.telemetry.shared_memory import SharedCounts
-from model.literals import Mode, Reason
+from app.telemetry.model_counts import (
+    MODEL_WIDTH,
+    EntropyShares,
+    ModelCounts,
+    model_lines,
+    reference_lines,
+)
+from app.telemetry.request_record import CLIENT_GONE, RequestRecord, RouteLabels, Timings
+from app.telemetry.shared_memory import TEXTS, SharedCounts
+from model.literals import ENTROPY_BOUNDS, Mode, Reason
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,20 +31,7 @@ _SECONDS = (
     *(1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 30.0),
 )
-_NATS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 2.302)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-
-
-class RouteLabels(NamedTuple):
-    """The values that the label `route` has in an application.
-
-    Attributes:
-        every: all of them.
-        predictions: those whose requests have stages: decode, queue and compute.
-    """
-
-    every: tuple[str, ...]
-    predictions: tuple[str, ...]
 
 
 class Families:
@@ -88,7 +82,7 @@ class Families:
         self.passes = Counter(
             "dropserve_passes_total",
             "Stochastic passes: computed; cancelled by a disconnect or the deadline; or spared, "
-            "because max_standard_error was reached before.",
+            "because max_standard_error or until ended the request before.",
             {"outcome": ("computed", "cancelled", "spared")},
         )
         self.predictions = Counter(
@@ -101,11 +95,8 @@ class Families:
             "Answered images that a person should check, by reason.",
             mode | {"reason": get_args(Reason)},
         )
-        self.predictive_entropy = Histogram(
-            "dropserve_predictive_entropy_nats", "Predictive entropy, 0 to ln 10.", mode, _NATS
-        )
         self.mutual_information = Histogram(
-            "dropserve_mutual_information_nats", "How far the passes disagree.", {}, _NATS
+            "dropserve_mutual_information_nats", "How far the passes disagree.", {}, ENTROPY_BOUNDS
         )
         self.confidence = Histogram(
             "dropserve_confidence_ratio", "Probability of the most probable digit.", mode, _SHARES
@@ -114,7 +105,7 @@ class Families:
             "dropserve_worker_starts_total", "Workers started, replacements included."
         )
         self.every: list[Family] = list(vars(self).values())
-        self.columns = lay_out(self.every)
+        self.columns = lay_out(self.every) + TEXTS * MODEL_WIDTH
 
 
 class Metrics:
@@ -124,6 +115,9 @@ class Metrics:
         routes: the labels that the records of requests have.
         counts: the shared rows; None counts in this process's own memory.
         index: the row of this process.
+
+    Attributes:
+        models: counts of each model.
     """
 
     def __init__(
@@ -132,7 +126,9 @@ class Metrics:
         self._families = families = Families(routes)
         self._counts = counts or SharedCounts(1, families.columns)
         self._index = index
+        self._entropy_shares: Mapping[str, EntropyShares] = {}
         self._row = _clear(families, self._counts, index)
+        self.models = ModelCounts(self._counts, index)
         self._row[families.worker_starts.place()] += 1
         # What every request needs, looked up once.
         self._in_flight, self._requests = families.in_flight.place(), families.requests.places
@@ -142,9 +138,21 @@ class Metrics:
             for route in routes.predictions
         }
 
-    def serve_model(self, name: str, version: str, most_queued: int) -> None:
-        """Notes which network this worker serves from now on."""
-        self._counts.write_text(self._index, f"{version} {name}")
+    def serve_models(
+        self,
+        versions: Mapping[str, str],
+        most_queued: int,
+        entropy_shares: Mapping[str, EntropyShares] | None = None,
+    ) -> None:
+        """Notes which models this worker serves from now on.
+
+        Args:
+            versions: of each model's network.
+            most_queued: see `limit_queue`.
+            entropy_shares: by model and mode, as far as its checkpoint has them.
+        """
+        self.models.serve(versions)
+        self._entropy_shares = entropy_shares or {}
         self.limit_queue(most_queued)
 
     def limit_queue(self, passes: int) -> None:
@@ -156,7 +164,7 @@ class Metrics:
 
     def end_request(self, record: RequestRecord) -> None:
         row, families = self._row, self._families
-        _, _, route, status, code, seconds, timings = record
+        _, _, route, status, code, seconds, timings, *_ = record
         row[self._in_flight] -= 1
         row[self._requests[route, _STATUS_LABELS.get(status, _OTHER)]] += 1
         families.duration.observe(row, self._durations[route], seconds)
@@ -186,30 +194,45 @@ class Metrics:
 
     def count_answer(
         self,
+        model: str,
         mode: Mode,
-        digit: int,
+        digit: int | None,
         confidence: float,
         predictive_entropy: float,
-        reason: Reason | None,
         mutual_information: float | None,
+        *,
+        reason: Reason | None,
+        is_accepted: bool,
+        is_calibrated: bool,
     ) -> None:
         """Counts an image's answer; drift of the images shows here before users report it.
 
         Args:
+            model: its name.
             mode: dropout off or on.
-            digit: the class index; above 9 for other data sets than digits.
+            digit: the class index; None for other data sets than digits.
             confidence: the probability of this class.
             predictive_entropy: nats.
-            reason: why the decision is to abstain; None: accept, or no decision.
             mutual_information: nats; None with dropout off.
+            reason: why the decision is to abstain; None: accept, or no decision.
+            is_accepted: whether the decision is to accept.
+            is_calibrated: False with another dropout rate than the checkpoint's: nothing follows
+                from such an answer for others.
         """
         row, families = self._row, self._families
-        label = _DIGITS[digit] if digit < len(_DIGITS) else _OTHER
+        label = _OTHER if digit is None else _DIGITS[digit]
         row[families.predictions.places[mode, label]] += 1
         if reason is not None:
             row[families.abstentions.place(mode, reason)] += 1
-        entropy, information = families.predictive_entropy, families.mutual_information
-        entropy.observe(row, entropy.places[mode,], predictive_entropy)
+        self.models.count(
+            model,
+            mode,
+            predictive_entropy if is_calibrated else None,
+            confidence if is_calibrated and is_accepted else None,
+        )
+        if not is_calibrated:
+            return
+        information = families.mutual_information
         families.confidence.observe(row, families.confidence.places[mode,], confidence)
         if mutual_information is not None:
             information.observe(row, information.places[()], mutual_information)
@@ -218,15 +241,9 @@ class Metrics:
         """The sums over all workers in Prometheus' text format."""
         numbers: list[float] = self._counts.total().tolist()
         lines = [line for family in self._families.every for line in family.lines(numbers)]
-        models = sorted(Tally(self._counts.texts()).items())
-        workers = Gauge(
-            "dropserve_model_workers", "Workers that serve this version of the network."
-        )
-        workers.labels = {"model": (), "version": ()}  # any, and not in a row
-        for index, (text, _) in enumerate(models):
-            version, _, model = text.partition(" ")
-            workers.places[model, version] = index
-        lines += workers.lines([count for _, count in models])
+        lines += model_lines(self._counts)
+        # As this worker serves them: not summed over workers.
+        lines += reference_lines(self._entropy_shares)
         return "\n".join([*lines, ""]).encode()
 
 
@@ -251,7 +268,9 @@ class MetricsRow:
 
     def retire(self) -> None:
         """Clears what described a worker that has ended; what it counted stays."""
-        _clear(Families(self.routes), self._counts(), self.index)
+        counts = self._counts()
+        _clear(Families(self.routes), counts, self.index)
+        ModelCounts(counts, self.index)
 
     def _counts(self) -> SharedCounts:
         return SharedCounts(self.rows, Families(self.routes).columns, self.path)
@@ -263,7 +282,6 @@ def _clear(families: Families, counts: SharedCounts, index: int) -> "memoryview[
     for family in families.every:
         if isinstance(family, Gauge):
             row[family.place()] = 0
-    counts.write_text(index, "")
     return row
 
 

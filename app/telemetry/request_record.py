@@ -20,6 +20,18 @@ class Timings(NamedTuple):
     compute: float = 0.0
 
 
+class RouteLabels(NamedTuple):
+    """The values that the label `route` has in an application.
+
+    Attributes:
+        every: all of them.
+        predictions: those whose requests have stages: decode, queue and compute.
+    """
+
+    every: tuple[str, ...]
+    predictions: tuple[str, ...]
+
+
 class RequestRecord(NamedTuple):
     """A finished request.
 
@@ -31,6 +43,8 @@ class RequestRecord(NamedTuple):
         code: the code of the error answer, if it was one.
         seconds: from the request's headers to the end of its answer.
         timings: how a prediction spent this time.
+        model: which was asked, if one was.
+        trace_id: of the trace that the client named, if it did.
     """
 
     request_id: str
@@ -40,3 +54,5 @@ class RequestRecord(NamedTuple):
     code: str | None
     seconds: float
     timings: Timings
+    model: str | None = None
+    trace_id: str | None = None

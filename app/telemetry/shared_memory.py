@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+TEXTS = 64  # of a row
+
 
 class SharedCounts:
-    """Rows of float64 numbers with a short text each.
+    """Rows of float64 numbers with some short texts each.
 
     Args:
         rows: one for each process that counts.
@@ -22,7 +24,8 @@ class SharedCounts:
     def __init__(self, rows: int, columns: int, path: Path | None = None) -> None:
         row = _row_type(columns)
         counts = np.zeros(rows, row) if path is None else np.memmap(path, row, "r+", shape=(rows,))
-        self._texts, self._numbers = counts["text"], counts["numbers"]
+        self._texts, self._numbers = counts["texts"], counts["numbers"]
+        self.rows = rows
 
     @staticmethod
     def create_file(path: Path, rows: int, columns: int) -> None:
@@ -38,15 +41,19 @@ class SharedCounts:
         total: NDArray[np.float64] = self._numbers.sum(axis=0)
         return total
 
-    def write_text(self, index: int, text: str) -> None:
-        """Replaces the text of a row, cut to 256 bytes."""
-        self._texts[index] = text.encode()
+    def write_text(self, index: int, text: str, slot: int = 0) -> None:
+        """Replaces a text of a row, cut to 256 bytes."""
+        self._texts[index, slot] = text.encode()
+
+    def texts_of(self, index: int) -> list[str]:
+        """The texts of a row; empty where there is none."""
+        # The cut may be within a character.
+        return [text.decode(errors="ignore") for text in self._texts[index].tolist()]
 
     def texts(self) -> list[str]:
-        """The texts of the rows that have one."""
-        # The cut may be within a character.
-        return [text.decode(errors="ignore") for text in self._texts.tolist() if text]
+        """The texts of all rows."""
+        return [text for index in range(self.rows) for text in self.texts_of(index) if text]
 
 
 def _row_type(columns: int) -> np.dtype[np.void]:
-    return np.dtype([("text", "S256"), ("numbers", np.float64, columns)])
+    return np.dtype([("texts", "S256", TEXTS), ("numbers", np.float64, columns)])

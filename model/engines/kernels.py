@@ -2,12 +2,10 @@
 
 Every weighted sum adds its terms in eights, ((a + b) + (c + d)) + ((e + f) + (g + h)), one eight
 after the other to the bias; the last is filled up with zeros. A pass therefore has the same bits in
-any company, on any processor and from any compiler that keeps to IEEE 754: nothing is reordered,
-and nothing is fused.
+any company, on any processor: as IEEE 754 demands, nothing is reordered, and nothing is fused.
 
-Arguments: `weights` are those of all layers and the biases in one array; `keep` are masks, (passes,
-units of all dropout sites), 1 for a kept unit; `units` and `values` are the active units and their
-values, in whole eights; `is_relu` is whether hidden units are rectified, or else linear.
+Arguments: `keep` are masks, (passes, units of all dropout sites), 1 for a kept unit; `units` and
+`values` are the active units and their values, in whole eights.
 """
 
 import numpy as np
@@ -16,12 +14,17 @@ from numpy.typing import NDArray
 from model.arrays import Array, Floats, Integers
 from model.compiling import compiled
 from model.elementary import exp
-from model.sampling.masks import Bytes, draw_balanced, draw_independent
+from model.sampling.masks import RATE_STEPS, Bytes, draw_balanced, draw_independent
 
-# One layer: inputs, outputs, columns of a tile, where its bias begins in `weights`, and the number
-# of its first input among the units of all dropout sites. The bias is followed by one tile of the
-# weights after the other, (inputs, columns): its rows stay in the cache while the passes use them.
+# One layer: inputs, outputs, columns of a tile, where its bias begins in `weights`, the number of
+# its first input among the units of all dropout sites, and whether its inputs are rectified before.
+# The bias is followed by one tile of the weights after the other, (inputs, columns): its rows stay
+# in the cache while the passes use them.
 Layer = Integers
+# Weights and biases of all layers in one array, the layers (L, 6), and for each unit of all dropout
+# sites k of its rate k / 256.
+Network = tuple[Floats, Integers, Bytes]
+_NETWORK = "Tuple((float32[::1], int64[:, ::1], uint8[::1]))"
 Indices = NDArray[np.int32]
 
 # Passes whose masks are drawn, and whose layers are computed, before the next ones.
@@ -31,30 +34,18 @@ _EIGHT = 8
 _TABLE_FOURS = 16
 
 
-@compiled(
-    "void(float32[::1], float32[::1], int64[:, ::1], uint8[::1], float32[::1], boolean, int64, "
-    "int64, uint8[:, ::1], float32[:, ::1])"
-)
+@compiled(f"void(float32[::1], {_NETWORK}, int64, int64, uint8[:, ::1], float32[:, ::1])")
 def sample_passes(
-    inputs: Floats,
-    weights: Floats,
-    layers: Integers,
-    thresholds: Bytes,
-    scales: Floats,
-    is_relu: bool,
-    seed: int,
-    start: int,
-    balanced: Bytes,
-    probs: Floats,
+    inputs: Floats, network: Network, seed: int, start: int, balanced: Bytes, probs: Floats
 ) -> None:
     """Computes the class probabilities of consecutive passes from number `start` on, (passes, C).
 
-    `inputs` are of the first stochastic layer, after the activation: all passes share them.
-    `layers` are the stochastic layers; the units below each are a dropout site. `thresholds` has
-    for each unit of all sites k of its rate k / 256, `scales` 1 / (1 - rate) of each site.
-    `balanced` are masks of all passes from number 0; empty for independent ones, drawn from `seed`.
+    `network` has the stochastic layers; the units below each are a dropout site. `inputs` are of
+    the first, before the activation: all passes share them. `balanced` are masks of all passes from
+    number 0; empty for independent ones, drawn from `seed`.
     """
-    units, values = active_units(inputs, scales[0], False)
+    weights, layers, thresholds = network
+    units, values = active_units(inputs, scale_of(thresholds, layers[0]), layers[0])
     drawn = np.empty((CHUNK, len(thresholds)), np.uint8)
     below = np.empty((CHUNK, layers[:, 1].max()), np.float32)
     above = np.empty_like(below)
@@ -67,58 +58,40 @@ def sample_passes(
             keep = drawn[: end - begin]
             draw_independent(seed, start + begin, thresholds, keep)
         first_layer(units, values, keep, weights, layers[0], above)
-        for site in range(1, len(layers)):
+        for layer in layers[1:]:
             below, above = above, below
-            later_layer(below, scales[site], is_relu, keep, weights, layers[site], above)
+            later_layer(below, scale_of(thresholds, layer), keep, weights, layer, above)
         softmax_rows(above, exponentials, probs[begin:end])
 
 
-@compiled(
-    "void(float32[:, ::1], float32[::1], int64[:, ::1], int64[:, ::1], uint8[::1], float32[::1], "
-    "boolean, int64[::1], boolean, float32[:, :, ::1])"
-)
+@compiled(f"void(float32[:, ::1], {_NETWORK}, int64, int64[::1], boolean, float32[:, :, ::1])")
 def sample_images(
-    images: Floats,
-    weights: Floats,
-    shared: Integers,
-    layers: Integers,
-    thresholds: Bytes,
-    scales: Floats,
-    is_relu: bool,
-    seeds: Integers,
-    is_balanced: bool,
-    probs: Floats,
+    x: Floats, network: Network, shared: int, seeds: Integers, is_balanced: bool, probs: Floats
 ) -> None:
     """Computes all passes of images, (B, inputs), each with its seed, into `probs`, (B, T, C).
 
-    `shared` are the layers before the first dropout site; the rest is as for `sample_passes`.
+    `network` has all layers, of which the first `shared` have no dropout.
     """
+    weights, layers, thresholds = network
+    stochastic = weights, layers[shared:], thresholds
     balanced = np.empty((probs.shape[1] if is_balanced else 0, len(thresholds)), np.uint8)
-    hidden = np.empty(layers[0, 0], np.float32)
-    for i in range(len(images)):
-        hidden[:] = images[i, : len(hidden)]
-        if len(shared):
-            forward(images[i], weights, shared, is_relu, hidden)
-            for unit in range(len(hidden) if is_relu else 0):
-                hidden[unit] = max(hidden[unit], np.float32(0))
+    hidden = np.empty(layers[shared, 0], np.float32)
+    for i in range(len(x)):
+        forward(x[i], weights, layers[:shared], hidden)
         if is_balanced:
             draw_balanced(seeds[i], thresholds, balanced)
-        sample_passes(
-            hidden, weights, layers, thresholds, scales, is_relu, seeds[i], 0, balanced, probs[i]
-        )
+        sample_passes(hidden, stochastic, seeds[i], 0, balanced, probs[i])
 
 
-@compiled("void(float32[::1], float32[::1], int64[:, ::1], boolean, float32[::1])")
-def forward(inputs: Floats, weights: Floats, layers: Integers, is_relu: bool, out: Floats) -> None:
+@compiled("void(float32[::1], float32[::1], int64[:, ::1], float32[::1])")
+def forward(below: Floats, weights: Floats, layers: Integers, out: Floats) -> None:
     """Computes layers without dropout; `out` receives the last before its activation."""
-    below = inputs
-    for index in range(len(layers)):
-        layer = layers[index]
-        units, values = active_units(below, 1.0, is_relu and index > 0)
+    for layer in layers:
+        units, values = active_units(below, np.float32(1), layer)
         above = np.empty(layer[1], np.float32)
         for tile in range(layer[1] // layer[2]):
             bias, weight, columns = _tile(weights, layer, tile)
-            _weighted_sum(units, values, bias, weight, above[columns])
+            _weigh(units, values, bias, weight, above[columns])
         below = above
     out[:] = below[: len(out)]
 
@@ -180,13 +153,7 @@ def _add(a: Floats, b: Floats, out: Floats) -> None:
 
 @compiled()
 def later_layer(
-    below: Floats,
-    scale: float,
-    is_relu: bool,
-    keep: Bytes,
-    weights: Floats,
-    layer: Layer,
-    out: Floats,
+    below: Floats, scale: np.float32, keep: Bytes, weights: Floats, layer: Layer, out: Floats
 ) -> None:
     """Computes a later stochastic layer from the one below, both before their activation."""
     inputs, first = layer[0], layer[4]
@@ -195,30 +162,36 @@ def later_layer(
     counts = np.empty(len(keep), np.int64)
     for t in range(len(keep)):
         kept = keep[t, first : first + inputs]
-        counts[t] = _kept(below[t, :inputs], kept, scale, is_relu, units[t], values[t])
+        counts[t] = _kept(below[t, :inputs], kept, scale, layer, units[t], values[t])
     for tile in range(layer[1] // layer[2]):
         bias, weight, columns = _tile(weights, layer, tile)
         for t in range(len(keep)):
-            row, count = out[t, columns], counts[t]
-            _weighted_sum(units[t, :count], values[t, :count], bias, weight, row)
+            count = counts[t]
+            _weigh(units[t, :count], values[t, :count], bias, weight, out[t, columns])
 
 
 @compiled()
-def active_units(inputs: Floats, scale: float, is_relu: bool) -> tuple[Indices, Floats]:
-    """The units that are not 0 after the activation, and their scaled values, in whole eights."""
+def scale_of(thresholds: Bytes, layer: Layer) -> np.float32:
+    """1 / (1 - rate) of the dropout site below a layer: kept units keep their expectation."""
+    return np.float32(RATE_STEPS / (RATE_STEPS - thresholds[layer[4]]))
+
+
+@compiled()
+def active_units(inputs: Floats, scale: np.float32, layer: Layer) -> tuple[Indices, Floats]:
+    """The inputs of a layer that are not 0, and their scaled values, in whole eights."""
     units = np.empty(len(inputs) + _EIGHT, np.int32)
     values = np.empty(len(units), np.float32)
-    everyone = np.ones(len(inputs), np.uint8)
-    count = _kept(inputs, everyone, scale, is_relu, units, values)
+    count = _kept(inputs, np.ones(len(inputs), np.uint8), scale, layer, units, values)
     return units[:count], values[:count]
 
 
 @compiled()
 def _kept(
-    hidden: Floats, keep: Bytes, scale: float, is_relu: bool, units: Indices, values: Floats
+    hidden: Floats, keep: Bytes, scale: np.float32, layer: Layer, units: Indices, values: Floats
 ) -> int:
     """Finds the kept units that are not 0; returns their number, filled up to whole eights."""
     flags, count = values.view(np.uint8), 0  # where there is room, until the values are known
+    is_relu = layer[5]
     for unit in range(len(hidden)):
         is_active = hidden[unit] > 0 if is_relu else hidden[unit] != 0
         flags[unit] = is_active & keep[unit]
@@ -235,19 +208,17 @@ def _kept(
 
 
 @compiled()
-def _weighted_sum(
-    units: Indices, values: Floats, bias: Floats, weight: Floats, out: Floats
-) -> None:
+def _weigh(units: Indices, values: Floats, bias: Floats, rows: Floats, out: Floats) -> None:
     """Computes the bias plus the sum of each value times the unit's row of weights, in eights."""
     for j in range(len(out)):
         out[j] = bias[j]
     for q in range(0, len(units), _EIGHT):
         v0, v1, v2, v3 = values[q], values[q + 1], values[q + 2], values[q + 3]
         v4, v5, v6, v7 = values[q + 4], values[q + 5], values[q + 6], values[q + 7]
-        w0, w1 = weight[units[q]], weight[units[q + 1]]
-        w2, w3 = weight[units[q + 2]], weight[units[q + 3]]
-        w4, w5 = weight[units[q + 4]], weight[units[q + 5]]
-        w6, w7 = weight[units[q + 6]], weight[units[q + 7]]
+        w0, w1 = rows[units[q]], rows[units[q + 1]]
+        w2, w3 = rows[units[q + 2]], rows[units[q + 3]]
+        w4, w5 = rows[units[q + 4]], rows[units[q + 5]]
+        w6, w7 = rows[units[q + 6]], rows[units[q + 7]]
         for j in range(len(out)):
             low = (v0 * w0[j] + v1 * w1[j]) + (v2 * w2[j] + v3 * w3[j])
             out[j] += low + ((v4 * w4[j] + v5 * w5[j]) + (v6 * w6[j] + v7 * w7[j]))
@@ -268,12 +239,9 @@ def softmax_rows(logits: Floats, exponentials: Array, probs: Floats) -> None:
     """Computes the softmax of the first C logits of each pass; `exponentials` is scratch space."""
     classes = probs.shape[1]
     for t in range(len(probs)):
-        z = logits[t]
-        largest = np.float64(z[:classes].max())
+        largest = np.float64(logits[t, :classes].max())
         for c in range(len(exponentials)):
-            exponentials[c] = exp(np.float64(z[c]) - largest)
-        total = 0.0
-        for c in range(classes):
-            total += exponentials[c]
+            exponentials[c] = exp(np.float64(logits[t, c]) - largest)
+        total = exponentials[:classes].sum()
         for c in range(classes):
             probs[t, c] = exponentials[c] / total

@@ -1,7 +1,6 @@
 """The CPU engine: MC-dropout passes of a ReLU network, as fast as one core computes them.
 
-Layer 1 is computed once per image, from the inked pixels; the other layers per pass, from the units
-that are active and kept. The loops are in `kernels`.
+Layer 1 is computed once per image, the others per pass. The loops are in `kernels`.
 """
 
 from collections.abc import Sequence
@@ -12,8 +11,8 @@ import numpy as np
 from model.arrays import Floats, Integers, Pixels
 from model.compiling import compile_all
 from model.engines import kernels
-from model.network import MLP, Linear, fold_normalisation, normalise
-from model.sampling.masks import Bytes, Passes, draw_masks, scales, thresholds
+from model.network import MLP, fold_normalisation, normalise
+from model.sampling.masks import Bytes, Passes, draw_masks, thresholds
 
 # Layers are padded to whole vectors with columns of zeros, which are never active.
 _VECTOR, _WIDEST_TILE = 16, 256
@@ -34,7 +33,6 @@ class ReluMlpEngine:
     Attributes:
         weights: of all layers, with their biases; see `kernels.Layer`.
         stochastic: the layers after the first dropout site.
-        is_relu: whether hidden units are rectified.
     """
 
     def __init__(self, network: MLP) -> None:
@@ -43,80 +41,63 @@ class ReluMlpEngine:
         self.block_passes = 32  # each call makes a table, which takes as long as several passes
         self.passes_computed = 0
         self._config = network.config
-        self.is_relu = network.config.activation == "relu"
-        shared = 0 if self.dropout_sites[0].is_input else 1  # layers before the first site
-        linear = fold_normalisation(network) if shared else network.layers
-        self._layers, self.weights = _pack(linear, shared)
-        self._shared, self.stochastic = self._layers[:shared], self._layers[shared:]
+        self._shared = 0 if self.dropout_sites[0].is_input else 1  # layers before the first site
+        self._layers, self.weights = _pack(network, self._shared)
+        self.stochastic = self._layers[self._shared :]
 
     def predict_logits(self, pixels: Pixels) -> Floats:
-        logits = np.empty(self._config.layer_sizes[-1], np.float32)
-        kernels.forward(self._inputs(pixels), self.weights, self._layers, self.is_relu, logits)
-        return logits
+        return self._forward(pixels, self._layers, self._config.layer_sizes[-1])
 
     def prepare(self, pixels: Pixels, passes: Passes) -> PreparedInputs:
-        inputs = self._inputs(pixels)
-        if len(self._shared):
-            hidden = np.empty(self.dropout_sites[0].units, np.float32)
-            kernels.forward(inputs, self.weights, self._shared, self.is_relu, hidden)
-            inputs = np.maximum(hidden, 0) if self.is_relu else hidden
+        shared = self._layers[: self._shared]
+        inputs = self._forward(pixels, shared, self.dropout_sites[0].units)
         is_balanced = passes.estimator == "balanced"
         keep = draw_masks(self.dropout_sites, passes).view(np.uint8) if is_balanced else _NO_MASKS
         return PreparedInputs(passes, inputs, keep)
 
     def sample(self, prepared: PreparedInputs, start: int, stop: int) -> Floats:
+        passes, inputs, balanced = prepared
         probs = np.empty((stop - start, self._config.layer_sizes[-1]), np.float32)
-        dropout = prepared.passes.dropout
-        kernels.sample_passes(
-            prepared.inputs,
-            self.weights,
-            self.stochastic,
-            thresholds(self.dropout_sites, dropout),
-            scales(self.dropout_sites, dropout),
-            self.is_relu,
-            prepared.passes.seed,
-            start,
-            prepared.balanced,
-            probs,
-        )
+        network = self.weights, self.stochastic, thresholds(self.dropout_sites, passes.dropout)
+        kernels.sample_passes(inputs, network, passes.seed, start, balanced, probs)
         self.passes_computed += len(probs)
         return probs
 
     def sample_images(self, pixels: Pixels, seeds: Sequence[int], passes: Passes) -> Floats:
         probs = np.empty((len(pixels), passes.count, self._config.layer_sizes[-1]), np.float32)
-        kernels.sample_images(
-            self._inputs(pixels).reshape(len(pixels), -1),
-            self.weights,
-            self._shared,
-            self.stochastic,
-            thresholds(self.dropout_sites, passes.dropout),
-            scales(self.dropout_sites, passes.dropout),
-            self.is_relu,
-            np.array(seeds, np.int64),
-            passes.estimator == "balanced",
-            probs,
-        )
+        network = self.weights, self._layers, thresholds(self.dropout_sites, passes.dropout)
+        inputs, is_balanced = self._inputs(pixels), passes.estimator == "balanced"
+        questions = self._shared, np.array(seeds, np.int64), is_balanced
+        kernels.sample_images(inputs.reshape(len(pixels), -1), network, *questions, probs)
         self.passes_computed += len(pixels) * passes.count
         return probs
 
+    def _forward(self, pixels: Pixels, layers: Integers, units: int) -> Floats:
+        """Computes layers without dropout, before the activation of the last."""
+        outputs = np.empty(units, np.float32)
+        kernels.forward(self._inputs(pixels).reshape(-1), self.weights, layers, outputs)
+        return outputs
+
     def _inputs(self, pixels: Pixels) -> Floats:
-        if len(self._shared):
-            return pixels.reshape(-1).astype(np.float32)
-        return normalise(pixels, self._config).reshape(-1)
+        if self._shared:  # which has the normalisation in it
+            return pixels.astype(np.float32)
+        return normalise(pixels, self._config)
 
 
-def _pack(linear: tuple[Linear, ...], shared: int) -> tuple[Integers, Floats]:
+def _pack(network: MLP, shared: int) -> tuple[Integers, Floats]:
     """Lays the layers out as the kernels read them; see `kernels.Layer`."""
     layers, parts, begin, unit = [], [], 0, 0
-    for index, (weight, bias) in enumerate(linear):
+    for index, (weight, bias) in enumerate(
+        fold_normalisation(network) if shared else network.layers
+    ):
         outputs, inputs = weight.shape
         tiles = -(-outputs // _WIDEST_TILE)
         width = -(-outputs // (tiles * _VECTOR)) * _VECTOR
         padding = tiles * width - outputs
         rows = np.pad(weight.T, ((0, 0), (0, padding)))  # (inputs, outputs)
         parts += [np.pad(bias, (0, padding)), rows.reshape(inputs, tiles, width).swapaxes(0, 1)]
-        layers.append((inputs, tiles * width, width, begin, unit))
+        is_rectified = index > 0 and network.config.activation == "relu"
+        layers.append((inputs, tiles * width, width, begin, unit, is_rectified))
         begin += (inputs + 1) * tiles * width
         unit += inputs if index >= shared else 0
-    flat = np.concatenate([part.reshape(-1) for part in parts])
-    return np.array(layers, np.int64), flat
+    return np.array(layers, np.int64), np.concatenate([part.reshape(-1) for part in parts])

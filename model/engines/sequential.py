@@ -12,6 +12,21 @@ from torch import Tensor, nn
 
 from model.arrays import Floats, KeepMasks, Pixels
 from model.errors import CheckpointError, DeviceError
+from model.layered import InputSpec, LayeredNetwork
+from model.layers import (
+    AveragePool2dLayer,
+    BatchNormLayer,
+    Conv2dLayer,
+    DropoutLayer,
+    FlattenLayer,
+    Layer,
+    LinearLayer,
+    MaxPool2dLayer,
+    ReluLayer,
+    Shape,
+    Sides,
+    TanhLayer,
+)
 from model.literals import SIDE, Precision
 from model.network import MLP
 from model.sampling.masks import DropoutSite, Passes, draw_masks, rates, round_rate
@@ -26,7 +41,7 @@ _NORMALISATIONS = nn.BatchNorm1d, nn.BatchNorm2d
 _OTHER_LAYERS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Hardswish),
     *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity),
-    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.ConstantPad2d),
 )
 
 
@@ -41,8 +56,35 @@ class Normalise(nn.Module):
         return (pixels / 255 - self.mean) / self.std
 
 
-def as_sequential(network: MLP) -> nn.Sequential:
-    """Builds the network from torch's layers: from pixels, (B, 1, 28, 28), to logits, (B, C)."""
+class Affine(nn.Module):
+    """Multiplies each channel by a factor of its own and adds a summand."""
+
+    factor: Tensor
+    summand: Tensor
+
+    def __init__(self, factor: Tensor, summand: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+        self.register_buffer("summand", summand)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h * self.factor + self.summand
+
+
+class ChannelsFirst(nn.Module):
+    """Brings channels from the last axis to the first: (B, H, W, C) to (B, C, H, W)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.permute(0, 3, 1, 2)
+
+
+def as_sequential(network: MLP | LayeredNetwork) -> nn.Sequential:
+    """Builds the network from torch's layers: from a batch of inputs to logits, (B, C).
+
+    The inputs of an MLP are pixels, (B, 1, 28, 28).
+    """
+    if isinstance(network, LayeredNetwork):
+        return _layered_as_sequential(network)
     config = network.config
     layers: list[nn.Module] = [Normalise(config.mean, config.std), nn.Flatten()]
     for index, (weight, bias) in enumerate(network.layers):
@@ -53,10 +95,77 @@ def as_sequential(network: MLP) -> nn.Sequential:
             layers.append(nn.Dropout(config.input_dropout_rate))
         # Without storage of its own: it would draw weights from torch's global generator.
         linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        tensors = {"weight": torch.tensor(weight), "bias": torch.tensor(bias)}
-        linear.load_state_dict(tensors, assign=True)
-        layers.append(linear)
+        layers.append(_with_tensors(linear, weight=weight, bias=bias))
     return nn.Sequential(*layers)
+
+
+def _with_tensors(layer: nn.Module, **arrays: Floats) -> nn.Module:
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    layer.load_state_dict(tensors, assign=True)
+    return layer
+
+
+def _layered_as_sequential(network: LayeredNetwork) -> nn.Sequential:
+    config = network.config
+    layers = list(_preparation(config.input))
+    for index, (layer, shape) in enumerate(zip(config.layers, config.shapes, strict=False)):
+        arrays = {
+            name: network.tensors[f"layers.{index}.{name}"] for name in layer.tensor_shapes(shape)
+        }
+        layers += _modules_of(layer, shape, arrays)
+    return nn.Sequential(*layers)
+
+
+def _preparation(spec: InputSpec) -> Iterator[nn.Module]:
+    if spec.channels == "last":
+        yield ChannelsFirst()
+    if (spec.scale, spec.mean, spec.std) != (1.0, (0.0,), (1.0,)):
+        yield Affine(*(torch.tensor(each, dtype=torch.float32) for each in spec.factors()))
+
+
+def _modules_of(layer: Layer, shape: Shape, arrays: dict[str, Floats]) -> Iterator[nn.Module]:
+    """What computes a layer whose input has that shape."""
+    match layer:
+        case LinearLayer():
+            yield _with_tensors(nn.Linear(shape[0], layer.outputs, device="meta"), **arrays)
+        case Conv2dLayer():
+            yield from _padding(layer.padding, 0.0)
+            convolution = nn.Conv2d(
+                shape[0],
+                layer.outputs,
+                layer.kernel,
+                layer.stride,
+                dilation=layer.dilation,
+                groups=layer.groups,
+                device="meta",
+            )
+            yield _with_tensors(convolution, **arrays)
+        case BatchNormLayer():
+            per_channel = (-1, *[1] * (len(shape) - 1))
+            scale, shift = (torch.tensor(arrays[name]) for name in ("scale", "shift"))
+            yield Affine(scale.reshape(per_channel), shift.reshape(per_channel))
+        case MaxPool2dLayer():
+            yield from _padding(layer.padding, -math.inf)
+            yield nn.MaxPool2d(layer.kernel, layer.stride)
+        case AveragePool2dLayer():
+            yield nn.AvgPool2d(layer.kernel, layer.stride)
+        case DropoutLayer():
+            yield nn.Dropout2d(layer.rate) if layer.whole_channels else nn.Dropout(layer.rate)
+        case FlattenLayer():
+            yield nn.Flatten()
+        case ReluLayer():
+            yield nn.ReLU()
+        case TanhLayer():
+            yield nn.Tanh()
+
+
+def _padding(sides: Sides, value: float) -> Iterator[nn.Module]:
+    above, below, left, right = sides
+    if any(sides):
+        yield nn.ConstantPad2d((left, right, above, below), value)
+
+
+_OURS = Normalise, Affine, ChannelsFirst
 
 
 class PreparedActivations(NamedTuple):
@@ -92,12 +201,12 @@ class SequentialEngine:
     `nn.Dropout` drops single elements of its input, `nn.Dropout2d` whole channels.
 
     Args:
-        network: maps pixels, ink 0 to 255, float32, (B, 1, H, W), to logits, (B, C). The engine
-            copies it, and computes batch normalisation from its running statistics.
+        network: maps inputs, float32, to logits, (B, C). The engine copies it, and computes batch
+            normalisation from its running statistics.
         device: as torch names it: cpu, cuda, cuda:1.
         precision: of the products after the first dropout, except the last; bfloat16 carries 8
             significant bits.
-        input_shape: rows and columns of an image.
+        input_shape: of one input, without the batch.
 
     Raises:
         DeviceError: there is no such device.
@@ -111,9 +220,10 @@ class SequentialEngine:
         device: str,
         precision: Precision = "float32",
         *,
-        input_shape: tuple[int, int] = (SIDE, SIDE),
+        input_shape: tuple[int, ...] = (1, SIDE, SIDE),
     ) -> None:
         self._device = _find_device(device)
+        self._input_shape = input_shape
         # One process computes on one core; a second thread would wait for each product.
         torch.set_num_threads(1)
         # Convolutions on CUDA: by default their inputs are rounded to 10 significant bits, and the
@@ -195,8 +305,8 @@ class SequentialEngine:
         return h.softmax(dim=1)
 
     def _to_device(self, pixels: Pixels) -> Tensor:
-        image = torch.from_numpy(np.array(pixels, np.float32))  # a copy
-        return image[None, None].to(self._device)  # (1, 1, H, W)
+        values = torch.from_numpy(np.array(pixels, np.float32))  # a copy
+        return values.reshape(1, *self._input_shape).to(self._device)
 
 
 class _InBfloat16(nn.Module):
@@ -229,7 +339,7 @@ def _flatten(network: nn.Sequential) -> Iterator[nn.Module]:
             yield from _flatten(layer)
             continue
         # Not `isinstance`: a subclass can compute anything.
-        if type(layer) not in (Normalise, *_DROPOUT, *_PRODUCTS, *_NORMALISATIONS, *_OTHER_LAYERS):
+        if type(layer) not in (*_OURS, *_DROPOUT, *_PRODUCTS, *_NORMALISATIONS, *_OTHER_LAYERS):
             raise CheckpointError(f"layers of the kind {type(layer).__name__} are not supported")
         if isinstance(layer, _NORMALISATIONS) and layer.running_mean is None:
             raise CheckpointError(

@@ -16,17 +16,16 @@ Units are counted through all dropout sites, one site after the other.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Floats, KeepMasks
+from model.arrays import KeepMasks
 from model.compiling import compiled
 from model.literals import Estimator
-
-# A dropout rate is a multiple of 1/256, so that one random byte decides one unit exactly.
-RATE_STEPS = 256
+from model.sampling.sites import RATE_STEPS as RATE_STEPS
+from model.sampling.sites import DropoutSite as DropoutSite
+from model.sampling.sites import round_rate as round_rate
 
 MAX_BALANCED_PASSES = 2**16  # their masks are drawn as a whole
 
@@ -41,25 +40,6 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-
-
-def round_rate(rate: float) -> float:
-    """Rounds a dropout rate to the nearest multiple of 1/256."""
-    return round(rate * RATE_STEPS) / RATE_STEPS
-
-
-class DropoutSite(NamedTuple):
-    """A place in a network where dropout acts.
-
-    Attributes:
-        units: number of units that are dropped or kept.
-        rate: the probability of zeroing a unit, in [0, 1), a multiple of 1/256.
-        is_input: whether the units are the network's inputs, whose rate requests do not change.
-    """
-
-    units: int
-    rate: float
-    is_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,12 +71,6 @@ def thresholds(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> 
     """Returns k for each unit of all sites: a byte below k drops it, (units,)."""
     per_site = [round(rate * RATE_STEPS) for rate in rates(sites, dropout)]
     return np.repeat(np.array(per_site, np.uint8), [site.units for site in sites])
-
-
-@lru_cache(maxsize=32)
-def scales(sites: tuple[DropoutSite, ...], dropout: float | None = None) -> Floats:
-    """Returns 1 / (1 - rate) of each site, which preserves the expectation of kept units."""
-    return np.array([1 / (1 - rate) for rate in rates(sites, dropout)], np.float32)
 
 
 def draw_masks(

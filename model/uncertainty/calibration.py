@@ -7,17 +7,34 @@ for MC answers, and stores it in the checkpoint.
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from model import literals
 from model.arrays import Array, Probs
 from model.compiling import compiled
 from model.elementary import exp, log
 from model.literals import Mode
 
+# What checkpoints of before lack, and why.
+_LATER_KEYS = ("target_errors", "until_decision", "entropy_histogram")
+_MISSING = "the checkpoint was calibrated before there was this; run dropserve-train calibrate"
 _TEMPERATURE_KEYS: dict[Mode, str] = {"predict": "temperature", "mc": "mc_temperature"}
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a target error asks for.
+
+    Attributes:
+        threshold: the largest predictive entropy, nats, that is accepted.
+        coverage: the share of the validation images that are accepted.
+    """
+
+    threshold: float
+    coverage: float
 
 
 @dataclass(frozen=True)
@@ -31,12 +48,21 @@ class Calibration:
         conformal_quantiles: for each coverage level the argument of `prediction_set`.
         unfamiliar_threshold: the largest mutual information, nats, that is accepted; None if it was
             not fitted.
+        targets: by the largest error among accepted answers, those that the validation images
+            support.
     """
 
     temperature: float = 1.0
     threshold: float | None = None
     conformal_quantiles: Mapping[float, float] = field(default_factory=dict)
     unfamiliar_threshold: float | None = None
+    targets: Mapping[float, OperatingPoint] = field(default_factory=dict)
+
+    def at(self, target_error: float) -> "Calibration":
+        """The same with the threshold of a target error, which may be None, and no other."""
+        point = self.targets.get(target_error)
+        threshold = None if point is None else point.threshold
+        return replace(self, threshold=threshold, unfamiliar_threshold=None)
 
 
 def read_calibration(
@@ -68,7 +94,52 @@ def read_calibration(
             for level, fitted in dict(document["conformal"]).items()
             if fitted is not None
         },
+        targets={
+            float(level): OperatingPoint(_number(point["threshold"]), _number(point["coverage"]))
+            for level, point in ((document.get("target_errors") or {}).get(mode) or {}).items()
+            if point is not None
+        },
     )
+
+
+def read_settling(document: Mapping[str, Any]) -> dict[float | None, float]:
+    """How sure a decision must be before sampling ends; see `model.sampling.settling`.
+
+    Returns:
+        By target error the scale of the margin; None is the checkpoint's own threshold. It is empty
+        if the checkpoint has no rule.
+
+    Raises:
+        KeyError, TypeError, ValueError: the document is damaged.
+    """
+    scales = (document.get("until_decision") or {}).get("scales") or {}
+    return {
+        None if level == "default" else float(level): _number(scale)
+        for level, scale in scales.items()
+        if scale is not None
+    }
+
+
+def read_entropy_shares(document: Mapping[str, Any], mode: Mode) -> list[float] | None:
+    """The share of validation images up to each of `ENTROPY_BOUNDS`; None: there are none.
+
+    Raises:
+        KeyError, TypeError, ValueError: the document is damaged.
+    """
+    histogram, bounds = document.get("entropy_histogram"), literals.ENTROPY_BOUNDS
+    if histogram is None or tuple(histogram["bounds"]) != bounds:
+        return None
+    shares = [_number(share) for share in histogram[mode]]
+    if len(shares) != len(bounds):
+        raise ValueError("a histogram has a share for each of its bounds")
+    return shares
+
+
+def with_missing(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with null for what it lacks, and the reasons for that as `missing`."""
+    whole = {**{key: document.get(key) for key in _LATER_KEYS}, **document}
+    missing = {key: _MISSING for key in _LATER_KEYS if whole[key] is None}
+    return {**whole, "missing": missing} if missing else whole
 
 
 def _interpolate(rows: Sequence[Mapping[str, Any]], passes: int) -> Calibration:
@@ -86,6 +157,13 @@ def _interpolate(rows: Sequence[Mapping[str, Any]], passes: int) -> Calibration:
         return None if first is None or last is None else first + share * (last - first)
 
     quantiles = {level: between("conformal", level) for level in few["conformal"]}
+    targets = {}
+    for level in few.get("target_errors") or {}:
+        limit, coverage = (
+            between("target_errors", level, key) for key in ("threshold", "coverage")
+        )
+        if limit is not None and coverage is not None:
+            targets[float(level)] = OperatingPoint(limit, coverage)
     temperature = between("temperature")
     if temperature is None or temperature <= 0:
         raise ValueError("a temperature must be above 0")
@@ -94,12 +172,13 @@ def _interpolate(rows: Sequence[Mapping[str, Any]], passes: int) -> Calibration:
         between("threshold"),
         {float(level): least for level, least in quantiles.items() if least is not None},
         between("unfamiliar_threshold"),
+        targets,
     )
 
 
 def _value_at(row: Any, path: Sequence[str]) -> float | None:
     for key in path:
-        row = row[key]
+        row = None if row is None else row[key]
     return None if row is None else _number(row)
 
 

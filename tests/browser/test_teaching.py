@@ -169,9 +169,11 @@ def two_networks(page: Page) -> list[str]:
         path = re.sub(r"/models/plain$", "/model", route.request.url)
         route.continue_(url=path.replace("/models/plain/", "/"))
 
-    index = [{"name": name} for name in ("mnist", "mnist-mc", "plain", "plain-mc")]
-    models = [{"name": "mnist", "default": True}, {"name": "plain", "default": False}]
-    page.route("**/v2/repository/index", lambda route: route.fulfill(json=index))
+    versions = [{"version": "1", "input": {"preparation": "digit"}}]
+    models = [
+        {"name": name, "default": name == "mnist", "versions": versions}
+        for name in ("mnist", "plain")
+    ]
     page.route("**/models", lambda route: route.fulfill(json={"models": models}))
     page.route(re.compile("/models/plain"), answer)
     page.reload()
@@ -179,10 +181,11 @@ def two_networks(page: Page) -> list[str]:
 
 
 def test_a_switch_chooses_between_two_networks(page: Page, two_networks: list[str]) -> None:
-    expect(page.get_by_role("radio", name="mnist")).to_be_checked()
+    network = page.get_by_role("combobox", name="Network")
+    expect(network).to_have_value("mnist")
     try_example(page, "the letter A")
     assert two_networks == []
-    page.get_by_role("radio", name="plain").check()
+    network.select_option("plain")
     expect(page.locator("#curl")).to_contain_text("/models/plain/predict/mc?")
     shown_answer(page)
     asked = " ".join(two_networks)
@@ -194,11 +197,14 @@ def test_a_switch_chooses_between_two_networks(page: Page, two_networks: list[st
     # A link to it chooses it.
     page.goto("about:blank")
     page.go_back()
-    expect(page.get_by_role("radio", name="plain")).to_be_checked()
+    expect(network).to_have_value("plain")
     assert "/models/plain/predict/mc/stream?" in two_networks[-2]
 
 
 def test_one_network_needs_no_switch(page: Page) -> None:
+    models = [{"name": "mnist", "versions": [{"input": {"preparation": "digit"}}]}]
+    page.route("**/models", lambda route: route.fulfill(json={"models": models}))
+    page.reload()
     try_example(page, "a 7")
     expect(page.locator("#networks")).to_be_hidden()
 

@@ -13,12 +13,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.literals import ENTROPY_BOUNDS
 from tests.app.telemetry.prometheus_text import Scrape
 from tests.conftest import ROOT, RunningServer, ServerStarter, sample
 
@@ -61,8 +64,24 @@ def alert_queries() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(servers: ServerStarter) -> RunningServer:
-    return servers.start("--workers", "2", "--max-wait-ms", "1")
+def server(
+    servers: ServerStarter,
+    default_checkpoint: Checkpoint,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunningServer:
+    """With all that can be counted: feedback, and a checkpoint with a reference for drift."""
+    histogram = {
+        "bounds": list(ENTROPY_BOUNDS),
+        "predict": [0.5] * len(ENTROPY_BOUNDS),
+        "mc": [0.5] * len(ENTROPY_BOUNDS),
+    }
+    calibration = {**default_checkpoint.calibration, "entropy_histogram": histogram}
+    path = tmp_path_factory.mktemp("checkpoint") / "mnist.safetensors"
+    save_checkpoint(path, replace(default_checkpoint, calibration=calibration))
+    return servers.start(
+        *("--workers", "2", "--max-wait-ms", "1", "--checkpoint", str(path)),
+        environ={"DROPSERVE_FEEDBACK_SECRET": "a secret of the tests"},
+    )
 
 
 def ask_all(http: httpx.Client) -> None:
@@ -71,6 +90,8 @@ def ask_all(http: httpx.Client) -> None:
     for picture in (seven, doubtful, nothing):
         http.post("/predict", content=picture)
         http.post("/predict/mc", content=picture)
+    token = http.post("/predict", content=seven).headers["x-feedback-token"]
+    http.post("/feedback", json={"token": token, "label": 7})
     http.post("/predict/mc?passes=1000&max_standard_error=0.05", content=seven)
     http.post("/predict/mc?passes=1000&timeout_ms=1", content=seven)
     http.post("/predict/mc/batch", files=[("file", seven), ("file", b"no image")])

@@ -100,4 +100,5 @@ async def test_addresses_that_a_page_names_are_served(client: httpx.AsyncClient,
     assert len(addresses) > 8
     for method, path in addresses:
         answer = await client.request(method, path.replace("NAME", "mnist-mc"))
-        assert answer.status_code not in (404, 405), path
+        is_off = "is off; DROPSERVE_" in answer.text  # until a setting turns it on
+        assert answer.status_code not in (404, 405) or is_off, path

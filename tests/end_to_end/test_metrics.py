@@ -145,4 +145,4 @@ def _try_to_scrape(address: str) -> Scrape | None:
 
 
 def _workers(seen: Scrape) -> float:
-    return sum(value for (name, _), value in seen.samples.items() if name.endswith("model_workers"))
+    return sum(seen.by("version", "model_workers", model="mnist").values())

@@ -355,9 +355,9 @@ def test_a_description_without_a_version_is_refused(
     assert "another format_version than 1" in refusal(path)
 
 
-def test_format_version_2_is_refused(path: Path, checkpoint: Checkpoint) -> None:
-    write(path, tensors_of(checkpoint), card_of(checkpoint) | {"format_version": 2})
-    assert "another format_version than 1" in refusal(path)
+def test_format_version_3_is_refused(path: Path, checkpoint: Checkpoint) -> None:
+    write(path, tensors_of(checkpoint), card_of(checkpoint) | {"format_version": 3})
+    assert "another format_version than 1 or 2" in refusal(path)
 
 
 @pytest.mark.parametrize("key", ["config", "calibration", "training", "metrics"])

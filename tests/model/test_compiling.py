@@ -267,11 +267,21 @@ def test_every_module_with_compiled_functions_is_known() -> None:
     assert found == set(compiling._MODULES)
 
 
-def test_a_compiled_function_has_its_constants_from_files_that_name_the_folder() -> None:
+def test_numbers_that_a_compiled_function_has_from_another_file_name_the_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert ("RATE_STEPS", 256) in compiling._constants
+    before = compiling._folder_name()
+    monkeypatch.setattr(compiling, "_constants", {("RATE_STEPS", 128)})
+    assert compiling._folder_name() != before
+
+
+def test_other_constants_of_a_compiled_function_are_from_files_that_name_the_folder() -> None:
     with_code = {path for path in _MODEL.rglob("*.py") if "@compiled(" in path.read_text()}
+    numbers = {name for name, _ in compiling._constants}
     for path in with_code:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("model"):
                 source = ROOT.joinpath(*str(node.module).split(".")).with_suffix(".py")
-                constants = [alias.name for alias in node.names if alias.name.isupper()]
+                constants = {alias.name for alias in node.names if alias.name.isupper()} - numbers
                 assert not constants or source in with_code, (path, constants)

@@ -61,7 +61,7 @@ class Reader:
         probs = predict_probs(self._engine, found.pixels)
         answer = self._answers.deterministic(found, PredictParameters(), probs)
         accepted = answer.decision is not None and answer.decision.outcome == "accept"
-        return "several" if found.boxes else answer.digit, accepted
+        return "several" if found.boxes else answer.index, accepted
 
     def judge(self, file: bytes) -> tuple[str, float]:
         """What becomes of a picture with dropout, and the predictive entropy: nan without one."""

@@ -19,12 +19,12 @@ from training.calibrate import (
     fit,
     fit_temperature,
     least_probability,
-    upper_bound,
     upper_quantile,
 )
 from training.config import CalibrateOptions, CalibrationRules
 from training.data import MNIST
 from training.pool import Pool, save_pool
+from training.selection import upper_bound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,7 +86,7 @@ def test_kept_back_outliers_of_a_pool_are_measured_too(trained: Checkpoint, tmp_
     noise = np.random.default_rng(0).integers(0, 256, size=(5, 28, 28), dtype=np.uint8)
     save_pool(tmp_path / "pool", Pool({}, {("noise", "none"): noise}))
     save_checkpoint(tmp_path / "raw", trained)
-    options = CalibrateOptions(None, tmp_path / "raw", None, tmp_path / "pool")
+    options = CalibrateOptions(None, tmp_path / "raw", pool=tmp_path / "pool")
     found = training.calibrate.calibrate(options, RULES)
     measured = found.metrics["calibrated_validation"]["kept_back"]
     assert list(measured) == ["mirrored", "noise, none", "shuffled"]

@@ -248,7 +248,7 @@ async def test_it_trains_and_is_served_with_its_own_labels(
     async with app.router.lifespan_context(app), connect(app) as client:
         body = {"pixels": images.pixels[3].tolist(), "preprocess": "none"}
         answer = (await client.post("/predict", json=body)).json()
-    assert answer["label"] == dataset.labels[answer["digit"]]
+    assert answer["label"] == dataset.labels[answer["class_index"]]
     assert answer["model"]["name"] == dataset.name
 
     other = next(each for each in DATASETS.values() if each.name not in ("mnist", dataset.name))

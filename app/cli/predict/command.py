@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.options import Commands, add_parameter_options
+from app.cli.options import Commands, add_model_option, add_parameter_options
 from app.errors import UsageError
 from app.settings import PREFIX, Settings, load_settings
 
@@ -40,7 +40,8 @@ def add_predict_command(commands: Commands) -> None:
         "files",
         nargs="+",
         metavar="FILES",
-        help="images, folders of images, patterns such as 'scans/*.png'; - is standard input",
+        help="images, folders of images, patterns such as 'scans/*.png'; - is standard input; for "
+        "a network that takes numbers, .json and .npy files of one input each",
     )
     add_parameter_options(parser)
     source = parser.add_mutually_exclusive_group()
@@ -56,6 +57,7 @@ def add_predict_command(commands: Commands) -> None:
         metavar="FILE",
         help=f"run this network in this command; without it the committed one [{PREFIX}CHECKPOINT]",
     )
+    add_model_option(parser)
     parser.add_argument(
         "--api-key",
         metavar="KEY",
@@ -104,13 +106,15 @@ async def _connect(options: argparse.Namespace) -> AsyncIterator["AsyncDropserve
 
     if options.url is not None and options.checkpoint is None:
         try:
-            client = AsyncDropserveClient(options.url, api_key=options.api_key)
+            client = AsyncDropserveClient(options.url, model=options.model, api_key=options.api_key)
         except ValueError as error:
             raise UsageError(str(error)) from error
         async with client:
             yield client
         return
-    settings = load_settings(os.environ, {"checkpoint": options.checkpoint})
+    settings = load_settings(
+        os.environ, {"checkpoint": options.checkpoint, "default_model": options.model}
+    )
     # The engine is imported only now: --url needs none, and wrong usage answers at once.
     from app.api.application import create_app
     from app.inference.served_checkpoint import load_served_checkpoint

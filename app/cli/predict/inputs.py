@@ -1,10 +1,11 @@
 """Arguments of the command line -> images: files, folders, patterns, standard input."""
 
 import glob
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from app.client.errors import ImageError
 from app.errors import UsageError
@@ -19,11 +20,12 @@ class Input:
 
     Attributes:
         name: as the user knows it, printable.
-        image: a path, the file's bytes, or why there are none.
+        image: a path, the file's bytes, the numbers of another network's input, or why there is
+            nothing.
     """
 
     name: str
-    image: str | bytes | ImageError
+    image: str | bytes | Mapping[str, Any] | ImageError
 
 
 def find_inputs(arguments: Sequence[str], stdin: BinaryIO) -> list[Input]:
@@ -65,9 +67,25 @@ def _expand(argument: str, stdin: BinaryIO) -> Iterator[Input]:
 def _files(path: str) -> Iterator[Input]:
     files = list(walk_files(path, is_image_name)) if Path(path).is_dir() else [path]
     for file in files:
-        yield Input(printable(file), file)
+        yield Input(printable(file), _numbers(file) or file)
     if not files:
         yield _unreadable(path, "there is no image in this folder")
+
+
+def _numbers(path: str) -> Mapping[str, Any] | ImageError | None:
+    """The input in a .json or .npy file; None: it is neither."""
+    ending = Path(path).suffix.lower()
+    try:
+        if ending == ".json":
+            return {"input": json.loads(Path(path).read_bytes())}
+        if ending == ".npy":
+            import numpy as np
+
+            return {"input": np.load(path, allow_pickle=False).tolist()}
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or f"it is no {ending} file of numbers"
+        return ImageError("unreadable_file", f"it cannot be read: {reason}")
+    return None
 
 
 def _unreadable(argument: str, message: str) -> Input:

@@ -25,7 +25,7 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
         labels: the network's name for each class.
     """
     label, decision, counts = answer.label, answer.decision, _count_votes(answer, labels)
-    agreed = answer.votes[answer.digit] == answer.passes
+    agreed = answer.votes[answer.index] == answer.passes
     if decision is None:
         cause = "This network has no threshold"
         if answer.dropout is not None:
@@ -43,7 +43,7 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
         return Verdict(
             "I don't recognise this.",
             "The passes find no digit likely: even the best gets only "
-            f"{100 * answer.mean[answer.digit]:.0f} % on average. {_MAY_BE_NO_DIGIT}",
+            f"{100 * answer.mean[answer.index]:.0f} % on average. {_MAY_BE_NO_DIGIT}",
         )
     if agreed:
         lean = "The only pass leans" if answer.passes == 1 else f"All {answer.passes} passes lean"
@@ -58,7 +58,7 @@ def word_verdict(answer: McPrediction, labels: Sequence[str]) -> Verdict:
     return Verdict(
         "I don't recognise this.",
         f"The passes scatter over {chosen} digits; the best, {label}, has "
-        f"{answer.votes[answer.digit]} of {answer.passes}. {_MAY_BE_NO_DIGIT}",
+        f"{answer.votes[answer.index]} of {answer.passes}. {_MAY_BE_NO_DIGIT}",
     )
 
 
@@ -67,7 +67,7 @@ def is_flat(answer: McPrediction) -> bool:
     return (
         answer.decision is not None
         and answer.decision.reason == "unfamiliar"
-        and answer.mean[answer.digit] < 0.5
+        and answer.mean[answer.index] < 0.5
         and answer.expected_entropy > answer.mutual_information
     )
 
@@ -76,14 +76,14 @@ def rival_of(answer: McPrediction) -> int:
     """The class that competes with the answer's own, by votes and then by mean."""
     # The server calls an answer ambiguous by the means.
     is_ambiguous = answer.decision is not None and answer.decision.reason == "ambiguous"
-    others = [index for index in range(len(answer.votes)) if index != answer.digit]
+    others = [index for index in range(len(answer.votes)) if index != answer.index]
     return max(others, key=lambda i: (0 if is_ambiguous else answer.votes[i], answer.mean[i]))
 
 
 def _count_votes(answer: McPrediction, labels: Sequence[str]) -> str:
     """As "All 50 passes agree." or "47 of 50 passes say 4, 3 say 9."."""
     rival = rival_of(answer)
-    own, others = answer.votes[answer.digit], answer.votes[rival]
+    own, others = answer.votes[answer.index], answer.votes[rival]
     if answer.passes == 1:
         return f"The only pass says {labels[answer.votes.index(1)]}."
     if own == answer.passes:

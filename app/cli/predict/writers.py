@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TextIO
 
 from app.cli.predict.verdict import is_flat, rival_of, word_verdict
 from app.client.errors import DropserveError
-from app.schemas import CSV, Decision, McPrediction, ModelIdentity
+from app.schemas import CSV, Decision, McPrediction, ModelIdentity, index_name
 
 Result = McPrediction | DropserveError
 
@@ -113,9 +113,10 @@ class Dots:
         taken = max(map(len, self.labels)) + len(" |  ") + len(str(result.passes))
         room = max(10, (self.terminal.columns or 80) - taken)
         passes_per_dot = math.ceil(max(result.votes) / room)
-        legend = "One dot is one pass, in the row of its best digit."
+        best = _kind(self.labels)
+        legend = f"One dot is one pass, in the row of its best {best}."
         if passes_per_dot > 1:
-            legend = f"One dot is up to {passes_per_dot} passes, in the row of their best digit."
+            legend = f"One dot is up to {passes_per_dot} passes, in the row of their best {best}."
         lines = [
             *self._rows(result, passes_per_dot),
             "",
@@ -136,7 +137,7 @@ class Dots:
         leader_dot, rival_dot, other_dot = "●○·" if self.terminal.has_unicode else "#o."
         styles = {}
         if not is_flat(answer):
-            styles = {rival_of(answer): (rival_dot, _ORANGE), answer.digit: (leader_dot, _BLUE)}
+            styles = {rival_of(answer): (rival_dot, _ORANGE), answer.index: (leader_dot, _BLUE)}
         width = max(map(len, self.labels))
         rows = []
         for index, (label, votes) in enumerate(zip(self.labels, answer.votes, strict=True)):
@@ -144,6 +145,11 @@ class Dots:
             dots = self.terminal.paint(dot * math.ceil(votes / passes_per_dot), colour)
             rows.append(f"{label:>{width}} | {dots} {votes}" if votes else f"{label:>{width}} |")
         return rows
+
+
+def _kind(labels: Sequence[str]) -> str:
+    """What the labels are."""
+    return "digit" if index_name(labels) == "digit" else "class"
 
 
 # "1000 of 1000" with a rival, the entropy, the longest decision, and spaces between five columns.
@@ -161,14 +167,14 @@ class Table:
         self._digit_width = max(len("digit"), 1 + max(map(len, labels), default=0))
         room = (terminal.columns or sys.maxsize) - self._digit_width - _OTHER_WIDTH
         self._name_width = min(longest, max(12, room))
-        self._write_row("file", "digit", "passes", "entropy", "decision")
+        self._write_row("file", _kind(labels), "passes", "entropy", "decision")
 
     def write(self, name: str, result: Result) -> None:
         if isinstance(result, DropserveError):
             self._write_row(name, "-", "", "", f"failed: {result.code}")
             return
         rival = rival_of(result)
-        passes = f"{result.votes[result.digit]} of {result.passes}"
+        passes = f"{result.votes[result.index]} of {result.passes}"
         if result.votes[rival]:
             passes += f", {self._labels[rival]}: {result.votes[rival]}"
         digit, decision = result.label, "answers" if result.decision else "-"

@@ -17,12 +17,11 @@ export async function fetchModel(network) {
   return (await send(network === null ? "model" : networkPath(network), {})).json();
 }
 
-/** The networks that are served: `name`, and whether each is the `default`; none if it is one. */
+/** The networks that read digits: `name`, and whether each is the `default`; none if it is one. */
 export async function fetchNetworks() {
-  // Every server has this list: of each network, and of its dropout under a name of its own.
-  const listed = await (await send("v2/repository/index", { method: "POST" })).json();
-  const names = new Set(listed.map(({ name }) => name).filter((name) => !name.endsWith("-mc")));
-  return names.size < 2 ? [] : (await (await send("models", {})).json()).models;
+  const { models } = await (await send("models", {})).json();
+  const ofDigits = models.filter(({ versions }) => versions.at(-1).input.preparation === "digit");
+  return ofDigits.length < 2 ? [] : ofDigits;
 }
 
 function networkPath(network) {

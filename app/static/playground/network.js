@@ -43,25 +43,19 @@ export function listenForCard(links, dialog) {
 }
 
 /** Shows the switch if there is more than one network. @param onSwitch called with a name. */
-export async function buildSwitch(fieldset, onSwitch) {
+export async function buildSwitch(label, onSwitch) {
   const networks = await fetchNetworks();
-  fieldset.append(
-    ...networks.map(({ name, default: isDefault }) => {
-      const label = document.createElement("label");
-      const radio = document.createElement("input");
-      Object.assign(radio, { type: "radio", name: "network", value: name });
-      radio.defaultChecked = isDefault;
-      radio.addEventListener("change", () => onSwitch(name));
-      label.append(radio, ` ${name}`);
-      return label;
-    }),
-  );
-  fieldset.hidden = networks.length === 0;
+  const select = label.querySelector("select");
+  for (const { name, default: isDefault } of networks) {
+    select.add(new Option(name, name, isDefault, isDefault));
+  }
+  select.addEventListener("change", () => onSwitch(select.value));
+  label.hidden = networks.length === 0;
 }
 
 /** Has the switch show which network answers; null is the default. */
-export function checkSwitch(fieldset, name) {
-  for (const radio of fieldset.querySelectorAll("input")) {
-    radio.checked = name === null ? radio.defaultChecked : radio.value === name;
+export function showSwitched(label, name) {
+  for (const option of label.querySelectorAll("option")) {
+    option.selected = name === null ? option.defaultSelected : option.value === name;
   }
 }

@@ -5,7 +5,7 @@ import { Asker, Playback, isMotionReduced } from "./asking.js";
 import { clearDoubt, showDoubt } from "./doubt.js";
 import { OPENING, buildExamples } from "./examples.js";
 import { Lesson } from "./lesson.js";
-import { buildSwitch, checkSwitch, listenForCard, showCard } from "./network.js";
+import { buildSwitch, showSwitched, listenForCard, showCard } from "./network.js";
 import { Pad } from "./pad.js";
 import { Passes } from "./passes.js";
 import { listenForFiles, pictureOfFile, pictureOfInput } from "./pictures.js";
@@ -357,7 +357,7 @@ function listen() {
 
 /** Has another network answer; null for the server's own choice. */
 async function useNetwork(name) {
-  checkSwitch(find("networks"), name);
+  showSwitched(find("networks"), name);
   if (name === settings.network) return;
   settings.network = name;
   await loadModel();
@@ -390,7 +390,7 @@ empty();
 await loadModel();
 if (location.hash) await openLink();
 buildSwitch(find("networks"), (name) => useNetwork(name).then(askAnew))
-  .then(() => checkSwitch(find("networks"), settings.network))
+  .then(() => showSwitched(find("networks"), settings.network))
   .catch(() => {}); // one is answering
 // Most visitors never touch a control: what plays by itself must teach.
 if (!location.hash && phase === "empty") {

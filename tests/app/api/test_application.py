@@ -67,9 +67,10 @@ async def test_bad_input_gets_its_status_and_code_and_the_server_keeps_serving(
 def test_the_table_has_every_code_that_a_request_can_cause() -> None:
     codes = {(bad.status, bad.code) for bad in EVERY_TABLE.values()}
 
-    # What takes a defect, load, keys, a browser or a connection of one's own has tests of its own.
+    # What takes a defect, load, keys, tokens, a browser or a connection has tests of its own.
     others = {"internal", "not_ready", "overloaded", "deadline_exceeded", "unauthorized"}
     others |= {"invalid_http", "request_timeout", "head_too_large", "invalid_request"}
+    others |= {"invalid_token", "expired_token", "used_token"}
     assert codes == {(each.status, each.text) for each in ErrorCode if each.text not in others}
 
 

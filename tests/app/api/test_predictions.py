@@ -45,7 +45,8 @@ def entropy(probs: NDArray[np.float64]) -> float:
 
 def always(answer: type[Prediction]) -> set[str]:
     """Names of the fields that an answer has whatever was asked for."""
-    return {each.name for each in dataclasses.fields(answer) if each.default is MISSING}
+    fields = {each.name for each in dataclasses.fields(answer) if each.default is MISSING}
+    return fields | {"digit"}  # which other networks have not
 
 
 async def ask(client: httpx.AsyncClient, path: str, content: bytes) -> dict[str, Any]:

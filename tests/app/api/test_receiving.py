@@ -18,7 +18,7 @@ import pytest
 from app.api import receiving, v2
 from app.api.application import create_app
 from app.api.compression import inflate
-from app.inference.decoding import decode_base64
+from app.inference.base64_images import decode_base64
 from app.open_inference.requests import parse_request
 from app.settings import Settings
 from model.checkpoint import Checkpoint

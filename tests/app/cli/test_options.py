@@ -12,12 +12,14 @@ ARGUMENTS = {
     "return_input": [],
     "return_steps": [],
     "coverage": ["0.99"],
+    "target_error": ["0.005"],
     "timeout_ms": ["500"],
     "passes": ["7"],
     "seed": ["0"],
     "estimator": ["balanced"],
     "dropout": ["0.25"],
     "max_standard_error": ["0.5"],
+    "until": ["decision"],
     "return_passes": [],
 }
 

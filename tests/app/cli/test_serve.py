@@ -16,8 +16,9 @@ from safetensors.torch import load, save
 import app.process.listening
 import app.process.server
 import app.process.signals
+from app.inference.repository import Loaded
 from app.settings import Settings
-from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, save_checkpoint
+from model.checkpoint import DEFAULT_CHECKPOINT, AnyCheckpoint, Checkpoint, save_checkpoint
 from model.network import MLPConfig
 from tests.app.cli.conftest import run
 from tests.conftest import ROOT
@@ -28,13 +29,11 @@ class Server:
     """Stands for the server and keeps what it was started with."""
 
     def __init__(self) -> None:
-        self.started: list[tuple[Settings, Checkpoint]] = []
+        self.started: list[tuple[Settings, AnyCheckpoint]] = []
 
-    def run(
-        self, settings: Settings, checkpoint: Checkpoint, listeners: list[socket.socket]
-    ) -> int:
+    def run(self, settings: Settings, loaded: Loaded, listeners: list[socket.socket]) -> int:
         assert listeners == []
-        self.started.append((settings, checkpoint))
+        self.started.append((settings, next(iter(loaded.values()))))
         return 0
 
 

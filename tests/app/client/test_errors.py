@@ -29,6 +29,8 @@ ERROR_TYPES = {
     404: RequestError,
     405: RequestError,
     408: RequestError,
+    409: RequestError,
+    410: RequestError,
     413: RequestError,
     422: RequestError,
     429: BusyError,

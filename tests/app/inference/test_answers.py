@@ -309,7 +309,3 @@ def test_a_score_equal_to_the_threshold_is_accepted(default_checkpoint: Checkpoi
         decision = builder.deterministic(image, parameters, probs).decision
         assert decision is not None
         assert (decision.outcome, decision.score) == (outcome, score)
-
-
-def test_levels_are_those_that_the_checkpoint_has_sets_for(builder: AnswerBuilder) -> None:
-    assert builder.levels == [0.9, 0.99, 1.0]

@@ -320,11 +320,27 @@ def test_balanced_masks_and_a_target_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("rate", [0, 0.3, 0.9])
-def test_sets_of_the_checkpoints_own_rate_and_another_rate_exclude_each_other(rate: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("coverage", 0.99), ("target_error", 0.01), ("until", "decision")]
+)
+def test_what_was_calibrated_and_another_rate_exclude_each_other(
+    rate: float, name: str, value: Any
+) -> None:
     with raises_error(ErrorCode.INVALID_PARAMETER) as caught:
-        mc(("dropout", rate), ("coverage", 0.99))
-    assert caught.value.param == "coverage"
+        mc(("dropout", rate), (name, value))
+    assert caught.value.param == name
     assert caught.value.message == (
-        "coverage works with the checkpoint's own dropout rate only, with which its prediction "
-        "sets were fitted; leave out coverage or dropout"
+        f"{name} works with the checkpoint's own dropout rate only, with which it was calibrated; "
+        f"leave out {name} or dropout"
     )
+
+
+@pytest.mark.parametrize(
+    "other", [("estimator", "balanced"), ("max_standard_error", 0.1)], ids=lambda pair: pair[0]
+)
+def test_a_decision_that_settles_excludes_what_else_depends_on_the_passes(
+    other: tuple[str, Any],
+) -> None:
+    with raises_error(ErrorCode.INVALID_PARAMETER, match="leave it out") as caught:
+        mc(("until", "decision"), other)
+    assert caught.value.param == "until"

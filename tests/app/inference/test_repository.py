@@ -59,7 +59,7 @@ async def test_nothing_answers_before_loading_and_after_closing(settings: Settin
 
 async def digit_of(predictor: Predictor) -> int:
     answer, _ = await predictor.predict(small("7.png"), PredictParameters(timeout_ms=30_000))
-    return answer.digit
+    return answer.index
 
 
 async def test_the_given_checkpoint_is_served_and_no_file_is_read(

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from app.inference.catalogue import read_catalogue
 from app.process.signals import SIGHUP
-from app.process.supervisor import Supervisor
+from app.process.supervisor import Change, Supervisor
 from app.settings import Settings, SettingsError
 from app.telemetry.metrics import MetricsRow
 from model.checkpoint import Checkpoint, save_checkpoint
@@ -47,9 +48,11 @@ class Process:
 class Worker:
     """Stands for a worker that serves at once, and ends at any signal but SIGHUP."""
 
-    def __init__(self, settings: Settings, row: MetricsRow | None) -> None:
-        assert settings.checkpoint is not None
-        self.checkpoint = settings.checkpoint.read_bytes()
+    def __init__(self, row: MetricsRow | None, catalogue: Path) -> None:
+        (file,) = read_catalogue(catalogue).files
+        self.checkpoint = file.path.read_bytes()
+        self.asked: list[Change] = []
+        self.serving = None  # it says nothing
         self.row = row
         self.process = Process()
         self.signals: list[int] = []
@@ -74,8 +77,8 @@ class Workers:
         self.can_start = True
         self.steps: list[Step] = []
 
-    def start(self, settings: Settings, row: MetricsRow | None) -> Worker:
-        worker = Worker(settings, row)
+    def start(self, settings: Settings, row: MetricsRow | None, catalogue: Path) -> Worker:
+        worker = Worker(row, catalogue)
         worker.serves = worker.process.lives = self.can_start
         self.started.append(worker)
         return worker

@@ -14,6 +14,7 @@ from app.api.routes import ROUTE_LABELS
 from app.telemetry.metric_families import Family
 from app.telemetry.metric_families import Histogram as OurHistogram
 from app.telemetry.metrics import Families, MetricsRow
+from app.telemetry.model_counts import MODEL_FAMILIES
 from app.telemetry.request_record import RequestRecord, Timings
 
 RECORD = RequestRecord("id", "POST", "/predict", 200, None, 6e-4, Timings(5e-5, 1e-4, 4e-4))
@@ -25,10 +26,16 @@ def here(folder: Path) -> float:
     """Seconds a request with `Metrics` in a shared file."""
     (row,) = MetricsRow.create(ROUTE_LABELS, folder / "counts", 1)
     metrics = row.open()
+    metrics.serve_models({"mnist": "d9dc6791d91d"}, 100)
 
     def count() -> None:
         metrics.begin_request()
-        metrics.count_answer("predict", 7, 0.99, 0.02, None, None)
+        metrics.count_answer(
+            *("mnist", "predict", 7, 0.99, 0.02, None),
+            reason=None,
+            is_accepted=True,
+            is_calibrated=True,
+        )
         metrics.end_request(RECORD)
 
     return _seconds(count)
@@ -37,7 +44,7 @@ def here(folder: Path) -> float:
 def there(folder: Path) -> float:
     """Seconds a request with prometheus_client, which writes files for each process."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # read on import
-    from prometheus_client import Counter, Gauge, Histogram
+    from prometheus_client import Counter, Gauge, Histogram, Summary
 
     families = Families(ROUTE_LABELS)
 
@@ -50,14 +57,17 @@ def there(folder: Path) -> float:
     in_flight = Gauge("in_flight", "Requests not answered yet.", multiprocess_mode="livesum")
     requests, predictions = counter(families.requests), counter(families.predictions)
     duration, stages = histogram(families.duration), histogram(families.stages)
-    entropy = histogram(families.predictive_entropy)
+    entropy = histogram(MODEL_FAMILIES.predictive_entropy)
     confidence = histogram(families.confidence)
+    ours = MODEL_FAMILIES.accepted_confidence  # which has no buckets
+    accepted = Summary(ours.name, ours.help_text, tuple(ours.labels))
 
     def count() -> None:
         in_flight.inc()
         predictions.labels("predict", "7").inc()
         entropy.labels("predict").observe(0.02)
         confidence.labels("predict").observe(0.99)
+        accepted.labels("predict").observe(0.99)
         in_flight.dec()
         requests.labels("/predict", "200").inc()
         duration.labels("/predict").observe(6e-4)

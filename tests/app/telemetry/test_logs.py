@@ -59,12 +59,12 @@ async def test_each_request_is_one_line_of_json(default_checkpoint: Checkpoint, 
     sampled, failed, live = map(json.loads, pipe.read().splitlines())
 
     assert list(sampled) == [
-        *("time", "level", "message", "worker", "method", "route", "status", "code", "request_id"),
-        *("seconds", "decode_seconds", "queue_seconds", "compute_seconds"),
+        *("time", "level", "message", "worker", "method", "route", "status", "code", "model"),
+        *("request_id", "seconds", "decode_seconds", "queue_seconds", "compute_seconds"),
     ]
     assert (sampled["request_id"], sampled["worker"]) == ("my-own", os.getpid())
     assert (sampled["method"], sampled["route"]) == ("POST", "/predict/mc")
-    assert (sampled["status"], sampled["code"]) == (200, None)
+    assert (sampled["status"], sampled["code"], sampled["model"]) == (200, None, "mnist")
     parts = [sampled[f"{part}_seconds"] for part in ("decode", "queue", "compute")]
     assert min(parts) >= 0
     assert 0 < sum(parts) <= sampled["seconds"] + 2e-6  # each is rounded
@@ -97,13 +97,15 @@ async def test_nothing_that_was_sent_is_in_the_log(
 def test_a_console_line_has_the_same_content(pipe: Pipe) -> None:
     timings = Timings(decode=0.0001, compute=0.0005)
     log = AccessLog(pipe.writer, "console")
-    log.write(RequestRecord("id-1", "POST", "/predict", 200, None, 0.0008, timings))
+    log.write(
+        RequestRecord("id-1", "POST", "/predict", 200, None, 0.0008, timings, "mnist", "0af7")
+    )
     log.write(RequestRecord("id-2", "GET", "other", 404, "not_found", 0.0001, Timings()))
 
     first, second = (line[13:] for line in pipe.read().splitlines())
 
     split = "(decode 0.10, queue 0.00, compute 0.50)"
-    assert first == f"INFO    POST /predict 200 ok, 0.80 ms {split}, id-1"
+    assert first == f"INFO    POST /predict 200 mnist ok, 0.80 ms {split}, id-1, trace 0af7"
     assert second == "INFO    GET other 404 not_found, 0.10 ms, id-2"
 
 

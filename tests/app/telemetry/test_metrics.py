@@ -17,6 +17,7 @@ from app.api.routes import OTHER, ROUTE_LABELS
 from app.settings import Settings
 from app.telemetry.metric_families import Counter, Histogram
 from app.telemetry.metrics import Families, Metrics, MetricsRow
+from app.telemetry.model_counts import MODEL_FAMILIES
 from model.checkpoint import Checkpoint
 from tests.app.api.request_bodies import small
 from tests.app.telemetry.prometheus_text import Scrape
@@ -44,6 +45,7 @@ async def test_nothing_is_counted_before_the_first_request(default_checkpoint: C
     # The scrape itself is under way.
     always = {"dropserve_requests_in_flight", "dropserve_queued_passes_limit"}
     always |= {"dropserve_worker_starts_total", "dropserve_model_workers"}
+    always |= {"dropserve_reference_entropy_ratio"}
     assert {name for (name, _), value in seen.samples.items() if value} == always
 
 
@@ -93,8 +95,8 @@ async def test_each_route_to_an_answer_counts_once(default_checkpoint: Checkpoin
     for mode, digits in (("predict", predicted), ("mc", sampled)):
         counted = {str(digit): digits.count(digit) for digit in digits}
         assert seen.by("digit", "predictions_total", mode=mode) == counted
-        for name in ("predictive_entropy_nats", "confidence_ratio"):
-            assert seen(f"{name}_count", mode=mode) == len(digits)
+        assert seen("confidence_ratio_count", mode=mode) == len(digits)
+        assert seen("predictive_entropy_nats_count", model="mnist", mode=mode) == len(digits)
     assert seen("mutual_information_nats_count") == len(sampled)
     assert 0 < abstentions <= sum(seen.by("reason", "abstentions_total", mode="mc").values())
     for stage in ("decode", "queue", "compute"):
@@ -113,7 +115,9 @@ async def test_what_the_network_answers_is_summed_up(default_checkpoint: Checkpo
     def total(key: str) -> Any:
         return pytest.approx(sum(answer[key] for answer in answers), rel=1e-5)
 
-    assert seen("predictive_entropy_nats_sum", mode="mc") == total("predictive_entropy")
+    assert seen("predictive_entropy_nats_sum", model="mnist", mode="mc") == total(
+        "predictive_entropy"
+    )
     assert seen("mutual_information_nats_sum") == total("mutual_information")
     assert seen("confidence_ratio_sum", mode="mc") == total("confidence")
     assert seen.by("reason", "abstentions_total", mode="mc") == {"ambiguous": 1, "unfamiliar": 1}
@@ -213,7 +217,7 @@ def test_workers_count_together_and_a_replacement_goes_on(tmp_path: Path) -> Non
     first, second = MetricsRow.create(ROUTE_LABELS, tmp_path / "counts", 2)
     one, other = first.open(), second.open()
     for metrics in (one, other):
-        metrics.serve_model("mnist", "d9dc6791d91d", 100)
+        metrics.serve_models({"mnist": "d9dc6791d91d"}, 100)
         metrics.begin_request()
         metrics.change_queue(40)
         metrics.count_image_error("no_ink")
@@ -239,8 +243,8 @@ def test_workers_count_together_and_a_replacement_goes_on(tmp_path: Path) -> Non
 def test_while_workers_reload_both_versions_are_reported(tmp_path: Path) -> None:
     rows = MetricsRow.create(ROUTE_LABELS, tmp_path / "counts", 2)
     one, other = (row.open() for row in rows)
-    one.serve_model('a "name"\\', "1", 100)
-    other.serve_model("mnist", "2", 100)
+    one.serve_models({'a "name"\\': "1"}, 100)
+    other.serve_models({"mnist": "2"}, 100)
 
     seen = Scrape(one.text().decode())
 
@@ -249,7 +253,7 @@ def test_while_workers_reload_both_versions_are_reported(tmp_path: Path) -> None
 
 
 def test_names_have_their_units_and_say_what_they_are() -> None:
-    families = Families(ROUTE_LABELS).every
+    families = [*Families(ROUTE_LABELS).every, *MODEL_FAMILIES.every]
     for family in families:
         assert family.name.startswith("dropserve_")
         assert family.name.endswith("_total") == isinstance(family, Counter)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ _SETTINGS = [
 ]
 
 
+@cache
 def digest() -> str:
     """Of 1,000 pictures: sharp, blurred, noisy, lit and ruled."""
     generator = np.random.default_rng(0)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import compiling
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines.protocol import sample_probs
 from model.engines.relu_mlp import ReluMlpEngine
@@ -36,6 +37,7 @@ from tests.model.engines.networks import (
 
 ROOT = Path(__file__).parents[3]
 COUNT = 2000
+NEEDED = ("engines.kernels", "sampling.masks")
 
 
 @pytest.fixture(scope="module")
@@ -132,5 +134,12 @@ def test_means_agree_with_torchs_own_dropout(cpu_engine: ReluMlpEngine) -> None:
 
 
 if __name__ == "__main__":
+    # What else is compiled takes as long again.
+    compiling._MODULES = NEEDED  # type: ignore[assignment]
+    compiling._declared = [
+        (function, signature)
+        for function, signature in compiling._declared
+        if function.py_func.__module__.removeprefix("model.") in NEEDED
+    ]
     engine = ReluMlpEngine(load_checkpoint(DEFAULT_CHECKPOINT).network)
     sys.stdout.write("\n".join(digests_alone(engine, draw_requests(COUNT)[: int(sys.argv[1])])))

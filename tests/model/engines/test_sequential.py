@@ -160,7 +160,7 @@ def test_the_network_is_copied_and_stays_as_it_was() -> None:
 
 def test_images_of_another_shape_are_computed() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Dropout(0.5), nn.Linear(8, 3))
-    engine = SequentialEngine(network, "cpu", input_shape=(3, 4))
+    engine = SequentialEngine(network, "cpu", input_shape=(1, 3, 4))
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert sample_probs(engine, pixels, Passes(5, 0)).shape == (5, 3)
 

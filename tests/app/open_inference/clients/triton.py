@@ -29,7 +29,7 @@ async def check_documents(client: Any) -> None:
     server = await settle(client.get_server_metadata())
     assert server["name"] == "dropserve"
     index = await settle(client.get_model_repository_index())
-    assert [model["name"] for model in index] == ["mnist", "mnist-mc"]
+    assert [model["name"] for model in index][:2] == ["mnist", "mnist-mc"]
     for name in ("mnist", "mnist-mc"):
         for version in ("", "1"):
             assert await settle(client.is_model_ready(name, version))

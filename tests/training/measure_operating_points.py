@@ -1,0 +1,279 @@
+"""Do operating points keep what they promise? `python -m tests.training.measure_operating_points`.
+
+    ... target-errors    thresholds fitted on draws of 5,000 of 15,000 held-out digits, and on the
+                         validation digits for the test digits
+    ... until-decision   decisions that settled against those of 1,000 passes
+    ... without-labels   expected against true accuracy, and the drift alarm, over shifted digits
+
+All take `--checkpoint` and `--data-dir`; the last one also `--figure FILE.svg`.
+"""
+
+import argparse
+import gzip
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model.arrays import Array
+from model.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, load_checkpoint
+from model.engines import build_engine
+from model.literals import ENTROPY_BOUNDS
+from model.sampling.settling import LOOKS
+from model.uncertainty.calibration import (
+    Calibration,
+    apply_temperature,
+    read_calibration,
+    read_entropy_shares,
+    read_settling,
+)
+from training.answers import McAnswers, is_accepted, sample_all, sample_grid
+from training.calibrate import PASSES, SEED
+from training.config import CalibrationRules
+from training.corruption import blur, contrast, dots, lines, noise, spatter
+from training.data import DATA_DIR_VARIABLE, Images, find_folder, load_images, parse_idx
+from training.operating_points import entropy_shares, target_point
+from training.selection import upper_bound
+from training.settling import Answers, disagreements, looks_before
+
+TARGETS = (0.001, 0.002, 0.005, 0.01)
+DRAWS, DRAWN = 1000, 5000
+MOST_PASSES = 1000
+WINDOWS, WINDOW = 1000, 500
+ALARM = 0.1
+LEAST_NATS = 0.05
+
+Flags = NDArray[np.bool_]
+
+
+def scores_of(found: McAnswers, labels: NDArray[Any]) -> tuple[Array, Flags]:
+    """What thresholds are fitted on: the scores, and what is wrong."""
+    return found.predictive_entropy, found.mean.argmax(axis=1) != labels
+
+
+def report_target_errors(
+    validation: tuple[McAnswers, NDArray[Any]], test: tuple[McAnswers, NDArray[Any]]
+) -> None:
+    """Validity and coverage over draws with replacement, and on the test digits."""
+    rules = CalibrationRules()
+    of_validation, of_test = scores_of(*validation), scores_of(*test)
+    scores = np.concatenate([of_validation[0], of_test[0]])
+    wrong = np.concatenate([of_validation[1], of_test[1]])
+    print(f"{len(scores):,} digits, {wrong.sum()} wrong")
+    order = np.argsort(scores, kind="stable")
+    share = np.cumsum(wrong[order]) / np.arange(1, len(scores) + 1)
+    for target in TARGETS:
+        generator = np.random.default_rng(SEED)
+        above, coverage, none = 0, [], 0
+        for _ in range(DRAWS):
+            rows = generator.integers(len(scores), size=DRAWN)
+            point = target_point(scores[rows], wrong[rows], target, rules.confidence)
+            if point is None:
+                none += 1
+                coverage.append(0.0)
+                continue
+            accepted = scores <= point["threshold"]
+            above += wrong[accepted].mean() > target
+            coverage.append(float(accepted.mean()))
+        oracle = float((np.flatnonzero(share <= target).max(initial=-1) + 1) / len(scores))
+        text = f"  {target:.1%}: above the target in {above / DRAWS:.1%} of draws, "
+        text += f"mean coverage {np.mean(coverage):.1%} (oracle {oracle:.1%}), "
+        text += f"no threshold in {none / DRAWS:.1%}"
+        print(f"{text}; {_on_test(*of_validation, *of_test, target, rules)}", flush=True)
+
+
+def _on_test(
+    scores: Array, wrong: Flags, others: Array, wrong_others: Flags, target: float, rules: Any
+) -> str:
+    point = target_point(scores, wrong, target, rules.confidence)
+    if point is None:
+        return "no threshold from the validation digits"
+    accepted = others <= point["threshold"]
+    errors, count = int(wrong_others[accepted].sum()), int(accepted.sum())
+    # The lower bound of an error is one minus the upper bound of being right.
+    lower = 1 - float(upper_bound(np.int64(count - errors), np.int64(count), rules.confidence))
+    return f"test digits: {errors} of {count:,} wrong, at least {lower:.2%} with 95 %"
+
+
+def report_until_decision(
+    document: Mapping[str, Any], sets: Mapping[str, Answers], passes: int = MOST_PASSES
+) -> None:
+    """Agreement with all passes, and the passes that it takes."""
+    scales = read_settling(document)
+    for images, answers in sets.items():
+        few, many = (answers[count].predictive_entropy.mean() for count in (LOOKS[0], passes))
+        print(
+            f"{images}: mean entropy {few:.3f} nats with {LOOKS[0]} passes, {many:.3f} with "
+            f"{passes:,}",
+            flush=True,
+        )
+    for target, scale in scales.items():
+        name = "default" if target is None else f"{target:.1%}"
+        for images, answers in sets.items():
+            calibrations = {count: _at(document, count, target) for count in answers}
+            differ, stops = disagreements(answers, calibrations, passes, scale)
+            print(
+                f"{name:8} {images:9} the same decision on {1 - differ.mean():.2%} of "
+                f"{len(differ):,}, {stops.mean():.1f} passes on average, {np.median(stops):.0f} in "
+                "the median",
+                flush=True,
+            )
+    if not scales:
+        print("the checkpoint has no rule: dropserve-train calibrate")
+
+
+def _at(document: Mapping[str, Any], passes: int, target: float | None) -> Calibration:
+    calibration = read_calibration(document, "mc", passes)
+    return calibration if target is None else calibration.at(target)
+
+
+def _corrupted(corrupt: Callable[..., Any]) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    def shift(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        changed = corrupt(pixels.astype(np.float32), np.random.default_rng(SEED))
+        clipped: NDArray[np.uint8] = np.clip(changed, 0, 255).astype(np.uint8)
+        return clipped
+
+    return shift
+
+
+def _warped(degrees: float = 0, scale: float = 1, right: float = 0) -> Callable[..., Any]:
+    def shift(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        matrix = cv2.getRotationMatrix2D((13.5, 13.5), degrees, scale)
+        matrix[0, 2] += right
+        return np.stack([cv2.warpAffine(image, matrix, (28, 28)) for image in pixels])
+
+    return shift
+
+
+SHIFTS: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "noise": _corrupted(noise),
+    "blur": _corrupted(blur),
+    "dots": _corrupted(dots),
+    "lines": _corrupted(lines),
+    "spatter": _corrupted(spatter),
+    "contrast": _corrupted(contrast),
+    "turned 20 degrees": _warped(degrees=20),
+    "turned 40 degrees": _warped(degrees=40),
+    "turned 60 degrees": _warped(degrees=60),
+    "60 % of the size": _warped(scale=0.6),
+    "40 % of the size": _warped(scale=0.4),
+    "4 pixels to the right": _warped(right=4),
+    "upper half hidden": lambda pixels: np.concatenate(
+        [np.zeros_like(pixels[:, :14]), pixels[:, 14:]], axis=1
+    ),
+}
+
+
+def distance(entropies: Array, reference: Array) -> float:
+    """What the alarm is held against: the largest difference of shares from 0.05 nats on."""
+    first = ENTROPY_BOUNDS.index(LEAST_NATS)
+    return float(np.abs(np.array(entropy_shares(entropies)) - reference)[first:].max())
+
+
+def report_without_labels(
+    document: Mapping[str, Any], found: Mapping[str, tuple[McAnswers, NDArray[Any]]]
+) -> list[tuple[str, float, float]]:
+    """Expected against true accuracy and the alarm, by shift; the first is the test digits."""
+    calibration = read_calibration(document, "mc", PASSES)
+    shares = read_entropy_shares(document, "mc")
+    if shares is None:
+        print("the checkpoint has no histogram: dropserve-train calibrate")
+        return []
+    points = []
+    generator = np.random.default_rng(SEED)
+    for name, (answers, labels) in found.items():
+        wrong = answers.mean.argmax(axis=1) != labels
+        confidence = apply_temperature(answers.mean, calibration.temperature).max(axis=1)
+        accepted = is_accepted(answers.predictive_entropy, calibration, answers.mutual_information)
+        assert accepted is not None
+        alarms = np.mean(
+            [
+                distance(answers.predictive_entropy[rows], np.array(shares)) > ALARM
+                for rows in generator.integers(len(wrong), size=(WINDOWS, WINDOW))
+            ]
+        )
+        points.append((name, float(confidence.mean()), 1 - float(wrong.mean())))
+        print(
+            f"{name:22} expected {confidence.mean():6.2%}, true {1 - wrong.mean():6.2%}; accepted "
+            f"{accepted.mean():6.2%}: {(1 - confidence[accepted]).sum():6.1f} errors expected, "
+            f"{wrong[accepted].sum():4} true; alarm in {alarms:6.1%} of windows",
+            flush=True,
+        )
+    return points
+
+
+def draw_points(points: list[tuple[str, float, float]], path: Path) -> None:
+    """Expected against true accuracy."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 5))
+    axes.plot([0, 1], [0, 1], color="0.7", lw=1)
+    for name, expected, true in points:
+        axes.plot(true, expected, "o", color="C0")
+        axes.annotate(name, (true, expected), xytext=(4, 3), textcoords="offset points", size=7)
+    axes.set_xlabel("true accuracy")
+    axes.set_ylabel("mean calibrated confidence")
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _answers(checkpoint: Checkpoint, pixels: NDArray[np.uint8], seed: int) -> McAnswers:
+    engine = build_engine(checkpoint.network)
+    return sample_all(engine, np.ascontiguousarray(pixels), passes=PASSES, seed=seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures operating points.")
+    parser.add_argument("what", choices=("target-errors", "until-decision", "without-labels"))
+    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    folder = os.environ.get(DATA_DIR_VARIABLE)
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=folder,
+        required=folder is None,
+        help=f"with mnist/, notmnist/, kmnist/; by default that of {DATA_DIR_VARIABLE}",
+    )
+    parser.add_argument("--images", type=int, default=10_000, help="of each set, or shift")
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    checkpoint = load_checkpoint(options.checkpoint)
+    document = checkpoint.calibration
+    validation: Images = load_images("train", find_folder(options.data_dir))[-DRAWN:]
+    test = load_images("test", find_folder(options.data_dir))[: options.images]
+    if options.what == "target-errors":
+        report_target_errors(
+            (_answers(checkpoint, validation.pixels, SEED), validation.labels),
+            (_answers(checkpoint, test.pixels, 0), test.labels),
+        )
+    elif options.what == "until-decision":
+        engine = build_engine(checkpoint.network)
+        grid = [*looks_before(MOST_PASSES), MOST_PASSES]
+        sets = {"MNIST": test.pixels}
+        for name in ("notmnist", "kmnist"):
+            (file,) = (options.data_dir / name).glob("t10k-images*")
+            content = file.read_bytes()
+            content = gzip.decompress(content) if file.suffix == ".gz" else content
+            sets[name] = parse_idx(content)[: options.images]
+        report_until_decision(
+            document, {name: sample_grid(engine, each, grid, seed=0) for name, each in sets.items()}
+        )
+    else:
+        shifted = {"test digits": test.pixels}
+        shifted |= {name: shift(test.pixels) for name, shift in SHIFTS.items()}
+        points = report_without_labels(
+            document,
+            {name: (_answers(checkpoint, each, 0), test.labels) for name, each in shifted.items()},
+        )
+        if options.figure is not None:
+            draw_points(points, options.figure)
+
+
+if __name__ == "__main__":
+    main()
