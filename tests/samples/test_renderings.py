@@ -22,7 +22,7 @@ def test_numbers_are_seen_as_several_digits(reader: Reader, images: Images) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"), [("no ink", 10), ("all ink", 10), ("noise", 9), ("page of text", 10)]
+    ("kind", "least"), [("no ink", 10), ("all ink", 10), ("noise", 9), ("page of text", 9)]
 )
 def test_most_pictures_without_a_digit_are_refused(kind: str, least: int, reader: Reader) -> None:
     generator = np.random.default_rng(0)
