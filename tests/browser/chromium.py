@@ -8,7 +8,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 Stroke = Sequence[tuple[float, float]]
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+# The first is the same engine without a browser's windows, and takes a fifth less time.
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 # As root there is no sandbox to be had; the rest keeps the browser from calling home.
 _OPTIONS = [
     "--no-sandbox",

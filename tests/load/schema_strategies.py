@@ -23,6 +23,13 @@ FORMATS = {
     "image/gif": "GIF",
     "image/tiff": "TIFF",
 }
+# What a parameter, in effect, cannot be given with.
+_EXCLUDED = {
+    "estimator": ("max_standard_error", "until"),
+    "max_standard_error": ("until",),
+    "dropout": ("coverage", "target_error", "until"),
+}
+_LEVELS = {"coverage": 0.99, "target_error": 0.005}
 _MODES = {"JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA")}
 
 
@@ -67,17 +74,17 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any],
     # A parameter may be given once, in the query or in the body.
     for name in query.keys() & body.keys():
         del query[name]
-    # The parameters exclude each other.
-    if "balanced" in (query.get("estimator"), body.get("estimator")):
-        for given in (query, body):
-            given.pop("max_standard_error", None)
-    if any(given.get("dropout") is not None for given in (query, body)):
-        for given in (query, body):
-            given.pop("coverage", None)
+    given = query | body
+    for name, excluded in _EXCLUDED.items():
+        if given.get(name) not in (None, "independent"):
+            for other in excluded:
+                query.pop(other, None)
+                body.pop(other, None)
     for given in (query, body):
-        # A level of the committed checkpoint; the schema refers to GET /model for them.
-        if given.get("coverage") is not None:
-            given["coverage"] = 0.99
+        # Levels of the committed checkpoint; the schema refers to GET /model for them.
+        for name, level in _LEVELS.items():
+            if given.get(name) is not None:
+                given[name] = level
         # "none" accepts only 28x28 pixels.
         if given.get("preprocess") == "none" and "pixels" not in body:
             given["preprocess"] = "auto"
