@@ -20,7 +20,7 @@ SECRET = "a secret of the tests"
 PICTURE = sample("7.png")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="session")
 async def asking(default_checkpoint: Checkpoint) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(Settings.model_validate({"feedback_secret": SECRET}), default_checkpoint)
     async with app.router.lifespan_context(app), connect(app) as connected:

@@ -33,7 +33,7 @@ from tests.model.layered_networks import tabular
 ROW: Any = np.arange(12, dtype=np.float32) / 7
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed network, and a tabular one in two versions."""
     path = tmp_path_factory.mktemp("models")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="session")
 async def several(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FastAPI]:
     keys = write_admin_key(tmp_path_factory.mktemp("keys"))
     settings = Settings(models=folder, default_model="mnist", admin_keys_file=keys)
@@ -51,7 +51,7 @@ async def several(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Asy
         yield app
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="session")
 async def asking(several: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with connect(several) as connected:
         yield connected
