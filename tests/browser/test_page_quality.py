@@ -45,6 +45,12 @@ def test_axe_finds_nothing(
         assert axe_violations(page) == []
     page.locator(".to-card").last.click()
     assert axe_violations(page) == []
+    page.keyboard.press("Escape")
+    page.evaluate("document.querySelector('#settings').open = true")
+    page.fill("#passes", "0")
+    page.keyboard.press("Tab")
+    expect(page.locator("#wrong")).not_to_be_empty()
+    assert axe_violations(page) == []
     context.close()
 
 
