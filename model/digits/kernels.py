@@ -13,7 +13,7 @@ from model.literals import SIDE
 _SIDES = (19, 20)
 
 
-@compiled("void(uint8[:, :, ::1], boolean[::1])")
+@compiled("void(Array(uint8, 3, 'C', readonly=True), boolean[::1])")
 def follow_convention(images: Pixels, fits: NDArray[np.bool_]) -> None:
     """Notes which images, (B, 28, 28), follow MNIST's convention; see `preprocessing`."""
     for i in range(len(images)):
@@ -32,6 +32,20 @@ def follow_convention(images: Pixels, fits: NDArray[np.bool_]) -> None:
             27 * total <= 2 * moment_x < 29 * total and 27 * total <= 2 * moment_y < 29 * total
         )
         fits[i] = is_centred and max(right - left, bottom - top) in _SIDES
+
+
+@compiled("int64(uint8[:, :], float64)")
+def quantile(values: Pixels, share: float) -> int:
+    """Finds the value that this share of the pixels, (H, W), is below."""
+    counts = np.zeros(256, np.int64)
+    for row in values:
+        for value in row:
+            counts[value] += 1
+    value, below = 0, counts[0]
+    while value < 255 and below <= share * values.size:
+        value += 1
+        below += counts[value]
+    return value
 
 
 @compiled("int64(Array(uint8, 1, 'C', readonly=True), uint8[:, ::1])")
