@@ -96,7 +96,7 @@ def test_loading_takes_few_bytes_and_one_round_trip_after_the_page(
     }
 
 
-@pytest.mark.parametrize("width", [360, 768, 900, 1440])
+@pytest.mark.parametrize("width", [360, 768, 1024, 1440])
 def test_nothing_moves_from_load_to_answer(
     browser: Browser, server: RunningServer, width: int
 ) -> None:
