@@ -48,7 +48,7 @@ RECIPE = [
     if command.startswith("dropserve-train ") and command not in SHORTENED
 ]
 # Makes a key, and serves those who have one.
-KEYED = [command for command in COMMANDS if "key" in command]
+KEYED = [command for command, _ in commands_of("docs/operating.md") if "key" in command]
 # What is tested elsewhere, or cannot be run by a test, and where or why.
 ELSEWHERE = {
     r"git clone ": "needs the internet",
@@ -58,7 +58,7 @@ ELSEWHERE = {
     r"RAY_SERVE_ENABLE_HA_PROXY=1 serve run": "tests/deployment/test_ray.py",
     r"docker (build|run) ": "tests/deployment/test_image.py",
     r"docker compose ": "tests/deployment/test_compose.py",
-    r"kubectl apply ": "tests/deployment/test_kubernetes.py",
+    r"kubectl |\(cd deploy/kubernetes/|dropserve new-key p": "tests/deployment/test_kubernetes.py",
     r"(dropserve|curl).*(models/wine|--models models)": "tests/docs/test_own_network.py",
     r"curl .*/v2/": "tests/app/open_inference/test_clients.py",
     r"perf_analyzer ": "tests/load/test_pages.py, tests/app/open_inference/test_clients.py",
