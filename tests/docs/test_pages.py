@@ -85,6 +85,18 @@ def test_paths_and_commands_that_a_page_names_exist(page: str) -> None:
         assert find_spec(module[0] or module[1]), module
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    defined = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    for page, least in (("docs/threat-model.md", 90), ("docs/promises.md", 15)):
+        assert len(re.findall(r"`test_\w+`", read(page))) > least
+    for page in ALL_PAGES:
+        assert set(re.findall(r"`(test_\w+)`", read(page))) <= defined, page
+
+
 @pytest.mark.parametrize(("page", "name"), FIGURES)
 def test_figures_in_prose_are_those_of_the_output(page: str, name: str) -> None:
     prose, output = prose_of(page), Path(OUTPUT, f"{name}.txt").read_text()
