@@ -60,6 +60,7 @@ ELSEWHERE = {
     r"RAY_SERVE_ENABLE_HA_PROXY=1 serve run": "tests/deployment/test_ray.py",
     r"docker (build|run) ": "tests/deployment/test_image.py",
     r"docker compose ": "tests/deployment/test_compose.py",
+    r"uvx ": "installs tools from the internet",
     r"kubectl |\(cd deploy/kubernetes/|dropserve new-key p": "tests/deployment/test_kubernetes.py",
     r"(dropserve|curl).*(models/wine|--models models)": "tests/docs/test_own_network.py",
     r"curl .*/v2/": "tests/app/open_inference/test_clients.py",

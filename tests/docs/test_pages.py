@@ -1,6 +1,7 @@
 """Pages: their links and addresses lead somewhere, their words and figures are right."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,6 +72,12 @@ def test_links_lead_to_files_and_headings() -> None:
 def test_the_index_lists_every_page() -> None:
     listed = {Path(link).name for page, link in links() if page == "docs/README.md"}
     assert {Path(page).name for page in PAGES} <= {*listed, "README.md"}
+
+
+def test_the_changelog_has_the_version_first() -> None:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    versions = re.findall(r"^## \[(.*)\]$", read("CHANGELOG.md"), re.MULTILINE)
+    assert versions[:2] == ["Unreleased", project["version"]]
 
 
 def test_the_readme_is_a_landing_page() -> None:
