@@ -63,7 +63,7 @@ def outdated() -> list[Path]:
 
 
 def rerun(name: str) -> str:
-    """Runs the command of a saved output; returns what is to be saved.
+    """Runs the command of a saved output; returns the new text of its file.
 
     Raises:
         subprocess.CalledProcessError: the command failed.

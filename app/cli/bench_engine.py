@@ -35,6 +35,7 @@ from model.network import MLP, normalise
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
 
+Options = argparse.Namespace
 Times = dict[str, list[float]]  # seconds of each round, by variant
 
 # A call is repeated within a round until it has run this long: single calls are too short to time.
@@ -45,12 +46,11 @@ _LONG_SECONDS = 1.0
 _TYPICAL = 12
 
 
-def run_engine_bench(options: argparse.Namespace) -> None:
+def run_engine_bench(options: Options) -> None:
     """Measures and prints; `app.cli.bench` has the options.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used.
-        DeviceError: there is no such device.
+        CheckpointError, DeviceError: the checkpoint cannot be used, or there is no such device.
     """
     torch.set_num_threads(1)
     network = load_checkpoint(options.checkpoint).network
@@ -66,16 +66,11 @@ def run_engine_bench(options: argparse.Namespace) -> None:
     if isinstance(engine, ReluMlpEngine):
         parts = time_parts(engine, digits[_TYPICAL], options.rounds)
     machine = describe_machine()
-    if torch.device(options.device).type == "cuda":
+    if options.device.startswith("cuda"):
         machine += f"; {torch.cuda.get_device_name(options.device)}"
     if "json" in options:
-        document = {
-            "machine": machine,
-            "rows": rows,
-            "deterministic_ratio": deterministic,
-            "parts": parts,
-        }
-        print(json.dumps(document, indent=2))
+        measured = {"rows": rows, "deterministic_ratio": deterministic, "parts": parts}
+        print(json.dumps({"machine": machine, **measured}, indent=2))
         return
     print(
         f"{machine}; torch {torch.__version__}, one thread, float32; "
@@ -90,13 +85,11 @@ def run_engine_bench(options: argparse.Namespace) -> None:
             f"{row['speedup']:>8.1f}x"
         )
     print(f"\na deterministic answer takes {deterministic:.2f} times a bare forward with softmax")
-    if not parts:
-        return
-    whole = parts.pop("whole")
-    print(f"\none image, {CHUNK} passes: {whole * 1e6:.0f} microseconds, by part")
-    for name, seconds in parts.items():
-        print(f"{name:<12} {seconds * 1e6:6.1f}")
-    print(f"{'together':<12} {sum(parts.values()) * 1e6:6.1f}")
+    if parts:
+        whole = parts.pop("whole")
+        print(f"\none image, {CHUNK} passes: {whole * 1e6:.0f} microseconds, by part")
+        for name, seconds in {**parts, "together": sum(parts.values())}.items():
+            print(f"{name:<12} {seconds * 1e6:6.1f}")
 
 
 def _batches(digits: Sequence[Pixels], size: int) -> list[list[Pixels]]:
@@ -107,19 +100,13 @@ def _batches(digits: Sequence[Pixels], size: int) -> list[list[Pixels]]:
 
 
 def _measure(
-    network: MLP,
-    engine: Engine,
-    batches: Sequence[Sequence[Pixels]],
-    T: int,
-    options: argparse.Namespace,
+    network: MLP, engine: Engine, batches: Sequence[Sequence[Pixels]], T: int, options: Options
 ) -> dict[str, Any]:
     """A row of the table: all variants with T passes."""
     # Each call has the next batch: digits differ in how many units are active.
     pixels = itertools.cycle(batches)
-    inputs = [
-        torch.from_numpy(normalise(np.stack(batch), network.config)).to(options.device)
-        for batch in batches
-    ]
+    stacks = (normalise(np.stack(batch), network.config) for batch in batches)
+    inputs = [torch.from_numpy(x).to(options.device) for x in stacks]
     textbook_x, expansion_x = itertools.cycle(inputs), itertools.cycle(inputs)
     # The inputs are ready: the textbook does not normalise.
     textbook = nn.Sequential(*list(as_sequential(network))[2:]).train().to(options.device)
@@ -159,9 +146,7 @@ def _expansion(network: nn.Sequential, x: Tensor, T: int) -> list[Tensor]:
         return [each.cpu() for each in torch.var_mean(probs, dim=0)]  # waits for the device
 
 
-def _time_deterministic(
-    network: MLP, engine: Engine, pixels: Pixels, options: argparse.Namespace
-) -> float:
+def _time_deterministic(network: MLP, engine: Engine, pixels: Pixels, options: Options) -> float:
     """Time of a deterministic answer over that of an eager forward with softmax, input ready."""
     x = torch.from_numpy(normalise(pixels, network.config)).to(options.device)
     forward = nn.Sequential(*list(as_sequential(network))[2:]).eval().to(options.device)
