@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.process.signals import SIGHUP
 from app.settings import Settings
 from tests.load import (
     body_mutations,
@@ -20,6 +21,7 @@ from tests.load import (
     curves,
     hostile_connections,
     large_batch,
+    model_changes,
     overload,
     price_of_operating,
     same_bytes,
@@ -325,6 +327,21 @@ def test_hostile_connections_are_refused_and_a_polite_client_is_served() -> None
         assert statuses & figures.outcomes[kind].keys(), kind
     assert figures.attacked
     assert figures.health
+
+
+@pytest.mark.skipif(SIGHUP is None, reason="models are changed by a signal to the workers")
+def test_loading_and_unloading_models_loses_no_request() -> None:
+    found = model_changes.measure(rounds=1, connections=4)
+
+    assert (found.lost, found.wrong) == (0, [])
+    assert found.answered > 0
+    assert len(found.seconds) == 4  # with the one that fails
+
+
+def test_the_growth_of_memory_is_per_change_in_the_second_half() -> None:
+    found = model_changes.Changed(memory=[100.0, 300.0, 310.0, 310.5, 311.0, 311.5])
+
+    assert found.growth() == pytest.approx(0.5 * 2**20 / 1e6)
 
 
 def test_a_soak_has_every_expected_answer() -> None:
