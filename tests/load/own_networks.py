@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from time import process_time
+from typing import Any
 
 import torch
 from safetensors.numpy import save_file
@@ -88,7 +89,7 @@ def answering(engine: Engine, digits: Sequence[Pixels]) -> Callable[[], object]:
     return answer_all
 
 
-def looping(network: LayeredNetwork, digits: Sequence[Pixels]) -> Callable[[], object]:
+def looping(network: LayeredNetwork, digits: Sequence[Pixels]) -> Callable[[], Sequence[Any]]:
     """The textbook's loop for each of the digits."""
     module = as_sequential(network).train()
     inputs = [torch.from_numpy(each).view(1, 1, 28, 28) for each in digits]
@@ -107,14 +108,14 @@ def main() -> None:
     )
     assert isinstance(own, ReluMlpEngine)
     print(f"{describe_machine()}; one thread, {PASSES} passes, median of {rounds} rounds\n")
-    print("network                               ms   compared with           ms   ratio")
+    print("network                                   ms   compared with           ms   ratio")
 
     def compare(name: str, own: Engine, other: str, call: Callable[[], object]) -> float:
         variants = {"own": answering(own, digits), "other": call}
         times = time_rounds(variants, rounds, process_time)
         ratio = median_ratio(times["other"], times["own"])
         own_ms, other_ms = (median(times[each]) / len(digits) * 1e3 for each in ("own", "other"))
-        print(f"{name:33}{own_ms:7.3f}   {other:17}{other_ms:9.3f}{ratio:7.2f}x")
+        print(f"{name:35}{own_ms:9.3f}   {other:17}{other_ms:9.3f}{ratio:7.2f}x")
         return ratio
 
     call = answering(committed, digits)

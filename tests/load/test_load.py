@@ -12,9 +12,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
+from app.api.examples import example_digits
 from app.process.signals import SIGHUP
 from app.settings import Settings
+from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from model.engines import build_engine
+from model.engines.protocol import sample_probs
+from model.sampling.masks import Passes
 from tests.load import (
     body_mutations,
     capacity,
@@ -23,6 +29,7 @@ from tests.load import (
     large_batch,
     model_changes,
     overload,
+    own_networks,
     price_of_operating,
     same_bytes,
     schema_fuzz,
@@ -327,6 +334,28 @@ def test_hostile_connections_are_refused_and_a_polite_client_is_served() -> None
         assert statuses & figures.outcomes[kind].keys(), kind
     assert figures.attacked
     assert figures.health
+
+
+def test_an_imported_network_has_the_engine_and_the_bits_of_the_committed_one() -> None:
+    own, committed = (
+        build_engine(network)
+        for network in (own_networks.imported(), load_checkpoint(DEFAULT_CHECKPOINT).network)
+    )
+    assert type(own) is type(committed)
+    for pixels in example_digits()[:5]:
+        probs = sample_probs(own, pixels, Passes(50, 1))
+        assert probs.tobytes() == sample_probs(committed, pixels, Passes(50, 1)).tobytes()
+
+
+@pytest.mark.parametrize("rates", [(0, 0, 0.5), (0, 0.5, 0.5)])
+def test_both_ways_of_lenet_that_are_compared_answer(rates: tuple[float, ...]) -> None:
+    network, digits = own_networks.draw_lenet(*rates), example_digits()[:1]
+    own_networks.answering(build_engine(network), digits)()
+    ((variance, mean),) = own_networks.looping(network, digits)()
+
+    expected = sample_probs(build_engine(network), digits[0], Passes(50, 1)).mean(axis=0)
+    error = 6 * (variance[0] / 25).sqrt() + 1e-3
+    assert bool(((mean[0] - torch.from_numpy(expected)).abs() <= error).all())
 
 
 @pytest.mark.skipif(SIGHUP is None, reason="models are changed by a signal to the workers")
