@@ -200,8 +200,8 @@ def damage(kind: str, files: list[bytes], number: int, folder: Path, seed: int =
     return seen
 
 
-def damage_all(number: int, folder: Path) -> dict[str, Seen]:
-    """Damages as many files of each kind."""
+def damage_all(number: int, folder: Path) -> Iterator[tuple[str, Seen]]:
+    """Damages as many files of each kind, one kind after the other."""
     torch.set_num_threads(1)
     previous = hdf5.read_hdf5
     setattr(training.importing.keras, "read_hdf5", read_in_a_fork)  # noqa: B010
@@ -209,7 +209,8 @@ def damage_all(number: int, folder: Path) -> dict[str, Seen]:
         files = originals()
         for kind, each in files.items():  # what is imported only now is none of a file's memory
             damage(kind, each, 3, folder, seed=1)
-        return {kind: damage(kind, each, number, folder) for kind, each in files.items()}
+        for kind, each in files.items():
+            yield kind, damage(kind, each, number, folder)
     finally:
         setattr(training.importing.keras, "read_hdf5", previous)  # noqa: B010
 
@@ -218,18 +219,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=5000, help="of each kind")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = damage_all(options.files, Path(folder))
+    is_as_wanted = True
     print("kind            read  refused  other  longest, s of processor  most MiB above the start")
-    for kind, seen in found.items():
-        read, refused = seen.ends.pop("read", 0), seen.ends.pop("refused", 0)
-        others = seen.ends.total()
-        print(f"{kind:13}{read:7}{refused:9}{others:7}{seen.seconds:25.2f}{seen.mib:26.0f}")
-        for end, count in seen.ends.items():
-            print(f"  {count} {end}")
-        for path in seen.kept:
-            print(f"  kept: {path}")
-    if not all(seen.is_as_wanted for seen in found.values()):
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, seen in damage_all(options.files, Path(folder)):
+            is_as_wanted &= seen.is_as_wanted
+            read, refused = seen.ends.pop("read", 0), seen.ends.pop("refused", 0)
+            row = f"{kind:13}{read:7}{refused:9}{seen.ends.total():7}"
+            print(f"{row}{seen.seconds:25.2f}{seen.mib:26.0f}", flush=True)
+            for end, count in seen.ends.items():
+                print(f"  {count} {end}")
+            for path in seen.kept:
+                print(f"  kept: {path}")
+    if not is_as_wanted:
         sys.exit(1)
 
 

@@ -17,7 +17,7 @@ mutations = pytest.importorskip("tests.training.importing.mutations")
 
 @pytest.mark.usefixtures("one_thread")
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
-    for kind, seen in mutations.damage_all(40, tmp_path).items():
+    for kind, seen in mutations.damage_all(40, tmp_path):
         assert seen.is_as_wanted, (kind, seen)
         assert seen.ends["refused"] > 5, kind
         assert seen.ends["read"] > 0, kind
