@@ -222,6 +222,9 @@ class Settings(BaseModel):
             raise ValueError("model has a name twice")
         return self
 
+    def __hash__(self) -> int:
+        return hash(self.port)  # pydantic's takes all fields, which a request would notice
+
 
 def load_settings(environ: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Settings:
     """Settings from the environment, overridden by command-line options that are not None.

@@ -38,7 +38,7 @@ def check_one(
     if parameters is None:
         predictor_of(request).check(parameters_type)
     else:
-        cost = picture_cost(start, is_whole=False)
+        cost = picture_cost(start, is_whole=False) if start else 0
         predictor_of(request).check_request(1, parameters, decoding_cost=cost)
 
 

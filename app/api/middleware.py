@@ -103,8 +103,8 @@ class RequestContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message["headers"]
-                names = [name for name, _ in headers]
-                headers += [one for one in SECURITY_HEADERS if one[0] not in names]
+                given = dict(headers)
+                headers += [one for one in SECURITY_HEADERS if one[0] not in given]
                 headers.append(header)
             await send(message)
 

@@ -223,7 +223,8 @@ def _decide(
     )
     if decided is None:
         return None
-    fields: dict[str, Any] = decided._asdict() | {"score": scores[decided.measure]}
+    fields: dict[str, Any] = dict(zip(decided._fields, decided, strict=True))
+    fields["score"] = scores[decided.measure]
     if target is not None:
         fields["coverage"] = round(calibration.targets[target].coverage, 4)
     if boxes:

@@ -150,7 +150,7 @@ def decode(data: bytes, *, max_pixels: int, max_memory: float = math.inf) -> tup
             invalid_pixels, it is black because its values use less of their range than 16 bits;
             too_many_pixels, it is larger than `max_pixels`, or than memory.
     """
-    plain = _decode_plain(data, max_pixels)
+    plain = decode_plain_png(data, min(max_pixels, INLINE_PIXELS))
     if plain is not None:
         return plain, 1
     try:
@@ -196,7 +196,7 @@ def memory_needed(data: bytes) -> int:
 
 def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
     """As `decode`, for a file whose header promises a small picture; None: it is none."""
-    plain = _decode_plain(data, max_pixels)
+    plain = decode_plain_png(data, min(max_pixels, INLINE_PIXELS))
     if plain is not None:
         return plain
     try:
@@ -205,11 +205,6 @@ def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
         return _to_grey(opened) if math.prod(opened.image.size) <= INLINE_PIXELS else None
     except ApiError as error:
         raise _explain(error, data) from error
-
-
-def _decode_plain(data: bytes, max_pixels: int) -> Grey | None:
-    plain = decode_plain_png(data, min(max_pixels, INLINE_PIXELS))
-    return None if plain is None else use_all_of_range(plain, had_16_bits=False)
 
 
 def _explain(error: ApiError, data: bytes) -> ApiError:

@@ -144,7 +144,7 @@ class Predictor(Admission):
         with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
-                read = await self._read(image, parameters, deadline, steps)
+                read = await self._read(image, parameters, deadline, steps, cost=decoding.cost)
             job = Job(read, parameters, owner=self, steps=steps)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
@@ -167,7 +167,7 @@ class Predictor(Admission):
         with self._admit([image], parameters, decoding) as charge:
             deadline, started = self._deadline(parameters), time.monotonic()
             with decoding:
-                read = await self._read(image, parameters, deadline, steps)
+                read = await self._read(image, parameters, deadline, steps, cost=decoding.cost)
             job = Job(read, parameters, owner=self, steps=steps, is_streamed=True)
             await self._prepare_masks(job, deadline)
             decoded = time.monotonic()
@@ -227,9 +227,12 @@ class Predictor(Admission):
         parameters: PredictParameters,
         deadline: float,
         steps: Steps | None = None,
+        *,
+        cost: int | None = None,
     ) -> Preprocessed:
         """What the network sees; see `PictureReader.read`."""
-        return await self._reader.read(image, parameters.preprocess, deadline, self.spec, steps)
+        mode = parameters.preprocess
+        return await self._reader.read(image, mode, deadline, self.spec, steps, cost=cost)
 
     async def _read_of_batch(
         self, image: Image | ApiError, parameters: PredictParameters, deadline: float

@@ -145,9 +145,11 @@ class PictureReader:
         mode: Preprocess,
         spec: InputSpec | None = None,
         steps: Steps | None = None,
+        *,
+        cost: int | None = None,
     ) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
-        if picture_cost(image):
+        if picture_cost(image) if cost is None else cost:
             return None
         if isinstance(image, bytes) and (spec is None or spec.preparation != "none"):
             grey = decode_inline(image, max_pixels=self._max_pixels)
@@ -163,6 +165,8 @@ class PictureReader:
         deadline: float,
         spec: InputSpec | None = None,
         steps: Steps | None = None,
+        *,
+        cost: int | None = None,
     ) -> Preprocessed:
         """The pixels that the network sees.
 
@@ -172,11 +176,12 @@ class PictureReader:
             deadline: on the monotonic clock.
             spec: of the input; None: pictures of digits.
             steps: see `read_picture`.
+            cost: see `picture_cost`, where it is known.
 
         Raises:
             ApiError: the image cannot be decoded, or shows nothing; deadline_exceeded.
         """
-        read = self.read_inline(image, mode, spec, steps)
+        read = self.read_inline(image, mode, spec, steps, cost=cost)
         if read is None:
             read = await self.in_thread(
                 lambda: read_picture(

@@ -76,9 +76,13 @@ class AnswerRecorder:
         """
         if self._metrics is None:
             return
-        computed = sum(job.done for job in jobs)
-        spared = sum(job.remaining for job in jobs if job.is_finished)
-        cancelled = sum(job.remaining for job in jobs if not job.is_finished)
+        computed = spared = cancelled = 0
+        for job in jobs:
+            computed += job.done
+            if job.is_finished:
+                spared += job.remaining
+            else:
+                cancelled += job.remaining
         self._metrics.limit_queue(most_queued)
         self._metrics.models.count_passes(self._model, computed)
         self._metrics.count_passes(computed=computed, spared=spared, cancelled=cancelled)

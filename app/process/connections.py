@@ -2,14 +2,14 @@
 
 uvicorn waits without a limit for a request that has begun, for the first one of a connection, and
 for a client that does not read; it takes headers of any size, and answers with text what is no
-HTTP. Here a timer of each connection checks once a second what it waits for, which costs a request
-nothing.
+HTTP. Here a timer of each connection checks once a second what it waits for, the next request
+included, which costs a request nothing: uvicorn sets and cancels a timer for each.
 
-It uses these insides of uvicorn, whose version is pinned for that: the parser's callbacks and
-`_should_upgrade`, which are overridden, `_unset_keepalive_if_required`, and the state of a
-connection. `scope`, `url` and `headers` belong to the headers that are being parsed; for `cycle`
-and `pipeline` see `app.process.pipelining`. `_phase`, `_is_partial_head` and `_refuse_request`
-interpret that state.
+It uses these insides of uvicorn, whose version is pinned for that: the parser's callbacks,
+`on_response_complete` and `_should_upgrade`, which are overridden, and the state of a connection.
+`scope`, `url` and `headers` belong to the headers that are being parsed; for `cycle` and `pipeline`
+see `app.process.pipelining`. `_phase`, `_is_partial_head` and `_refuse_request` interpret that
+state.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _CLOSED_SHARE = 10
 _SEARCH_SECONDS = 0.05
 _HEALTH = frozenset(route.encode() for route in OPEN_ROUTES if "/health/" in route)
 
-# What a connection waits for: another request, which uvicorn limits; request headers, those of the
+# What a connection waits for: another request; request headers, those of the
 # first request included; a request body; a client that reads; or the server's own answer.
 Phase = Literal["idle", "head", "body", "reader", "answer"]
 _IDLE = ("idle", "head")
@@ -85,7 +85,6 @@ class BoundedProtocol(PipeliningProtocol):
         """Parses as uvicorn does, without its own answers and warnings."""
         if self._ignores_input:
             return
-        self._unset_keepalive_if_required()
         self._chunk_bytes = len(data)
         self._body_bytes += len(data)
         try:
@@ -132,6 +131,15 @@ class BoundedProtocol(PipeliningProtocol):
         self._body_bytes = self._chunk_bytes
         # Trailers of a chunked body are not the request's headers: a proxy would not check them.
         self.headers = []
+
+    def on_response_complete(self) -> None:
+        """Does what uvicorn's does, but for its timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _may_be_served(self) -> bool:
         is_health_check = self.url.partition(b"?")[0] in _HEALTH
@@ -191,11 +199,15 @@ class BoundedProtocol(PipeliningProtocol):
         limit = settings.max_head_seconds if phase == "head" else settings.max_body_seconds
         if phase == "body" and self._body_bytes < self.least_rate * waited:
             limit = min(limit, self.least_rate_after_seconds)
-        if phase in ("answer", "idle") or waited < limit:
+        elif phase == "idle":
+            limit = settings.keep_alive_seconds
+        if phase == "answer" or waited < limit:
             return
         is_request_partial = phase == "body" or (phase == "head" and self._is_partial_head())
         if is_request_partial and not self.transport.is_closing():
             self._refuse_request(ErrorCode.REQUEST_TIMEOUT)
+        elif phase == "idle":
+            self.transport.close()
         else:
             self._abort()
 

@@ -6,13 +6,12 @@ MNIST's convention (LeCun, Cortes and Burges): white ink on black, 28x28, the di
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
+from model.digits import kernels
 from model.digits.finding import Steps, find_and_fit
-from model.digits.fitting import BOX
 from model.digits.parts import Box, magnified
 from model.errors import InvalidPixelsError
 from model.literals import SIDE, Preprocess
@@ -92,33 +91,11 @@ def follows_convention(image: Pixels) -> bool:
     The longer side of the ink is 19 or 20 pixels, and its centre of mass lies in [13.5, 14.5) on
     both axes.
     """
-    if image.shape != (SIDE, SIDE):
-        return False
-    if max(cv2.boundingRect(image)[2:]) not in (BOX - 1, BOX):
-        return False
-    # The sums are whole numbers below 2^24, which float32 holds exactly.
-    moments: list[float] = (image.reshape(-1).astype(np.float32) @ _MOMENTS).tolist()
-    total, moment_x, moment_y = moments
-    return 13.5 <= moment_x / total < 14.5 and 13.5 <= moment_y / total < 14.5
+    return image.shape == (SIDE, SIDE) and bool(follow_convention(image[None])[0])
 
 
 def follow_convention(images: Pixels) -> NDArray[np.bool_]:
     """Which of many images, (B, 28, 28), follow MNIST's convention; (B,)."""
-    fits = np.ones(len(images), np.bool_)
-    places = np.arange(SIDE)
-    sides = np.empty((2, len(images)), np.int64)
-    for axis in (1, 2):
-        ink = images.sum(axis=axis, dtype=np.uint32).astype(np.float64)  # of columns, of rows
-        has_ink = ink > 0
-        first, last = has_ink.argmax(axis=1), SIDE - 1 - has_ink[:, ::-1].argmax(axis=1)
-        sides[axis - 1] = np.where(has_ink.any(axis=1), last - first + 1, 0)
-        # Of whole numbers, exactly.
-        centre = np.einsum("bi,i->b", ink, places) / np.maximum(ink.sum(axis=1), 1)
-        fits &= (centre >= 13.5) & (centre < 14.5)
-    return fits & np.isin(sides.max(axis=0), (BOX - 1, BOX))
-
-
-# 1, the column and the row of each pixel, (784, 3).
-_MOMENTS = np.stack(
-    [np.ones(SIDE * SIDE), *np.indices((SIDE, SIDE))[::-1].reshape(2, -1)], 1
-).astype(np.float32)
+    fits = np.empty(len(images), np.bool_)
+    kernels.follow_convention(np.ascontiguousarray(images), fits)
+    return fits

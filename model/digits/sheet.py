@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
+from model.digits.kernels import quantile
 
 cv2.setNumThreads(1)
 
@@ -56,12 +57,6 @@ def clean(grey: Pixels) -> tuple[Pixels, float]:
     return grey, noise
 
 
-def quantile(values: Pixels, share: float) -> int:
-    """The value that this share of the pixels is below."""
-    counts = cv2.calcHist([values], [0], None, [256], [0, 256]).cumsum()
-    return int(counts.searchsorted(share * counts[-1], "right"))
-
-
 def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
     """Measures how dark each pixel is against the paper around it.
 
@@ -102,5 +97,5 @@ def find_ink(darkness: Pixels) -> tuple[int, int]:
         return 0, 0
     threshold = int(cv2.threshold(marks, 0, 0, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0])
     dark = marks[marks > threshold]
-    typical = quantile(dark if dark.size else marks, 0.5)
+    typical = quantile((dark if dark.size else marks)[None], 0.5)
     return min(threshold, int(_FAINTEST * typical)), typical

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -105,7 +106,17 @@ async def test_a_connection_that_was_answered_may_rest_before_its_next_request()
 
 async def test_answered_connections_rest_as_long_as_the_settings_say() -> None:
     settings = Settings(keep_alive_seconds=7)
-    assert configure(settings).timeout_keep_alive == 7
+    assert configure(settings).timeout_keep_alive == 7  # of uvicorn's own protocol
+
+    seconds = 0.3
+    async with serving(HASTY.model_copy(update={"keep_alive_seconds": seconds})) as server:
+        client = await server.connect()
+        client.send(WHOLE)
+        await client.answer()
+        answered = time.monotonic()
+
+        assert await client.is_ended()
+        assert time.monotonic() > answered + seconds / 2  # it looks only now and then
 
 
 async def test_an_answer_that_takes_its_time_is_waited_for() -> None:
