@@ -33,7 +33,8 @@ def _add_real_examples(paths: dict[str, Any], predictor: Predictor) -> None:
         "/predict/mc": sampled,
         "/predict/batch": {"predictions": [plain]},
         "/predict/mc/batch": {"predictions": [sampled]},
-        "/model": model_card(predictor),
+        "/model": (card := model_card(predictor)),
+        "": card,  # of `/models/{model}`
         "/feedback": {"correct": True},
         "/health/live": {"status": "live"},
         "/health/ready": {"status": "ready"},

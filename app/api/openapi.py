@@ -18,7 +18,7 @@ _Row = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=SID
 _BINARY = {"type": "string", "format": "binary"}
 _RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff")
 _KEY = {"type": "http", "scheme": "bearer", "description": "An API key."}
-_MODEL = {
+MODEL_PARAMETER = {
     "name": "model",
     "in": "path",
     "required": True,
@@ -83,7 +83,7 @@ def describe_for_model(route: dict[str, Any]) -> dict[str, Any]:
     """The same for a model that the address names, which may take numbers."""
     named = deepcopy(route)
     named["responses"][404] = {"model": ErrorBody, "description": "There is no such model."}
-    named["openapi_extra"]["parameters"].insert(0, deepcopy(_MODEL))
+    named["openapi_extra"]["parameters"].insert(0, deepcopy(MODEL_PARAMETER))
     schema = named["openapi_extra"]["requestBody"]["content"]["application/json"]["schema"]
     one = schema["properties"]["inputs"]["items"] if "inputs" in schema["properties"] else schema
     one["properties"]["input"] = _NUMBERS

@@ -151,8 +151,7 @@ def by_score(served: Served, name: str) -> Found:
     pq.write_table(pa.table({"id": [0], "rows": column}), served.work / f"{name}-rows.parquet")
     files = [served.work / f"{name}-rows.{ending}" for ending in ("npy", "parquet")]
     files += [] if name == "tabular" else [as_file(served, name)]
-    settings = ("--checkpoint", str(served.folder / name / "1/model.safetensors"))
-    options = ("--seed", str(SEED), "--workers", "1", "-o", str(table), *settings)
+    options = ("--seed", str(SEED), "--workers", "1", "-o", str(table), "--model", name)
     assert run("score", *map(str, files), *options) == 0
     first, *others = (
         {key: value for key, value in row.items() if key not in ("row", "source")}
@@ -196,6 +195,7 @@ def test_every_way_gives_the_engines_answer(
     served: Served, name: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DROPSERVE_DATA_DIR", raising=False)
+    monkeypatch.setenv("DROPSERVE_MODELS", str(served.folder))
     network = served.network(name)
     engine = build_engine(network)
     mean = sample_probs(engine, given(name), Passes(50, SEED)).astype(np.float64).mean(axis=0)
