@@ -83,7 +83,7 @@ def describe_for_model(route: dict[str, Any]) -> dict[str, Any]:
     """The same for a model that the address names, which may take numbers."""
     named = deepcopy(route)
     named["responses"][404] = {"model": ErrorBody, "description": "There is no such model."}
-    named["openapi_extra"]["parameters"].insert(0, deepcopy(MODEL_PARAMETER))
+    named["openapi_extra"]["parameters"].insert(0, MODEL_PARAMETER)
     schema = named["openapi_extra"]["requestBody"]["content"]["application/json"]["schema"]
     one = schema["properties"]["inputs"]["items"] if "inputs" in schema["properties"] else schema
     one["properties"]["input"] = _NUMBERS

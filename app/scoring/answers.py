@@ -42,10 +42,10 @@ def table_schema(labels: Sequence[str]) -> pa.Schema:
             pa.int64() if each.name == "seed" else _VALUES[get_args(kind)[0] if is_list else kind]
         )
         value = pa.list_(value, len(labels)) if is_list else value
-        if each.name == "digit":
-            fields.append(pa.field(index_name(labels), value, nullable=False))
-            continue
-        fields.append(pa.field(each.name, value, nullable=is_nullable))
+        name = each.name
+        if name == "digit":  # optional only because `class_index` may be in its place
+            name, is_nullable = index_name(labels), False
+        fields.append(pa.field(name, value, nullable=is_nullable))
     return pa.schema(fields)
 
 
