@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -147,13 +148,15 @@ def change_inside(content: bytes, generator: random.Random) -> bytes:
 
 def ending(read: Callable[[], object]) -> str:
     """How reading a file ended, in words."""
-    try:
-        read()
-    except (TrainingError, CheckpointError) as error:
-        return "refused" if len(str(error).splitlines()) == 1 else "refused in lines"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "read"
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        try:
+            read()
+            end = "read"
+        except (TrainingError, CheckpointError) as error:
+            end = "refused" if str(error).isprintable() else "refused with odd characters"
+        except Exception as error:
+            end = f"{type(error).__name__}: {error}"
+    return f"{end}, {caught[0].message}" if caught else end
 
 
 @contextlib.contextmanager

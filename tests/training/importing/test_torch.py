@@ -306,6 +306,19 @@ def test_more_than_tensors_is_refused_and_not_run(
     assert not trap.exists()
 
 
+def test_what_a_file_says_is_shown_without_control_characters(
+    tmp_path: Path, state_dict: dict[str, Any]
+) -> None:
+    file = tmp_path / "net.pt"
+    torch.save(state_dict, file)
+    members = unpack(file)
+    (name,) = (name for name in members if name.endswith("data.pkl"))
+    wrong = members[name].replace(b"OrderedDict\n", b"Ordered\x1b[2J\x0bDict\n")
+    file.write_bytes(pack(members | {name: wrong}))
+    message = refusal(file, layers=LENET_LAYERS, input_shape=(1, 28, 28))
+    assert "Ordered\ufffd[2J Dict" in message
+
+
 def test_a_tensor_larger_than_the_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.pt"
     torch.save({"a.weight": torch.zeros(1).expand(10**5, 10**5)}, file)
