@@ -162,8 +162,7 @@ def sample_logits(network: Network, pixels: Pixels, passes: Passes) -> Floats:
                 h = h * torch.from_numpy(next(masks)).view(-1, *shape) / (1 - layer.p)
             else:
                 h = layer(h)
-    logits: Floats = h.numpy()
-    return logits
+    return np.asarray(h)
 
 
 Trainable: TypeAlias = TrainableMLP | TrainableLayers
@@ -199,5 +198,4 @@ def lenet(classes: int, rates: Sequence[float], activation: Layer) -> tuple[Laye
         *(LinearLayer(500), activation, hidden),
         LinearLayer(classes),
     )
-    none = DropoutLayer(0.0)
-    return tuple(layer for layer in layers if layer != none or layer is hidden)
+    return tuple(each for each in layers if each != DropoutLayer(0.0) or each is hidden)
