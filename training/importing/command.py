@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,8 @@ def import_network(options: ImportOptions) -> None:
     """
     content = read_file(options.file)
     try:
-        format_name, draft = _read(content, options)
+        with warnings.catch_warnings(action="ignore"):  # of libraries, about what is damaged
+            format_name, draft = _read(content, options)
         network = _network(draft, options)
     except (TrainingError, ShapeError) as error:
         raise TrainingError(f"{options.file}: {_line(error)}") from error

@@ -6,7 +6,6 @@ colon. An example: `conv1:padding=2 relu max_pool2d:2 flatten fc1 relu dropout:0
 
 import io
 import pickletools  # nosec B403: it lists a pickle's instructions, and runs none
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,8 +91,7 @@ def _read_torch(content: bytes) -> dict[str, Any]:
     import torch
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # about what is damaged
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of it
         raise TrainingError("torch cannot load it with weights_only") from error
     if not isinstance(found, dict):

@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -203,13 +203,15 @@ def damage(kind: str, files: list[bytes], number: int, folder: Path, seed: int =
     return seen
 
 
-def damage_all(number: int, folder: Path) -> Iterator[tuple[str, Seen]]:
-    """Damages as many files of each kind, one kind after the other."""
+def damage_all(
+    number: int, folder: Path, kinds: Collection[str] = ()
+) -> Iterator[tuple[str, Seen]]:
+    """Damages as many files of each kind, or of some, one kind after the other."""
     torch.set_num_threads(1)
     previous = hdf5.read_hdf5
     setattr(training.importing.keras, "read_hdf5", read_in_a_fork)  # noqa: B010
     try:
-        files = originals()
+        files = {kind: each for kind, each in originals().items() if kind in (kinds or {kind})}
         for kind, each in files.items():  # what is imported only now is none of a file's memory
             damage(kind, each, 3, folder, seed=1)
         for kind, each in files.items():
@@ -221,11 +223,12 @@ def damage_all(number: int, folder: Path) -> Iterator[tuple[str, Seen]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=5000, help="of each kind")
+    parser.add_argument("--kinds", nargs="+", default=(), help="such as .keras; all without it")
     options = parser.parse_args()
     is_as_wanted = True
     print("kind            read  refused  other  longest, s of processor  most MiB above the start")
     with tempfile.TemporaryDirectory() as folder:
-        for kind, seen in damage_all(options.files, Path(folder)):
+        for kind, seen in damage_all(options.files, Path(folder), options.kinds):
             is_as_wanted &= seen.is_as_wanted
             read, refused = seen.ends.pop("read", 0), seen.ends.pop("refused", 0)
             row = f"{kind:13}{read:7}{refused:9}{seen.ends.total():7}"
