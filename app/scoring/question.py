@@ -1,15 +1,17 @@
-"""What is asked of every image; importing it imports no engine and no pyarrow."""
+"""What is asked of every image; importing it imports no engine, no NumPy and no pyarrow."""
 
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.errors import UsageError
 from app.schemas import McParameters
 from app.settings import Settings
-from model.layered import InputSpec, spec_of
+
+if TYPE_CHECKING:
+    from model.layered import InputSpec
 
 # Of a request, those that can be asked.
 PARAMETERS = ("passes", "seed", "estimator", "preprocess")
@@ -26,13 +28,14 @@ class Question:
     settings: Settings  # name the network, and where and how exactly it computes
 
     @cached_property
-    def spec(self) -> InputSpec | None:
+    def spec(self) -> "InputSpec | None":
         """What the network takes; None: pictures of digits.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
         """
         from app.inference.served_checkpoint import load_served_checkpoint
+        from model.layered import spec_of
 
         spec = spec_of(load_served_checkpoint(self.settings).network)
         return None if spec.preparation == "digit" else spec
