@@ -358,25 +358,25 @@ def cancel(_: object) -> Any:
     raise asyncio.CancelledError
 
 
-DEFECTS: dict[str, Callable[[Adder], object]] = {
-    "the clock": lambda step: setattr(step.clock, "now", "midnight"),
-    "a step that is cancelled": lambda step: setattr(step, "before", cancel),
-}
+DEFECTS: list[tuple[Callable[[Adder], object], ErrorCode]] = [
+    (lambda step: setattr(step.clock, "now", "midnight"), ErrorCode.INTERNAL),
+    (lambda step: setattr(step, "before", cancel), ErrorCode.NOT_READY),
+]
 
 
-@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize(("defect", "kind"), DEFECTS, ids=["the clock", "a cancelled step"])
 async def test_whatever_breaks_every_caller_gets_an_error_and_the_next_request_is_served(
-    defect: str,
+    defect: Callable[[Adder], object], kind: ErrorCode
 ) -> None:
     step = Adder()
     async with serving(step) as scheduler:
         assert await ask(scheduler, Sum(0, 20)) == [Sum(0, 20).right]
-        DEFECTS[defect](step)
+        defect(step)
 
         requests = [ask(scheduler, Sum(number, 20)) for number in range(3)]
         for own in await asyncio.gather(*requests):
             (answer,) = own
-            assert is_error(answer, ErrorCode.INTERNAL, ErrorCode.NOT_READY)
+            assert is_error(answer, kind)
 
         step.before, step.clock.now = lambda _: None, 0.0
         assert await ask(scheduler, Sum(4, 20)) == [Sum(4, 20).right]

@@ -344,4 +344,6 @@ async def test_closing_an_idle_scheduler_takes_no_time(was_used: bool) -> None:
     async with serving(Adder()) as scheduler:
         if was_used:
             await ask(scheduler, Sum(1, 20))
-        await scheduler.close(NEVER)
+        closing = asyncio.create_task(scheduler.close(NEVER))
+        await turns(10)  # in which no timer ends
+        assert closing.done()

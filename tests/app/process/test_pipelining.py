@@ -4,7 +4,6 @@ import asyncio
 import logging
 import socket
 import struct
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -154,16 +153,14 @@ def test_what_all_connections_hold_is_limited(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("more", [b"", GET, WHOLE, WHOLE * 3], ids=["none", "one", "body", "three"])
 def test_a_caller_who_resets_is_given_up(more: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(server: Server) -> None:
-        server.protocol.check_seconds = 60.0  # at once, that is
+        server.protocol.check_seconds = 60.0  # before anything else looks
         client = await server.connect()
         client.send(WATCHED + more)
         await until(lambda: len(server.app.scopes) == 1)
         await asyncio.sleep(0.02)
         reset(client)
-        began = time.monotonic()
 
         await until(lambda: server.app.left == ["/watched"])
-        assert time.monotonic() < began + 0.5
         assert len(server.app.scopes) == 1
 
     run(scenario)
@@ -233,13 +230,12 @@ def test_a_large_answer_reaches_a_client_that_sends_nothing_more() -> None:
 @pytest.mark.parametrize("request_", [WATCHED, WATCHED + WHOLE, WHOLE[:-1], WHOLE[:9]])
 def test_who_sends_nothing_more_and_asks_for_much_is_left(request_: bytes) -> None:
     async def scenario(server: Server) -> None:
+        server.protocol.check_seconds = 60.0  # before any limit of time is looked at
         client = await server.connect()
         client.send(request_)
         client.writer.write_eof()
-        began = time.monotonic()
 
         assert await client.is_ended()
-        assert time.monotonic() < began + 0.5
         assert len(server.app.left) == len(server.app.scopes) <= 1
 
     run(scenario)

@@ -1,0 +1,3 @@
+"""Why a mutant may survive: by its module and the lines that it has in place of others."""
+
+REASONS: dict[tuple[str, str], str] = {}
