@@ -13,6 +13,7 @@ state.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import httptools
@@ -291,7 +292,7 @@ class _Answers:
 
     def __init__(self, protocol: BoundedProtocol) -> None:
         self._protocol = protocol
-        self.write = protocol.transport.write
+        self.write: Callable[[bytes], None] = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
 
     def close(self) -> None:

@@ -133,11 +133,7 @@ def test_while_replacements_die_as_they_start_the_other_worker_serves(
 
     aside.rename(catalogue)
 
-    async def until_a_new_one_answers() -> None:
-        while not await life_cycle.has_answered(two_workers, {survivor}):
-            await asyncio.sleep(0.02)
-
-    asyncio.run(asyncio.wait_for(until_a_new_one_answers(), PATIENCE_SECONDS))
+    wait_for(lambda: asyncio.run(life_cycle.has_answered(two_workers, {survivor})))
     assert survivor in life_cycle.workers_of(two_workers.pid)
 
 

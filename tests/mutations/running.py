@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 ROOT = Path(__file__).parents[2]
 _IMPORTED = (
@@ -75,7 +75,7 @@ def _run(tests: Sequence[str], folder: Path, compiling: Compiling) -> int:
     import pytest
 
     output = os.open(os.devnull, os.O_WRONLY)
-    for stream in () if os.environ.get("SHOW") else (1, 2):
+    for stream in (1, 2):
         os.dup2(output, stream)
     resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR_SECONDS, _PROCESSOR_SECONDS))
     os.chdir(folder)
@@ -92,5 +92,6 @@ def _run(tests: Sequence[str], folder: Path, compiling: Compiling) -> int:
 
         numba.config.DISABLE_JIT = 1
     elif compiling == "lazily":
-        importlib.import_module("model.compiling").compile_all = lambda: None
+        compiling_module: Any = importlib.import_module("model.compiling")
+        compiling_module.compile_all = lambda: None
     return int(pytest.main([*_PYTEST, *tests]))

@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,10 +19,12 @@ import pytest
 from app.api import receiving, v2
 from app.api.application import create_app
 from app.api.compression import inflate
+from app.errors import ErrorCode
 from app.inference.base64_images import decode_base64
 from app.open_inference.requests import parse_request
 from app.settings import Settings
 from model.checkpoint import Checkpoint
+from tests.api_errors import raises_error
 from tests.app.api.bad_requests import IMAGE, ROWS
 from tests.app.api.request_bodies import FORM, JSON, as_form, form, part
 from tests.app.open_inference.inference_requests import DIGIT, json_body
@@ -210,6 +213,20 @@ async def test_bodies_that_wait_to_be_parsed_hold_a_limited_memory(
     assert application.state.unread_body_bytes == 0
 
 
+async def test_a_body_that_came_in_one_piece_counts_while_it_waits_to_be_parsed() -> None:
+    state = SimpleNamespace(
+        unread_body_bytes=8182, parsing=asyncio.Lock(), settings=Settings(max_body_bytes=1024)
+    )
+    request: Any = SimpleNamespace(app=SimpleNamespace(state=state))
+    async with receiving.large_body(request, bytes(10)):
+        assert state.unread_body_bytes == 8 * 1024
+    with raises_error(ErrorCode.OVERLOADED):
+        async with receiving.large_body(request, bytes(11)):
+            pass
+
+    assert state.unread_body_bytes == 8182
+
+
 async def test_the_memory_of_800_bodies_on_their_way_is_that_of_eight(
     default_checkpoint: Checkpoint,
 ) -> None:
@@ -233,6 +250,24 @@ async def test_the_memory_of_800_bodies_on_their_way_is_that_of_eight(
     assert {answer.status_code for answer in answers} == {415, 429}
     assert most <= 8 * limit
     assert (after.status_code, application.state.unread_body_bytes) == (200, 0)
+
+
+async def test_a_body_that_is_too_large_counts_no_more(default_checkpoint: Checkpoint) -> None:
+    application = create_app(Settings(max_body_bytes=100_000), default_checkpoint)
+    counted: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield bytes(30_000)
+            counted.append(application.state.unread_body_bytes)
+
+    async with application.router.lifespan_context(application), connect(application) as client:
+        answer = await client.post("/predict", content=body())
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    # The rest is read off, and not kept.
+    assert counted == [30_000, 60_000, 90_000, 0, 0]
+    assert application.state.unread_body_bytes == 0
 
 
 def test_spaces_in_base64_take_no_memory() -> None:

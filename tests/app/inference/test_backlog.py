@@ -40,6 +40,7 @@ def test_the_pace_follows_what_is_measured() -> None:
     for _ in range(200):
         backlog.measure(10, 0.1)
         backlog.measure(0, 5)  # nothing was done: this says nothing about the pace
+        backlog.measure(10**9, 0)  # nor does a clock that stands still
     assert backlog.pace == pytest.approx(100, rel=0.01)
     for _ in range(200):
         backlog.measure(30, 0.1)

@@ -135,8 +135,9 @@ async def test_a_step_has_as_many_passes_as_take_a_round(
 ) -> None:
     step = Adder(seconds_per_pass=seconds_per_pass)
     async with serving(step) as scheduler:
-        await ask(scheduler, *(Sum(1, 1000) for _ in range(60)))
+        answers = await ask(scheduler, *(Sum(1, 1000) for _ in range(60)))
 
+    assert answers == [Sum(1, 1000).right] * 60
     *_, (_, latest), _ = step.steps  # the last step of a job may be shorter
     assert latest == pytest.approx(passes, rel=0.1)
 

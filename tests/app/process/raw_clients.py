@@ -23,8 +23,9 @@ WHOLE = b"POST /whole HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\nbody"
 class App:
     """Reads the body and answers with what it was; knows the requests it was asked.
 
-    `/large` has a large answer, `/streamed` one of unknown length, `/unread` does not read the body,
-    `/watched` waits until its client is gone, and `/health/live` does not wait for `may_answer`.
+    `/large` has a large answer, `/streamed` one of unknown length, `/unread` does not read the
+    body, `/watched` waits until its client is gone, and `/health/live` does not wait for
+    `may_answer`.
     """
 
     def __init__(self) -> None:
