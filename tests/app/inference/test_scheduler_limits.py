@@ -187,6 +187,16 @@ async def test_idle_time_does_not_make_the_predicted_wait_longer() -> None:
             assert scheduler.backlog.wait(100) == pytest.approx(100)
 
 
+async def test_the_most_that_is_queued_takes_the_longest_wait_at_the_pace_that_was_measured() -> (
+    None
+):
+    step = Adder(seconds_per_pass=0.25)
+    async with serving(step, max_wait_seconds=500) as scheduler:
+        assert scheduler.most_queued == 500
+        await ask(scheduler, *(Sum(1, 4000) for _ in range(10)))
+        assert scheduler.most_queued == pytest.approx(2000, rel=0.01)
+
+
 async def test_each_change_of_the_queue_is_reported() -> None:
     changes: list[int] = []
     scheduler = make_scheduler(Adder(), note_queued=changes.append)
