@@ -142,6 +142,14 @@ async def test_a_step_has_as_many_passes_as_take_a_round(
     assert latest == pytest.approx(passes, rel=0.1)
 
 
+async def test_a_clock_that_stands_still_says_nothing_about_the_speed() -> None:
+    step = Adder(seconds_per_pass=0)
+    async with serving(step) as scheduler:
+        assert await ask(scheduler, Sum(1, 3 * ROUND)) == [Sum(1, 3 * ROUND).right]
+
+    assert step.steps == [(1, ROUND)] * 3
+
+
 async def test_steps_that_fail_say_nothing_about_the_speed() -> None:
     step = Adder()
     async with serving(step) as scheduler:

@@ -187,9 +187,7 @@ async def test_idle_time_does_not_make_the_predicted_wait_longer() -> None:
             assert scheduler.backlog.wait(100) == pytest.approx(100)
 
 
-async def test_the_most_that_is_queued_takes_the_longest_wait_at_the_pace_that_was_measured() -> (
-    None
-):
+async def test_the_most_that_is_queued_takes_the_longest_wait_at_the_measured_pace() -> None:
     step = Adder(seconds_per_pass=0.25)
     async with serving(step, max_wait_seconds=500) as scheduler:
         assert scheduler.most_queued == 500
