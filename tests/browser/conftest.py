@@ -10,6 +10,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 from tests.browser.chromium import NAMES, find_chromium, launch
 from tests.conftest import RunningServer
 
+pytest.register_assert_rewrite("tests.browser.answers")
+
 # A busy machine is slow; what comes at all comes in this time.
 expect.set_options(timeout=30_000)
 

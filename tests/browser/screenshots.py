@@ -2,15 +2,15 @@
 
 `python -m tests.browser.screenshots` makes the two that open the README, light and dark.
 `python -m tests.browser.screenshots --states FOLDER` makes one of every state, in both colours, at
-four widths, to be looked at. States that a drawing does not reach by itself are posed: the
-server's answer is changed on its way to the page.
+four widths, to be looked at; a line marks where the first screen ends. States that a drawing does
+not reach by itself are posed: the server's answer is changed on its way to the page.
 """
 
 import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,15 @@ SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 WIDTHS = {360: 740, 768: 1024, 1024: 768, 1440: 900}
 STREAM = "**/predict/mc/stream?*"
 PASSES = "**/predict/mc?*"
+BLANK = Path(__file__).parent / "blank.png"
+MARK_FIRST_SCREEN = """() => {
+  const line = document.createElement("hr");
+  Object.assign(line.style, {
+    position: "absolute", top: `${innerHeight}px`, left: 0, width: "100%", border: 0,
+    borderTop: "1px dashed magenta",
+  });
+  document.body.append(line);
+}"""
 
 
 def try_example(page: Page, name: str) -> None:
@@ -82,14 +91,14 @@ def pose_weak_seven(page: Page) -> None:
     try_example(page, "a 7")
 
 
-def fail(page: Page, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
-    """Draws a seven that the server refuses."""
-    body = json.dumps({"error": {"code": code, "message": "it is so", "param": None}})
+def show_busy(page: Page) -> None:
+    error = {"code": "overloaded", "message": "busy", "param": None}
+    headers = {"retry-after": "2"}
     page.route(
-        STREAM, lambda route: route.fulfill(status=status, body=body, headers=dict(headers or {}))
+        STREAM, lambda route: route.fulfill(status=429, json={"error": error}, headers=headers)
     )
     draw(page, SEVEN)
-    page.wait_for_timeout(900)
+    page.wait_for_selector("#try-now:visible")
 
 
 def show_gone(page: Page) -> None:
@@ -124,12 +133,12 @@ def show_photo(page: Page) -> None:
     wait_for_answer(page)
 
 
-def show_careless_nine(page: Page) -> None:
-    """A few passes take it for a seven."""
+def show_careless_four(page: Page) -> None:
+    """A few passes take it for a nine."""
     picture = BytesIO()
-    draw_digit(9, jitter=0.06, seed=329).save(picture, "PNG")
+    draw_digit(4, jitter=0.07, seed=17).save(picture, "PNG")
     file: FilePayload = {
-        "name": "nine.png",
+        "name": "four.png",
         "mimeType": "image/png",
         "buffer": picture.getvalue(),
     }
@@ -142,11 +151,25 @@ def show_text(page: Page) -> None:
     page.locator("#as-text summary").click()
 
 
-def show_rate(page: Page) -> None:
+def show_bad_file(page: Page) -> None:
+    file: FilePayload = {"name": "7.png", "mimeType": "image/png", "buffer": b"seven"}
+    page.set_input_files("#file", file)
+    page.get_by_text("I can't read that file.").first.wait_for()
+
+
+def show_refused(page: Page) -> None:
+    """A picture without a digit, and how it was read."""
+    page.set_input_files("#file", BLANK)
+    page.click("#show-steps")
+    page.locator("#pictures img").last.wait_for()
+
+
+def show_rate(page: Page, rate: float) -> None:
     try_example(page, "a 4 or a 9")
     page.locator("#rate").evaluate(
-        "slider => { slider.value = 0.6; slider.dispatchEvent(new Event('input')); "
-        "slider.dispatchEvent(new Event('change')); }"
+        "(slider, rate) => { slider.value = rate; slider.dispatchEvent(new Event('input')); "
+        "slider.dispatchEvent(new Event('change')); }",
+        rate,
     )
     page.locator("#badge:empty").wait_for(state="attached")
     wait_for_answer(page)
@@ -161,9 +184,31 @@ def show_wrong_setting(page: Page) -> None:
     wait_for_answer(page)
 
 
+def show_other_network(page: Page) -> None:
+    page.select_option("#networks select", "mnist-plain")
+    try_example(page, "the letter A")
+
+
 def show_card(page: Page) -> None:
     draw_seven(page)
     page.locator(".to-card").last.click()
+
+
+def show_how(page: Page) -> None:
+    try_example(page, "a 4 or a 9")
+    page.get_by_role("link", name="How it works").click()
+
+
+def show_docs(page: Page) -> None:
+    page.goto(page.url.partition("#")[0] + "docs")
+    page.locator(".opblock").last.wait_for()
+
+
+def show_docs_of_v2(page: Page) -> None:
+    show_docs(page)
+    block = page.locator(".opblock").filter(has_text="/v2/models/{model}/infer").first
+    block.locator(".opblock-summary-control").click()
+    block.locator("button.execute").wait_for()
 
 
 STATES: dict[str, Callable[[Page], object]] = {
@@ -172,22 +217,29 @@ STATES: dict[str, Callable[[Page], object]] = {
     "drawing": show_drawing,
     "converging": show_converging,
     "certain": draw_seven,
-    "fairly-sure": show_careless_nine,
+    "fairly-sure": show_careless_four,
     "ambiguous": lambda page: try_example(page, "a 4 or a 9"),
     "agreed-but-weak": pose_weak_seven,
     "not-a-digit": lambda page: try_example(page, "a scribble"),
     "several-digits": show_several,
     "one-pass": show_pass,
     "photo": show_photo,
-    "no-ink": lambda page: fail(page, 422, "no_ink"),
+    "refused": show_refused,
     "server-gone": show_gone,
-    "busy": lambda page: fail(page, 429, "overloaded", {"retry-after": "2"}),
-    "bad-file": lambda page: fail(page, 415, "not_an_image"),
+    "busy": show_busy,
+    "bad-file": show_bad_file,
     "as-text": show_text,
-    "rate": show_rate,
+    "rate-0": lambda page: show_rate(page, 0),
+    "rate-0.6": lambda page: show_rate(page, 0.6),
+    "other-network": show_other_network,
     "wrong-setting": show_wrong_setting,
     "card": show_card,
+    "how": show_how,
+    "docs": show_docs,
+    "docs-v2": show_docs_of_v2,
 }
+# Of these only what is on the screen is of interest.
+ON_SCREEN = {"card", "how", "docs", "docs-v2"}
 
 
 def open_page(
@@ -209,11 +261,11 @@ def save_states(browser: Browser, address: str, folder: Path, names: list[str]) 
             for scheme in SCHEMES:
                 page = open_page(browser, address, scheme, width, plays=name == "first")
                 STATES[name](page)
-                page.screenshot(
-                    path=folder / f"{name}-{width}-{scheme}.png",
-                    full_page=True,
-                    animations="disabled",
-                )
+                is_whole = name not in ON_SCREEN
+                if is_whole:
+                    page.evaluate(MARK_FIRST_SCREEN)
+                path = folder / f"{name}-{width}-{scheme}.png"
+                page.screenshot(path=path, full_page=is_whole, animations="disabled")
                 page.close()
 
 

@@ -1,25 +1,29 @@
-"""The playground as its visitors use it: draw, open, read, look into passes, take away."""
+"""The playground as its visitors use it: draw, open, read."""
 
-import base64
-import json
-import math
 import re
-import shutil
 import signal
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.answers import (
+    assert_abstains,
+    assert_reads,
+    counts,
+    dots,
+    headline,
+    send_file,
+    shown_answer,
+    try_example,
+    vote_line,
+)
 from tests.browser.chromium import (
     FIVE_IN_PARTS,
     FOUR_IN_STROKES,
-    FOUR_OR_NINE,
     LETTER_I,
     ONE_AND_TWO,
     SEVEN,
@@ -27,89 +31,9 @@ from tests.browser.chromium import (
     wait_for_answer,
 )
 from tests.browser.conftest import Seen
-from tests.conftest import ROOT, SAMPLES, RunningServer, ServerStarter
+from tests.conftest import ROOT, SAMPLES, ServerStarter
 
 pytestmark = pytest.mark.slow
-
-HIDDEN = 512 + 256 + 128
-FILE_TYPES = {".png": "image/png", ".txt": "text/plain"}
-
-
-def headline(page: Page) -> str:
-    return page.inner_text("#headline")
-
-
-def answer_text(page: Page) -> str:
-    """The answer as the page shows it to those who want the JSON."""
-    expect(page.locator("#answer")).not_to_be_empty()
-    return page.text_content("#answer") or ""
-
-
-def shown_answer(page: Page) -> dict[str, Any]:
-    """The same, read; the page has shown it to its end."""
-    wait_for_answer(page)
-    answer: dict[str, Any] = json.loads(answer_text(page))
-    return answer
-
-
-def counts(page: Page) -> list[int]:
-    """The number at each row."""
-    return [int(text or 0) for text in page.locator("#rows .count").all_text_contents()]
-
-
-def dots(page: Page) -> list[int]:
-    return [pile.locator("circle").count() for pile in page.locator("#votes .dots").all()]
-
-
-def send_file(page: Page, kind: str, path: Path) -> None:
-    """Drops a file on the page, or pastes it."""
-    page.evaluate(
-        """([kind, base64, name, type]) => {
-          const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-          const files = new DataTransfer();
-          files.items.add(new File([bytes], name, { type }));
-          const event = kind === "drop"
-            ? new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true })
-            : new ClipboardEvent("paste", { clipboardData: files, bubbles: true });
-          document.body.dispatchEvent(event);
-        }""",
-        [kind, base64.b64encode(path.read_bytes()).decode(), path.name, FILE_TYPES[path.suffix]],
-    )
-
-
-def vote_line(answer: dict[str, Any]) -> str:
-    """How the passes voted: for the answer's digit, and for the one that comes next."""
-    votes, digit = answer["votes"], answer["digit"]
-    second = max((other for other in range(10) if other != digit), key=votes.__getitem__)
-    verb = "says" if votes[second] == 1 else "say"
-    rest = f", {votes[second]} {verb} {second}" if votes[second] else ""
-    return f"{votes[digit]} of {answer['passes']} passes say {digit}{rest}."
-
-
-def assert_reads(page: Page, digit: int) -> None:
-    """Asserts that the server stands by this digit, and that the page says so."""
-    answer = shown_answer(page)
-    decision = answer["decision"]
-    assert (answer["digit"], decision["outcome"], decision["reason"]) == (digit, "accept", None)
-    assert headline(page) == f"It's a {digit}."
-    is_unanimous = answer["votes"][digit] == answer["passes"]
-    assert page.inner_text("#line") == (
-        f"All {answer['passes']} passes agree."
-        if is_unanimous
-        else f"{vote_line(answer)} That is within my limit for doubt."
-    )
-    assert page.inner_text("#badge") == "ANSWERS"
-    assert counts(page) == answer["votes"]
-
-
-def assert_abstains(page: Page, reason: str) -> dict[str, Any]:
-    """Asserts that the server would rather not answer, for this reason; returns its answer."""
-    answer = shown_answer(page)
-    decision = answer["decision"]
-    assert (decision["outcome"], decision["reason"]) == ("abstain", reason)
-    assert page.inner_text("#badge") == "ABSTAINS"
-    assert counts(page) == answer["votes"]
-    return answer
 
 
 # Drawing
@@ -154,16 +78,30 @@ def test_a_scribble_is_not_recognised(page: Page) -> None:
     assert "No confidence is given" in page.inner_text("#doubt-text")
 
 
+def test_the_other_examples_are_read_as_their_names_say(page: Page) -> None:
+    try_example(page, "a 2")
+    assert_reads(page, 2)
+    try_example(page, "a 1 or a 7")
+    mean = assert_abstains(page, "ambiguous")["mean"]
+    assert set(np.argsort(mean)[-2:]) == {1, 7}
+
+
 def test_of_two_digits_each_is_framed_and_can_be_chosen(page: Page) -> None:
     draw(page, ONE_AND_TWO)
 
     assert_abstains(page, "several_digits")
     assert headline(page) == "I see more than one digit."
-    assert page.inner_text("#line") == "I read one at a time: choose one, or erase all but one."
+    assert page.inner_text("#line") == (
+        "I read one at a time: choose one by its frame. "
+        "The grey dots are for the one with most ink."
+    )
     # No digit looks like the answer.
     assert page.locator(":is(#votes, #chances, #rows) :is(.leader, .rival)").count() == 0
     expect(page.locator("#votes")).to_have_css("opacity", "0.45")
-    assert "No confidence is given" in page.inner_text("#doubt-text")
+    assert page.inner_text("#doubt-text") == (
+        "I abstain because there is more than one digit, not because of doubt. No confidence is "
+        "given."
+    )
     assert page.locator("#copy-link").is_disabled()
     pad = page.locator("#pad").bounding_box()
     frames = [frame.bounding_box() for frame in page.locator("#boxes button").all()]
@@ -205,7 +143,8 @@ def test_undo_brings_back_what_clear_took(page: Page) -> None:
 
     page.click("#undo")
     assert_reads(page, 7)
-    page.click("#undo")
+    page.locator("#pad").focus()
+    page.keyboard.press("Control+z")
     expect(page.locator("#headline")).to_have_text("Draw a digit.")
     expect(page.locator("#undo")).to_be_disabled()
 
@@ -243,14 +182,18 @@ def test_the_keyboard_alone_draws_and_looks_into_passes(page: Page) -> None:
     expect(page.locator("#headline")).to_have_text("It's a 7.")
     assert_reads(page, 7)
 
-    # Nothing is a trap: everything that works with the mouse is reached.
-    reached = []
-    for _ in range(40):
+    # Nothing is a trap: everything that works with the mouse is reached, from the top to the end.
+    usable = """[...document.querySelectorAll("a, button, input, select, summary, [tabindex='0']")]
+      .filter((one) => !one.disabled && one.checkVisibility({ visibilityProperty: true }))"""
+    last = page.evaluate(f"(window.usable = {usable}).length") - 1
+    page.locator(".skip").focus()
+    reached = [0]
+    while last not in reached:
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id"))
-        if reached[-1] == "pass":
-            break
-    assert {"undo", "clear", "file", "back", "play", "forward"} < set(reached)
+        reached.append(page.evaluate("usable.indexOf(document.activeElement)"))
+        assert len(reached) <= last + 1
+    assert sorted(reached) == list(range(last + 1))
+    page.locator("#pass").focus()
     before = page.input_value("#pass")
     page.keyboard.press("ArrowRight")
     assert int(page.input_value("#pass")) == int(before) + 1
@@ -287,265 +230,6 @@ def test_a_file_that_is_no_picture_is_refused_in_words(
     assert_reads(page, 7)
 
 
-# Passes
-
-
-def asked_again(page: Page, server: RunningServer, **more: Any) -> dict[str, Any]:
-    """The page's question to the API, by its own link."""
-    command = page.text_content("#curl") or ""
-    found = re.search(r"printf %s '([^']+)'.*predict/mc\?([^']+)'", command)
-    assert found is not None
-    response = httpx.post(
-        f"{server.address}/predict/mc?{found[2]}",
-        params={**dict(httpx.QueryParams(found[2])), **more},
-        content=base64.b64decode(found[1]),
-    )
-    answer: dict[str, Any] = response.raise_for_status().json()
-    return answer
-
-
-def squares_off(page: Page) -> list[bool]:
-    off: list[bool] = page.evaluate(
-        "[...document.querySelectorAll('#neurons rect')].map((one) => one.matches('.off'))"
-    )
-    return off
-
-
-def test_a_chosen_dot_shows_the_neurons_that_its_pass_dropped(
-    page: Page, server: RunningServer
-) -> None:
-    page.get_by_role("button", name="Try a 4 or a 9").click()
-    wait_for_answer(page)
-    answer_text(page)
-    api = asked_again(page, server, return_passes="true")
-    choices = np.argmax(api["pass_probabilities"], axis=1)
-
-    last = [int(np.sum(choices == digit)) - 1 for digit in range(10)]
-    assert min(last[4], last[9]) > 0
-    for digit, number in ((9, last[9]), (4, 0), (4, last[4])):
-        pile = page.locator("#votes .dots").nth(digit)
-        box = pile.locator("circle").nth(number).bounding_box()
-        assert box is not None
-        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        index = int(np.flatnonzero(choices == digit)[number])
-        bits = np.unpackbits(np.frombuffer(base64.b64decode(api["dropped"][index]), np.uint8))
-        assert squares_off(page) == bits[:HIDDEN].astype(bool).tolist()
-        assert page.input_value("#pass") == str(index + 1)
-        says = f"{index + 1} of 50: this pass says {digit} ("
-        assert page.inner_text("#pass-text").startswith(says)
-        assert page.locator("#rows tr.chosen th").inner_text() == str(digit)
-        # Its ten probabilities stand where they belong, between the axis' 0 and 1.
-        zero, _, one = (
-            float(line.get_attribute("y1") or "") for line in page.locator("#chances .grid").all()
-        )
-        heights: list[float] = page.locator("#chances .mark").evaluate_all(
-            "marks => marks.map((one) => one.transform.baseVal[0].matrix.f)"
-        )
-        places = [(zero - height) / (zero - one) for height in heights]
-        assert places == pytest.approx(api["pass_probabilities"][index], abs=1e-4)
-
-
-def test_play_steps_through_the_passes(page: Page) -> None:
-    draw(page, SEVEN)
-    wait_for_answer(page)
-    page.click("#play")
-    expect(page.locator("#pass")).not_to_have_value("1")
-    page.get_by_role("button", name="Pause").click()
-    page.click("#back")
-    stopped = page.input_value("#pass")
-
-    assert page.inner_text("#play") == "Play"
-    assert page.inner_text("#pass-text").startswith(f"{stopped} of 50")
-
-
-def test_more_passes_than_dots_are_counted_in_tens(page: Page) -> None:
-    page.fill("#passes", "1000")
-    page.get_by_role("button", name="Try a 4 or a 9").click()
-    votes = shown_answer(page)["votes"]
-
-    assert sum(votes) == 1000
-    assert counts(page) == votes
-    # A class that a single pass chose has a dot, too.
-    assert dots(page) == [math.ceil(count / 10) for count in votes]
-    assert page.inner_text("#legend").startswith("one dot = 10 passes")
-
-
-def test_what_the_page_says_about_dropout_comes_from_the_model(
-    page: Page, server: RunningServer
-) -> None:
-    model = httpx.get(f"{server.address}/model").json()
-    (rate,) = set(model["config"]["dropout_rates"])
-    expect(page.locator("#model")).to_have_text(f"Model {model['version']}")
-    expect(page.locator("#rate-text")).to_have_text(f"{rate:.2f}, the network's own")
-    # As a share of one where it is one: 0.199 is one in five, 0.398 is 40 %.
-    is_one_in = abs(1 / rate - round(1 / rate)) < 0.1
-    share = f"1 in {1 / rate:.0f}" if is_one_in else f"{100 * rate:.0f}\u00a0%"
-    expect(page.locator("#facts")).to_contain_text(f"switches off a random {share} of the neurons")
-
-
-# The numbers
-
-
-def test_the_words_about_doubt_hold_the_answers_numbers(page: Page) -> None:
-    page.get_by_role("button", name="Try a 4 or a 9").click()
-    wait_for_answer(page)
-    answer = json.loads(answer_text(page))
-    words = page.inner_text("#doubt-text")
-
-    assert words.startswith(f"Total doubt {answer['predictive_entropy']:.2f} (0 is none, 2.30 is")
-    assert f"my limit is {answer['decision']['threshold']:.2f})" in words
-    assert f"{answer['expected_entropy']:.2f} because the drawing is unclear" in words
-    assert f"{answer['mutual_information']:.2f} because the passes disagree" in words
-    forced = f"I would say {answer['label']}: confidence {answer['confidence']:.2f}"
-    assert f"Forced to answer {forced}, which holds for usual digits." in words
-
-
-def test_the_rows_are_a_table_with_numbers(page: Page) -> None:
-    page.get_by_role("button", name="Try a 4 or a 9").click()
-    wait_for_answer(page)
-    answer = json.loads(answer_text(page))
-
-    for digit, row in enumerate(page.get_by_role("table").locator("tbody tr").all()):
-        name, count, average, band = row.locator("th, td").all_text_contents()
-        assert (name, count) == (str(digit), str(answer["votes"][digit]))
-        assert float(average) == pytest.approx(answer["mean"][digit], abs=6e-4)
-        low, high = map(float, band.split(" to "))
-        assert 0 <= low <= high <= 1
-
-
-def test_the_verdict_is_spoken_while_one_draws_and_once_at_the_end(page: Page) -> None:
-    page.evaluate(
-        """() => {
-          window.spoken = [];
-          const status = document.querySelector("#status");
-          new MutationObserver(() => window.spoken.push(status.textContent))
-            .observe(status, { childList: true });
-        }"""
-    )
-    draw(page, SEVEN)
-    wait_for_answer(page)
-
-    said = [page.text_content(f"#{name}") for name in ("headline", "badge", "line")]
-    verdict = " ".join(text for text in said if text)
-    expect(page.locator("#status")).to_have_text(verdict)
-    *before, last = page.evaluate("window.spoken")
-    assert last == verdict
-    # Before it, what the stroke looks like so far: another headline each time, and few.
-    assert 1 <= len(before) <= 4
-    assert all(re.fullmatch(r"Not sure yet\.|Looks like an? \d so far\.", one) for one in before)
-    assert page.get_attribute("#pad", "aria-label") == f"Drawing pad. {said[0]}"
-
-
-# Settings, link and command
-
-
-def test_roll_again_changes_the_seed_and_nothing_else(page: Page) -> None:
-    page.get_by_role("button", name="Try a 4 or a 9").click()
-    wait_for_answer(page)
-    first = json.loads(answer_text(page))
-    page.click("#roll")
-    wait_for_answer(page)
-    second = json.loads(answer_text(page))
-
-    assert page.input_value("#seed") == str(second["seed"]) != str(first["seed"])
-    assert second["mean"] != first["mean"]
-    # Two estimates of the same ten numbers, each known to a standard error.
-    error = math.hypot(max(first["standard_error"]), max(second["standard_error"]))
-    assert second["mean"] == pytest.approx(first["mean"], abs=6 * error)
-
-
-def test_the_seed_stays_while_the_pen_moves(page: Page) -> None:
-    seed = page.input_value("#seed")
-    draw(page, SEVEN)
-    wait_for_answer(page)
-
-    assert page.input_value("#seed") == seed
-    assert json.loads(answer_text(page))["seed"] == int(seed)
-
-
-def test_stopping_early_is_asked_for_and_shown(page: Page) -> None:
-    # At most 0.02 is reached after 625 passes whatever they say: no share varies by more than 0.5.
-    page.fill("#passes", "1000")
-    page.select_option("#within", "0.02")
-    draw(page, SEVEN)
-    answer = shown_answer(page)
-
-    assert answer["stop_reason"] == "standard_error"
-    assert max(answer["standard_error"]) <= 0.02
-    assert sum(counts(page)) == answer["passes"] < 1000
-    page.select_option("#estimator", "balanced")
-    expect(page.locator("#within")).to_be_disabled()
-    assert shown_answer(page)["passes"] == 1000
-
-
-def test_an_impossible_setting_is_marked_and_the_last_answer_stays(page: Page, seen: Seen) -> None:
-    draw(page, SEVEN)
-    before = shown_answer(page)
-    page.fill("#passes", "5000")
-    page.locator("#passes").blur()
-    expect(page.locator("#wrong")).to_have_text("Passes must be a whole number from 1 to 1000.")
-    expect(page.locator("#passes")).to_have_attribute("aria-invalid", "true")
-    assert shown_answer(page) == before
-    assert_reads(page, 7)
-    seen.complaints.clear()
-
-    page.fill("#passes", "20")
-    page.locator("#passes").blur()
-    expect(page.locator("#passes")).not_to_have_attribute("aria-invalid", "true")
-    wait_for_answer(page)
-    assert sum(counts(page)) == 20
-    expect(page.locator("#wrong")).to_be_empty()
-
-
-def test_an_impossible_setting_of_a_first_drawing_is_explained(page: Page, seen: Seen) -> None:
-    page.fill("#seed", "-1")
-    draw(page, SEVEN)
-    expect(page.locator("#headline")).to_have_text("That did not work.")
-    expect(page.locator("#seed")).to_have_attribute("aria-invalid", "true")
-    assert page.inner_text("#wrong") == page.inner_text("#line")
-    seen.complaints.clear()
-
-
-def test_a_copied_link_restores_the_answer(page: Page) -> None:
-    page.fill("#passes", "30")
-    page.fill("#seed", "12345")
-    page.get_by_role("button", name="Try a 4 or a 9").click()
-    wait_for_answer(page)
-    text = answer_text(page)
-    page.click("#copy-link")
-    link = page.evaluate("navigator.clipboard.readText()")
-    assert link == page.url
-
-    other = page.context.new_page()
-    other.goto(link)
-    wait_for_answer(other)
-    assert answer_text(other) == text
-    assert headline(other) == headline(page)
-    assert other.input_value("#passes") == "30"
-    assert other.input_value("#seed") == "12345"
-    # A link pasted into an open page works, too.
-    page.click("#clear")
-    page.fill("#passes", "10")
-    page.evaluate("link => { location.href = link; }", link.replace("passes=30", "passes=40"))
-    wait_for_answer(page)
-    assert json.loads(answer_text(page))["passes"] == 40
-
-
-def test_the_copied_command_prints_the_pages_answer(page: Page, tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    draw(page, FOUR_OR_NINE)
-    wait_for_answer(page)
-    text = answer_text(page)
-    page.click("#copy-curl")
-    command = page.evaluate("navigator.clipboard.readText()")
-
-    assert command == page.text_content("#curl")
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True)
-    assert done.stdout == text.encode()
-    assert json.loads(text)["passes"] == 50
-
-
 # A server in trouble
 
 
@@ -571,7 +255,7 @@ def test_a_server_that_is_gone_and_comes_back(browser: Browser, servers: ServerS
     page.click("#roll")
     expect(page.locator("#headline")).to_have_text("The server does not answer.")
     expect(page.locator("#line")).to_have_text(
-        re.compile(r"What you see is from \d\d:\d\d:\d\d\. Trying again in [1-4] s\.")
+        re.compile(r"What you see is from \d\d:\d\d:\d\d\. Trying again in [1-4]\xa0s\.")
     )
     expect(page.locator("#rows-title")).to_be_visible()
     assert dots(page) == before
@@ -595,17 +279,21 @@ def test_a_busy_server_is_asked_again(page: Page, seen: Seen) -> None:
     )
     draw(page, SEVEN)
     expect(page.locator("#headline")).to_have_text("The server is busy.")
-    expect(page.locator("#line")).to_have_text(re.compile(r"Trying again in \d+ s\."))
+    expect(page.locator("#line")).to_have_text(re.compile(r"Trying again in \d+\xa0s\."))
     page.unroute(stream)
     # It asks again by itself.
     assert_reads(page, 7)
     seen.complaints.clear()
 
 
-def test_a_picture_without_ink_is_refused_in_words(page: Page, seen: Seen) -> None:
+def test_a_picture_without_ink_is_refused_in_words_and_shows_its_steps(
+    page: Page, seen: Seen
+) -> None:
     send_file(page, "paste", ROOT / "tests" / "browser" / "blank.png")
     expect(page.locator("#headline")).to_have_text("I can't find a digit.")
     assert "the image is uniform; send a digit" in page.inner_text("#line")
+    page.get_by_role("button", name="Show how it was read").click()
+    expect(page.locator("#pictures img").first).to_be_in_viewport()
     seen.complaints.clear()
 
 

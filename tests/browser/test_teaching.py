@@ -1,7 +1,6 @@
 """What the playground teaches: the rate, what is off, the steps, the network; and on a phone."""
 
 import base64
-import json
 import re
 from collections.abc import Iterator
 from io import BytesIO
@@ -10,25 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.chromium import FOUR_OR_NINE, SEVEN, wait_for_answer
+from tests.browser.answers import asked_again, shown_answer, try_example
+from tests.browser.chromium import FOUR_OR_NINE, ONE_AND_TWO, SEVEN
 from tests.browser.conftest import Seen
 from tests.conftest import SAMPLES, RunningServer
 
 pytestmark = pytest.mark.slow
-
-
-def try_example(page: Page, name: str) -> dict[str, Any]:
-    page.get_by_role("button", name=f"Try {name}").click()
-    return shown_answer(page)
-
-
-def shown_answer(page: Page) -> dict[str, Any]:
-    wait_for_answer(page)
-    expect(page.locator("#answer")).not_to_be_empty()
-    answer: dict[str, Any] = json.loads(page.text_content("#answer") or "")
-    return answer
 
 
 def slide_to(page: Page, rate: float) -> None:
@@ -43,19 +31,6 @@ def slide_to(page: Page, rate: float) -> None:
     )
 
 
-def passes_of(page: Page, server: RunningServer) -> dict[str, Any]:
-    """The page's question again, by its command, with every pass."""
-    found = re.search(
-        r"printf %s '([^']+)'.*(predict/mc\?[^']+)'", page.text_content("#curl") or ""
-    )
-    assert found is not None
-    response = httpx.post(
-        f"{server.address}/{found[2]}&return_passes=true", content=base64.b64decode(found[1])
-    )
-    answer: dict[str, Any] = response.raise_for_status().json()
-    return answer
-
-
 # The rate
 
 
@@ -64,7 +39,12 @@ def test_the_rate_makes_passes_agree_or_scatter(page: Page) -> None:
     expect(page.locator("#rate-text")).to_have_text(re.compile(r"^0\.\d\d, the network's own$"))
     assert "dropout" not in own
 
-    slide_to(page, 0)
+    box = page.locator("#rate").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] - 20, box["y"], steps=4)
+    page.mouse.up()
     expect(page.locator("#line")).to_have_text(re.compile("^Nothing was switched off"))
     none = shown_answer(page)
     assert (none["dropout"], max(none["votes"]), none["decision"]) == (0, 50, None)
@@ -101,7 +81,10 @@ def test_the_rate_moves_with_the_keyboard(page: Page) -> None:
 
 def test_pointing_at_a_neuron_says_how_often_it_was_off(page: Page, server: RunningServer) -> None:
     try_example(page, "a 4 or a 9")
-    dropped = [base64.b64decode(bits) for bits in passes_of(page, server)["dropped"]]
+    dropped = [
+        base64.b64decode(bits)
+        for bits in asked_again(page, server, return_passes="true")["dropped"]
+    ]
 
     def off(neuron: int) -> int:
         return sum(bits[neuron // 8] >> (7 - neuron % 8) & 1 for bits in dropped)
@@ -119,15 +102,15 @@ def test_pointing_at_a_neuron_says_how_often_it_was_off(page: Page, server: Runn
 def test_the_four_steps_show_the_answer_and_its_pass(page: Page, server: RunningServer) -> None:
     try_example(page, "a 4 or a 9")
     page.fill("#pass", "3")
-    api = passes_of(page, server)
+    api = asked_again(page, server, return_passes="true")
     third = api["pass_probabilities"][2]
     off = sum(bin(byte).count("1") for byte in base64.b64decode(api["dropped"][2]))
     best = max(range(10), key=third.__getitem__)
 
     steps = page.locator("#how li").all_inner_texts()
     assert f"In pass 3, {off} of 896 were off." in steps[1]
-    assert f"Pass 3 gives {best} the most, {third[best]:.2f}" in steps[2]
-    assert f"50 passes give {api['digit']} {max(api['mean']):.2f} on average" in steps[3]
+    assert f"Pass 3 says {best} with probability {third[best]:.2f}: a dot above" in steps[2]
+    assert f"Here the mean for {api['digit']} is {max(api['mean']):.2f}, and 50 passes" in steps[3]
     squares = [page.locator(f"#how-off .{kind}").get_attribute("d") or "" for kind in ("on", "off")]
     assert [path.count("M") for path in squares] == [896 - off, off]
     assert page.locator("#how-passes .ticks").first.get_attribute("d", timeout=5000)
@@ -139,7 +122,7 @@ def test_the_four_steps_show_the_answer_and_its_pass(page: Page, server: Running
 
 def test_the_page_says_what_mc_dropout_is_before_any_click(page: Page) -> None:
     words = page.inner_text("#intro")
-    for said in ("Dropout switches off", "One pass is", "MC dropout collects", "it abstains"):
+    for said in ("Dropout switches off", "One pass is", "MC dropout asks for fifty", "abstains if"):
         assert said in words
     box = page.locator("#intro").bounding_box()
     assert box is not None
@@ -155,52 +138,35 @@ def test_the_model_link_opens_a_card_in_words(page: Page, server: RunningServer)
     card = page.get_by_role("dialog", name="The network that answers")
     expect(card).to_contain_text(f"{model['name']}, version {model['version']}")
     expect(card).to_contain_text("784 values in; 512, 256, 128 neurons; 10 digits out")
-    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Close").click()
     expect(card).to_be_hidden()
 
 
-@pytest.fixture
-def two_networks(page: Page) -> list[str]:
-    """The server as if it had two networks; what is asked of the second one, the first answers."""
-    asked: list[str] = []
-
-    def answer(route: Route) -> None:
-        asked.append(route.request.url)
-        path = re.sub(r"/models/plain$", "/model", route.request.url)
-        route.continue_(url=path.replace("/models/plain/", "/"))
-
-    versions = [{"version": "1", "input": {"preparation": "digit"}}]
-    models = [
-        {"name": name, "default": name == "mnist", "versions": versions}
-        for name in ("mnist", "plain")
-    ]
-    page.route("**/models", lambda route: route.fulfill(json={"models": models}))
-    page.route(re.compile("/models/plain"), answer)
-    page.reload()
-    return asked
-
-
-def test_a_switch_chooses_between_two_networks(page: Page, two_networks: list[str]) -> None:
+def test_a_switch_chooses_between_two_networks(page: Page, seen: Seen) -> None:
     network = page.get_by_role("combobox", name="Network")
     expect(network).to_have_value("mnist")
-    try_example(page, "the letter A")
-    assert two_networks == []
-    network.select_option("plain")
-    expect(page.locator("#curl")).to_contain_text("/models/plain/predict/mc?")
-    shown_answer(page)
-    asked = " ".join(two_networks)
-    assert "/models/plain " in asked
-    assert "/models/plain/predict/mc/stream?" in asked
-    assert "network=plain" in page.url
-    assert "network" not in asked.replace("/models/plain", "")
+    assert "Try the letter A with each network." in page.inner_text("#try-it")
+    own = try_example(page, "the letter A")
+    assert "/models/" not in " ".join(seen.requests)
+    network.select_option("mnist-plain")
+    expect(page.locator("#curl")).to_contain_text("/models/mnist-plain/predict/mc?")
+    other = shown_answer(page)
+    assert (own["model"]["name"], other["model"]["name"]) == ("mnist", "mnist-plain")
+    assert f"Model {other['model']['version']}" == page.text_content("#model")
+    # The plain one takes the letter for a digit; the other one scatters.
+    assert max(other["votes"]) > 25 > max(own["votes"])
+    assert "network=mnist-plain" in page.url
 
-    # A link to it chooses it.
-    before = len(two_networks)
+    # A link to it chooses it; one to a network that is gone does not.
     page.goto("about:blank")
     page.go_back()
-    expect(network).to_have_value("plain")
-    shown_answer(page)
-    assert any("/models/plain/predict/mc/stream?" in url for url in two_networks[before:])
+    expect(network).to_have_value("mnist-plain")
+    assert shown_answer(page) == other
+    page.evaluate("location.hash = location.hash.replace('mnist-plain', 'gone')")
+    expect(network).to_have_value("mnist")
+    assert shown_answer(page)["model"] == own["model"]
+    assert all("404" in complaint for complaint in seen.complaints)
+    seen.complaints.clear()
 
 
 def test_one_network_needs_no_switch(page: Page) -> None:
@@ -209,6 +175,7 @@ def test_one_network_needs_no_switch(page: Page) -> None:
     page.reload()
     try_example(page, "a 7")
     expect(page.locator("#networks")).to_be_hidden()
+    assert "letter A" not in page.inner_text("#try-it")
 
 
 # Links, and the phone
@@ -271,6 +238,18 @@ def test_a_finger_draws_and_the_page_stays_where_it_is(phone: Page) -> None:
     assert dot is not None
     phone.touchscreen.tap(dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2)
     expect(phone.locator("#rows tr.chosen")).to_have_count(1)
+    phone.locator("#settings summary").tap()
+    expect(phone.locator("#passes")).to_be_in_viewport()
+
+
+def test_a_finger_chooses_one_of_two_digits(phone: Page) -> None:
+    touch(phone, ONE_AND_TWO)
+    assert shown_answer(phone)["decision"]["reason"] == "several_digits"
+    # A finger is wider than some frames: a little outside will do.
+    frame = phone.get_by_role("button", name="Read only this one, 2 of 2").bounding_box()
+    assert frame is not None
+    phone.touchscreen.tap(frame["x"] - 5, frame["y"] + frame["height"] / 2)
+    expect(phone.locator("#headline")).to_have_text("It's a 2.")
 
 
 @pytest.mark.parametrize("name", ["a 7", "a scribble"])

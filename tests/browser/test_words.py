@@ -154,7 +154,7 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
     ),
     "a rate of 0": (
         {"kind": "answered", "answer": NO_RATE},
-        "Most passes say 4.",
+        "All passes say 4.",
         "Nothing was switched off, so all passes are the same. Decisions hold only at the "
         "network's own rate, so none is made.",
         None,
@@ -183,12 +183,13 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
     "several digits": (
         {"kind": "answered", "answer": abstaining({4: 50}, "several_digits")},
         "I see more than one digit.",
-        "I read one at a time: choose one, or erase all but one.",
+        "I read one at a time: choose one by its frame. The grey dots are for the one with most "
+        "ink.",
         "ABSTAINS",
     ),
     "no limit for doubt": (
         {"kind": "answered", "answer": UNKNOWN},
-        "Most passes say 7.",
+        "All passes say 7.",
         "50 of 50 passes say 7. This network has no limit for doubt yet, so it neither answers "
         "nor abstains.",
         None,
@@ -202,13 +203,13 @@ STATES: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
     "server gone": (
         failed({}, since="14:32:07", retryInSeconds=4),
         "The server does not answer.",
-        "What you see is from 14:32:07. Trying again in 4 s.",
+        "What you see is from 14:32:07. Trying again in 4\u00a0s.",
         None,
     ),
     "busy": (
         failed(OVERLOADED, retryInSeconds=2),
         "The server is busy.",
-        "Trying again in 2 s.",
+        "Trying again in 2\u00a0s.",
         None,
     ),
     "bad file": (

@@ -136,6 +136,7 @@ export class Playback {
 
   start(question, isAtOnce) {
     this.stop();
+    this.isAtOnce = isAtOnce;
     const startedAt = performance.now();
     let shown = null;
     const step = () => {

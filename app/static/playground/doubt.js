@@ -25,7 +25,7 @@ export function clearDoubt(elements) {
   showPart(elements.copies, 0, 0);
   elements.limit.hidden = true;
   elements.text.textContent =
-    "Doubt has two sources: a drawing that is unclear, and passes that disagree about it.";
+    "Doubt has two sources: an unclear drawing, and passes that disagree.";
 }
 
 /** Shows a part of the bar, in per cent of its width: cut out, since what is moved counts as a shift. */

@@ -41,7 +41,7 @@ export class Lesson {
     offText.textContent = `In pass ${index + 1}, ${off} of ${isOff.length} were off.`;
     drawBars(pass, this.labels, probs.map((mean) => ({ mean })), place.digit);
     const [label, share] = [this.labels[place.digit], probs[place.digit].toFixed(2)];
-    passText.textContent = `Pass ${index + 1} gives ${label} the most, ${share}: a dot above the ${label}.`;
+    passText.textContent = `Pass ${index + 1} says ${label} with probability ${share}: a dot above the ${label}.`;
   }
 
   /** Shows all passes: each of their probabilities, and their mean. */
@@ -53,8 +53,8 @@ export class Lesson {
         Math.max(passes.length - 1, 1),
     );
     this.elements.passesText.textContent =
-      `${passes.length} passes give ${this.labels[digit]} ${mean[digit].toFixed(2)} on average; ` +
-      `they spread by ${spread.toFixed(2)}.`;
+      `Here the mean for ${this.labels[digit]} is ${mean[digit].toFixed(2)}, and ${passes.length} passes ` +
+      `spread by ${spread.toFixed(2)}.`;
   }
 }
 

@@ -14,9 +14,9 @@ export function showCard({ link, facts }, model) {
     Layers: `${sizes[0]} values in; ${sizes.slice(1, -1).join(", ")} neurons; ${sizes.at(-1)} digits out`,
     Dropout: `each pass switches off ${dropoutWords(rates)}`,
     "Trained on": training?.dataset?.toUpperCase(),
-    "Limit for doubt": calibration?.thresholds ? "set on digits that were kept back from training" : "none",
-    "Wrong answers": validation && `${percent(validation.error)} of ${metrics.validation.images.toLocaleString("en")} digits kept back`,
-    "Of those answered": validation && `${percent(validation.accepted_error)} wrong; it answers ${percent(validation.coverage)}`,
+    "Limit for doubt": calibration?.thresholds ? "set on the digits kept back" : "none",
+    "Wrong answers": validation && `${percent(validation.error)} of ${metrics.validation.images.toLocaleString("en")} digits kept back from training`,
+    "If it may abstain": validation && `it answers ${percent(validation.coverage)}, and ${percent(validation.accepted_error)} of these answers are wrong`,
   };
   link.textContent = `Model ${model.version}`;
   facts.replaceChildren(

@@ -222,7 +222,7 @@ async function finish(question) {
   find("rows").setAttribute("aria-busy", "false");
   const digits = question.milliseconds < 10 ? 1 : 0;
   const took = question.milliseconds.toFixed(digits);
-  find("took").textContent = `in ${took} ms, shown slowed down`;
+  find("took").textContent = playback.isAtOnce ? `in ${took} ms` : `${took} ms, shown slower`;
   const words = showWords({ kind: "answered", answer });
   speaking = setTimeout(() => speak(words), SPOKEN_AFTER_MS);
   pad.showBoxes(find("boxes"), answer.decision?.boxes ?? []);

@@ -5,7 +5,7 @@ import { isFlat, rivalOf } from "./words.js";
 const MOST_DOTS = 100; // for more passes one dot stands for several
 const LEAST_SHARE = 0.02; // of the mean; a class below it is nobody's rival
 const LARGEST_DOT = 13; // pixels
-const FULL_LINES = 1.3; // how much smaller dots may be for it
+const FULL_LINES = 1.2; // how much smaller dots may be for it
 const SVG = "http://www.w3.org/2000/svg";
 // Pixels around the tracks: axes to the left, counts above the piles, digits below.
 const MARGIN = { left: 44, right: 4, top: 17, bottom: 23 };
@@ -47,8 +47,8 @@ export class Tracks {
     this.probs = null;
     this.elements.legend.textContent =
       this.passesPerDot === 1
-        ? "one pass, above its best digit"
-        : `${this.passesPerDot} passes, above their best digit`;
+        ? "one pass, above the digit it says"
+        : `${this.passesPerDot} passes, above the digit they say`;
     for (const digit of this.digits) {
       for (const cell of digit.cells) cell.textContent = "";
       digit.number.textContent = "";
@@ -134,7 +134,7 @@ export class Tracks {
     this.#drawAxes(width);
     this.digits.forEach(({ pile, strip, dots }, i) => {
       for (const [group, base] of [[pile, this.votesBase], [strip, this.chancesBase]]) {
-        move(group.querySelector(".label"), this.#middle(i), base + 17);
+        move(group.querySelector(".label"), this.#middle(i), base + 18);
       }
       [...dots.children].forEach((dot, number) => this.#placeDot(dot, number));
       dots.setAttribute("transform", `translate(${this.#middle(i)} ${this.votesBase})`);
@@ -176,7 +176,7 @@ export class Tracks {
     );
     this.axes.chances.replaceChildren(
       ...[0, 0.5, 1].flatMap((chance) => axis(this.#chanceY(chance), String(chance))),
-      title("average", this.chancesBase),
+      title("probability", this.chancesBase),
     );
   }
 
@@ -204,7 +204,7 @@ export class Tracks {
       marks.replaceChildren();
       if (this.probs !== null) {
         const at = `translate(${x} ${this.#chanceY(this.probs[i])})`;
-        marks.append(shape("path", { class: "mark", transform: at, d: "M0-4.5 4.5 0 0 4.5-4.5 0z" }));
+        marks.append(shape("path", { class: "mark", transform: at, d: "M0-4 4 0 0 4-4 0z" }));
       }
     });
   }

@@ -61,10 +61,9 @@ function answeredWords(answer, labels) {
 /** At another dropout rate, or where the network has no limit, nothing is decided. */
 function undecidedWords(answer, labels) {
   const label = labels[answer.digit];
-  const headline =
-    2 * answer.votes[answer.digit] > answer.passes
-      ? `Most passes say ${label}.`
-      : `The passes scatter; most often they say ${label}.`;
+  let headline = `The passes scatter; most often they say ${label}.`;
+  if (2 * answer.votes[answer.digit] > answer.passes) headline = `Most passes say ${label}.`;
+  if (isUnanimous(answer)) headline = `All passes say ${label}.`;
   if (answer.dropout == null) {
     const line = "This network has no limit for doubt yet, so it neither answers nor abstains.";
     return say(headline, `${voteLine(answer, labels)} ${line}`);
@@ -77,7 +76,7 @@ function abstainingWords(answer, labels) {
   const label = labels[answer.digit];
   const isAlone = answer.passes === 1;
   if (answer.decision.reason === "several_digits") {
-    return say("I see more than one digit.", "I read one at a time: choose one, or erase all but one.");
+    return say("I see more than one digit.", "I read one at a time: choose one by its frame. The grey dots are for the one with most ink.");
   }
   if (isFlat(answer)) {
     return say(
@@ -137,7 +136,7 @@ export function rivalOf({ decision, digit, votes, mean }) {
 }
 
 function failedWords({ error, since, retryInSeconds }) {
-  const again = retryInSeconds === null ? "" : `Trying again in ${retryInSeconds} s.`;
+  const again = retryInSeconds === null ? "" : `Trying again in ${retryInSeconds}\u00a0s.`;
   if (error.status === undefined) {
     const seen = since === null ? "" : `What you see is from ${since}. `;
     return say("The server does not answer.", `${seen}${again}`);
@@ -177,13 +176,16 @@ export function isByEntropy(decision) {
 /** The doubt in plain words, with the numbers of the answer. */
 export function doubtWords(answer) {
   const { decision } = answer;
+  if (decision?.reason === "several_digits") {
+    return "I abstain because there is more than one digit, not because of doubt. No confidence is given.";
+  }
   const most = Math.log(answer.mean.length);
   const limit = decision === null ? "" : `my limit is ${decision.threshold.toFixed(2)}`;
   const [ofAll, ofCopies] = isByEntropy(decision) ? [`; ${limit}`, ""] : ["", limit && ` (${limit})`];
   return (
     `Total doubt ${answer.predictive_entropy.toFixed(2)} ` +
-    `(0 is none, ${most.toFixed(2)} is pure guessing${ofAll}). ` +
-    `${answer.expected_entropy.toFixed(2)} because the drawing is unclear to each pass by itself; ` +
+    `(0 is none, ${most.toFixed(2)} is pure guessing${ofAll}): ` +
+    `${answer.expected_entropy.toFixed(2)} because the drawing is unclear to each pass by itself, ` +
     `${answer.mutual_information.toFixed(2)} because the passes disagree${ofCopies}. ` +
     confidenceWords(answer)
   );
@@ -192,14 +194,12 @@ export function doubtWords(answer) {
 /** What the calibrated confidence means here: it was measured on single digits. */
 function confidenceWords({ decision, label, confidence }) {
   if (decision === null) return "Nothing is calibrated here, so no confidence is given.";
-  if (decision.outcome === "accept") return `Calibrated confidence in ${label}: ${confidence.toFixed(2)}.`;
+  const share = confidence < 0.995 ? confidence.toFixed(2) : "above 0.99"; // 1.00 would claim too much
+  if (decision.outcome === "accept") return `Calibrated confidence in ${label}: ${share}.`;
   if (decision.reason === "ambiguous") {
-    return (
-      `Forced to answer I would say ${label}: confidence ${confidence.toFixed(2)}, which holds for ` +
-      "usual digits."
-    );
+    return `If I had to answer, I would say ${label}: confidence ${share}, calibrated on usual digits.`;
   }
-  return "No confidence is given: it would hold only for one digit like those I learnt.";
+  return "No confidence is given: it is calibrated on single digits like those I learnt.";
 }
 
 /** How many neurons a pass switches off: "a random 1 in 5", or per cent where that is no such share. */

@@ -55,6 +55,7 @@ def test_2000_requests_have_the_same_bytes_alone_and_in_any_company(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # each compiles
 @pytest.mark.parametrize(
     "compiled",
     [{}, {"NUMBA_CPU_NAME": "generic"}, {"NUMBA_OPT": "0"}],
