@@ -227,13 +227,13 @@ async def test_the_oldest_is_the_one_that_came_first_and_not_the_largest() -> No
         await second
 
 
-async def test_two_large_requests_take_turns() -> None:
+async def test_large_requests_take_turns() -> None:
     step = Adder()
     async with serving(step) as scheduler:
-        await asyncio.gather(ask(scheduler, Sum(1, 4 * SHARE)), ask(scheduler, Sum(2, 4 * SHARE)))
+        await asyncio.gather(*(ask(scheduler, Sum(number, 4 * SHARE)) for number in (1, 2, 3)))
 
     order = [number for number, _ in step.steps]
-    assert [number for number, _ in itertools.groupby(order)] == [1, 2] * 4
+    assert [number for number, _ in itertools.groupby(order)] == [1, 2, 3] * 4
 
 
 async def test_a_request_without_jobs_has_no_answers() -> None:

@@ -195,6 +195,19 @@ async def test_the_most_that_is_queued_takes_the_longest_wait_at_the_measured_pa
         assert scheduler.most_queued == pytest.approx(2000, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("passes", "pace"),
+    [(50, 3.0), (400, 2.0)],  # of the last round, in which two jobs end, or one
+)
+async def test_what_a_job_costs_besides_its_passes_counts_at_its_end(
+    passes: int, pace: float
+) -> None:
+    async with serving(Adder(), job_cost=100) as scheduler:
+        await ask(scheduler, *(Sum(1, passes) for _ in range(10)))
+
+        assert scheduler.backlog.pace == pytest.approx(pace)
+
+
 async def test_each_change_of_the_queue_is_reported() -> None:
     changes: list[int] = []
     scheduler = make_scheduler(Adder(), note_queued=changes.append)
