@@ -69,8 +69,8 @@ class Mutant(NamedTuple):
 
     def lines(self) -> tuple[str, str]:
         """Those that are replaced, and those in their place."""
-        both = difflib.ndiff(_source(self.module).splitlines(), self.code().splitlines())
-        lines = list(both)
+        both = _source(self.module).splitlines(), self.code().splitlines()
+        lines = list(difflib.ndiff(*both))
         old, new = (
             " / ".join(line[2:].strip() for line in lines if line.startswith(sign))
             for sign in ("- ", "+ ")

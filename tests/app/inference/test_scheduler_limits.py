@@ -333,6 +333,7 @@ async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None
     async with serving(Adder()) as scheduler:
         reading = asyncio.create_task(request())
         await turns(1)
+        await ask(scheduler, Sum(2, 20))  # which is finished before
         closing = asyncio.create_task(scheduler.close(PATIENCE_SECONDS))
         await turns(5)
         assert not closing.done()
@@ -340,6 +341,17 @@ async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None
         await closing
 
         assert reading.result() == [Sum(1, 20).right]
+
+
+async def test_closing_waits_for_what_is_computed_though_another_has_left() -> None:
+    async with serving(Adder()) as scheduler:
+        computed = ask(scheduler, Sum(1, 20 * ROUND))
+        await turns(2)
+        with scheduler.admit(20):
+            pass
+        await scheduler.close(PATIENCE_SECONDS)
+
+        assert computed.result() == [Sum(1, 20 * ROUND).right]
 
 
 async def test_what_is_not_finished_when_the_time_is_over_ends_with_not_ready() -> None:
