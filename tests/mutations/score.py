@@ -67,15 +67,15 @@ class Mutant(NamedTuple):
         assert isinstance(changed, str)
         return changed
 
-    def lines(self) -> tuple[str, str]:
-        """Those that are replaced, and those in their place."""
+    def change(self) -> str:
+        """The lines that it has in place of others; where it has none, those that it lacks."""
         both = _source(self.module).splitlines(), self.code().splitlines()
         lines = list(difflib.ndiff(*both))
-        old, new = (
-            " / ".join(line[2:].strip() for line in lines if line.startswith(sign))
-            for sign in ("- ", "+ ")
+        new, old = (
+            " / ".join(filter(None, (line[2:].strip() for line in lines if line[0] == sign)))
+            for sign in "+-"
         )
-        return old, new
+        return new or f"without {old}"
 
 
 def _source(module: str) -> str:
@@ -150,16 +150,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not _pass(module, folder):
                 print(f"the tests of {module} fail without any mutant")
                 return 2
-        for mutant in mutants:
+        for number, mutant in enumerate(mutants):
+            print(f"{number} of {len(mutants)}", end="\r", file=sys.stderr)
             made[mutant.module] += 1
             if is_killed(mutant, folder):
                 killed[mutant.module] += 1
                 continue
-            old, new = mutant.lines()
-            reason = REASONS.get((mutant.module, new))
+            reason = REASONS.get((mutant.module, mutant.change()))
             unexplained += reason is None
-            print(f"survived: {mutant.module}\n  - {old}\n  + {new}")
-            print(f"  {reason or 'NO REASON YET'}", flush=True)
+            print(f"survived: {mutant.module}: {mutant.change()}")
+            print(f"  {reason or 'no reason yet'}", flush=True)
     for module, count in made.items():
         print(f"{module}: {killed[module]} of {count} killed")
     score = killed.total() / max(1, made.total())

@@ -97,6 +97,9 @@ NO_CREDENTIALS: list[dict[str, Any]] = [
     {"headers": {b"authorization": b"Bearer \xe4"}},
     {"headers": {"authorization": ALICE}},
     {"headers": {"authorization": f"Basic {ALICE}"}},
+    # As long as "Bearer", before and behind it.
+    {"headers": {"authorization": f"Apikey {ALICE}"}},
+    {"headers": {"authorization": f"Secret {ALICE}"}},
     {"headers": [*bearer(WRONG).items(), *bearer(ALICE).items()]},
     {"headers": {"x-api-key": ALICE}},
     {"headers": {"cookie": f"authorization=Bearer {ALICE}"}},
@@ -265,7 +268,9 @@ def later(path: Path, content: str, keys: ApiKeys, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("app.api.auth.time.monotonic", lambda: now + 10)
 
 
-def test_a_changed_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "keys"
     path.write_text(key_line(ALICE, "alice"))
     keys = ApiKeys(path)
@@ -273,7 +278,9 @@ def test_a_changed_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     later(path, key_line(BOB, "bob"), keys, monkeypatch)
 
-    assert (keys.admits(ALICE.encode()), keys.admits(BOB.encode())) == (False, True)
+    with caplog.at_level(logging.INFO, logger="dropserve"):
+        assert (keys.admits(ALICE.encode()), keys.admits(BOB.encode())) == (False, True)
+    assert caplog.messages == ["API keys: 1"]
 
 
 def make_unreadable(path: Path) -> None:

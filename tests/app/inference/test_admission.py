@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.errors import ErrorCode
-from app.inference.admission import INLINE_COST, Admission
+from app.inference.admission import Admission
 from app.inference.backlog import Backlog, Charge
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
@@ -97,7 +97,7 @@ def test_what_is_decoded_in_a_thread_may_take_long() -> None:
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_deterministic_answer_may_take_long_beyond_the_inline_cost(more: int) -> None:
-    admission, _ = make_admission(deterministic=INLINE_COST + more)
+    admission, _ = make_admission(deterministic=200 + more)
 
     assert admission.may_take_long(b"", PLAIN) == bool(more)
 

@@ -8,7 +8,7 @@ from app.inference.backlog import Backlog, Charge, size_of
 def test_costs_of_a_power_of_eight_have_a_size() -> None:
     assert size_of(0) == 0
     assert size_of(64) == size_of(511) == size_of(63) + 1 == size_of(512) - 1
-    assert size_of(2**60) == size_of(2**59)
+    assert size_of(2**60) == size_of(2**42) == size_of(2**42 - 1) + 1
 
 
 def test_where_nothing_is_left_to_do_nobody_waits() -> None:
@@ -53,6 +53,15 @@ def test_a_pause_counts_for_as_long_as_it_was() -> None:
         backlog.measure(1, 0.001)
     backlog.measure(1, 0.5)
     assert 300 < backlog.pace < 700
+
+
+def test_it_is_the_turn_of_the_oldest_once_others_had_any() -> None:
+    backlog = Backlog(1.0)
+    assert not backlog.takes_oldest
+    backlog.take(1, of_oldest=False)
+    assert backlog.takes_oldest
+    backlog.take(1, of_oldest=True)
+    assert not backlog.takes_oldest
 
 
 def test_the_oldest_gets_a_quarter_of_what_is_done() -> None:

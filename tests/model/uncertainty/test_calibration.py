@@ -97,6 +97,7 @@ def test_extreme_temperatures_give_numbers(temperature: float) -> None:
     assert np.isfinite(scaled).all()
     assert scaled.sum() == pytest.approx(1, rel=1e-15)
     assert scaled.argmax() == 0
+    assert scaled[3] == 0
 
 
 def test_the_probabilities_given_are_not_changed() -> None:
@@ -220,7 +221,7 @@ def test_fewer_passes_than_the_least_have_its_values() -> None:
 def test_target_errors_between_numbers_of_passes_need_both_of_them() -> None:
     def with_targets(one: dict[str, Any], value: float, *, third: Any) -> dict[str, Any]:
         point = {"threshold": value, "coverage": 2 * value}
-        targets = {"0.01": point, "0.02": None, "0.03": third}
+        targets = {"0.01": point, "0.02": None, "0.03": third, "0.04": {**point, "coverage": None}}
         return {**one, "target_errors": targets}
 
     rows = [
