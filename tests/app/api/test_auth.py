@@ -283,6 +283,21 @@ def test_a_changed_file_is_taken(
     assert caplog.messages == ["API keys: 1"]
 
 
+def test_the_file_is_looked_at_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now = tmp_path / "keys", [1000.0]
+    path.write_text(key_line(ALICE, "alice"))
+    monkeypatch.setattr("app.api.auth.time.monotonic", lambda: now[0])
+    keys = ApiKeys(path)
+    path.unlink()
+
+    now[0] += 0.99
+    assert keys.admits(ALICE.encode())
+    now[0] += 0.01
+    assert not keys.admits(ALICE.encode())
+
+
 def make_unreadable(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -366,6 +381,16 @@ def test_a_file_without_keys_is_refused_at_start(
 
     assert ALICE not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_of_up_to_a_mebibyte_is_read(tmp_path: Path) -> None:
+    path, line = tmp_path / "keys", key_line(ALICE, "alice") + "\n"
+    path.write_text(line.ljust(2**20, "#"))
+    assert ApiKeys(path).admits(ALICE.encode())
+
+    path.write_text(line.ljust(2**20 + 1, "#"))
+    with pytest.raises(SettingsError, match="more than 1,048,576 bytes"):
+        ApiKeys(path)
 
 
 def test_keys_differ_and_their_line_does_not_reveal_them() -> None:

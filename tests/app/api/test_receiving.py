@@ -136,6 +136,7 @@ async def test_a_file_of_a_form_never_goes_to_the_disk(
     one = await client.post("/predict", **as_form([large]))
     many = await client.post("/predict/batch", **as_form([large, large, large]))
 
+    assert (one.status_code, many.status_code) == (200, 200), many.text
     assert one.json()["digit"] == 7
     assert [each["digit"] for each in many.json()["predictions"]] == [7, 7, 7]
 

@@ -273,7 +273,11 @@ def test_a_histogram_without_a_share_for_each_bound_is_refused(count: int) -> No
 
 
 def test_what_an_older_checkpoint_lacks_is_null_and_has_its_reason() -> None:
-    later = {"target_errors": {}, "until_decision": {}, "entropy_histogram": {}}
+    later: dict[str, Any] = {
+        "target_errors": {},
+        "until_decision": {},
+        "entropy_histogram": {},
+    }
     assert with_missing({**STORED, **later}) == {**STORED, **later}
 
     completed = with_missing({**STORED, **later, "until_decision": None})
