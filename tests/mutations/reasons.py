@@ -1,42 +1,48 @@
 """Why a mutant may survive: by its module and `Mutant.change`."""
 
-_ONE = "there is one element, which is the first and the last"
 _ANY_NEGATIVE = "NumPy takes any negative size as the one that is left"
+_CHOICE = "how many is a choice; the tests take it from the code"
+_ONE = "there is one element, which is the first and the last"
+_REMEMBERED = "what is remembered is computed again"
 _SLOWER = "the same function, interpreted: the counts of instructions notice it"
-_TYPES_ONLY = "what is imported there is only used in annotations"
-_ADMISSION, _AUTH = "app/inference/admission.py", "app/api/auth.py"
-_STATISTICS, _CALIBRATION = "model/uncertainty/statistics.py", "model/uncertainty/calibration.py"
+_STORED = "a number of passes that is stored: both ends are its row"
+_TYPES = "it is there for the type checker"
 
-REASONS: dict[tuple[str, str], str] = {
-    (_ADMISSION, "if not TYPE_CHECKING:"): _TYPES_ONLY,
-    (_AUTH, "return keys.admits(given[ -1][len(_SCHEME) :].strip())"): _ONE,
-    (_CALIBRATION, 'without @compiled("void(float64[:, ::1], float64)")'): _SLOWER,
-    (_CALIBRATION, "_soften(p.reshape(~1, p.shape[-1]), temperature)"): _ANY_NEGATIVE,
-    (_CALIBRATION, "share = -1.0"): "a number of passes that is stored: both ends are its row",
-    (_CALIBRATION, "share = 1.0"): "a number of passes that is stored: both ends are its row",
-    (
-        _STATISTICS,
+REASONS: dict[str, dict[str, str]] = {
+    "app/inference/scheduler.py": {
+        "TURNS_OF_A_ROUND = 3": _CHOICE,
+        "await asyncio.sleep( -1)": "asyncio takes no negative time for 0",
+        "passes_per_second: float = 100001.0,": "a first guess, which measurements replace",
+        "without @property": _TYPES,
+    },
+    "app/inference/admission.py": {"if not TYPE_CHECKING:": _TYPES},
+    "app/api/auth.py": {"return keys.admits(given[ -1][len(_SCHEME) :].strip())": _ONE},
+    "model/sampling/masks.py": {
+        "@lru_cache(maxsize= 33)": _REMEMBERED,
+        "without @lru_cache(maxsize=32)": _REMEMBERED,
+        'without @compiled("void(int64, int64, uint8[::1], uint8[:, ::1])")': _SLOWER,
+        "words[4 * block ^ 2] = x2": "the last two bits of 4 * block are 0",
+    },
+    "model/uncertainty/statistics.py": {
+        "_entropies(mean.reshape(1, - 2), total)": _ANY_NEGATIVE,
+        "_entropies(p.reshape(-1, p.shape[-1]), found.reshape(- 2))": _ANY_NEGATIVE,
+        "flat = p.reshape(- 2)": _ANY_NEGATIVE,
+        "flat = p.reshape(~1)": _ANY_NEGATIVE,
+        "per_class, votes = np.empty(( 4, p.shape[1])), np.zeros(p.shape[1], np.int64)": (
+            "a row more, which nobody reads"
+        ),
+        "return total[ -1], expected / passes": _ONE,
+        "variance = per_class[:, 1] if passes != 1 else None": "no answer has 0 passes",
         'without @compiled("Tuple((float64, float64))'
-        '(float64[:, ::1], float64[:, ::1], int64[::1])")',
-    ): _SLOWER,
-    (_STATISTICS, "_entropies(mean.reshape(1, - 2), total)"): _ANY_NEGATIVE,
-    (
-        _STATISTICS,
-        "_entropies(p.reshape(-1, p.shape[-1]), found.reshape(- 2))",
-    ): _ANY_NEGATIVE,
-    (_STATISTICS, "flat = p.reshape(- 2)"): _ANY_NEGATIVE,
-    (_STATISTICS, "flat = p.reshape(~1)"): _ANY_NEGATIVE,
-    (
-        _STATISTICS,
-        "per_class, votes = np.empty(( 4, p.shape[1])), np.zeros(p.shape[1], np.int64)",
-    ): "a row more, which nobody reads",
-    (_STATISTICS, "return total[ -1], expected / passes"): _ONE,
-    (
-        _STATISTICS,
-        "variance = per_class[:, 1] if passes != 1 else None",
-    ): "there are no answers of 0 passes",
-    (
-        "model/uncertainty/decisions.py",
-        "mutual_information: float = -1.0,",
-    ): "no threshold is below 0",
+        '(float64[:, ::1], float64[:, ::1], int64[::1])")': _SLOWER,
+    },
+    "model/uncertainty/calibration.py": {
+        "_soften(p.reshape(~1, p.shape[-1]), temperature)": _ANY_NEGATIVE,
+        "share = -1.0": _STORED,
+        "share = 1.0": _STORED,
+        'without @compiled("void(float64[:, ::1], float64)")': _SLOWER,
+    },
+    "model/uncertainty/decisions.py": {
+        "mutual_information: float = -1.0,": "no threshold is below 0"
+    },
 }

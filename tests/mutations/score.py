@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if is_killed(mutant, folder):
                 killed[mutant.module] += 1
                 continue
-            reason = REASONS.get((mutant.module, mutant.change()))
+            reason = REASONS.get(mutant.module, {}).get(mutant.change())
             unexplained += reason is None
             print(f"survived: {mutant.module}: {mutant.change()}")
             print(f"  {reason or 'no reason yet'}", flush=True)

@@ -232,8 +232,8 @@ async def test_large_requests_take_turns() -> None:
     async with serving(step) as scheduler:
         await asyncio.gather(*(ask(scheduler, Sum(number, 4 * SHARE)) for number in (1, 2, 3)))
 
-    order = [number for number, _ in step.steps]
-    assert [number for number, _ in itertools.groupby(order)] == [1, 2, 3] * 4
+    turn = SHARE // ROUND
+    assert step.steps == [(number, ROUND) for number in (1, 2, 3) for _ in range(turn)] * 4
 
 
 async def test_a_request_without_jobs_has_no_answers() -> None:

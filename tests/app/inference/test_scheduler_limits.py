@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.errors import ErrorCode
+from app.inference.backlog import Charge
 from app.inference.scheduler import TURNS_OF_A_ROUND, Scheduler
 from tests.api_errors import is_error, raises_error
 from tests.app.inference.fake_jobs import (
@@ -151,7 +152,7 @@ async def test_retry_after_is_the_predicted_wait(rate: float) -> None:
         with scheduler.admit(1010):
             headers = refusal(scheduler, 1000)
 
-    assert int(headers["Retry-After-Ms"]) == pytest.approx(1010 / rate * 1000, rel=0.01)
+    assert int(headers["Retry-After-Ms"]) == pytest.approx(1010 / rate * 1000, rel=1e-4)
     assert int(headers["Retry-After"]) == math.ceil(int(headers["Retry-After-Ms"]) / 1000)
 
 
@@ -214,6 +215,17 @@ async def test_each_change_of_the_queue_is_reported() -> None:
     with scheduler.admit(70), scheduler.admit(30):
         assert scheduler.queued == 100
     assert changes == [70, 30, -30, -70]
+
+
+async def test_a_job_that_takes_more_than_it_was_charged_with_leaves_nothing_below_0() -> None:
+    left: list[int] = []
+    scheduler = make_scheduler(Adder(), note_queued=lambda change: left.append(scheduler.queued))
+    jobs = [Sum(1, 4 * ROUND)]
+    with Charge(scheduler.backlog, ROUND + ROUND // 2) as own:
+        assert (await scheduler.run(jobs, NEVER, own))[0] == [jobs[0].right]
+    await scheduler.close(0)
+
+    assert left == [150, 50, 0, 0, 0, 0, 0]
 
 
 # Streams
