@@ -4,6 +4,7 @@
 #   docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
 #     --memory 512m --publish 127.0.0.1:8000:8000 dropserve
 
+# All but the base is exact, by versions and hashes: docs/deploying.md says how to make that exact.
 ARG BASE=python:3.11-slim
 
 # hadolint ignore=DL3006
@@ -11,16 +12,18 @@ FROM ${BASE} AS build
 WORKDIR /src
 RUN python -m venv /opt/dropserve
 # The dependencies are a layer of their own: new code does not install them again.
-COPY deploy/requirements.txt pyproject.toml ./
+COPY deploy/requirements.txt deploy/build-requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/dropserve/bin/python -m pip install --require-hashes --requirement requirements.txt
-COPY README.md LICENSE ./
+    /opt/dropserve/bin/python -m pip install --require-hashes --requirement requirements.txt \
+    && python -m venv /opt/build \
+    && /opt/build/bin/python -m pip install --require-hashes --requirement build-requirements.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY deploy/package deploy/package
 COPY model model
 COPY training training
 COPY app app
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/dropserve/bin/python -m pip install --no-deps . \
+RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /opt/build . \
+    && /opt/dropserve/bin/python -m pip install --no-deps --no-index /opt/build/*.whl \
     && /opt/dropserve/bin/python -m pip check \
     && /opt/dropserve/bin/python -m pip uninstall --yes setuptools pip
 # For all levels of CPUs, so that no container compiles. -P: not from /src.

@@ -7,19 +7,29 @@ generated, and an edit by hand fails a test:
     <!-- table: settings -->        a table, one of `TABLES` below
     <!-- end -->
 
-`python docs/update.py` rewrites all pages; with names of saved outputs it first runs their commands
-again, in the repository's root, and saves what they print. Commands with a URL need a running
-server, `dropserve serve`. To add an output, write its file with one line, `$ COMMAND`, and run
-`python docs/update.py NAME`. `--check` changes nothing: its exit code is 1 if a page is outdated.
+`python docs/update.py` rewrites all pages; with names of saved outputs, or `--all`, it first runs
+their commands again, in the repository's root, and saves what they print. For commands with the
+server's address it starts a server, unless there is one. To add an output, write its file with one
+line, `$ COMMAND`, and run `python docs/update.py NAME`. `--check` changes nothing: its exit code is
+1 if a page is outdated.
+
+`python docs/update.py --all --compare` saves nothing: it prints which figures differ by more than
+10 % from the saved ones, and its exit code is 1 if any does or a command fails. All together take
+hours, need MNIST, torch, wrk, perf_analyzer and what `tests.deployment.check_container` needs, and
+write the files that they write anyhow, such as figures.
 """
 
 import argparse
 import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +40,11 @@ REGION = re.compile(
     r"^<!-- (?P<kind>output|table): (?P<name>[\w-]+) -->\n.*?^<!-- end -->$",
     re.MULTILINE | re.DOTALL,
 )
+ADDRESS = "127.0.0.1", 8000
+_START_SECONDS = 120.0
+# A number that stands alone or before a unit: not the 32 of float32.
+_FIGURE = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+_MOVED = 0.1
 
 
 def pages() -> list[Path]:
@@ -47,25 +62,76 @@ def outdated() -> list[Path]:
     return [page for page in pages() if updated(page.read_text()) != page.read_text()]
 
 
-def rerun(name: str) -> None:
-    """Runs the command of a saved output and saves what it prints on standard output.
+def rerun(name: str) -> str:
+    """Runs the command of a saved output; returns the new text of its file.
 
     Raises:
-        subprocess.CalledProcessError: the command failed; the file stays as it was.
+        subprocess.CalledProcessError: the command failed.
     """
-    file = OUTPUT / f"{name}.txt"
-    command = file.read_text().partition("\n")[0].removeprefix("$ ")
+    command = (OUTPUT / f"{name}.txt").read_text().partition("\n")[0].removeprefix("$ ")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=ROOT,
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    with _served() if "{}:{}".format(*ADDRESS) in command else nullcontext():
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
     printed = done.stdout.removesuffix("\n")
-    file.write_text(f"$ {command}\n{printed}\n")
+    return f"$ {command}\n{printed}\n"
+
+
+def moved(old: str, new: str) -> Iterator[str]:
+    """Each line whose figures differ by more than 10 %, or that has other words."""
+    before, after = old.splitlines(), new.splitlines()
+    words = [[_FIGURE.sub("", line).split() for line in lines] for lines in (before, after)]
+    matcher = SequenceMatcher(
+        a=list(map(str, words[0])), b=list(map(str, words[1])), autojunk=False
+    )
+    for kind, *ends in matcher.get_opcodes():
+        lines, others = before[ends[0] : ends[1]], after[ends[2] : ends[3]]
+        if kind != "equal":
+            yield from (f"gone: {line}" for line in lines)
+            yield from (f"new: {line}" for line in others)
+            continue
+        for line, other in zip(lines, others, strict=True):
+            pairs = zip(_FIGURE.findall(line), _FIGURE.findall(other), strict=True)
+            far = [f"{was} is now {now}" for was, now in pairs if _is_far(was, now)]
+            if far:
+                yield f"{' '.join(line.split())}: {', '.join(far)}"
+
+
+def _is_far(was: str, now: str) -> bool:
+    before, after = (float(figure.replace(",", "")) for figure in (was, now))
+    return abs(after - before) > _MOVED * before
+
+
+@contextmanager
+def _served() -> Iterator[None]:
+    """A server at the commands' address, unless there is one."""
+
+    def is_there() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(ADDRESS) == 0
+
+    if is_there():
+        yield
+        return
+    server = subprocess.Popen(
+        [sys.executable, "-m", "app", "serve"], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not is_there():  # it listens when it is ready
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("dropserve serve does not start")
+            time.sleep(0.1)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def _region(found: re.Match[str]) -> str:
@@ -249,16 +315,39 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="saved outputs to produce again, such as evaluate"
     )
+    parser.add_argument("--all", action="store_true", help="produce every saved output again")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if outdated")
+    parser.add_argument(
+        "--compare", action="store_true", help="save nothing; print what moved by more than 10 %%"
+    )
     options = parser.parse_args()
-    for name in options.names:
-        rerun(name)
-    stale = outdated()
+    names = sorted(path.stem for path in OUTPUT.iterdir()) if options.all else options.names
+    failed = False
+    for name in names:
+        for problem in _produce(name, save=not options.compare):
+            failed = True
+            print(f"{name}: {problem}", flush=True)  # at once: the others may take hours
+    stale = [] if options.compare else outdated()
     if options.check and stale:
-        names = ", ".join(str(page.relative_to(ROOT)) for page in stale)
-        sys.exit(f"outdated: {names}; python docs/update.py")
+        pages = ", ".join(str(page.relative_to(ROOT)) for page in stale)
+        sys.exit(f"outdated: {pages}; python docs/update.py")
     for page in stale:
         page.write_text(updated(page.read_text()))
+    sys.exit(failed)
+
+
+def _produce(name: str, *, save: bool) -> Iterator[str]:
+    """Runs an output's command, and saves the output or compares it; what is not as it was."""
+    saved = OUTPUT / f"{name}.txt"
+    try:
+        text = rerun(name)
+    except subprocess.CalledProcessError as error:
+        yield f"exit code {error.returncode}"
+        return
+    if save:
+        saved.write_text(text)
+    else:
+        yield from moved(saved.read_text(), text)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from training.selection import between, upper_bound
 
 TARGET_ERRORS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 # Of the tests' error probability, for the sequence that begins at many accepted answers.
-_SHARE_OF_LATE = 0.8
+_SHARE_OF_LATE = 0.2
 _LATE = 0.9
 
 Point = dict[str, float] | None
@@ -27,10 +27,9 @@ def target_point(scores: Array, wrong: Wrong, target: float, confidence: float) 
     """The largest threshold that keeps the error among accepted answers to the target.
 
     As `selection.abstention_threshold`, thresholds are tried in fixed sequences that end at the
-    first failure (Learn then Test). Two of them share the error probability: one begins where 90 %
-    of the answers are accepted, so that a few wrong labels among the most certain answers do not
-    end it; the other as soon as no wrong answer at all would be enough, for networks that cannot
-    accept 90 %.
+    first failure (Learn then Test). Two of them share the error probability: one begins as soon as
+    no wrong answer at all would be enough; the other, with a fifth of it, where 90 % of the answers
+    are accepted, so that a few wrong labels among the most certain answers do not end it.
 
     Args:
         scores: uncertainty, (N,).

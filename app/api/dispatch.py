@@ -57,12 +57,6 @@ def predictor_of(request: Request) -> "Predictor":
     return predictor
 
 
-def remember(request: Request, predictor: "Predictor") -> "Predictor":
-    """Notes for the log which model is asked."""
-    request.scope["state"]["model"] = predictor.name
-    return predictor
-
-
 async def answer_one(
     request: Request, predictor: "Predictor", image: "Image", parameters: PredictParameters
 ) -> Prediction:

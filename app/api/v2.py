@@ -15,7 +15,7 @@ from starlette.routing import Mount, Route
 
 from app.api.answers import BytesResponse, JsonResponse
 from app.api.compression import deflate
-from app.api.dispatch import answer_many, answer_one, remember
+from app.api.dispatch import answer_many, answer_one
 from app.api.receiving import Headers, headers_of, parse_body, read_body
 from app.api.routes import DirectRoute
 from app.errors import ApiError, ErrorCode
@@ -194,7 +194,8 @@ def _find_model(request: Request) -> tuple[Predictor, ServedModel]:
     if version not in versions:
         known = "the one version is" if len(versions) == 1 else "the versions are"
         raise ErrorCode.NOT_FOUND(f"there is no such version; {known} {', '.join(versions)}")
-    predictor = remember(request, versions[version])
+    predictor = versions[version]
+    request.scope["state"]["model"] = predictor.name  # for the log
     return predictor, _models_of(request, name, version, predictor)[asked]
 
 

@@ -21,6 +21,7 @@ def add_bench_command(commands: Commands) -> None:
     )
     parser.set_defaults(command=_bench_engine)
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT, help="the network")
+    parser.add_argument("--device", default="cpu", help="what computes: cpu, or cuda")
     parser.add_argument("--images", type=int, nargs="+", default=[1, 8, 32], help="batch sizes")
     parser.add_argument(
         "--passes", type=int, nargs="+", default=[10, 50, 100, 1000], help="numbers of passes"

@@ -26,14 +26,16 @@ from app.cli.bench_parts import time_parts
 from app.cli.machine import describe_machine
 from model.arrays import Pixels
 from model.checkpoint import load_checkpoint
+from model.engines import build_engine
 from model.engines.kernels import CHUNK
-from model.engines.protocol import predict_probs, sample_probs
+from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.engines.relu_mlp import ReluMlpEngine
 from model.engines.sequential import as_sequential
 from model.network import MLP, normalise
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
 
+Options = argparse.Namespace
 Times = dict[str, list[float]]  # seconds of each round, by variant
 
 # A call is repeated within a round until it has run this long: single calls are too short to time.
@@ -44,32 +46,31 @@ _LONG_SECONDS = 1.0
 _TYPICAL = 12
 
 
-def run_engine_bench(options: argparse.Namespace) -> None:
+def run_engine_bench(options: Options) -> None:
     """Measures and prints; `app.cli.bench` has the options.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used.
+        CheckpointError, DeviceError: the checkpoint cannot be used, or there is no such device.
     """
     torch.set_num_threads(1)
     network = load_checkpoint(options.checkpoint).network
-    engine = ReluMlpEngine(network)
+    engine = build_engine(network, options.device)
     digits = example_digits()
     settings = list(itertools.product(options.images, options.passes))
     rows = [
-        _measure(network, engine, _batches(digits, size), T, options.rounds)
+        _measure(network, engine, _batches(digits, size), T, options)
         for size, T in tqdm(settings, desc="measuring", file=sys.stderr)
     ]
-    deterministic = _time_deterministic(network, engine, digits[_TYPICAL], options.rounds)
-    parts = time_parts(engine, digits[_TYPICAL], options.rounds)
+    deterministic = _time_deterministic(network, engine, digits[_TYPICAL], options)
+    parts: dict[str, float] = {}
+    if isinstance(engine, ReluMlpEngine):
+        parts = time_parts(engine, digits[_TYPICAL], options.rounds)
     machine = describe_machine()
+    if options.device.startswith("cuda"):
+        machine += f"; {torch.cuda.get_device_name(options.device)}"
     if "json" in options:
-        document = {
-            "machine": machine,
-            "rows": rows,
-            "deterministic_ratio": deterministic,
-            "parts": parts,
-        }
-        print(json.dumps(document, indent=2))
+        measured = {"rows": rows, "deterministic_ratio": deterministic, "parts": parts}
+        print(json.dumps({"machine": machine, **measured}, indent=2))
         return
     print(
         f"{machine}; torch {torch.__version__}, one thread, float32; "
@@ -84,11 +85,11 @@ def run_engine_bench(options: argparse.Namespace) -> None:
             f"{row['speedup']:>8.1f}x"
         )
     print(f"\na deterministic answer takes {deterministic:.2f} times a bare forward with softmax")
-    whole = parts.pop("whole")
-    print(f"\none image, {CHUNK} passes: {whole * 1e6:.0f} microseconds, by part")
-    for name, seconds in parts.items():
-        print(f"{name:<12} {seconds * 1e6:6.1f}")
-    print(f"{'together':<12} {sum(parts.values()) * 1e6:6.1f}")
+    if parts:
+        whole = parts.pop("whole")
+        print(f"\none image, {CHUNK} passes: {whole * 1e6:.0f} microseconds, by part")
+        for name, seconds in {**parts, "together": sum(parts.values())}.items():
+            print(f"{name:<12} {seconds * 1e6:6.1f}")
 
 
 def _batches(digits: Sequence[Pixels], size: int) -> list[list[Pixels]]:
@@ -99,15 +100,16 @@ def _batches(digits: Sequence[Pixels], size: int) -> list[list[Pixels]]:
 
 
 def _measure(
-    network: MLP, engine: ReluMlpEngine, batches: Sequence[Sequence[Pixels]], T: int, rounds: int
+    network: MLP, engine: Engine, batches: Sequence[Sequence[Pixels]], T: int, options: Options
 ) -> dict[str, Any]:
     """A row of the table: all variants with T passes."""
     # Each call has the next batch: digits differ in how many units are active.
     pixels = itertools.cycle(batches)
-    inputs = [torch.from_numpy(normalise(np.stack(batch), network.config)) for batch in batches]
+    stacks = (normalise(np.stack(batch), network.config) for batch in batches)
+    inputs = [torch.from_numpy(x).to(options.device) for x in stacks]
     textbook_x, expansion_x = itertools.cycle(inputs), itertools.cycle(inputs)
     # The inputs are ready: the textbook does not normalise.
-    textbook = nn.Sequential(*list(as_sequential(network))[2:]).train()
+    textbook = nn.Sequential(*list(as_sequential(network))[2:]).train().to(options.device)
     seeds = random.Random(0)  # nosec B311: the same in every run
 
     def run_engine() -> None:
@@ -121,7 +123,7 @@ def _measure(
             "textbook": lambda: _textbook(textbook, next(textbook_x), T),
             "expansion": lambda: _expansion(textbook, next(expansion_x), T),
         },
-        rounds,
+        options.rounds,
     )
     row: dict[str, Any] = {"images": len(batches[0]), "passes": T}
     names = ("lower_quartile", "median", "upper_quartile")
@@ -130,30 +132,31 @@ def _measure(
     return row | {"speedup": _median_ratio(times["textbook"], times["engine"])}
 
 
-def _textbook(network: nn.Sequential, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
+def _textbook(network: nn.Sequential, x: Tensor, T: int) -> list[Tensor]:
     """T eager forward passes with dropout active, then mean and variance."""
     with torch.inference_mode():
         probs = torch.stack([network(x).softmax(dim=1) for _ in range(T)])
-        return torch.var_mean(probs, dim=0)
+        return [each.cpu() for each in torch.var_mean(probs, dim=0)]  # waits for the device
 
 
-def _expansion(network: nn.Sequential, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
+def _expansion(network: nn.Sequential, x: Tensor, T: int) -> list[Tensor]:
     """All passes as one batch through the whole network, as libraries do."""
     with torch.inference_mode():
         probs = network(x.repeat(T, 1)).softmax(dim=1).view(T, len(x), -1)
-        return torch.var_mean(probs, dim=0)
+        return [each.cpu() for each in torch.var_mean(probs, dim=0)]  # waits for the device
 
 
-def _time_deterministic(network: MLP, engine: ReluMlpEngine, pixels: Pixels, rounds: int) -> float:
+def _time_deterministic(network: MLP, engine: Engine, pixels: Pixels, options: Options) -> float:
     """Time of a deterministic answer over that of an eager forward with softmax, input ready."""
-    x = torch.from_numpy(normalise(pixels, network.config))
-    forward = nn.Sequential(*list(as_sequential(network))[2:]).eval()
+    x = torch.from_numpy(normalise(pixels, network.config)).to(options.device)
+    forward = nn.Sequential(*list(as_sequential(network))[2:]).eval().to(options.device)
 
     def bare() -> None:
         with torch.inference_mode():
-            forward(x).softmax(dim=1)
+            forward(x).softmax(dim=1).cpu()
 
-    times = _time_rounds({"engine": lambda: predict_probs(engine, pixels), "bare": bare}, rounds)
+    variants = {"engine": lambda: predict_probs(engine, pixels), "bare": bare}
+    times = _time_rounds(variants, options.rounds)
     return _median_ratio(times["engine"], times["bare"])
 
 

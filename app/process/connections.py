@@ -14,7 +14,7 @@ state.
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import httptools
 import orjson
@@ -32,6 +32,7 @@ from app.telemetry.metrics import Metrics
 
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 32 * 1024
+SMALL_BODY = 16 * 1024
 # How long a refused client may take to read why, and to stop sending.
 _LINGER_SECONDS = 2.0
 # At the limit, a tenth of the connections may be closed at once, so that the search is rare; and
@@ -65,6 +66,7 @@ class BoundedProtocol(PipeliningProtocol):
     # The headers that are not complete yet, as their scope, and the size of their whole chunks.
     _partial: object = None
     _partial_bytes = 0
+    _waiting: tuple[RequestResponseCycle, Any] | None = None  # a request that is not started
     _waits_for: tuple[Phase, RequestResponseCycle | None] = ("head", None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -98,6 +100,7 @@ class BoundedProtocol(PipeliningProtocol):
             code = cause.code if isinstance(cause, _RefusedError) else ErrorCode.INVALID_HTTP
             self._refuse_request(code)
         else:
+            self._start_waiting()
             if not self._is_partial_head():
                 return
             if self._partial is self.scope:
@@ -143,6 +146,24 @@ class BoundedProtocol(PipeliningProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            self._start_waiting()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._waiting = cycle, app
+
+    def _start_waiting(self) -> None:
+        """Starts a request, once it is whole if the rest of its body is small.
+
+        One that never comes then costs its connection and nothing else.
+        """
+        if self._waiting is None:
+            return
+        cycle = self._waiting[0]
+        is_small = 0 < self._body_left <= SMALL_BODY
+        if cycle.more_body and is_small and not cycle.waiting_for_100_continue:
+            return
+        waiting, self._waiting = self._waiting, None
+        super()._start_asgi_task(*waiting)
 
     def _may_be_served(self) -> bool:
         is_health_check = self.url.partition(b"?")[0] in _HEALTH
@@ -250,6 +271,7 @@ class BoundedProtocol(PipeliningProtocol):
         elif not cycle.more_body:
             self._ignores_input = True
             cycle.keep_alive = False
+            self._start_waiting()
         elif self.pipeline or cycle.response_started:
             self._abort()
         else:

@@ -10,7 +10,12 @@ from tests.conftest import ROOT
 from tests.deployment.image import run
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
-KUSTOMIZATIONS = sorted(path.parent for path in MANIFESTS.rglob("kustomization.yaml"))
+# What can be applied; components cannot alone.
+KUSTOMIZATIONS = sorted(
+    path.parent
+    for path in MANIFESTS.rglob("kustomization.yaml")
+    if path.parent.parent.name != "components"
+)
 
 
 def why_not() -> str | None:

@@ -12,8 +12,10 @@ from packaging.version import Version
 
 from tests.conftest import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 OF_THE_IMAGE = ROOT / "deploy" / "requirements.txt"
+OF_ITS_BUILD = ROOT / "deploy" / "build-requirements.txt"
 OF_THE_GATE = ROOT / ".ci" / "requirements.txt"
 _PINNED = re.compile(
     r"(?P<name>[\w.-]+)==(?P<version>\S+)(?: ; [^\\]+?)?(?: +--hash=sha256:[0-9a-f]{64})+"
@@ -45,15 +47,18 @@ def wanted(declared: Iterable[str]) -> Iterator[Requirement]:
 
 
 @pytest.mark.parametrize(
-    ("requirements", "extras"), [(OF_THE_IMAGE, []), (OF_THE_GATE, ["dev"])], ids=["image", "gate"]
+    ("requirements", "declared"),
+    [
+        (OF_THE_IMAGE, PROJECT["dependencies"]),
+        (OF_ITS_BUILD, PYPROJECT["build-system"]["requires"]),
+        (OF_THE_GATE, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]),
+    ],
+    ids=["image", "its build", "gate"],
 )
 def test_every_dependency_has_a_version_that_the_project_takes(
-    requirements: Path, extras: list[str]
+    requirements: Path, declared: list[str]
 ) -> None:
     versions = pinned(requirements)
-    declared = [*PROJECT["dependencies"]]
-    for extra in extras:
-        declared += PROJECT["optional-dependencies"][extra]
     for requirement in wanted(declared):
         if requirement.name == "torch":  # as .ci/lock says
             assert str(requirement.specifier).startswith("==")
@@ -63,11 +68,21 @@ def test_every_dependency_has_a_version_that_the_project_takes(
 
 
 def test_the_gate_tests_the_versions_of_the_image() -> None:
-    assert pinned(OF_THE_IMAGE).items() <= pinned(OF_THE_GATE).items()
+    for requirements in (OF_THE_IMAGE, OF_ITS_BUILD):
+        assert pinned(requirements).items() <= pinned(OF_THE_GATE).items()
     assert "torch" not in pinned(OF_THE_GATE)
 
 
-@pytest.mark.parametrize("requirements", [OF_THE_IMAGE, OF_THE_GATE], ids=["image", "gate"])
+def test_the_image_is_built_from_nothing_else() -> None:
+    commands = re.split(r"&&|\n", (ROOT / "Dockerfile").read_text().replace("\\\n", " "))
+    installs = [command for command in commands if re.search(r"pip (install|wheel) ", command)]
+    assert len(installs) == 4
+    for command in installs:
+        is_exact = "--require-hashes" in command
+        assert is_exact or re.search("--no-deps --no-(build-isolation|index)", command), command
+
+
+@pytest.mark.parametrize("requirements", [OF_THE_IMAGE, OF_ITS_BUILD, OF_THE_GATE])
 def test_they_name_no_place(requirements: Path) -> None:
     assert not re.search(r"://|^ *--?(?!hash=)\w", requirements.read_text(), re.MULTILINE)
 

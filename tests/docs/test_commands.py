@@ -37,6 +37,8 @@ THROUGHPUT = "python -m tests.load.throughput --connections 16 --seconds 4 --rou
 # What is appended so that a command takes seconds: the last of two options counts.
 SHORTENED = {
     "dropserve bench engine": "--rounds 2 --images 1 --passes 100",
+    # On the CPU, by the engine for all devices.
+    "dropserve bench engine --device cuda": "--rounds 2 --images 1 --passes 100 --device cpu:0",
     THROUGHPUT: "--seconds 1 --rounds 1",
     "dropserve-train evaluate": "--quick",
     "dropserve-train train": "--epochs 1 --output {tmp}/net.safetensors",
@@ -48,7 +50,7 @@ RECIPE = [
     if command.startswith("dropserve-train ") and command not in SHORTENED
 ]
 # Makes a key, and serves those who have one.
-KEYED = [command for command in COMMANDS if "key" in command]
+KEYED = [command for command, _ in commands_of("docs/operating.md") if "key" in command]
 # What is tested elsewhere, or cannot be run by a test, and where or why.
 ELSEWHERE = {
     r"git clone ": "needs the internet",
@@ -58,7 +60,8 @@ ELSEWHERE = {
     r"RAY_SERVE_ENABLE_HA_PROXY=1 serve run": "tests/deployment/test_ray.py",
     r"docker (build|run) ": "tests/deployment/test_image.py",
     r"docker compose ": "tests/deployment/test_compose.py",
-    r"kubectl apply ": "tests/deployment/test_kubernetes.py",
+    r"uvx ": "installs tools from the internet",
+    r"kubectl |\(cd deploy/kubernetes/|dropserve new-key p": "tests/deployment/test_kubernetes.py",
     r"(dropserve|curl).*(models/wine|--models models)": "tests/docs/test_own_network.py",
     r"curl .*/v2/": "tests/app/open_inference/test_clients.py",
     r"perf_analyzer ": "tests/load/test_pages.py, tests/app/open_inference/test_clients.py",
@@ -188,7 +191,7 @@ def test_evaluate_prints_the_figures(mnist_folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [each for each in SHORTENED if "train" not in each])
 def test_a_benchmark_runs_and_prints_the_same_table(command: str) -> None:
-    promised = COMMANDS[command]
+    promised = COMMANDS[command] or COMMANDS[command.partition(" --")[0]]
     if command == THROUGHPUT and shutil.which("wrk") is None:
         pytest.skip("wrk is not installed")
     done = run(f"{command} {SHORTENED[command]}", ROOT)

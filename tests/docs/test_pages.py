@@ -1,6 +1,7 @@
 """Pages: their links and addresses lead somewhere, their words and figures are right."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,6 +74,12 @@ def test_the_index_lists_every_page() -> None:
     assert {Path(page).name for page in PAGES} <= {*listed, "README.md"}
 
 
+def test_the_changelog_has_the_version_first() -> None:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    versions = re.findall(r"^## \[(.*)\]$", read("CHANGELOG.md"), re.MULTILINE)
+    assert versions[:2] == ["Unreleased", project["version"]]
+
+
 def test_the_readme_is_a_landing_page() -> None:
     assert len(read("README.md").splitlines()) <= 160
 
@@ -83,6 +90,18 @@ def test_paths_and_commands_that_a_page_names_exist(page: str) -> None:
         assert (ROOT / path).exists(), path
     for module in re.findall(r"python -m ([\w.]+)|`(tests\.[\w.]+)`", read(page)):
         assert find_spec(module[0] or module[1]), module
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    defined = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    for page, least in (("docs/threat-model.md", 90), ("docs/promises.md", 15)):
+        assert len(re.findall(r"`test_\w+`", read(page))) > least
+    for page in ALL_PAGES:
+        assert set(re.findall(r"`(test_\w+)`", read(page))) <= defined, page
 
 
 @pytest.mark.parametrize(("page", "name"), FIGURES)

@@ -1,6 +1,6 @@
 """Pages show the saved output of commands, and tables as the code has them."""
 
-import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,13 +54,47 @@ def test_a_table_is_a_table_whatever_its_cells_hold(monkeypatch: pytest.MonkeyPa
     ]
 
 
-def test_a_command_runs_again_and_is_saved_unless_it_fails(output: Path) -> None:
-    saved = output / "one.txt"
-    saved.write_text("$ echo $((1 + 1))\n")
-    update.rerun("one")
-    assert saved.read_text() == "$ echo $((1 + 1))\n2\n"
+def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> object:
+    """The exit code."""
+    monkeypatch.setattr(sys, "argv", ["update.py", *options])
+    monkeypatch.setattr(update, "outdated", list)
+    with pytest.raises(SystemExit) as ended:
+        update.main()
+    return ended.value.code
 
-    saved.write_text("$ echo new; exit 3\nold\n")
-    with pytest.raises(subprocess.CalledProcessError):
-        update.rerun("one")
-    assert saved.read_text() == "$ echo new; exit 3\nold\n"
+
+def test_commands_run_again_and_are_saved_unless_they_fail(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails, works = output / "fails.txt", output / "works.txt"
+    fails.write_text("$ echo new; exit 3\nold\n")
+    works.write_text("$ echo $((1 + 1))\n")
+
+    assert run(monkeypatch, "works") == 0
+    assert works.read_text() == "$ echo $((1 + 1))\n2\n"
+
+    works.write_text("$ echo $((1 + 1))\n")
+    assert run(monkeypatch, "--all") == 1
+    assert capsys.readouterr().out == "fails: exit code 3\n"
+    assert works.read_text() == "$ echo $((1 + 1))\n2\n"
+    assert fails.read_text() == "$ echo new; exit 3\nold\n"
+
+
+def test_what_moved_by_more_than_a_tenth_is_printed_and_nothing_saved(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "printf 'EPYC, float32\\nloop  16 1,100 0.50 (0.40-0.60)\\nbatch 16   890 1e-3\\n'"
+    before = f"$ {command}\nXeon, float32\nloop 16 1,000 0.50 (0.4-0.7)\nbatch 16 1000 0.001\n"
+    table, steady = output / "table.txt", output / "steady.txt"
+    table.write_text(before)
+    steady.write_text("$ echo 99\n100\n")
+
+    assert run(monkeypatch, "--all", "--compare") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "table: gone: Xeon, float32",
+        "table: new: EPYC, float32",
+        "table: loop 16 1,000 0.50 (0.4-0.7): 0.7 is now 0.60",
+        "table: batch 16 1000 0.001: 1000 is now 890",
+    ]
+    assert (table.read_text(), steady.read_text()) == (before, "$ echo 99\n100\n")
+    assert run(monkeypatch, "--compare", "steady") == 0

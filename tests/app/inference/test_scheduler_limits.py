@@ -219,7 +219,11 @@ async def test_each_change_of_the_queue_is_reported() -> None:
 
 async def test_a_job_that_takes_more_than_it_was_charged_with_leaves_nothing_below_0() -> None:
     left: list[int] = []
-    scheduler = make_scheduler(Adder(), note_queued=lambda change: left.append(scheduler.queued))
+
+    def note(change: int) -> None:
+        left.append(scheduler.queued)
+
+    scheduler: Scheduler[Sum, Answer] = make_scheduler(Adder(), note_queued=note)
     jobs = [Sum(1, 4 * ROUND)]
     with Charge(scheduler.backlog, ROUND + ROUND // 2) as own:
         assert (await scheduler.run(jobs, NEVER, own))[0] == [jobs[0].right]

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.api.routes import ROUTE_LABELS
-from app.process.connections import MAX_HEAD_BYTES, MAX_HEADERS
+from app.process.connections import MAX_HEAD_BYTES, MAX_HEADERS, SMALL_BODY
 from app.process.file_limit import SPARE_CONNECTIONS
 from app.process.server import configure
 from app.settings import Settings
@@ -77,7 +77,7 @@ async def test_dribbling_does_not_lengthen_the_time() -> None:
 @pytest.mark.parametrize(
     "start",
     [
-        b"POST /slow HTTP/1.1\r\nContent-Length: 9\r\n\r\nbody",
+        b"POST /slow HTTP/1.1\r\nContent-Length: %d\r\n\r\nbody" % (5 + SMALL_BODY),
         b"POST /slow HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n",
     ],
 )
@@ -88,6 +88,30 @@ async def test_a_body_that_does_not_end_is_refused_and_its_request_given_up(star
 
         assert await client.refusal() == (408, "request_timeout")
         assert server.app.left == ["/slow"]
+
+
+async def test_a_request_with_a_small_body_is_not_started_before_it_is_whole() -> None:
+    async with serving(PATIENT) as server:
+        late, client = await server.connect(), await server.connect()
+        late.send(HALF)
+        await until(lambda: any(one.cycle for one in server.state.connections))  # type: ignore[union-attr]
+        client.send(WHOLE)
+        assert (await client.answer())[:2] == (200, "/whole 4")
+        assert len(server.app.scopes) == 1
+
+        late.send(WHOLE[-1:])
+        assert (await late.answer())[:2] == (200, "/whole 4")
+
+
+async def test_who_waits_for_100_continue_is_asked_for_a_small_body() -> None:
+    async with serving(PATIENT) as server:
+        client = await server.connect()
+        head = WHOLE.removesuffix(b"\r\n\r\nbody") + b"\r\nExpect: 100-continue\r\n\r\n"
+        client.send(head)
+        line = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
+        assert line == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(b"body")
+        assert (await client.answer())[:2] == (200, "/whole 4")
 
 
 async def test_a_connection_that_was_answered_may_rest_before_its_next_request() -> None:
@@ -301,7 +325,7 @@ async def test_a_slow_body_and_a_slow_reader_give_way_before_who_rests() -> None
         await asyncio.sleep(1.1)
 
         others = [await server.connect() for _ in range(2)]
-        await until(lambda: server.app.left == ["/whole"])
+        assert await slow.is_ended()
         for client in (resting, *others):
             client.send(WHOLE)
             assert (await client.answer())[:2] == (200, "/whole 4")

@@ -157,10 +157,10 @@ async def test_a_stream_that_fails_is_an_error_though_its_status_is_200(
     async with counting(default_checkpoint, max_passes=65_536) as (app, client):
         predictor = app.state.models.predictor
         # After a quarter of the passes, and some partial results, it is too late.
+        enough = predictor.engine.passes_computed + 65_536 // 4
         predictor.scheduler._clock = lambda: (
             time.monotonic() + (1000 if predictor.engine.passes_computed > enough else 0)
         )
-        enough = predictor.engine.passes_computed + 65_536 // 4
         answer = await client.post("/predict/mc/stream?passes=65536", content=small("7.png"))
         seen = await scrape(client)
 

@@ -21,6 +21,7 @@ from model.engines.sequential import as_sequential
 from model.literals import Activation, Estimator
 from model.network import MLP, MLPConfig
 from model.sampling.masks import Passes
+from model.uncertainty.statistics import summarise
 from tests.model.engines import reference
 from tests.model.engines.networks import (
     BOTH,
@@ -132,6 +133,22 @@ def test_means_agree_with_torchs_own_dropout(cpu_engine: ReluMlpEngine) -> None:
         assert (np.abs(mean(ours) - mean(theirs)) < 5 * error + 1e-3).all()
         apart += float(error.max()) > 0.003
     assert apart > 20  # or nothing was tested
+
+
+def test_the_standard_error_is_how_much_means_of_other_seeds_differ(
+    cpu_engine: ReluMlpEngine,
+) -> None:
+    T, seeds, apart = 50, range(500), 0
+    for pixels in draw_images()[::10]:
+        passes = [summarise(sample_probs(cpu_engine, pixels, Passes(T, seed))) for seed in seeds]
+        means = np.stack([each.mean for each in passes])
+        errors = [np.asarray(each.standard_error, np.float64) for each in passes]
+        stated = np.sqrt(np.square(errors).mean(axis=0))
+        likely = (means.mean(axis=0) > 0.05) & (stated > 0.003)  # rare ones are too skewed
+        # The spread of 500 means is known to 3 %.
+        assert stated[likely] == pytest.approx(means.std(axis=0)[likely], rel=0.16)
+        apart += int(likely.sum())
+    assert apart > 5  # or nothing was tested
 
 
 if __name__ == "__main__":

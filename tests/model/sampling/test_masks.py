@@ -90,7 +90,7 @@ def test_every_unit_is_dropped_at_the_same_rate_and_apart_from_its_neighbour() -
         assert abs(both - rate**2) < 5 * math.sqrt(variance / pairs)
 
 
-def test_passes_cannot_be_changed_and_are_told_apart_by_their_values() -> None:
+def test_passes_cannot_be_changed_and_are_equal_if_their_values_are() -> None:
     assert {Passes(50, 1), Passes(50, 1), Passes(50, 2)} == {Passes(50, 2), Passes(50, 1)}
     with pytest.raises(FrozenInstanceError):
         Passes(50, 1).seed = 2  # type: ignore[misc]
