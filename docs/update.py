@@ -175,6 +175,8 @@ def _errors() -> Rows:
 def _routes() -> Rows:
     yield "route", "answer"
     for path, methods in _description()["paths"].items():
+        if path.startswith("/models/"):
+            continue  # as the short ones
         for method, route in methods.items():
             summary = route["description"].partition("\n\n")[0]
             yield f"`{method.upper()} {path}`", summary

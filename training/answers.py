@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.arrays import Array
-from model.checkpoint import Checkpoint
+from model.checkpoint import AnyCheckpoint, load_any_checkpoint
 from model.engines import build_engine
 from model.engines.protocol import Engine, predict_probs, sample_probs
+from model.errors import CheckpointError
+from model.layered import spec_of
 from model.literals import Mode
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import Calibration, apply_temperature, read_calibration
@@ -95,7 +98,21 @@ def sample_grid(
     return {passes: McAnswers.of(found, passes) for passes, found in summaries.items()}
 
 
-def dataset_of(checkpoint: Checkpoint) -> Dataset:
+def load_digit_network(path: Path) -> AnyCheckpoint:
+    """Reads the checkpoint of any network for pictures of digits.
+
+    Raises:
+        CheckpointError: the file cannot be used, or the network takes other inputs.
+    """
+    checkpoint = load_any_checkpoint(path)
+    if spec_of(checkpoint.network).preparation != "digit":
+        raise CheckpointError(
+            f"the checkpoint {path} takes no pictures of digits, which this command needs"
+        )
+    return checkpoint
+
+
+def dataset_of(checkpoint: AnyCheckpoint) -> Dataset:
     """The data set that the checkpoint was trained on.
 
     Raises:
@@ -124,7 +141,7 @@ class Subject:
         seed: image i has the seed `seed + i`.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: AnyCheckpoint
     engine: Engine
     images: Images
     predicted: Array
@@ -181,7 +198,7 @@ def is_accepted(
 
 
 def answer_all(
-    checkpoint: Checkpoint, images: Images, *, passes: int, seed: int, grid: Sequence[int] = ()
+    checkpoint: AnyCheckpoint, images: Images, *, passes: int, seed: int, grid: Sequence[int] = ()
 ) -> Subject:
     """Runs a checkpoint on the images, without dropout, with it, and with other passes, too."""
     engine = build_engine(checkpoint.network)

@@ -16,13 +16,20 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from model.arrays import Array
-from model.checkpoint import AnyCheckpoint, Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import AnyCheckpoint, load_any_checkpoint, save_checkpoint
 from model.engines import build_engine
 from model.errors import CheckpointError
 from model.literals import ENTROPY_BOUNDS, Estimator
 from model.uncertainty.calibration import apply_temperature
 from model.uncertainty.statistics import entropy
-from training.answers import McAnswers, Pixels, dataset_of, predict_all, sample_grid
+from training.answers import (
+    McAnswers,
+    Pixels,
+    dataset_of,
+    load_digit_network,
+    predict_all,
+    sample_grid,
+)
 from training.config import CalibrateOptions, CalibrationRules
 from training.data import Images, load_images
 from training.metrics import Labels, Wrong, auroc, negative_log_likelihood, score
@@ -47,7 +54,7 @@ _FIRST_SHARE = 0.5
 _LEAST_TEMPERATURE, _LARGEST_TEMPERATURE = 0.05, 20.0
 
 
-def calibrate(options: CalibrateOptions, rules: CalibrationRules) -> Checkpoint:
+def calibrate(options: CalibrateOptions, rules: CalibrationRules) -> AnyCheckpoint:
     """Fits everything and writes the calibrated checkpoint, perhaps to the same file.
 
     What cannot be fitted is null in the checkpoint, and is named on standard error. A present
@@ -58,7 +65,7 @@ def calibrate(options: CalibrateOptions, rules: CalibrationRules) -> Checkpoint:
         TrainingError: the data cannot be used.
     """
     output = options.output or options.checkpoint
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_digit_network(options.checkpoint)
     validation = _validation_images(checkpoint, options.data_dir)
     kept_back = make_kept_back(validation)
     if options.pool is not None:
@@ -68,7 +75,7 @@ def calibrate(options: CalibrateOptions, rules: CalibrationRules) -> Checkpoint:
     if options.name is not None:
         fitted = replace(fitted, training={**fitted.training, "name": options.name})
     save_checkpoint(output, fitted)
-    return load_checkpoint(output)
+    return load_any_checkpoint(output)
 
 
 def make_kept_back(validation: Images) -> dict[str, Pixels]:
@@ -211,7 +218,7 @@ def _measure_outliers(digits: McAnswers, found: McAnswers, mc: _Fitted) -> dict[
     return {key: round(value, 4) for key, value in row.items()}
 
 
-def _validation_images(checkpoint: Checkpoint, data_dir: Path | None) -> Images:
+def _validation_images(checkpoint: AnyCheckpoint, data_dir: Path | None) -> Images:
     """The images that were held out when the checkpoint was trained."""
     try:
         count = int(checkpoint.training["recipe"]["validation_images"])

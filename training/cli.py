@@ -17,13 +17,14 @@ from training.config import (
     Experiment,
     ImportOptions,
     PoolOptions,
+    RotateOptions,
     RunOptions,
     TeacherConfig,
     TrainConfig,
     TrainOptions,
-    flag_of,
 )
 from training.errors import TrainingError
+from training.options import flag_of
 
 # What trains, fits and draws, and is not needed to serve.
 _TRAIN_EXTRA = (
@@ -245,6 +246,11 @@ COMMANDS = {
         (Experiment,),
         _AGAIN,
         {"seeds": 2},
+    ),
+    "rotate": Command(
+        "draw the passes of a digit that turns, as figure 4 of Gal and Ghahramani 2016",
+        "training.experiments.rotate:rotate_digit",
+        (RotateOptions,),
     ),
     "evaluate": Command(
         "measure a checkpoint on the test images and write a report",

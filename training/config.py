@@ -4,92 +4,21 @@ The command line is made from these classes (`training.cli`); nothing here impor
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from training.errors import TrainingError
-
-
-def about(
-    help: str,
-    least: float | None = None,
-    most: float | None = None,
-    *,
-    choices: Sequence[str] | None = None,
-    kind: Any = None,
-    metavar: str | None = None,
-    recorded: Literal["always", "if on"] = "always",
-    is_positional: bool = False,
-    group: str | None = None,
-) -> dict[str, Any]:
-    """The metadata of a setting's field, for the command line and for checks.
-
-    Args:
-        help: shown by `--help`.
-        least: the smallest value allowed.
-        most: the largest value allowed.
-        choices: the values allowed, of a string.
-        kind: converts the text of the command line; None: the type of the default, or a path.
-        metavar: the value's name in `--help`; None: the option's own.
-        recorded: whether a recipe holds the setting while it has its default. A setting that is
-            recorded "if on" leaves the recipes, and so the bytes, of earlier runs as they were.
-        is_positional: whether the command line takes it without its name.
-        group: title of the group in `--help` that begins with this setting.
-    """
-    allowed = {"least": least, "most": most, "choices": choices, "recorded": recorded}
-    return {
-        **allowed,
-        "help": help,
-        "kind": kind,
-        "metavar": metavar,
-        "is_positional": is_positional,
-        "group": group,
-    }
-
-
-def setting(default: Any, *arguments: Any, **options: Any) -> Any:
-    """A field with its default; see `about`."""
-    return field(default=default, metadata=about(*arguments, **options))
-
-
-option = partial(setting, recorded="if on")
-
-
-def flag_of(name: str) -> str:
-    """The command-line option of a field."""
-    return f"--{name.replace('_', '-')}"
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Settings whose values are held against their ranges and choices.
-
-    Raises:
-        TrainingError: a value is out of its range, or is none of the choices.
-    """
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            found, allowed = getattr(self, each.name), each.metadata
-            if allowed["choices"] and found not in allowed["choices"]:
-                raise TrainingError(
-                    f"{flag_of(each.name)} must be one of {', '.join(allowed['choices'])}"
-                )
-            least, most = allowed["least"], allowed["most"]
-            for value in found if isinstance(found, tuple) else (found,):
-                if least is not None and not least <= value <= most:
-                    raise TrainingError(
-                        f"{flag_of(each.name)} must be from {least} to {most}, not {value}"
-                    )
-
+from training.options import Checked, about, option, setting
 
 # Options that several commands have.
 _DATA_DIR = about("folder with the four IDX files; without it they are downloaded")
 _DEVICE = about("cpu, cuda, or auto: a GPU where there is one")
+
+
+# Of Gal and Ghahramani 2016's LeNet: dropout before the last layer only, the usual way.
+RATES = {"mlp": (0.2, 0.2, 0.2), "lenet": (0.0, 0.0, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +33,12 @@ class TrainConfig(Checked):
     learning_rate: float = setting(3e-3, "largest learning rate of the schedule", 0, 10)
     weight_decay: float = setting(0.02, "decoupled weight decay of AdamW; SGD has none", 0, 10)
     dropout: tuple[float, ...] = setting(
-        (0.2, 0.2, 0.2), "probability of zeroing a unit, per hidden layer", 0, 0.99, metavar="RATE"
+        (),
+        "probability of zeroing a unit, per hidden layer (0.2 0.2 0.2; lenet: 0 0 0.5)",
+        0,
+        0.99,
+        kind=float,
+        metavar="RATE",
     )
     label_smoothing: float = setting(0.0, "probability spread over all classes", 0, 0.99)
     averaging: float = setting(0.999, "decay of the weights' average, which is saved", 0, 0.999999)
@@ -154,15 +88,21 @@ class TrainConfig(Checked):
         "he", "initial weights: He normal or Glorot uniform", choices=("he", "glorot")
     )
     activation: Literal["relu", "linear"] = option(
-        "relu", "of the hidden units; linear ones cannot be served", choices=("relu", "linear")
+        "relu", "of the hidden units; linear has none", choices=("relu", "linear")
     )
     normalisation: str = option(
         "standard", "of pixels: mean 0 and deviation 1, or none", choices=("standard", "none")
     )
     training_images: int = option(0, "train on the first N images only; 0: on all", 0, 60_000)
+    network: str = option(
+        "mlp", "mlp: 784-512-256-128-10; lenet: convolutions", choices=tuple(RATES)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "dropout", self.dropout or RATES[self.network])
+        if len(self.dropout) != len(RATES[self.network]):
+            raise TrainingError(f"--dropout takes {len(RATES[self.network])} rates")
         if self.momentum > 0 and self.optimiser != "sgd":
             raise TrainingError("--momentum is for --optimiser sgd; leave it out, or add that")
 
@@ -352,6 +292,19 @@ class EvaluateOptions(Checked):
     quick: bool = setting(False, "print the scores and write no report")
     passes: int = setting(50, "stochastic passes per image", 2, 100_000)
     seed: int = setting(0, "seed of the dropout masks; image i has this plus i", 0, 2**52)
+
+
+@dataclass(frozen=True)
+class RotateOptions(Checked):
+    """Which network sees the digit turn, and where the figure goes."""
+
+    checkpoint: Path | None = field(
+        default=None, metadata=about("any network of digits; without it the default one")
+    )
+    data_dir: Path | None = field(default=None, metadata=_DATA_DIR)
+    figures: Path = field(default=Path("runs/figures"), metadata=about("folder for the figure"))
+    passes: int = setting(100, "stochastic passes of each rotation", 2, 100_000)
+    seed: int = setting(0, "seed of the dropout masks", 0, 2**52)
 
 
 def at_least_1(text: str) -> int:

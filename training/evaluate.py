@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from model.arrays import Array
-from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from model.checkpoint import DEFAULT_CHECKPOINT
+from model.layered import LayeredConfig, LayeredNetwork
+from model.network import MLP
 from model.uncertainty.statistics import entropy
-from training.answers import Subject, answer_all, dataset_of
+from training.answers import Subject, answer_all, dataset_of, load_digit_network
 from training.config import EvaluateOptions
 from training.data import (
     KMNIST,
@@ -45,7 +47,7 @@ def evaluate(options: EvaluateOptions) -> None:
         TrainingError: the data cannot be used.
     """
     use_one_thread()
-    checkpoint = load_checkpoint(options.checkpoint or DEFAULT_CHECKPOINT)
+    checkpoint = load_digit_network(options.checkpoint or DEFAULT_CHECKPOINT)
     images = load_images("test", options.data_dir, dataset_of(checkpoint))
     if not options.quick:
         options.output.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes
@@ -81,7 +83,9 @@ def evaluate(options: EvaluateOptions) -> None:
         report["prepared"] = prepared
         corrupted = load_corrupted(options.data_dir)
         report["corrupted"] = paths.measure_corruptions(subject, corrupted)
-    report["rotated_digit"] = measurements.measure_rotated_digit(subject)
+    report["rotated_digit"] = measurements.measure_rotated_digit(
+        checkpoint.network, images, seed=options.seed
+    )
     report["rotation"] = measurements.measure_rotation(subject)
     report["convergence"] = measurements.measure_convergence(subject)
     report["uncertain"] = measurements.measure_uncertain(subject)
@@ -117,14 +121,14 @@ def _write(report: dict[str, Any], options: EvaluateOptions) -> None:
 
 
 def _describe(subject: Subject) -> dict[str, Any]:
-    checkpoint, config = subject.checkpoint, subject.checkpoint.network.config
+    checkpoint = subject.checkpoint
+    rates = [site.rate for site in subject.engine.dropout_sites]
     described = {
         "name": checkpoint.name,
         "version": checkpoint.version,
-        "parameters": checkpoint.network.parameter_count(),
-        "layer_sizes": list(config.layer_sizes),
-        "serving_rates": list(config.dropout_rates),
-        "training_rates": list(checkpoint.training.get("dropout_rates", config.dropout_rates)),
+        "network": describe_network(checkpoint.network),
+        "serving_rates": rates,
+        "training_rates": list(checkpoint.training.get("dropout_rates", rates)),
         "training": dict(checkpoint.training),
         "calibration": dict(checkpoint.calibration),
     }
@@ -136,8 +140,21 @@ def _describe(subject: Subject) -> dict[str, Any]:
     }
 
 
+def describe_network(network: MLP | LayeredNetwork) -> str:
+    """Its size and layers, in words."""
+    size, config = f"{network.parameter_count():,} parameters", network.config
+    if isinstance(config, LayeredConfig):
+        return f"A network of {size}: {', '.join(layer.kind for layer in config.layers)}"
+    sizes = "-".join(map(str, config.layer_sizes))
+    activation = "ReLU and " if config.activation == "relu" else ""
+    return (
+        f"A multi-layer perceptron of {size}, {sizes}, with {activation}dropout after each hidden "
+        "layer"
+    )
+
+
 def _answer(path: Path, options: EvaluateOptions, images: Images) -> Subject:
-    return answer_all(load_checkpoint(path), images, passes=options.passes, seed=options.seed)
+    return answer_all(load_digit_network(path), images, passes=options.passes, seed=options.seed)
 
 
 def _seed_row(subject: Subject) -> dict[str, Any]:

@@ -14,25 +14,27 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from model.sampling.masks import DropoutSite, Passes, draw_masks
 from training.config import TrainConfig
-from training.network import TrainableMLP
+from training.network import Trainable
 
 
-def initialise(network: TrainableMLP, config: TrainConfig, generator: torch.Generator) -> None:
+def initialise(network: Trainable, config: TrainConfig, generator: torch.Generator) -> None:
     """Draws the weights and zeroes the biases.
 
     "he" is normal with variance 2 / inputs (He et al. 2015), made for ReLU; "glorot" is uniform
     within sqrt(6 / (inputs + outputs)) (Glorot and Bengio 2010), what Keras does by default.
     """
     for layer in network.layers:
-        assert isinstance(layer, nn.Linear)
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
         if config.initialisation == "glorot":
             nn.init.xavier_uniform_(layer.weight, generator=generator)
         else:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        assert layer.bias is not None
         nn.init.zeros_(layer.bias)
 
 
-def build_optimiser(network: TrainableMLP, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimiser(network: Trainable, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or SGD, as the settings say."""
     shared: dict[str, Any] = {"lr": config.learning_rate, "fused": True}
     if config.optimiser == "sgd":
@@ -72,8 +74,9 @@ def cap_norms(weight: Tensor, max_norm: float) -> None:
     A row of (units, inputs) is what comes into one unit; Srivastava et al. 2014, section 5.1.
     """
     with torch.no_grad():
-        norms = torch.linalg.vector_norm(weight, dim=1, keepdim=True)  # (units, 1)
-        weight *= (max_norm / norms).clamp_max(1)  # a row of zeros: its inf is clamped to 1
+        rows = weight.view(len(weight), -1)  # also of a convolution
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # (units, 1)
+        rows *= (max_norm / norms).clamp_max(1)  # a row of zeros: its inf is clamped to 1
 
 
 def keep_inputs(rate: float, seed: int, images: int, inputs: int, *, first_image: int) -> Tensor:

@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import AnyCheckpoint, load_any_checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from model.network import MLP, MLPConfig
 from model.sampling.masks import Passes, draw_masks, round_rate, split_by_site
 from training.augmentation import (
     DROPOUT,
@@ -39,7 +38,7 @@ from training.data import FILES, MNIST, Dataset, Images
 from training.distil import Teacher, Views, distillation_loss
 from training.errors import TrainingError
 from training.metrics import Scores, score
-from training.network import TrainableMLP
+from training.network import Trainable, build_network
 from training.optimisation import (
     best_epoch,
     build_optimiser,
@@ -73,9 +72,9 @@ def train(
     resume: bool = False,
     teacher: Teacher | None = None,
     pool: Pool | None = None,
-    measure: Callable[[TrainableMLP], Row] | None = None,
+    measure: Callable[[Trainable], Row] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
-) -> Checkpoint:
+) -> AnyCheckpoint:
     """Trains a network and saves it.
 
     Args:
@@ -130,10 +129,9 @@ def train(
 
     network = run.final_network()
     scores = evaluate_network(network, validation)
-    trained = network.to_network()
-    save_checkpoint(output, _checkpoint_of(trained, config, recipe, images.dataset, scores))
+    save_checkpoint(output, _checkpoint_of(network, config, recipe, images.dataset, scores))
     files.state.unlink(missing_ok=True)
-    return load_checkpoint(output)
+    return load_any_checkpoint(output)
 
 
 def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, float]:
@@ -176,7 +174,7 @@ def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, f
     return mean_loss, int(correct) / (steps * config.batch_size)
 
 
-def evaluate_network(network: TrainableMLP, images: Images) -> Scores:
+def evaluate_network(network: Trainable, images: Images) -> Scores:
     """Scores of the network's deterministic answers."""
     with torch.inference_mode():
         device = next(network.parameters()).device
@@ -188,7 +186,7 @@ def evaluate_network(network: TrainableMLP, images: Images) -> Scores:
 class Run:
     """Everything that changes while training; `averaged` is what is saved."""
 
-    network: TrainableMLP
+    network: Trainable
     averaged: AveragedModel
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
@@ -197,11 +195,9 @@ class Run:
     best: dict[str, Tensor] | None = None  # averaged weights of the best epoch, with patience
 
     @property
-    def averaged_network(self) -> TrainableMLP:
+    def averaged_network(self) -> Trainable:
         """The network with the averaged weights."""
-        network = self.averaged.module
-        assert isinstance(network, TrainableMLP)
-        return network
+        return cast(Trainable, self.averaged.module)
 
     def end_epoch(self, validation_loss: float, config: TrainConfig) -> None:
         """Counts the epoch and, with patience, keeps the weights of the best one."""
@@ -211,7 +207,7 @@ class Run:
             weights = self.averaged_network.state_dict()
             self.best = {name: tensor.clone() for name, tensor in weights.items()}
 
-    def final_network(self) -> TrainableMLP:
+    def final_network(self) -> Trainable:
         """The averaged network after the last epoch or, with patience, after the best one."""
         if self.best is not None:
             self.averaged_network.load_state_dict(self.best)
@@ -236,17 +232,12 @@ class Run:
 
 def start(config: TrainConfig, training: Images, device: torch.device) -> Run:
     """A network with its initial weights, its optimiser and its schedule."""
-    scaled = training.pixels / np.float32(255)
-    network_config = MLPConfig(
-        dropout_rates=tuple(round_rate(rate) for rate in config.dropout),
-        labels=training.dataset.labels,
-        mean=round(float(scaled.mean(dtype=np.float64)), 4),
-        std=round(float(scaled.std(dtype=np.float64)), 4),
-        activation=config.activation,
-    )
-    if config.normalisation == "none":
-        network_config = replace(network_config, mean=0.0, std=1.0)
-    network = TrainableMLP(network_config)
+    mean, std = 0.0, 1.0
+    if config.normalisation == "standard":
+        scaled = training.pixels / np.float32(255)
+        mean = round(float(scaled.mean(dtype=np.float64)), 4)
+        std = round(float(scaled.std(dtype=np.float64)), 4)
+    network = build_network(config, training.dataset.labels, mean, std)
     initialise(network, config, torch.Generator().manual_seed(stream_seed(config.seed, WEIGHTS)))
     network.to(device)
     optimizer = build_optimiser(network, config)
@@ -276,7 +267,7 @@ def batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
     """The steps of an epoch; images that fill no batch are left out."""
     B, M = config.batch_size, outliers_per_batch(config)
     steps = len(epoch.labels) // B
-    device, sites = epoch.labels.device, run.network.config.dropout_sites
+    device, sites = epoch.labels.device, run.network.dropout_sites
     K = config.outlier_passes if config.disagreement > 0 else 1
     passes = torch.cat([torch.arange(B), torch.arange(B, B + M).repeat(K)]).to(device)
     dropout_seed = stream_seed(config.seed, DROPOUT)
@@ -312,8 +303,9 @@ def _loss(
     return distillation_loss(loss, logits, teacher_logits, weight=weight, temperature=temperature)
 
 
-def _weights_of(network: TrainableMLP) -> list[Tensor]:
-    return [layer.weight for layer in network.layers if isinstance(layer, nn.Linear)]
+def _weights_of(network: Trainable) -> list[Tensor]:
+    kinds = nn.Linear | nn.Conv2d
+    return [layer.weight for layer in network.layers if isinstance(layer, kinds)]
 
 
 def recipe_of(
@@ -334,8 +326,12 @@ def recipe_of(
 
 
 def _checkpoint_of(
-    network: MLP, config: TrainConfig, recipe: dict[str, Any], dataset: Dataset, scores: Scores
-) -> Checkpoint:
+    network: Trainable,
+    config: TrainConfig,
+    recipe: dict[str, Any],
+    dataset: Dataset,
+    scores: Scores,
+) -> AnyCheckpoint:
     training = {
         "dataset": dataset.name,
         "recipe": {name: value for name, value in recipe.items() if name != "seed"},
@@ -344,13 +340,14 @@ def _checkpoint_of(
         "data_md5": {name: dataset.md5[name] for name in FILES["train"]},
     }
     measured = {name: getattr(scores, name) for name in ("images", "error", "nll", "ece")}
-    return Checkpoint(network, training=training, metrics={"validation": measured})
+    metrics = {"validation": measured}
+    return AnyCheckpoint(network.to_network(), training=training, metrics=metrics)
 
 
-def _finished(recipe: dict[str, Any], files: RunFiles) -> Checkpoint:
+def _finished(recipe: dict[str, Any], files: RunFiles) -> AnyCheckpoint:
     """The checkpoint of a finished run with this recipe."""
     try:
-        checkpoint = load_checkpoint(files.checkpoint)
+        checkpoint = load_any_checkpoint(files.checkpoint)
     except CheckpointError as error:
         raise TrainingError(f"{files.checkpoint} exists and is no finished run: {error}") from error
     made = {**checkpoint.training.get("recipe", {}), "seed": checkpoint.training.get("seed")}

@@ -6,6 +6,7 @@ from typing import Any
 
 from app.api.cards import model_card
 from app.api.examples import example_png_base64
+from app.api.routes import MODEL_PREFIXES
 from app.errors import ErrorCode
 from app.inference.encoding import encode_json
 from app.inference.pipeline import Predictor
@@ -32,24 +33,28 @@ def _add_real_examples(paths: dict[str, Any], predictor: Predictor) -> None:
         "/predict/mc": sampled,
         "/predict/batch": {"predictions": [plain]},
         "/predict/mc/batch": {"predictions": [sampled]},
-        "/model": model_card(predictor),
+        "/model": (card := model_card(predictor)),
+        "": card,  # of `/models/{model}`
         "/feedback": {"correct": True},
         "/health/live": {"status": "live"},
         "/health/ready": {"status": "ready"},
     }
     for path, operations in paths.items():
         for operation in operations.values():
+            if path.startswith("/models/"):
+                operation["parameters"][0]["schema"]["default"] = predictor.name
             for status, response in operation["responses"].items():
                 content = response.get("content", {}).get("application/json")
                 if content is None:
                     continue
                 if status.startswith(("4", "5")):
                     content["example"] = _error_example(int(status))
-                elif path in answers:
-                    content["example"] = answers[path]
-    events = paths["/predict/mc/stream"]["post"]["responses"]["200"]["content"]
+                elif (short := path.removeprefix(MODEL_PREFIXES[1])) in answers:
+                    content["example"] = answers[short]
     text = f"event: result\ndata: {json.dumps(sampled, separators=(',', ':'))}\n\n"
-    events["text/event-stream"]["example"] = text
+    for prefix in MODEL_PREFIXES[:2]:
+        events = paths[f"{prefix}/predict/mc/stream"]["post"]["responses"]["200"]["content"]
+        events["text/event-stream"]["example"] = text
 
 
 def _error_example(status: int) -> dict[str, Any]:

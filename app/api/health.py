@@ -6,6 +6,7 @@ from fastapi.responses import PlainTextResponse
 from app.api.answers import BytesResponse, JsonResponse
 from app.api.cards import model_card, model_summary
 from app.api.dispatch import predictor_of
+from app.api.openapi import MODEL_PARAMETER
 from app.api.routes import MODEL_PREFIXES
 from app.errors import ErrorCode
 from app.schemas import ErrorBody, answer, describe
@@ -71,8 +72,13 @@ async def models(request: Request) -> JsonResponse:
     return JsonResponse({"models": listed})
 
 
-for _prefix in MODEL_PREFIXES[1:]:
-    router.get(_prefix, include_in_schema=False)(model)
+router.get(
+    MODEL_PREFIXES[1],
+    summary="What is known about a network of several",
+    responses={404: {"model": ErrorBody}},
+    openapi_extra={"parameters": [MODEL_PARAMETER]},
+)(model)
+router.get(MODEL_PREFIXES[2], include_in_schema=False)(model)
 
 
 @router.get(

@@ -1,6 +1,7 @@
 """The description of the image routes: every body form with an example that works as it stands."""
 
 from collections.abc import Callable, Container, Mapping
+from copy import deepcopy
 from typing import Annotated, Any, cast
 
 from fastapi import FastAPI
@@ -17,6 +18,20 @@ _Row = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=SID
 _BINARY = {"type": "string", "format": "binary"}
 _RAW_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff")
 _KEY = {"type": "http", "scheme": "bearer", "description": "An API key."}
+MODEL_PARAMETER = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "description": "As in `GET /models`; of several versions the newest answers, unless "
+    "`/versions/VERSION` follows.",
+    "schema": {"type": "string"},
+}
+_NUMBERS = {
+    "type": "array",
+    "items": {},
+    "description": "Numbers, nested as the network's shape says or in one list; not of networks "
+    "that take pictures of digits.",
+}
 _UNAUTHORIZED = {
     "description": "No API key, or none that is known.",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
@@ -62,6 +77,18 @@ def describe_stream_route(parameters: type[PredictParameters]) -> dict[str, Any]
     route = _describe(fields, _image_body(fields), response_class=StreamingResponse)
     route["responses"][200] = {"description": "Events.", "content": {"text/event-stream": events}}
     return route
+
+
+def describe_for_model(route: dict[str, Any]) -> dict[str, Any]:
+    """The same for a model that the address names, which may take numbers."""
+    named = deepcopy(route)
+    named["responses"][404] = {"model": ErrorBody, "description": "There is no such model."}
+    named["openapi_extra"]["parameters"].insert(0, MODEL_PARAMETER)
+    schema = named["openapi_extra"]["requestBody"]["content"]["application/json"]["schema"]
+    one = schema["properties"]["inputs"]["items"] if "inputs" in schema["properties"] else schema
+    one["properties"]["input"] = _NUMBERS
+    one["oneOf"].append({"required": ["input"]})
+    return named
 
 
 def _describe(fields: dict[str, Any], body: dict[str, Any], **options: Any) -> dict[str, Any]:

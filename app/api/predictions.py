@@ -17,7 +17,12 @@ from app.api.answers import JsonResponse
 from app.api.bodies import read_batch_request, read_image_request
 from app.api.dispatch import answer_many, answer_one, check_one, predictor_of
 from app.api.feedback import FeedbackCounter
-from app.api.openapi import describe_batch_route, describe_image_route, describe_stream_route
+from app.api.openapi import (
+    describe_batch_route,
+    describe_for_model,
+    describe_image_route,
+    describe_stream_route,
+)
 from app.api.routes import MODEL_PREFIXES, DirectRoute
 from app.errors import ApiError, ErrorCode
 from app.inference.encoding import encode_json
@@ -34,7 +39,7 @@ from app.schemas import (
 )
 from app.telemetry.request_record import Timings
 
-router = APIRouter(tags=["predictions"], route_class=DirectRoute)
+router = APIRouter(route_class=DirectRoute)
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -44,9 +49,11 @@ def _route(path: str, summary: str, description: dict[str, Any]) -> Callable[[En
     """Serves a route for the default model, and for each model that the address names."""
 
     def add(endpoint: Endpoint) -> Endpoint:
-        router.post(path, summary=summary, **description)(endpoint)
-        for prefix in MODEL_PREFIXES[1:]:  # described once, with the short ones
-            router.post(prefix + path, include_in_schema=False)(endpoint)
+        short, of_model, of_version = MODEL_PREFIXES
+        router.post(short + path, tags=["predictions"], summary=summary, **description)(endpoint)
+        named = describe_for_model(description)
+        router.post(of_model + path, tags=["models"], summary=summary, **named)(endpoint)
+        router.post(of_version + path, include_in_schema=False)(endpoint)
         return endpoint
 
     return add

@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median, quantiles
+from time import perf_counter
 from timeit import timeit
 from typing import Any
 
@@ -117,10 +118,10 @@ def _measure(
         for image in batch:
             summarise(sample_probs(engine, image, Passes(T, seeds.getrandbits(32))))
 
-    times = _time_rounds(
+    times = time_rounds(
         {
             "engine": run_engine,
-            "textbook": lambda: _textbook(textbook, next(textbook_x), T),
+            "textbook": lambda: textbook_passes(textbook, next(textbook_x), T),
             "expansion": lambda: _expansion(textbook, next(expansion_x), T),
         },
         options.rounds,
@@ -129,10 +130,10 @@ def _measure(
     names = ("lower_quartile", "median", "upper_quartile")
     for variant, seconds in times.items():
         row[variant] = dict(zip(names, quantiles(seconds, n=4, method="inclusive"), strict=True))
-    return row | {"speedup": _median_ratio(times["textbook"], times["engine"])}
+    return row | {"speedup": median_ratio(times["textbook"], times["engine"])}
 
 
-def _textbook(network: nn.Sequential, x: Tensor, T: int) -> list[Tensor]:
+def textbook_passes(network: nn.Sequential, x: Tensor, T: int) -> list[Tensor]:
     """T eager forward passes with dropout active, then mean and variance."""
     with torch.inference_mode():
         probs = torch.stack([network(x).softmax(dim=1) for _ in range(T)])
@@ -156,16 +157,20 @@ def _time_deterministic(network: MLP, engine: Engine, pixels: Pixels, options: O
             forward(x).softmax(dim=1).cpu()
 
     variants = {"engine": lambda: predict_probs(engine, pixels), "bare": bare}
-    times = _time_rounds(variants, options.rounds)
-    return _median_ratio(times["engine"], times["bare"])
+    times = time_rounds(variants, options.rounds)
+    return median_ratio(times["engine"], times["bare"])
 
 
-def _time_rounds(variants: Mapping[str, Callable[[], object]], rounds: int) -> Times:
+def time_rounds(
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    timer: Callable[[], float] = perf_counter,
+) -> Times:
     """Seconds per call of each variant, in each round."""
     repeats = {}
     for name, call in variants.items():
         call()  # warms up
-        seconds = timeit(call, number=1)
+        seconds = timeit(call, timer=timer, number=1)
         repeats[name] = max(1, int(_MIN_SECONDS / seconds))
         if seconds > _LONG_SECONDS:
             rounds = min(rounds, 3)
@@ -173,9 +178,10 @@ def _time_rounds(variants: Mapping[str, Callable[[], object]], rounds: int) -> T
     order = random.Random(0)  # nosec B311: the same in every run
     for _ in range(rounds):
         for name in order.sample(list(variants), len(variants)):
-            times[name].append(timeit(variants[name], number=repeats[name]) / repeats[name])
+            seconds = timeit(variants[name], timer=timer, number=repeats[name])
+            times[name].append(seconds / repeats[name])
     return times
 
 
-def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return median(a / b for a, b in zip(above, below, strict=True))

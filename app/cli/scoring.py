@@ -55,7 +55,7 @@ def run_score(given: argparse.Namespace, stderr: TextIO) -> int:
 def _run(given: argparse.Namespace, stderr: TextIO) -> int:
     question = read_question(given)
     output: Path = given.output
-    source = Input(given.inputs, given.column)
+    source = Input(given.inputs, given.column, question.spec)
     images, digest = source.survey()
     parts = Parts(output, {**question.describe(), "images": images, "digest": digest})
     if not given.overwrite and (tally := parts.read_finished()) is not None:

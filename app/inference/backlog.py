@@ -103,19 +103,30 @@ class Backlog:
 
 
 class Charge:
-    """What one request costs; it counts within a `with` block, as far as it is not done."""
+    """What one request costs; it counts within a `with` block, as far as it is not done.
 
-    def __init__(self, backlog: Backlog, cost: int) -> None:
+    Args:
+        backlog: counts the cost.
+        cost: of the request.
+        note: called with 1 where the block begins, and with -1 where it ends.
+    """
+
+    def __init__(
+        self, backlog: Backlog, cost: int, note: Callable[[int], None] | None = None
+    ) -> None:
         self.cost, self.size = cost, size_of(cost)
         self._left = 0
-        self._backlog = backlog
+        self._backlog, self._note = backlog, note
 
     def settle(self, left: int) -> None:
         """Sets what is left to do."""
-        self._backlog.change(self.size, left - self._left)
-        self._left = left
+        if left != self._left:
+            self._backlog.change(self.size, left - self._left)
+            self._left = left
 
     def __enter__(self) -> Self:
+        if self._note is not None:
+            self._note(1)
         self.settle(self.cost)
         return self
 
@@ -126,3 +137,5 @@ class Charge:
         traceback: TracebackType | None,
     ) -> None:
         self.settle(0)
+        if self._note is not None:
+            self._note(-1)

@@ -14,8 +14,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
@@ -171,22 +171,19 @@ class Scheduler(Generic[J, R]):
             headers = {"Retry-After": seconds, "Retry-After-Ms": str(milliseconds)}
             raise ErrorCode.OVERLOADED(headers=headers)
 
-    @contextmanager
-    def admit(
-        self, cost: int, *, before: float = 0.0, timeout: float = math.inf
-    ) -> Iterator[Charge]:
+    def admit(self, cost: int, *, before: float = 0.0, timeout: float = math.inf) -> Charge:
         """Counts a request's cost, as far as it is not computed, while the `with` block lasts.
 
         Args and Raises: see `check`.
         """
         self.check(cost, before=before, timeout=timeout)
-        self._admitted += 1
-        self._idle.clear()
-        try:
-            with Charge(self.backlog, cost) as charge:
-                yield charge
-        finally:
-            self._admitted -= 1
+        return Charge(self.backlog, cost, self._count_admitted)
+
+    def _count_admitted(self, change: int) -> None:
+        self._admitted += change
+        if change > 0:
+            self._idle.clear()
+        else:
             self._note_if_idle()
 
     async def run(
@@ -333,7 +330,7 @@ class Scheduler(Generic[J, R]):
 
     def _smallest(self) -> _Request[J, R] | None:
         for requests in self._sizes:
-            if (first := _first_open(requests)) is not None:
+            if requests and (first := _first_open(requests)) is not None:
                 return first
         return None
 

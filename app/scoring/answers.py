@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pyarrow as pa
 
-from app.schemas import TABLE, McPrediction
+from app.schemas import TABLE, McPrediction, index_name
 from model.uncertainty.calibration import Calibration, apply_temperature
 from model.uncertainty.decisions import decide
 from model.uncertainty.statistics import Summaries
@@ -21,7 +21,7 @@ _WORD = pa.dictionary(pa.int32(), pa.string())
 _VALUES = {int: pa.int32(), float: pa.float32(), str: _WORD}
 
 
-def table_schema(classes: int) -> pa.Schema:
+def table_schema(labels: Sequence[str]) -> pa.Schema:
     """The columns of the table, one row an answered image: what `schemas` declares for it.
 
     A decision is two columns, its outcome and its reason. `row` is the number in the input.
@@ -41,10 +41,11 @@ def table_schema(classes: int) -> pa.Schema:
         value = (
             pa.int64() if each.name == "seed" else _VALUES[get_args(kind)[0] if is_list else kind]
         )
-        value = pa.list_(value, classes) if is_list else value
-        # Optional only for networks of other classes, which are not scored.
-        is_nullable &= each.name != "digit"
-        fields.append(pa.field(each.name, value, nullable=is_nullable))
+        value = pa.list_(value, len(labels)) if is_list else value
+        name = each.name
+        if name == "digit":  # optional only because `class_index` may be in its place
+            name, is_nullable = index_name(labels), False
+        fields.append(pa.field(name, value, nullable=is_nullable))
     return pa.schema(fields)
 
 
@@ -73,14 +74,14 @@ def answer_columns(
     ]
     columns = {
         **summaries._asdict(),
-        "digit": digits,
+        index_name(labels): digits,
         "label": [labels[digit] for digit in digits.tolist()],
         "confidence": probabilities.max(axis=-1),
         "probabilities": probabilities,
         "decision": [decision and decision.outcome for decision in decisions],
         "reason": [decision and decision.reason for decision in decisions],
     }
-    schema = table_schema(len(labels))
+    schema = table_schema(labels)
     if summaries.variance is None:
         columns["variance"] = [None] * len(digits)
     return {name: _column(values, schema.field(name).type) for name, values in columns.items()}

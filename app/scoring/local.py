@@ -31,7 +31,7 @@ def score_locally(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
     running: deque[Future[pa.RecordBatch]] = deque()
     try:
-        for batch in read(blocks, question.column):
+        for batch in read(blocks, question.column, question.spec):
             running.append(
                 pool.submit(lambda each: predict(prepare(each, question), question, network), batch)
             )

@@ -151,5 +151,5 @@ class _Actor:
                 "node the same Dropserve and checkpoint"
             )
         network = pipeline.load_network(question)
-        for batch in pipeline.read(iter(self._asked.pop, None), question.column):
+        for batch in pipeline.read(iter(self._asked.pop, None), question.column, question.spec):
             yield pipeline.predict(pipeline.prepare(batch, question), question, network)

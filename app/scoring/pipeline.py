@@ -24,9 +24,8 @@ from app.scoring.sources import PICTURE, Block, Piece, open_file
 from model.digits.preprocessing import follow_convention
 from model.engines import build_engine
 from model.engines.protocol import Engine
-from model.errors import CheckpointError
 from model.files import printable
-from model.layered import spec_of
+from model.layered import InputSpec
 from model.literals import SIDE
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import Calibration, read_calibration
@@ -36,9 +35,6 @@ _ROW = [("row", pa.int64()), ("source", pa.string())]
 _ERROR = [("code", pa.string()), ("message", pa.string())]
 # Images as they were read: a file, or the brightness of height x width pixels.
 _IMAGE = [("image", pa.binary()), ("height", pa.int32()), ("width", pa.int32())]
-# Images as the network sees them.
-_PIXELS = pa.binary(SIDE * SIDE)
-_SEEN = [("pixels", _PIXELS), ("several_digits", pa.bool_())]
 BATCH_BYTES = 16 * 2**20
 _CHANGED = Failure("unreadable_file", "the file has changed since it was counted")
 
@@ -60,25 +56,23 @@ def load_network(question: Question) -> Network:
     """
     settings = question.settings
     checkpoint = load_served_checkpoint(settings)
-    if spec_of(checkpoint.network).preparation != "digit":
-        raise CheckpointError(
-            f"{checkpoint.name} takes no pictures of digits, which alone are scored; ask a server "
-            "for its batch routes"
-        )
     engine = build_engine(checkpoint.network, settings.device, settings.precision)
     calibration = read_calibration(checkpoint.calibration, "mc", question.parameters.passes)
     return Network(checkpoint.version, engine, calibration, tuple(checkpoint.network.config.labels))
 
 
-def read(blocks: Iterable[Block], column: str | None) -> Iterator[pa.RecordBatch]:
+def read(
+    blocks: Iterable[Block], column: str | None, spec: InputSpec | None = None
+) -> Iterator[pa.RecordBatch]:
     """The images of blocks, each in one batch, or in several if it takes much memory.
 
     Args:
         blocks: each is drawn when its first batch is asked for.
         column: of Parquet files; None: the one that holds images.
+        spec: what the network takes; None: pictures of digits.
     """
     with ExitStack() as opened:
-        files = _Files(column, opened)
+        files = _Files(column, spec, opened)
         for block in blocks:
             row, size = block.first_row, 0
             items: list[tuple[Any, ...]] = []
@@ -100,8 +94,8 @@ def read(blocks: Iterable[Block], column: str | None) -> Iterator[pa.RecordBatch
 class _Files:
     """Reads pieces; a file stays open as long as they go on in it."""
 
-    def __init__(self, column: str | None, opened: ExitStack) -> None:
-        self._column, self._opened = column, opened
+    def __init__(self, column: str | None, spec: InputSpec | None, opened: ExitStack) -> None:
+        self._wanted, self._opened = (column, spec), opened
         self._images: Iterator[Item] = iter(())
         self._next = ("", 0)  # the file that is open, and the number of its next image
 
@@ -111,7 +105,7 @@ class _Files:
             if not failure and self._next != (piece.path, piece.start):
                 self._opened.close()
                 file = self._opened.enter_context(open_file(piece.path))
-                images = open_images(file, piece.path, piece.kind, self._column)
+                images = open_images(file, piece.path, piece.kind, *self._wanted)
                 self._images = images.read(piece.start)
             self._next = (piece.path, piece.stop)
             for item in islice(self._images, 0 if failure else piece.stop - index):
@@ -127,7 +121,8 @@ class _Files:
 def prepare(batch: pa.RecordBatch, question: Question) -> pa.RecordBatch:
     """What the network sees, as the server has it from the same bytes or pixels."""
     mode, most = question.parameters.preprocess, question.settings.max_pixels
-    pixels = np.zeros((batch.num_rows, SIDE, SIDE), np.uint8)
+    shape, dtype = _form(question.spec)
+    pixels = np.zeros((batch.num_rows, *shape), dtype)
     several = [False] * batch.num_rows
     errors = list(zip(*(batch[name].to_pylist() for name, _ in _ERROR), strict=True))
     height, width = batch["height"], batch["width"]
@@ -137,22 +132,32 @@ def prepare(batch: pa.RecordBatch, question: Question) -> pa.RecordBatch:
     arrays = b"".join(batch["image"].filter(is_small).to_pylist())
     images = np.frombuffer(arrays, np.uint8).reshape(-1, SIDE, SIDE)
     is_plain = follow_convention(images) if mode == "auto" else np.ones(len(images), np.bool_)
-    pixels[small[is_plain]] = images[is_plain]
+    if len(small):  # never of another network's numbers, which are one row
+        pixels[small[is_plain]] = images[is_plain]
     for row in np.delete(np.arange(batch.num_rows), small[is_plain]).tolist():
         image = batch["image"][row].as_py()
         try:
             if height[row].is_valid:
-                shape = height[row].as_py(), width[row].as_py()
-                image = np.frombuffer(image, np.uint8).reshape(shape)
+                size = height[row].as_py(), width[row].as_py()
+                image = np.frombuffer(image, dtype).reshape(shape if question.spec else size)
             if image is not None:
-                pixels[row], boxes = read_picture(image, mode, max_pixels=most)
+                pixels[row], boxes = read_picture(image, mode, question.spec, max_pixels=most)
                 several[row] = bool(boxes)
         except ApiError as refused:
             errors[row] = (refused.code, refused.message)
     codes, messages = zip(*errors, strict=True)
-    seen = pa.Array.from_buffers(_PIXELS, len(pixels), [None, pa.py_buffer(pixels)])
+    kind = pa.binary(pixels.nbytes // len(pixels))
+    seen = pa.Array.from_buffers(kind, len(pixels), [None, pa.py_buffer(pixels)])
     columns = [batch["row"], batch["source"], seen, several, codes, messages]
-    return _batch(columns, [*_ROW, *_SEEN, *_ERROR])
+    fields = [*_ROW, ("pixels", kind), ("several_digits", pa.bool_()), *_ERROR]
+    return _batch(columns, fields)
+
+
+def _form(spec: InputSpec | None) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    """The shape and the type of what the network sees of one image."""
+    return (
+        ((SIDE, SIDE), np.dtype(np.uint8)) if spec is None else (spec.shape, np.dtype(spec.dtype))
+    )
 
 
 def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.RecordBatch:
@@ -161,9 +166,10 @@ def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.R
     asked, columns = question.parameters, {}
     if answered.num_rows:
         seeds = [draw_seed() if asked.seed is None else asked.seed for _ in range(len(answered))]
-        pixels = np.frombuffer(b"".join(answered["pixels"].to_pylist()), np.uint8)
+        shape, dtype = _form(question.spec)
+        pixels = np.frombuffer(b"".join(answered["pixels"].to_pylist()), dtype)
         passes = Passes(asked.passes, 0, asked.estimator)
-        probs = network.engine.sample_images(pixels.reshape(-1, SIDE, SIDE), seeds, passes)
+        probs = network.engine.sample_images(pixels.reshape(-1, *shape), seeds, passes)
         several = answered["several_digits"].to_pylist()
         summaries = summarise_images(probs)
         columns = answer_columns(summaries, several, network.calibration, network.labels)
@@ -172,9 +178,7 @@ def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.R
     codes = batch["code"].to_pylist()
     places = pa.array([None if code else next(numbers) for code in codes], pa.int32())
     # Where there is no answer, also those columns are null that are not in the table.
-    schema = pa.schema(
-        [*table_schema(len(network.labels)), *map(pa.field, *zip(*_ERROR, strict=True))]
-    )
+    schema = pa.schema([*table_schema(network.labels), *map(pa.field, *zip(*_ERROR, strict=True))])
     arrays = [
         batch[field.name]
         if field.name in batch.schema.names

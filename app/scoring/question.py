@@ -2,12 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 from app.errors import UsageError
 from app.schemas import McParameters
 from app.settings import Settings
+from model.layered import InputSpec, spec_of
 
 # Of a request, those that can be asked.
 PARAMETERS = ("passes", "seed", "estimator", "preprocess")
@@ -22,6 +24,18 @@ class Question:
     parameters: McParameters  # without a seed, each image draws its own
     column: str | None  # of Parquet files; None: the one that holds images
     settings: Settings  # name the network, and where and how exactly it computes
+
+    @cached_property
+    def spec(self) -> InputSpec | None:
+        """What the network takes; None: pictures of digits.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+        """
+        from app.inference.served_checkpoint import load_served_checkpoint
+
+        spec = spec_of(load_served_checkpoint(self.settings).network)
+        return None if spec.preparation == "digit" else spec
 
     @property
     def block_rows(self) -> int:

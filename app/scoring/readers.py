@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from model.arrays import Pixels
+from app.inference.plain_inputs import as_input, described, flatten
+from model.arrays import Floats, Pixels
 from model.files import is_image_name
+from model.layered import InputSpec
 from model.literals import SIDE
 
 LARGEST_FILE_BYTES = 256 * 2**20  # more than 50 million pixels in four channels need
@@ -45,8 +47,8 @@ class Failure(NamedTuple):
     message: str  # for people: what to do
 
 
-# An image file's bytes, brightness 0 to 255, (H, W), or why there is no image.
-Content: TypeAlias = bytes | Pixels | Failure
+# An image file's bytes; brightness 0 to 255, (H, W), or numbers, (1, N); or why there is none.
+Content: TypeAlias = bytes | Pixels | Floats | Failure
 # An image's source, which is a path, `archive:member` or `file[index]`, and its content.
 Item: TypeAlias = tuple[str, Content]
 
@@ -56,6 +58,7 @@ _DAMAGED_REST = "the archive is damaged, and what follows in it is lost; pack it
 _ENDS_EARLY = "the file ends in the middle or is damaged, and what follows in it is lost"
 _NO_NUMPY = "this is no NumPy file that can be read: it is damaged or holds Python objects"
 _NO_IDX = "this is no IDX file of unsigned bytes, or it is damaged"
+_FORTRAN = "the array is in Fortran order; store numpy.ascontiguousarray of it"
 _SEND_INTEGERS = "pixels must be integers from 0 to 255, where 255 is ink"
 _LOOKS_SCALED = (
     "no pixel is above 1: these look scaled to [0, 1], which would be a black image; store "
@@ -104,6 +107,12 @@ def read_image(file: IO[bytes]) -> bytes | Failure:
     return Failure("too_large", f"the file has more than {size}; scale it down")
 
 
+def input_of(values: Any, spec: InputSpec) -> Content:
+    """The numbers of another network's input, (1, N), checked as those of a request are."""
+    found, problem = as_input(flatten(values, spec.shape), spec), f"it must be {described(spec)}"
+    return Failure("invalid_pixels", problem) if found is None else found.reshape(1, -1)
+
+
 def image_of(pixels: NDArray[Any]) -> Content:
     """One image's pixels, (H, W) or flat 784, checked as those of a request are."""
     problem = _LOOKS_SCALED
@@ -120,23 +129,25 @@ def image_of(pixels: NDArray[Any]) -> Content:
     return Failure("invalid_pixels", problem)
 
 
-def open_images(file: IO[bytes], path: str, kind: str, column: str | None) -> Images:
+def open_images(
+    file: IO[bytes], path: str, kind: str, column: str | None, spec: InputSpec | None = None
+) -> Images:
     """The images of a file of a kind, see `sources`, or of a column of a Parquet file.
 
     Raises:
         UnreadableError: it is damaged, or not what it seems to be.
     """
     if kind == "parquet":
-        return _open_parquet(file, path, column)
+        return _open_parquet(file, path, column, spec)
     kinds = {"zip": _open_zip, "tar": _open_tar, "numpy": _open_numpy, "idx": _open_idx}
-    return kinds.get(kind, _open_picture)(file, path)
+    return kinds.get(kind, _open_picture)(file, path, spec)
 
 
-def _open_picture(file: IO[bytes], path: str) -> Images:
+def _open_picture(file: IO[bytes], path: str, _: InputSpec | None) -> Images:
     return Images(lambda: 1, lambda start: ((path, read_image(file)) for _ in range(start, 1)))
 
 
-def _open_zip(file: IO[bytes], path: str) -> Images:
+def _open_zip(file: IO[bytes], path: str, _: InputSpec | None) -> Images:
     with on_damage("corrupt_archive", "this zip archive is damaged; pack it again"):
         archive = zipfile.ZipFile(file)
     members = [each for each in archive.infolist() if _is_wanted(each.filename)]
@@ -151,7 +162,7 @@ def _open_zip(file: IO[bytes], path: str) -> Images:
     return Images(members.__len__, read)
 
 
-def _open_tar(file: IO[bytes], path: str) -> Images:
+def _open_tar(file: IO[bytes], path: str, _: InputSpec | None) -> Images:
     """A tar has no directory: counting goes through it once. Damage counts as a last image."""
 
     def walk() -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo] | None]:
@@ -193,7 +204,7 @@ def _read_member(open_member: Callable[[], IO[bytes] | None], size: int) -> Cont
     return Failure("corrupt_member", _DAMAGED_MEMBER)
 
 
-def _open_numpy(file: IO[bytes], path: str) -> Images:
+def _open_numpy(file: IO[bytes], path: str, spec: InputSpec | None) -> Images:
     """Of an .npz, arrays of one dimension, such as labels, are passed over."""
     streams: dict[str, Callable[[], IO[bytes]]] = {path: lambda: file}
     arrays = []
@@ -209,9 +220,11 @@ def _open_numpy(file: IO[bytes], path: str) -> Images:
             read_header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
             shape, is_fortran, dtype = read_header(stream)
             if not is_archive or len(shape) > 1:
-                failure = _failure_of_array(shape, dtype, is_fortran)
+                failure = _failure_of_array(shape, dtype, spec)
+                if is_fortran:
+                    failure = failure or Failure("invalid_pixels", _FORTRAN)
                 begin = stream.seek(0, os.SEEK_CUR)
-                arrays.append(_array(source, open_stream, begin, shape, dtype, failure))
+                arrays.append(_array(source, open_stream, begin, shape, dtype, spec, failure))
     if not arrays:
         raise UnreadableError("invalid_pixels", "there is no array of images in this file")
 
@@ -223,7 +236,7 @@ def _open_numpy(file: IO[bytes], path: str) -> Images:
     return Images(lambda: sum(array.number() for array in arrays), read)
 
 
-def _open_idx(file: IO[bytes], path: str) -> Images:
+def _open_idx(file: IO[bytes], path: str, spec: InputSpec | None) -> Images:
     """Of unsigned bytes, as MNIST's; gzipped or not."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -236,12 +249,12 @@ def _open_idx(file: IO[bytes], path: str) -> Images:
         if len(magic) < 4 or not sizes or len(sizes) < 4 * magic[3]:
             raise ValueError
     shape, dtype = np.frombuffer(sizes, dtype=">u4").tolist(), np.dtype(np.uint8)
-    if failure := _failure_of_array(tuple(shape), dtype):
+    if failure := _failure_of_array(tuple(shape), dtype, spec):
         raise UnreadableError(*failure)
     # A damaged header could promise any number.
     most = size * (_MOST_GZIP_RATIO if is_gzipped else 1) // math.prod(shape[1:]) + 1
     shape[0] = min(shape[0], most)
-    return _array(path, lambda: stream, 4 + len(sizes), shape, dtype)
+    return _array(path, lambda: stream, 4 + len(sizes), shape, dtype, spec)
 
 
 def _array(
@@ -250,6 +263,7 @@ def _array(
     begin: int,
     shape: Sequence[int],
     dtype: np.dtype[Any],
+    spec: InputSpec | None,
     failure: Failure | None = None,
 ) -> Images:
     """Of an array that lies in a stream from a byte on; one with a failure counts as one image."""
@@ -263,6 +277,9 @@ def _array(
             at_a_time = max(1, _READ_BYTES // row_bytes) * row_bytes
             while whole := len(content := stream.read(at_a_time)) // row_bytes:
                 found = np.frombuffer(content[: whole * row_bytes], dtype).reshape(whole, -1)
+                if spec is not None:
+                    yield from (input_of(row, spec) for row in found.tolist())
+                    continue
                 is_plain = dtype == np.uint8 and found.max(axis=1).min() > 1
                 images = found.reshape(whole, *(shape[1:] if len(shape) > 2 else (SIDE, SIDE)))
                 yield from images if is_plain else map(image_of, images)
@@ -276,19 +293,20 @@ def _array(
 
 
 def _failure_of_array(
-    shape: tuple[int, ...], dtype: np.dtype[Any], is_fortran: bool = False
+    shape: tuple[int, ...], dtype: np.dtype[Any], spec: InputSpec | None
 ) -> Failure | None:
-    is_flat = len(shape) == 2 and shape[1] == SIDE * SIDE
     problem = None
-    if not (is_flat or len(shape) == 3) or 0 in shape:
+    if spec is not None:
+        fits = shape[1:] in (spec.shape, (math.prod(spec.shape),)) and 0 not in shape
+        if not fits or dtype.kind not in "iuf":
+            problem = f"each row must be {described(spec)}, and the array is {shape} of {dtype}"
+    elif not (len(shape) == 3 or shape[1:] == (SIDE * SIDE,)) or 0 in shape:
         wanted = "(N, 28, 28), (N, height, width) or (N, 784)"
         problem = f"images must have the shape {wanted}, and not {shape}"
     elif math.prod(shape[1:]) > _LARGEST_PIXELS:
         return Failure("too_many_pixels", "the images have too many pixels; scale them down")
     elif dtype.kind not in "iu":
         problem = f"{_SEND_INTEGERS}; this array has {dtype}"
-    elif is_fortran:
-        problem = "the array is in Fortran order; store numpy.ascontiguousarray of it"
     return Failure("invalid_pixels", problem) if problem else None
 
 
@@ -304,11 +322,11 @@ _DAMAGED_COLUMN = "the image column is damaged here, and the rest of its row gro
 _UNREADABLE = Failure("unreadable_column", f"{_DAMAGED_COLUMN}; write the file again")
 
 
-def _open_parquet(file: IO[bytes], path: str, column: str | None) -> Images:
+def _open_parquet(file: IO[bytes], path: str, column: str | None, spec: InputSpec | None) -> Images:
     with on_damage("corrupt_file", "this is no Parquet file that can be read; write it again"):
         # Streams: a row group can be larger than memory.
         opened = pq.ParquetFile(file, buffer_size=_READ_BYTES, pre_buffer=False)
-    name, content_of = _choose_column(opened.schema_arrow, column)
+    name, content_of = _choose_column(opened.schema_arrow, column, spec)
 
     def read_group(group: int) -> Iterator[Content]:
         try:
@@ -334,8 +352,10 @@ def _open_parquet(file: IO[bytes], path: str, column: str | None) -> Images:
     return Images(lambda: opened.metadata.num_rows, read)
 
 
-def _choose_column(schema: Any, wanted: str | None) -> tuple[str, Callable[[Any], Content]]:
-    usable = {field.name: use for field in schema if (use := _usage(field)) is not None}
+def _choose_column(
+    schema: Any, wanted: str | None, spec: InputSpec | None
+) -> tuple[str, Callable[[Any], Content]]:
+    usable = {field.name: use for field in schema if (use := _usage(field, spec)) is not None}
     usual = [name for name in _USUAL_NAMES if name in usable]
     chosen = wanted or next(iter(usual or usable), None)
     if chosen in usable and (wanted or usual or len(usable) == 1):
@@ -349,7 +369,7 @@ def _choose_column(schema: Any, wanted: str | None) -> tuple[str, Callable[[Any]
     raise UnreadableError("unreadable_column", problem)
 
 
-def _usage(field: Any) -> tuple[str, Callable[[Any], Content]] | None:
+def _usage(field: Any, spec: InputSpec | None) -> tuple[str, Callable[[Any], Content]] | None:
     """A column's path, and what turns its values into images; None: it holds none."""
     kind = field.type
     if kind in _FILES:
@@ -360,8 +380,8 @@ def _usage(field: Any) -> tuple[str, Callable[[Any], Content]] | None:
         return (f"{field.name}.bytes", lambda each: _file_of(each["bytes"])) if is_file else None
     while isinstance(kind, _LISTS):
         kind = kind.value_type
-        if pa.types.is_integer(kind):
-            return field.name, _pixels_of
+        if pa.types.is_integer(kind) or (spec and pa.types.is_floating(kind)):
+            return field.name, partial(_pixels_of, spec)
     return None
 
 
@@ -369,9 +389,11 @@ def _file_of(value: Any) -> Content:
     return read_image(BytesIO(value.as_py())) if value.is_valid else _MISSING
 
 
-def _pixels_of(value: Any) -> Content:
+def _pixels_of(spec: InputSpec | None, value: Any) -> Content:
     if not value.is_valid:
         return _MISSING
+    if spec is not None:
+        return input_of(value.as_py(), spec)
     try:
         return image_of(np.array(value.as_py()))
     except ValueError:

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple, cast
 from app.scoring import readers
 from app.scoring.readers import Failure, UnreadableError, failure_of
 from model.files import IMAGE_ENDINGS, walk_files
+from model.layered import InputSpec
 
 # A block is done anew if the run is killed before all of it is written.
 BLOCK_ROWS = 1024
@@ -62,10 +63,13 @@ class Input:
     Args:
         arguments: files, folders, patterns; or URLs of these, as fsspec takes them.
         column: of Parquet files; None: the one that holds images.
+        spec: what the network takes; None: pictures of digits.
     """
 
-    def __init__(self, arguments: Sequence[str], column: str | None = None) -> None:
-        self._arguments, self._column = arguments, column
+    def __init__(
+        self, arguments: Sequence[str], column: str | None = None, spec: InputSpec | None = None
+    ) -> None:
+        self._arguments, self._wanted = arguments, (column, spec)
         self._surveyed: dict[tuple[str, str], Piece] = {}
 
     def survey(self) -> tuple[int, str]:
@@ -121,7 +125,7 @@ class Input:
             if piece.kind == PICTURE:
                 return piece
             with open_file(path) as file:
-                count = readers.open_images(file, path, piece.kind, self._column).number()
+                count = readers.open_images(file, path, piece.kind, *self._wanted).number()
             if count == 0:
                 raise UnreadableError("unreadable_file", "there is no image in this file")
             piece = piece._replace(stop=count, image_bytes=size // count)

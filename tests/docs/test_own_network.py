@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from model.checkpoint import load_any_checkpoint
@@ -24,7 +25,9 @@ def test_the_commands_lead_from_a_file_of_keras_to_a_decision(
     servers: ServerStarter, tmp_path: Path
 ) -> None:
     pytest.importorskip("h5py")
-    read, calibrate, serve, ask = (command for command, _ in commands_of("docs/own-network.md"))
+    commands = (command for command, _ in commands_of("docs/own-network.md"))
+    read, calibrate, serve, ask, score, speed = commands
+    assert speed == "python -m tests.load.own_networks"
     shutil.copyfile(KERAS.with_suffix(".keras"), tmp_path / "network.keras")
     done = run(command_here(read), tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
@@ -45,10 +48,19 @@ def test_the_commands_lead_from_a_file_of_keras_to_a_decision(
     assert answer["decision"]["outcome"] in ("accept", "abstain")
     assert "no_decision" not in answer
 
+    values = np.array(json.loads(body)["input"], np.float32)
+    np.save(tmp_path / "rows.npy", values[None])
+    done = run(command_here(score) + " --seed 1", tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    (row,) = pq.read_table(tmp_path / "table.parquet").to_pylist()
+    assert row["label"] == answer["label"]
+    assert np.float32(row["mean"]).tolist() == np.float32(answer["mean"]).tolist()
+
 
 def command_here(command: str) -> str:
     """As of a checkout that was never installed."""
-    return command.replace("dropserve-train", "python -m training")
+    command = command.replace("dropserve-train", "python -m training")
+    return command.replace("dropserve score", "python -m app score")
 
 
 def save_labelled(path: Path, network: Path) -> None:

@@ -29,6 +29,7 @@ FIGURES = {
     ("docs/protocol.md", "v2-mutations"): ["20,000"],
     ("docs/experiments.md", "compare-relu"): ["0.0002"],
     ("docs/experiments.md", "regularisers"): ["1.61", "1.49", "0.12", "0.17", "0.18"],
+    ("docs/experiments.md", "rotate"): ["0.01", "0.99"],
     ("docs/experiments.md", "sweep"): ["3.69", "2.60", "3.67", "3.50", "3.53"],
 }
 

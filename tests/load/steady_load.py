@@ -42,12 +42,21 @@ class Seen:
 
 
 @asynccontextmanager
-async def steady_load(address: str, connections: int) -> AsyncIterator[Seen]:
-    """Requests 50 passes on every connection, again and again, until the block ends."""
+async def steady_load(
+    address: str, connections: int, *, model: str = "", body: bytes = sample("7.png")
+) -> AsyncIterator[Seen]:
+    """Requests 50 passes on every connection, again and again, until the block ends.
+
+    Args:
+        address: of the server.
+        connections: how many.
+        model: the beginning of the path, such as `/models/NAME`; without it the default's.
+        body: an image, or JSON.
+    """
     host, port = address.removeprefix("http://").split(":")
-    seen, body = Seen(), sample("7.png")
+    seen, kind = Seen(), "application/json" if body.startswith(b"{") else "image/png"
     head = (
-        f"POST /predict/mc?seed=1 HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\n"
+        f"POST {model}/predict/mc?seed=1 HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     over = asyncio.Event()

@@ -13,14 +13,22 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.api.examples import example_digits
+from app.process.signals import SIGHUP
 from app.settings import Settings
+from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
+from model.engines import build_engine
+from model.engines.protocol import sample_probs
+from model.sampling.masks import Passes
 from tests.load import (
     body_mutations,
     capacity,
     curves,
     hostile_connections,
     large_batch,
+    model_changes,
     overload,
+    own_networks,
     price_of_operating,
     same_bytes,
     schema_fuzz,
@@ -325,6 +333,43 @@ def test_hostile_connections_are_refused_and_a_polite_client_is_served() -> None
         assert statuses & figures.outcomes[kind].keys(), kind
     assert figures.attacked
     assert figures.health
+
+
+def test_an_imported_network_has_the_engine_and_the_bits_of_the_committed_one() -> None:
+    own, committed = (
+        build_engine(network)
+        for network in (own_networks.imported(), load_checkpoint(DEFAULT_CHECKPOINT).network)
+    )
+    assert type(own) is type(committed)
+    for pixels in example_digits()[:5]:
+        probs = sample_probs(own, pixels, Passes(50, 1))
+        assert probs.tobytes() == sample_probs(committed, pixels, Passes(50, 1)).tobytes()
+
+
+@pytest.mark.parametrize("rates", [(0, 0, 0.5), (0, 0.5, 0.5)])
+def test_both_ways_of_lenet_that_are_compared_answer(rates: tuple[float, ...]) -> None:
+    network, digits = own_networks.draw_lenet(*rates), example_digits()[:1]
+    own_networks.answering(build_engine(network), digits)()
+    ((variance, mean),) = own_networks.looping(network, digits)()
+
+    assert mean.shape == variance.shape == (1, 10)
+    assert float(mean.sum()) == pytest.approx(1, abs=1e-5)
+    assert float(variance.max()) > 0  # or nothing was dropped
+
+
+@pytest.mark.skipif(SIGHUP is None, reason="models are changed by a signal to the workers")
+def test_loading_and_unloading_models_loses_no_request() -> None:
+    found = model_changes.measure(rounds=1, connections=4)
+
+    assert (found.lost, found.wrong) == (0, [])
+    assert found.answered > 0
+    assert len(found.seconds) == 4  # with the one that fails
+
+
+def test_the_growth_of_memory_is_per_change_in_the_second_half() -> None:
+    found = model_changes.Changed(memory=[100.0, 300.0, 310.0, 310.5, 311.0, 311.5])
+
+    assert found.growth() == pytest.approx(0.5 * 2**20 / 1e6)
 
 
 def test_a_soak_has_every_expected_answer() -> None:

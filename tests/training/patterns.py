@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint
 from training.config import TrainConfig
 from training.data import Images
 from training.errors import TrainingError
@@ -34,7 +34,8 @@ IMAGES = make_images(600)
 
 
 def run(output: Path, config: TrainConfig = TINY, *, resume: bool = False) -> Checkpoint:
-    return train(config, IMAGES, output, device=CPU, resume=resume)
+    train(config, IMAGES, output, device=CPU, resume=resume)
+    return load_checkpoint(output)
 
 
 def read_history(output: Path) -> list[dict[str, Any]]:

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
+from model.network import MLP
 from training.config import Experiment, TrainConfig
 from training.data import Images, load_images
-from training.network import TrainableMLP
+from training.network import Trainable, TrainableMLP
 from training.optimisation import best_epoch
 from training.runs import Row, RunFiles, find_device
 from training.train import evaluate_network, recipe_of, train
@@ -102,7 +103,7 @@ def _run(
 ) -> Outcome:
     measured = _training_part(config, images)[:_MEASURED_IMAGES]
 
-    def measure(network: TrainableMLP) -> Row:
+    def measure(network: Trainable) -> Row:
         scores = evaluate_network(network, measured)
         return {"plain_train_loss": scores.nll, "plain_train_accuracy": 1 - scores.error}
 
@@ -113,6 +114,7 @@ def _run(
     checkpoint = train(
         config, images, output, device=device, resume=True, measure=measure, on_epoch=advance
     )
+    assert isinstance(checkpoint.network, MLP)  # which all experiments train
     history = files.rows()
     losses = [row["validation_loss"] for row in history]
     kept = history[best_epoch(losses) - 1] if config.patience > 0 else history[-1]

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.config import Experiment, TrainConfig, flag_of
+from training.config import Experiment, TrainConfig
 from training.experiments import PLAIN, RELU_DROPOUT
 from training.experiments.grid import Outcome, errors_on, load_mnist, run_groups
 from training.experiments.plots import COLOURS, figure
 from training.metrics import Spread
+from training.options import flag_of
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 import hashlib
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model.arrays import Floats
 from model.errors import ShapeError
+from model.files import printable
 from model.layered import InputSpec, LayeredConfig, LayeredNetwork, as_mlp
 from model.layers import DropoutLayer
 from model.network import MLP
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 # Float32 in another order.
 _TOLERANCE = 1e-5
+_MOST_CHARACTERS = 400  # of a message
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -35,14 +38,14 @@ def import_network(options: ImportOptions) -> None:
     """
     content = read_file(options.file)
     try:
-        format_name, draft = _read(content, options)
+        with warnings.catch_warnings(action="ignore"):  # of libraries, about what is damaged
+            format_name, draft = _read(content, options)
         network = _network(draft, options)
     except (TrainingError, ShapeError) as error:
-        raise TrainingError(f"{options.file}: {error}") from error
+        raise TrainingError(f"{options.file}: {_line(error)}") from error
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         # Any of a file's values can be missing, or of another type.
-        reason = f"{type(error).__name__}: {error}"
-        reason = " ".join(reason.split())[:200]
+        reason = _line(f"{type(error).__name__}: {error}")
         raise TrainingError(f"{options.file}: the description is damaged: {reason}") from error
     # Only now, since both take longer to import than a file takes to be refused.
     from model.checkpoint import VERSION_DIGITS, AnyCheckpoint, save_checkpoint
@@ -55,12 +58,17 @@ def import_network(options: ImportOptions) -> None:
     training = {"name": options.name or options.file.stem, "imported": source}
     version = save_checkpoint(options.output, AnyCheckpoint(network, training=training))
     for note in draft.notes:
-        print(note)
+        print(_line(note))
     rates = ", ".join(f"{site.rate:.3f}" for site in engine.dropout_sites)
     print(
         f"{options.output}: version {version}, {network.parameter_count():,} parameters, dropout "
         f"rates {rates}, computed by {type(engine).__name__}{checked}"
     )
+
+
+def _line(text: object) -> str:
+    """One line for the terminal, of what may have words of the file in it."""
+    return printable(" ".join(str(text).split()))[:_MOST_CHARACTERS]
 
 
 def _read(content: bytes, options: ImportOptions) -> tuple[str, Draft]:

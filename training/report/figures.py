@@ -41,12 +41,18 @@ _WIDTH = 7.0  # inches
 
 def save_figures(report: Mapping[str, Any], folder: Path) -> None:
     """Draws every measurement of the report."""
+    for name in _FIGURES:
+        save_figure(name, report, folder)
+
+
+def save_figure(name: str, report: Mapping[str, Any], folder: Path) -> None:
+    """Draws one measurement."""
     folder.mkdir(parents=True, exist_ok=True)
+    section, draw = _FIGURES[name]
     with mpl.rc_context(_SETTINGS):
-        for name, (section, draw) in _FIGURES.items():
-            figure = draw(report[section])
-            for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-                figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
+        figure = draw(report[section])
+        for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            figure.savefig(folder / f"{name}.{ending}", metadata=metadata)
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -104,28 +110,23 @@ def draw_risk_coverage(abstaining: Mapping[str, Any]) -> Figure:
 
 
 def draw_rotated_digit(rotated: Mapping[str, Any]) -> Figure:
-    """Every pass's probability of the favourite classes, for one digit as it turns."""
+    """Softmax inputs and outputs of every pass for the favourite classes, as one digit turns."""
     probs = np.array(rotated["probabilities"])  # (angles, T, C)
-    favourites = np.argsort(-probs.mean(axis=1).max(axis=0), kind="stable")[:4]
-    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
-    grid = figure.add_gridspec(2, len(rotated["angles"]), height_ratios=[5, 1])
-    axes = figure.add_subplot(grid[0, :])
-    for order, (digit, style) in enumerate(zip(favourites, _STYLES, strict=False)):
-        for column in range(len(probs)):
-            values = probs[column, :, digit]
-            place = column + (order - 1.5) * 0.18
-            points: dict[str, Any] = {"linestyle": "", "color": style["color"]}
-            dashes = {**points, "marker": "_", "markersize": 7, "alpha": 0.25, "rasterized": True}
-            axes.plot(np.full(len(values), place), values, **dashes)
-            label = str(digit) if column == 0 else None
-            mean = {**points, "marker": style["marker"], "markersize": 5, "label": label}
-            axes.plot(place, values.mean(), **mean)
-    axes.set_xticks(range(len(probs)), [f"{angle}°" for angle in rotated["angles"]])
-    axes.set_xlim(-0.6, len(probs) - 0.4)
-    axes.set_ylabel("probability: passes, and their mean")
-    figure.legend(title="digit", ncols=4, loc="outside upper center")
-    for column, pixels in enumerate(rotated["pixels"]):
-        _show(figure.add_subplot(grid[1, column]), pixels)
+    favourites = np.argsort(-probs.mean(axis=1).max(axis=0), kind="stable")[:3]
+    figure, panels = _figure(7.0, 2, 1)
+    for axes, name in zip(panels, ("input", "output"), strict=True):
+        values = np.array(rotated["logits"]) if name == "input" else probs
+        for order, (index, style) in enumerate(zip(favourites, _STYLES, strict=False)):
+            places = np.arange(len(values))[:, None] + (order - 1) * 0.22 + 0 * values[:, :, index]
+            label = rotated["labels"][index] if name == "input" else None
+            dashes: Any = {"marker": "_", "color": style["color"], "alpha": 0.35, "label": label}
+            axes.scatter(places, values[:, :, index], rasterized=True, **dashes)
+        axes.set_xticks(range(len(values)), [f"{angle}°" for angle in rotated["angles"]])
+        axes.set_ylabel(f"softmax {name}")
+        for column, pixels in enumerate(rotated["pixels"]):
+            place = (column - 0.45, -0.3, 0.9, 0.17)
+            _show(axes.inset_axes(place, transform=axes.get_xaxis_transform()), pixels)
+    panels[0].legend(title="label", ncols=3, loc="lower center")
     return figure
 
 

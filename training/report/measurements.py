@@ -11,9 +11,11 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.special import softmax
 from tqdm import tqdm
 
 from model.arrays import Array
+from model.checkpoint import Network
 from model.engines.protocol import sample_probs
 from model.literals import Estimator, Mode
 from model.sampling.masks import Passes
@@ -30,6 +32,7 @@ from training.answers import (
     uncertainty_scores,
 )
 from training.data import Images
+from training.network import sample_logits
 
 KINDS: tuple[Mode, ...] = get_args(Mode)
 TITLES: dict[Mode, str] = {"predict": "deterministic", "mc": "MC dropout"}
@@ -37,7 +40,6 @@ _CURVE_POINTS = 200
 # Gal and Ghahramani 2016, figure 4: a digit 1 in 12 rotations, 100 passes.
 ANGLES = tuple(range(0, 180, 15))
 _ROTATED_CLASS = 1
-_ROTATED_PASSES = 100
 _HISTOGRAM_BINS = 40
 # Convergence: passes, images, seeds, and passes of the reference.
 PASSES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -167,19 +169,22 @@ def rotate(pixels: Pixels, degrees: float) -> Pixels:
     return np.stack(turned)
 
 
-def measure_rotated_digit(subject: Subject) -> dict[str, Any]:
-    """Every pass's probabilities for one digit in 12 rotations."""
-    number = int(np.flatnonzero(subject.images.labels == _ROTATED_CLASS)[0])
-    digit = subject.images.pixels[number : number + 1]
-    images = [rotate(digit, angle)[0] for angle in ANGLES]
-    passes = Passes(_ROTATED_PASSES, subject.seed)
-    probs = [sample_probs(subject.engine, image, passes) for image in images]
+def measure_rotated_digit(
+    network: Network, images: Images, *, passes: int = 100, seed: int
+) -> dict[str, Any]:
+    """Every pass's softmax inputs and outputs for one digit in 12 rotations."""
+    number = int(np.flatnonzero(images.labels == _ROTATED_CLASS)[0])
+    digit = images.pixels[number : number + 1]
+    turned = [rotate(digit, angle)[0] for angle in ANGLES]
+    logits = [sample_logits(network, image, Passes(passes, seed)) for image in turned]
     return {
         "image": number,
         "angles": list(ANGLES),
-        "passes": _ROTATED_PASSES,
-        "pixels": [image.tolist() for image in images],
-        "probabilities": [each.astype(np.float64).round(4).tolist() for each in probs],
+        "labels": list(network.config.labels),
+        "passes": passes,
+        "pixels": [image.tolist() for image in turned],
+        "logits": [each.astype(np.float64).round(4).tolist() for each in logits],
+        "probabilities": [softmax(each, axis=1).round(4).tolist() for each in logits],
     }
 
 

@@ -152,9 +152,7 @@ def model_card(report: Report) -> str:
         "## Intended use",
         _INTENDED_USE,
         "## Network and data",
-        f"A multi-layer perceptron of {subject['parameters']:,} parameters, "
-        f"{'-'.join(map(str, subject['layer_sizes']))}, with ReLU and dropout after each hidden "
-        f"layer: {_rates(subject['training_rates'], '/')} in training, "
+        f"{subject['network']}: {_rates(subject['training_rates'], '/')} in training, "
         f"{_rates(subject['serving_rates'], '/')} in serving. Data set: `{subject['name']}`, "
         f"60,000 training images less {recipe.get('validation_images', 0):,} for "
         "validation, and 10,000 test images, used only for this card.",

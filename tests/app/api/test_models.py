@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest_asyncio
 from fastapi import FastAPI
 
 from app.errors import ErrorCode
+from app.inference import repository
 from app.settings import Settings
 from model.checkpoint import load_any_checkpoint
 from model.engines import build_engine
@@ -275,6 +277,42 @@ async def test_a_model_whose_new_file_is_damaged_serves_on(
 
     request = as_json(input=ROW.tolist())
     assert (await asking.post("/models/kept/predict", **request)).status_code == 200
+
+
+async def test_the_old_network_answers_until_the_new_one_is_up(
+    asking: httpx.AsyncClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow Serving and others drop the old version first."""
+    save_network(folder, "slow", tabular())
+    assert (await change(asking, "load", "slow")).status_code == 200
+    request = as_json(input=ROW.tolist())
+
+    async def version() -> str:
+        response = await asking.post("/models/slow/predict", **request)
+        assert response.status_code == 200, response.text
+        return str(response.json()["model"]["version"])
+
+    before, load = await version(), repository.load_predictor
+    save_network(folder, "slow", tabular(), 1, {"note": "new"})
+    is_loaded, may_serve = threading.Event(), threading.Event()
+
+    def load_slowly(*arguments: Any) -> Any:
+        predictor = load(*arguments)
+        is_loaded.set()
+        assert may_serve.wait(60)
+        return predictor
+
+    monkeypatch.setattr(repository, "load_predictor", load_slowly)
+    loading = asyncio.create_task(change(asking, "load", "slow"))
+    try:
+        assert await asyncio.to_thread(is_loaded.wait, 60)
+        assert await version() == before
+        assert (await asking.get("/v2/models/slow/ready")).status_code == 200
+        assert not loading.done()
+    finally:
+        may_serve.set()
+    assert (await loading).status_code == 200
+    assert await version() != before
 
 
 async def test_no_request_is_lost_while_models_are_loaded_and_unloaded(

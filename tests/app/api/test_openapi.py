@@ -142,8 +142,31 @@ def test_every_route_that_people_call_is_described(document: dict[str, Any]) -> 
     described = {(method, path) for path, method, _ in operations(document)}
 
     posted = {path for method, path in described if method == "post"}
-    assert posted == {*ROUTES, "/feedback", "/v2/models/{model}/infer"}
-    assert described >= {("get", path) for path in ("/health/live", "/health/ready", "/model")}
+    named = {f"/models/{{model}}{path}" for path in ROUTES}
+    assert posted == {*ROUTES, *named, "/feedback", "/v2/models/{model}/infer"}
+    asked = ("/health/live", "/health/ready", "/model", "/models", "/models/{model}")
+    assert described >= {("get", path) for path in asked}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_route_of_a_named_model_is_described_as_the_short_one(
+    client: httpx.AsyncClient, document: dict[str, Any], path: str
+) -> None:
+    short = document["paths"][path]["post"]
+    named = document["paths"][f"/models/{{model}}{path}"]["post"]
+    model, *parameters = named["parameters"]
+    assert (model["name"], model["in"], model["required"]) == ("model", "path", True)
+    assert model["schema"]["default"] == (await client.get("/model")).json()["name"]
+    assert parameters == short["parameters"]
+    refused = await client.post(f"/models/none{path}", content=PICTURE)
+    assert refused.status_code == 404
+    assert_declared(named, refused)
+    del named["responses"]["404"]
+    assert named["responses"] == short["responses"]
+    body = body_of(document, f"/models/{{model}}{path}")["application/json"]["schema"]
+    one = body["properties"]["inputs"]["items"] if path in BATCH else body
+    assert "input" in one["properties"]
+    assert {"required": ["input"]} in one["oneOf"]
 
 
 @pytest.mark.parametrize("path", ROUTES)

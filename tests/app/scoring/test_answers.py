@@ -77,7 +77,7 @@ async def test_pixels_are_answered_as_those_of_a_request(
 
 
 def test_the_columns_are_those_that_the_answer_declares_for_a_table() -> None:
-    schema = table_schema(10)
+    schema = table_schema("0123456789")
 
     assert schema.names[:2] == ["row", "source"]
     assert {"decision", "reason", "seed"} <= set(schema.names)

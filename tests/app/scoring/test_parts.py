@@ -77,6 +77,7 @@ def test_a_run_goes_on_where_it_was_killed(
 
 # The folder alone
 
+LABELS = ("0", "1")
 MANIFEST = {"dropserve": "1", "passes": 2, "digest": "abc"}
 
 
@@ -85,7 +86,7 @@ def part(rows: list[int], failed: list[int] | None = None) -> pa.RecordBatch:
     every = sorted([*rows, *(failed or [])])
     errors = [pa.field("code", pa.string()), pa.field("message", pa.string())]
     arrays = {"row": every, "source": [f"{row}.png" for row in every]}
-    for field in table_schema(2):
+    for field in table_schema(LABELS):
         value = [0.5, 0.5] if pa.types.is_fixed_size_list(field.type) else 1
         answers = [f"label {row}" if pa.types.is_dictionary(field.type) else value for row in every]
         arrays.setdefault(
@@ -94,7 +95,7 @@ def part(rows: list[int], failed: list[int] | None = None) -> pa.RecordBatch:
         )
     for field in errors:
         arrays[field.name] = [None if row in rows else field.name for row in every]
-    schema = pa.schema([*table_schema(2), *errors])
+    schema = pa.schema([*table_schema(LABELS), *errors])
     return pa.record_batch(
         [pa.array(arrays[each.name], each.type, safe=False) for each in schema], schema=schema
     )

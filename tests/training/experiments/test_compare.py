@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.network import MLPConfig
 from tests.training.experiments.conftest import TEST, TRAINING, outcome
 from tests.training.patterns import CPU, make_images
 from training.config import CompareOptions, Experiment
@@ -54,6 +55,7 @@ def test_the_articles_network_begins_as_kerass_does() -> None:
     """No activation, Glorot's bounds, zero biases, pixels / 255; and SGD steps as SGD does."""
     run = start(ARTICLE, make_images(300), CPU)
     config = run.network.config
+    assert isinstance(config, MLPConfig)
     assert (config.activation, config.mean, config.std) == ("linear", 0.0, 1.0)
     assert config.dropout_rates == (0.5, 0.5, 0.5)
     for layer in run.network.layers:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import training.train
+from model.checkpoint import load_checkpoint
 from tests.training.patterns import CPU, IMAGES, TINY
 from training.config import Experiment, TrainConfig
 from training.experiments import grid
@@ -50,8 +51,8 @@ def test_an_outcome_is_that_of_a_run_by_itself(experiment: Experiment, tmp_path:
     outcomes = run(experiment, SHORT, REGULARISED)
     assert outcomes.keys() == {SHORT, REGULARISED}
     for config, outcome in outcomes.items():
-        alone = train(config, IMAGES, tmp_path / "alone", device=CPU)
-        network = TrainableMLP.from_network(alone.network)
+        train(config, IMAGES, tmp_path / "alone", device=CPU)
+        network = TrainableMLP.from_network(load_checkpoint(tmp_path / "alone").network)
         assert evaluate_network(outcome.network, IMAGES) == evaluate_network(network, IMAGES)
         assert outcome.series("epoch") == [1, 2]
         assert outcome.kept == outcome.history[-1]
