@@ -1,8 +1,6 @@
 """What a predictor asks the scheduler for, by the costs of its network; all else are fakes."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,10 +26,9 @@ class Scheduler:
     def check(self, cost: int, *, before: float = 0.0, timeout: float = 0.0) -> None:
         self.asked.append((cost, before, timeout))
 
-    @contextmanager
-    def admit(self, cost: int, *, before: float, timeout: float) -> Iterator[Charge]:
+    def admit(self, cost: int, *, before: float, timeout: float) -> Charge:
         self.check(cost, before=before, timeout=timeout)
-        yield Charge(self.backlog, cost)
+        return Charge(self.backlog, cost)
 
 
 def make_admission(deterministic: int = 20, per_pass: int = 3) -> tuple[Any, Scheduler]:

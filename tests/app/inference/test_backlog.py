@@ -23,6 +23,14 @@ def test_where_nothing_is_left_to_do_nobody_waits() -> None:
     assert (backlog.total, backlog.wait(10**6)) == (0, 0)
 
 
+def test_the_begin_and_the_end_of_a_block_are_noted_even_if_it_fails() -> None:
+    changes: list[int] = []
+    with pytest.raises(ValueError, match="here"), Charge(Backlog(1.0), 5, changes.append):
+        assert changes == [1]
+        raise ValueError("here")
+    assert changes == [1, -1]
+
+
 def test_smaller_ones_count_whole_and_larger_ones_with_the_share_of_the_oldest() -> None:
     backlog = Backlog(1.0)
     with Charge(backlog, 60), Charge(backlog, 1000), Charge(backlog, 100_000):
