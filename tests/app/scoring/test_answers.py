@@ -108,4 +108,4 @@ def test_columns_have_a_row_for_each_image_in_order(
             assert column[0].as_py() == columns[name][row].as_py()
     assert columns["variance"].null_count == (6 if passes == 1 else 0)
     assert columns["reason"].to_pylist()[-1] == "several_digits"
-    assert columns["label"].to_pylist() == [labels[n] for n in columns["digit"].to_pylist()]
+    assert columns["label"].to_pylist() == [labels[n] for n in columns["class_index"].to_pylist()]
