@@ -12,6 +12,7 @@ REASONS: dict[str, dict[str, str]] = {
     "app/inference/scheduler.py": {
         "TURNS_OF_A_ROUND = 3": _CHOICE,
         "await asyncio.sleep( -1)": "asyncio takes no negative time for 0",
+        "if passes and seconds != 0:": "the clock is monotonic: no time is below 0",
         "passes_per_second: float = 100001.0,": "a first guess, which measurements replace",
         "without @property": _TYPES,
     },
