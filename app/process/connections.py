@@ -13,6 +13,7 @@ state.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import httptools
@@ -38,6 +39,7 @@ _LINGER_SECONDS = 2.0
 # for some time after one that found none there is no other.
 _CLOSED_SHARE = 10
 _SEARCH_SECONDS = 0.05
+_CHUNKED = b"transfer-encoding: chunked\r\n"
 _HEALTH = frozenset(route.encode() for route in OPEN_ROUTES if "/health/" in route)
 
 # What a connection waits for: another request; request headers, those of the
@@ -130,7 +132,8 @@ class BoundedProtocol(PipeliningProtocol):
         if self.parser.should_upgrade():
             return  # the parser stops here; see `_ignore_upgrade`
         super().on_headers_complete()
-        self.cycle.transport = self._answers  # type: ignore[assignment]
+        is_old = self.scope["http_version"] == "1.0"
+        self.cycle.transport = _Unchunked(self) if is_old else self._answers  # type: ignore[assignment]
         self._body_bytes = self._chunk_bytes
         # Trailers of a chunked body are not the request's headers: a proxy would not check them.
         self.headers = []
@@ -311,7 +314,7 @@ class _Answers:
 
     def __init__(self, protocol: BoundedProtocol) -> None:
         self._protocol = protocol
-        self.write = protocol.transport.write
+        self.write: Callable[[bytes], None] = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
 
     def close(self) -> None:
@@ -319,6 +322,27 @@ class _Answers:
             self._protocol._linger()
         else:
             self._protocol.transport.close()
+
+
+class _Unchunked(_Answers):
+    """For a client of HTTP/1.0, which knows no chunks: the connection's end ends the answer.
+
+    uvicorn writes the headers of an answer at once, and so each chunk.
+    """
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        super().__init__(protocol)
+        self._is_chunked = False
+        self.write = self._write_plain
+
+    def _write_plain(self, data: bytes) -> None:
+        if self._is_chunked:
+            size, _, rest = data.partition(b"\r\n")
+            data = rest[: int(size or b"0", 16)]
+        elif data.startswith(b"HTTP/1.1 ") and _CHUNKED in data:
+            self._is_chunked = True
+            data = data.replace(_CHUNKED, b"")
+        self._protocol.transport.write(data)
 
 
 class _RefusedError(Exception):

@@ -37,6 +37,11 @@ from model.errors import CheckpointError
 
 logger = logging.getLogger("dropserve")
 
+_WITHOUT_LIMITS = (
+    "httptools is not installed: nothing limits the number of connections, and how slowly clients "
+    "send and read; install it, or put a proxy that limits both in front of the server"
+)
+
 
 def run_server(settings: Settings, loaded: Loaded, listeners: list[socket.socket]) -> NoReturn:
     """Serves until SIGINT or SIGTERM, and exits.
@@ -106,6 +111,8 @@ def configure(settings: Settings, app: FastAPI | None = None) -> uvicorn.Config:
         from app.process.connections import bounded_protocol
 
         http = bounded_protocol(settings, app.state.metrics if app else None)
+    elif app:
+        logger.warning(_WITHOUT_LIMITS)
     return uvicorn.Config(
         app or "",
         http=http,

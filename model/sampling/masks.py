@@ -27,8 +27,6 @@ from model.sampling.sites import RATE_STEPS as RATE_STEPS
 from model.sampling.sites import DropoutSite as DropoutSite
 from model.sampling.sites import round_rate as round_rate
 
-MAX_BALANCED_PASSES = 2**16  # their masks are drawn as a whole
-
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint32]
 

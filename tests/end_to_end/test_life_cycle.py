@@ -1,10 +1,11 @@
 """The life of a server: it drains, replaces a killed worker, and reloads; nobody is let down."""
 
 import asyncio
+import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import uvloop
 from tests.conftest import ServerStarter, assert_error, interruptible, sample
 from tests.load import life_cycle
 from tests.load.life_cycle import Kill, Versions
+from tests.load.processes import children_of
 from tests.load.servers import Server, serving
 from tests.load.steady_load import steady_load
 
@@ -22,7 +24,15 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
 
+PATIENCE_SECONDS = 60.0
 DRAIN_SECONDS = {"DROPSERVE_DRAIN_SECONDS": "60"}
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +41,16 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
 
 
 @pytest.fixture(scope="module")
-def two_workers(versions: Versions) -> Iterator[Server]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the supervisor of `two_workers` keeps its files."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def two_workers(versions: Versions, temporary: Path) -> Iterator[Server]:
     checkpoint = ("--checkpoint", str(versions.served))
-    with serving("--workers", "2", *checkpoint, environ=life_cycle.QUIET) as server:
+    environ = life_cycle.QUIET | {"TMPDIR": str(temporary)}
+    with serving("--workers", "2", *checkpoint, environ=environ) as server:
         yield server
 
 
@@ -101,6 +118,37 @@ def test_a_replacement_serves_what_is_served_whatever_has_become_of_the_file(
     assert killed.foreign == 0
     assert len(served) == 1
     assert served <= set(versions.names)
+
+
+def test_while_replacements_die_as_they_start_the_other_worker_serves(
+    two_workers: Server, temporary: Path
+) -> None:
+    (catalogue,) = temporary.glob("dropserve-*/served.json")
+    aside = catalogue.rename(temporary / "aside")
+    victim, survivor = life_cycle.workers_of(two_workers.pid)
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: two_workers.log.read_text().count(" as it started") >= 2)
+    with httpx.Client(base_url=two_workers.address, trust_env=False) as http:
+        assert http.post("/predict", content=sample("7.png")).json()["digit"] == 7
+
+    aside.rename(catalogue)
+
+    wait_for(lambda: asyncio.run(life_cycle.has_answered(two_workers, {survivor})))
+    assert survivor in life_cycle.workers_of(two_workers.pid)
+
+
+def test_workers_end_when_their_supervisor_is_killed() -> None:
+    with serving("--workers", "2", environ=life_cycle.QUIET) as server:
+        forking = children_of(server.pid)
+        workers = life_cycle.workers_of(server.pid)
+        assert len(workers) == 2
+        server.process.kill()
+        server.process.wait(30)
+
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in [*forking, *workers]))
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(server.address, trust_env=False)
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_workers_end_with_ctrl_c_and_leave_nothing_behind() -> None:

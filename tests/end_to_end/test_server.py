@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.client import DropserveClient
+from tests.app.process.addresses import has_ipv6
 from tests.conftest import SAMPLES, RunningServer, ServerStarter, assert_error, sample
 
 pytestmark = pytest.mark.slow
@@ -68,6 +70,18 @@ def test_the_curl_that_it_prints_is_answered(server: RunningServer) -> None:
     assert status == 200
     assert answer["confidence"] > 0.9
     assert len(answer["variance"]) == 10
+
+
+@needs_curl
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_it_serves_at_an_address_of_ipv6(servers: ServerStarter) -> None:
+    running = servers.start("--host", "::1")
+
+    assert running.address.startswith("http://[::1]:")
+    status, answer = run(running.curl)
+    assert (status, len(answer["variance"])) == (200, 10)
+    with DropserveClient(running.address) as client:
+        assert client.predict(sample("7.png")).digit == 7
 
 
 # Real clients

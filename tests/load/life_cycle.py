@@ -116,7 +116,7 @@ async def kill_one(server: Server, seen: Seen) -> Kill:
     held = ports_of(victim)
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
-    while not await _has_answered(server, known):
+    while not await has_answered(server, known):
         assert time.monotonic() < began + _TIMEOUT_SECONDS, "no new worker"
         await asyncio.sleep(_POLL_SECONDS)
     seconds = time.monotonic() - began
@@ -127,7 +127,7 @@ async def kill_one(server: Server, seen: Seen) -> Kill:
     return Kill(own, len(failures) - own + refused, seconds)
 
 
-async def _has_answered(server: Server, known: set[int]) -> bool:
+async def has_answered(server: Server, known: set[int]) -> bool:
     """Whether a worker that is not known answers a request."""
     host, port = server.address.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))

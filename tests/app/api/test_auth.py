@@ -97,6 +97,9 @@ NO_CREDENTIALS: list[dict[str, Any]] = [
     {"headers": {b"authorization": b"Bearer \xe4"}},
     {"headers": {"authorization": ALICE}},
     {"headers": {"authorization": f"Basic {ALICE}"}},
+    # As long as "Bearer", before and behind it.
+    {"headers": {"authorization": f"Apikey {ALICE}"}},
+    {"headers": {"authorization": f"Secret {ALICE}"}},
     {"headers": [*bearer(WRONG).items(), *bearer(ALICE).items()]},
     {"headers": {"x-api-key": ALICE}},
     {"headers": {"cookie": f"authorization=Bearer {ALICE}"}},
@@ -150,9 +153,13 @@ async def test_what_is_open_is_open_wherever_the_application_is_mounted(guarded:
 
 
 async def test_no_detour_leads_from_the_open_to_the_guarded(asking: httpx.AsyncClient) -> None:
-    for path in ("/static/../model", "/static/%2e%2e/model", "/static//../../app/settings.py"):
-        response = await asking.get(path)
-        assert response.status_code in (401, 404), path
+    # httpx resolves the first and the last; the other is no file of those that are served.
+    for path, status, code in (
+        ("/static/../model", 401, "unauthorized"),
+        ("/static/%2e%2e/model", 404, "not_found"),
+        ("/static//../../app/settings.py", 401, "unauthorized"),
+    ):
+        assert_error(await asking.get(path), status, code)
 
 
 async def test_metrics_are_open_by_choice(
@@ -261,7 +268,9 @@ def later(path: Path, content: str, keys: ApiKeys, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("app.api.auth.time.monotonic", lambda: now + 10)
 
 
-def test_a_changed_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "keys"
     path.write_text(key_line(ALICE, "alice"))
     keys = ApiKeys(path)
@@ -269,7 +278,24 @@ def test_a_changed_file_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     later(path, key_line(BOB, "bob"), keys, monkeypatch)
 
-    assert (keys.admits(ALICE.encode()), keys.admits(BOB.encode())) == (False, True)
+    with caplog.at_level(logging.INFO, logger="dropserve"):
+        assert (keys.admits(ALICE.encode()), keys.admits(BOB.encode())) == (False, True)
+    assert caplog.messages == ["API keys: 1"]
+
+
+def test_the_file_is_looked_at_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now = tmp_path / "keys", [1000.0]
+    path.write_text(key_line(ALICE, "alice"))
+    monkeypatch.setattr("app.api.auth.time.monotonic", lambda: now[0])
+    keys = ApiKeys(path)
+    path.unlink()
+
+    now[0] += 0.99
+    assert keys.admits(ALICE.encode())
+    now[0] += 0.01
+    assert not keys.admits(ALICE.encode())
 
 
 def make_unreadable(path: Path) -> None:
@@ -312,8 +338,7 @@ def test_a_file_that_cannot_be_used_any_more_admits_nobody_and_says_why_once(
     for _ in range(2):
         now[0] += 10
         assert not keys.admits(ALICE.encode())
-
-    (record,) = caplog.records
+        (record,) = caplog.records
     assert str(path) in record.getMessage()
     assert ALICE not in caplog.text
 
@@ -358,12 +383,22 @@ def test_a_file_without_keys_is_refused_at_start(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_file_of_up_to_a_mebibyte_is_read(tmp_path: Path) -> None:
+    path, line = tmp_path / "keys", key_line(ALICE, "alice") + "\n"
+    path.write_text(line.ljust(2**20, "#"))
+    assert ApiKeys(path).admits(ALICE.encode())
+
+    path.write_text(line.ljust(2**20 + 1, "#"))
+    with pytest.raises(SettingsError, match="more than 1,048,576 bytes"):
+        ApiKeys(path)
+
+
 def test_keys_differ_and_their_line_does_not_reveal_them() -> None:
     keys = {make_key() for _ in range(100)}
 
     assert len(keys) == 100
     for key in keys:
-        assert len(key) > 43
+        assert len(key) == len(KEY_PREFIX) + 43  # 256 bits, six in a character
         assert key not in key_line(key, "alice")
         assert key_line(key, "alice").endswith("  alice")
 

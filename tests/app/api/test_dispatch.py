@@ -29,6 +29,7 @@ from tests.app.api.request_bodies import (
     threaded,
 )
 from tests.app.open_inference.inference_requests import json_body
+from tests.app.process.waiting import until
 from tests.conftest import connect, sample
 
 LONG_REQUESTS = {
@@ -82,8 +83,7 @@ async def test_a_client_that_goes_away_while_its_picture_waits_for_a_thread_is_f
         ]
         await asyncio.sleep(0)
         async with Conversation(app, path, threaded("7.png")) as request:
-            await asyncio.sleep(0.01)
-            assert predictor._reader.backlog.total > 0
+            await until(lambda: predictor._reader.backlog.total > 0)
             request.leave()
 
             assert await request.settled_passes() == 0

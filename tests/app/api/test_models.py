@@ -362,6 +362,8 @@ async def test_loading_takes_an_admin_key_and_no_other(
     assert (await asking.post(path)).status_code == 401
     wrong = {"authorization": f"Bearer {ADMIN[:-1]}y"}
     assert (await asking.post(path, headers=wrong)).status_code == 401
+    # It guards nothing else.
+    assert (await asking.post("/v2/repository/models/iris/nowhere")).status_code == 404
     # Without a file of admin keys nobody can.
     assert (await client.post(path, headers=AS_ADMIN)).status_code == 401
 

@@ -316,8 +316,8 @@ def test_81_megapixels_fit_into_ten_kilobytes() -> None:
 
 
 async def test_a_misspelt_name_of_megabytes_takes_no_time(client: httpx.AsyncClient) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     await TABLE["JSON: a field of megabytes"].send(client)
 
     # Comparing all of it with the known names takes half a minute.
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

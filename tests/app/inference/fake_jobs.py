@@ -113,10 +113,8 @@ def make_scheduler(step: Adder, **options: Any) -> Scheduler[Sum, Answer]:
 
 
 @asynccontextmanager
-async def serving(
-    step: Adder, *, max_wait_seconds: float = MAX_WAIT
-) -> AsyncGenerator[Scheduler[Sum, Answer], None]:
-    scheduler = make_scheduler(step, max_wait_seconds=max_wait_seconds)
+async def serving(step: Adder, **options: Any) -> AsyncGenerator[Scheduler[Sum, Answer], None]:
+    scheduler = make_scheduler(step, **options)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             yield scheduler

@@ -8,7 +8,7 @@ from app.inference.backlog import Backlog, Charge, size_of
 def test_costs_of_a_power_of_eight_have_a_size() -> None:
     assert size_of(0) == 0
     assert size_of(64) == size_of(511) == size_of(63) + 1 == size_of(512) - 1
-    assert size_of(2**60) == size_of(2**59)
+    assert size_of(2**60) == size_of(2**42) == size_of(2**42 - 1) + 1
 
 
 def test_where_nothing_is_left_to_do_nobody_waits() -> None:
@@ -21,6 +21,13 @@ def test_where_nothing_is_left_to_do_nobody_waits() -> None:
         charge.settle(0)
         assert (backlog.total, backlog.wait(500)) == (0, 0)
     assert (backlog.total, backlog.wait(10**6)) == (0, 0)
+
+
+def test_the_begin_and_the_end_of_a_block_are_noted() -> None:
+    changes: list[int] = []
+    with Charge(Backlog(1.0), 5, changes.append):
+        assert changes == [1]
+    assert changes == [1, -1]
 
 
 def test_smaller_ones_count_whole_and_larger_ones_with_the_share_of_the_oldest() -> None:
@@ -40,6 +47,7 @@ def test_the_pace_follows_what_is_measured() -> None:
     for _ in range(200):
         backlog.measure(10, 0.1)
         backlog.measure(0, 5)  # nothing was done: this says nothing about the pace
+        backlog.measure(10**9, 0)  # nor does a clock that stands still
     assert backlog.pace == pytest.approx(100, rel=0.01)
     for _ in range(200):
         backlog.measure(30, 0.1)
@@ -52,6 +60,15 @@ def test_a_pause_counts_for_as_long_as_it_was() -> None:
         backlog.measure(1, 0.001)
     backlog.measure(1, 0.5)
     assert 300 < backlog.pace < 700
+
+
+def test_it_is_the_turn_of_the_oldest_once_others_had_any() -> None:
+    backlog = Backlog(1.0)
+    assert not backlog.takes_oldest
+    backlog.take(1, of_oldest=False)
+    assert backlog.takes_oldest
+    backlog.take(1, of_oldest=True)
+    assert not backlog.takes_oldest
 
 
 def test_the_oldest_gets_a_quarter_of_what_is_done() -> None:

@@ -2,7 +2,6 @@
 
 import math
 import struct
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -150,16 +149,19 @@ def test_floats_without_sense_are_no_surprise(values: list[float], greys: list[i
 
 @pytest.mark.parametrize("alpha", [255, 100])
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("ink", [(0, 0, 0), (255, 255, 255), (200, 0, 0), (255, 230, 0)])
+@pytest.mark.parametrize(
+    ("ink", "paper"),
+    [((0, 0, 0), 255), ((255, 255, 255), 0), ((200, 0, 0), 255), ((255, 230, 0), 0)],
+)
 def test_ink_on_nothing_stays_visible(
-    ink: tuple[int, int, int], image_format: str, alpha: int
+    ink: tuple[int, int, int], paper: int, image_format: str, alpha: int
 ) -> None:
     options = {"lossless": True} if image_format == "WEBP" else {}
 
     decoded = decode(encode(drawing(ink, alpha), image_format, **options)).astype(int)
 
     assert abs(decoded[20, 20] - decoded[0, 0]) >= 0.5 * alpha
-    assert decoded[0, 0] in (0, 255)
+    assert decoded[0, 0] == paper
 
 
 @pytest.mark.parametrize("mode", ["LA", "PA", "P"])
@@ -278,12 +280,11 @@ def test_every_other_formats_pixels_all_count(image_format: str) -> None:
 def test_a_bomb_is_refused_before_anything_is_allocated() -> None:
     bomb = png_of(9000, 9000, 1, bytes(9000 * (1 + 9000 // 8)))
     assert len(bomb) < 10_000
-    allocated, started = images_allocated(), time.perf_counter()
+    allocated = images_allocated()
 
     with raises_error(ErrorCode.TOO_MANY_PIXELS):
         decoding.decode(bomb, max_pixels=LIMIT)
 
-    assert time.perf_counter() - started < 0.5
     assert images_allocated() == allocated
 
 
@@ -338,9 +339,17 @@ def test_a_damaged_file_is_not_an_image() -> None:
         decode(bytes(data))
 
 
-@pytest.mark.parametrize("size", [(0, 28), (28, 0), (2**31 - 1, 2**31 - 1), (2**32 - 1, 1)])
-def test_a_size_without_sense_is_refused(size: tuple[int, int]) -> None:
-    with raises_error(ErrorCode.NOT_AN_IMAGE, ErrorCode.TOO_MANY_PIXELS):
+@pytest.mark.parametrize(
+    ("size", "code"),
+    [
+        ((0, 28), ErrorCode.NOT_AN_IMAGE),
+        ((28, 0), ErrorCode.NOT_AN_IMAGE),
+        ((2**31 - 1, 2**31 - 1), ErrorCode.TOO_MANY_PIXELS),
+        ((2**32 - 1, 1), ErrorCode.TOO_MANY_PIXELS),
+    ],
+)
+def test_a_size_without_sense_is_refused(size: tuple[int, int], code: ErrorCode) -> None:
+    with raises_error(code):
         decode(png_of(*size, 8, bytes(100)))
 
 

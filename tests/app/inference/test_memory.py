@@ -215,22 +215,27 @@ def tiff_of_many_strips() -> bytes:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "code"),
     [
-        png_of_many_chunks,
-        gif_of_many_blocks,
-        bmp_of_many_runs,
-        tiff_of_many_strips,
-        lambda: b"\xff\xd8" + b"\xff" * 10_000_000 + photo(8, 8)[2:],
+        (png_of_many_chunks, ErrorCode.TRUNCATED_IMAGE),
+        (gif_of_many_blocks, ErrorCode.NOT_AN_IMAGE),
+        (bmp_of_many_runs, ErrorCode.TOO_MANY_PIXELS),
+        (tiff_of_many_strips, ErrorCode.NOT_AN_IMAGE),
+        (
+            lambda: b"\xff\xd8" + b"\xff" * 10_000_000 + photo(8, 8)[2:],
+            ErrorCode.NOT_AN_IMAGE,
+        ),
     ],
     ids=["PNG chunks", "GIF blocks", "BMP runs", "TIFF strips", "JPEG padding"],
 )
-def test_a_file_in_millions_of_pieces_costs_little_time(make: Callable[[], bytes]) -> None:
+def test_a_file_in_millions_of_pieces_costs_little_time(
+    make: Callable[[], bytes], code: ErrorCode
+) -> None:
     data = make()
     assert len(data) < 10 * 2**20
     started = time.process_time()
 
-    with raises_error(ErrorCode.NOT_AN_IMAGE, ErrorCode.TRUNCATED_IMAGE, ErrorCode.TOO_MANY_PIXELS):
+    with raises_error(code):
         decode(data, max_pixels=LIMIT)
 
     assert time.process_time() - started < 2

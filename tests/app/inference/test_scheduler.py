@@ -135,10 +135,19 @@ async def test_a_step_has_as_many_passes_as_take_a_round(
 ) -> None:
     step = Adder(seconds_per_pass=seconds_per_pass)
     async with serving(step) as scheduler:
-        await ask(scheduler, *(Sum(1, 1000) for _ in range(60)))
+        answers = await ask(scheduler, *(Sum(1, 1000) for _ in range(60)))
 
+    assert answers == [Sum(1, 1000).right] * 60
     *_, (_, latest), _ = step.steps  # the last step of a job may be shorter
     assert latest == pytest.approx(passes, rel=0.1)
+
+
+async def test_a_clock_that_stands_still_says_nothing_about_the_speed() -> None:
+    step = Adder(seconds_per_pass=0)
+    async with serving(step) as scheduler:
+        assert await ask(scheduler, Sum(1, 3 * ROUND)) == [Sum(1, 3 * ROUND).right]
+
+    assert step.steps == [(1, ROUND)] * 3
 
 
 async def test_steps_that_fail_say_nothing_about_the_speed() -> None:
@@ -218,13 +227,13 @@ async def test_the_oldest_is_the_one_that_came_first_and_not_the_largest() -> No
         await second
 
 
-async def test_two_large_requests_take_turns() -> None:
+async def test_large_requests_take_turns() -> None:
     step = Adder()
     async with serving(step) as scheduler:
-        await asyncio.gather(ask(scheduler, Sum(1, 4 * SHARE)), ask(scheduler, Sum(2, 4 * SHARE)))
+        await asyncio.gather(*(ask(scheduler, Sum(number, 4 * SHARE)) for number in (1, 2, 3)))
 
-    order = [number for number, _ in step.steps]
-    assert [number for number, _ in itertools.groupby(order)] == [1, 2] * 4
+    turn = SHARE // ROUND
+    assert step.steps == [(number, ROUND) for number in (1, 2, 3) for _ in range(turn)] * 4
 
 
 async def test_a_request_without_jobs_has_no_answers() -> None:
@@ -358,25 +367,25 @@ def cancel(_: object) -> Any:
     raise asyncio.CancelledError
 
 
-DEFECTS: dict[str, Callable[[Adder], object]] = {
-    "the clock": lambda step: setattr(step.clock, "now", "midnight"),
-    "a step that is cancelled": lambda step: setattr(step, "before", cancel),
-}
+DEFECTS: list[tuple[Callable[[Adder], object], ErrorCode]] = [
+    (lambda step: setattr(step.clock, "now", "midnight"), ErrorCode.INTERNAL),
+    (lambda step: setattr(step, "before", cancel), ErrorCode.NOT_READY),
+]
 
 
-@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize(("defect", "kind"), DEFECTS, ids=["the clock", "a cancelled step"])
 async def test_whatever_breaks_every_caller_gets_an_error_and_the_next_request_is_served(
-    defect: str,
+    defect: Callable[[Adder], object], kind: ErrorCode
 ) -> None:
     step = Adder()
     async with serving(step) as scheduler:
         assert await ask(scheduler, Sum(0, 20)) == [Sum(0, 20).right]
-        DEFECTS[defect](step)
+        defect(step)
 
         requests = [ask(scheduler, Sum(number, 20)) for number in range(3)]
         for own in await asyncio.gather(*requests):
             (answer,) = own
-            assert is_error(answer, ErrorCode.INTERNAL, ErrorCode.NOT_READY)
+            assert is_error(answer, kind)
 
         step.before, step.clock.now = lambda _: None, 0.0
         assert await ask(scheduler, Sum(4, 20)) == [Sum(4, 20).right]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.errors import ErrorCode
+from app.inference.backlog import Charge
 from app.inference.scheduler import TURNS_OF_A_ROUND, Scheduler
 from tests.api_errors import is_error, raises_error
 from tests.app.inference.fake_jobs import (
@@ -151,7 +152,7 @@ async def test_retry_after_is_the_predicted_wait(rate: float) -> None:
         with scheduler.admit(1010):
             headers = refusal(scheduler, 1000)
 
-    assert int(headers["Retry-After-Ms"]) == pytest.approx(1010 / rate * 1000, rel=0.01)
+    assert int(headers["Retry-After-Ms"]) == pytest.approx(1010 / rate * 1000, rel=1e-4)
     assert int(headers["Retry-After"]) == math.ceil(int(headers["Retry-After-Ms"]) / 1000)
 
 
@@ -187,12 +188,48 @@ async def test_idle_time_does_not_make_the_predicted_wait_longer() -> None:
             assert scheduler.backlog.wait(100) == pytest.approx(100)
 
 
+async def test_the_most_that_is_queued_takes_the_longest_wait_at_the_measured_pace() -> None:
+    step = Adder(seconds_per_pass=0.25)
+    async with serving(step, max_wait_seconds=500) as scheduler:
+        assert scheduler.most_queued == 500
+        await ask(scheduler, *(Sum(1, 4000) for _ in range(10)))
+        assert scheduler.most_queued == pytest.approx(2000, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("passes", "pace"),
+    [(50, 3.0), (400, 2.0)],  # of the last round, in which two jobs end, or one
+)
+async def test_what_a_job_costs_besides_its_passes_counts_at_its_end(
+    passes: int, pace: float
+) -> None:
+    async with serving(Adder(), job_cost=100) as scheduler:
+        await ask(scheduler, *(Sum(1, passes) for _ in range(10)))
+
+        assert scheduler.backlog.pace == pytest.approx(pace)
+
+
 async def test_each_change_of_the_queue_is_reported() -> None:
     changes: list[int] = []
     scheduler = make_scheduler(Adder(), note_queued=changes.append)
     with scheduler.admit(70), scheduler.admit(30):
         assert scheduler.queued == 100
     assert changes == [70, 30, -30, -70]
+
+
+async def test_a_job_that_takes_more_than_it_was_charged_with_leaves_nothing_below_0() -> None:
+    left: list[int] = []
+
+    def note(change: int) -> None:
+        left.append(scheduler.queued)
+
+    scheduler: Scheduler[Sum, Answer] = make_scheduler(Adder(), note_queued=note)
+    jobs = [Sum(1, 4 * ROUND)]
+    with Charge(scheduler.backlog, ROUND + ROUND // 2) as own:
+        assert (await scheduler.run(jobs, NEVER, own))[0] == [jobs[0].right]
+    await scheduler.close(0)
+
+    assert list(dict.fromkeys(left)) == [150, 50, 0]
 
 
 # Streams
@@ -312,6 +349,7 @@ async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None
     async with serving(Adder()) as scheduler:
         reading = asyncio.create_task(request())
         await turns(1)
+        await ask(scheduler, Sum(2, 20))  # which is finished before
         closing = asyncio.create_task(scheduler.close(PATIENCE_SECONDS))
         await turns(5)
         assert not closing.done()
@@ -319,6 +357,17 @@ async def test_closing_waits_for_what_is_admitted_and_still_being_read() -> None
         await closing
 
         assert reading.result() == [Sum(1, 20).right]
+
+
+async def test_closing_waits_for_what_is_computed_though_another_has_left() -> None:
+    async with serving(Adder()) as scheduler:
+        computed = ask(scheduler, Sum(1, 20 * ROUND))
+        await turns(2)
+        with scheduler.admit(20):
+            pass
+        await scheduler.close(PATIENCE_SECONDS)
+
+        assert computed.result() == [Sum(1, 20 * ROUND).right]
 
 
 async def test_what_is_not_finished_when_the_time_is_over_ends_with_not_ready() -> None:
@@ -344,4 +393,6 @@ async def test_closing_an_idle_scheduler_takes_no_time(was_used: bool) -> None:
     async with serving(Adder()) as scheduler:
         if was_used:
             await ask(scheduler, Sum(1, 20))
-        await scheduler.close(NEVER)
+        closing = asyncio.create_task(scheduler.close(NEVER))
+        await turns(10)  # in which no timer ends
+        assert closing.done()

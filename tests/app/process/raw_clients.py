@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
@@ -23,8 +23,9 @@ WHOLE = b"POST /whole HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\nbody"
 class App:
     """Reads the body and answers with what it was; knows the requests it was asked.
 
-    `/large` has a large answer, `/unread` does not read the body, `/watched` waits until its client
-    is gone, and `/health/live` does not wait for `may_answer`.
+    `/large` has a large answer, `/streamed` one of unknown length, `/unread` does not read the
+    body, `/watched` waits until its client is gone, and `/health/live` does not wait for
+    `may_answer`.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,8 @@ class App:
             response = Response(bytes(16 * 2**20))
         elif path == "/unread":
             response = PlainTextResponse(path)
+        elif path == "/streamed":
+            response = StreamingResponse(iter(["one, ", "", "two"]))
         else:
             try:
                 body = await Request(scope, receive).body()

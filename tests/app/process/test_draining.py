@@ -76,7 +76,7 @@ async def serving(drain_seconds: float) -> AsyncIterator[_Running]:
 
 
 async def test_sigterm_drains_and_then_ends_the_server() -> None:
-    async with serving(drain_seconds=0.5) as running:
+    async with serving(drain_seconds=2) as running:
         assert b"connection: close" not in await running.get()
         began = time.monotonic()
         running.server.handle_exit(signal.SIGTERM, None)
@@ -84,7 +84,7 @@ async def test_sigterm_drains_and_then_ends_the_server() -> None:
         assert running.server.app.state.is_draining
         assert b"connection: close" in await running.get()
         await running.end()
-        assert time.monotonic() - began >= 0.5
+        assert time.monotonic() - began >= 2
         with pytest.raises(ConnectionRefusedError):
             await running.get()
 
@@ -197,9 +197,7 @@ async def test_who_has_begun_a_request_may_end_it_after_the_listener_is_closed(
 
 async def test_a_silent_connection_does_not_hold_up_the_end() -> None:
     async with serving(drain_seconds=0) as running:
+        running.server.config.timeout_graceful_shutdown = 60  # longer than the test
         with socket.create_connection(running.address):
-            began = time.monotonic()
             running.server.handle_exit(signal.SIGTERM, None)
             await running.end()
-
-    assert time.monotonic() - began < 2.0

@@ -1,6 +1,7 @@
 """How uvicorn is configured, and a port that another program takes meanwhile."""
 
 import asyncio
+import importlib.util
 import socket
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from app.process.connections import BoundedProtocol
 from app.process.file_limit import ACCEPTED_AT_A_TIME
 from app.process.listening import bind_listeners
 from app.process.server import _Server, configure
@@ -47,6 +49,27 @@ async def test_forwarded_headers_are_ignored(peer: str, monkeypatch: pytest.Monk
     await config.loaded_app(scope, _receive, _send)
 
     assert (app.client, app.scheme) == (peer, "http")
+
+
+def test_without_httptools_the_log_says_which_limits_are_gone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app: Any = _App()
+    limited = configure(Settings(max_connections=7), app).http
+    assert isinstance(limited, type)
+    assert issubclass(limited, BoundedProtocol)
+    assert limited.settings.max_connections == 7
+    assert caplog.records == []
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: name != "httptools" and find_spec(name)
+    )
+    assert configure(Settings(), app).http == "auto"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    for limit in ("number of connections", "how slowly clients send and read"):
+        assert limit in record.getMessage()
 
 
 async def test_a_port_that_is_taken_while_the_server_loads_is_named(

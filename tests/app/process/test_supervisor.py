@@ -92,9 +92,10 @@ class Workers:
     def run(self, *steps: Step) -> int:
         """The supervisor's exit code."""
         self.steps = list(steps)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server(("127.0.0.1", 0)) as self.listener:
             start, announce = self.start, self.announce
-            return Supervisor(start, self.settings, [listener], announce).run()  # type: ignore[arg-type]
+            listeners = [self.listener]
+            return Supervisor(start, self.settings, listeners, announce).run()  # type: ignore[arg-type]
 
     def end(self, number: int) -> None:
         self.started[number].process.lives = False
@@ -172,6 +173,20 @@ def test_a_second_signal_reaches_the_workers(workers: Workers) -> None:
 
     assert workers.run(keep_one, end_it) == EXIT_OK
     assert workers.started[0].signals == [signal.SIGTERM, signal.SIGINT]
+
+
+def test_while_workers_end_the_supervisor_keeps_no_listener_of_theirs(workers: Workers) -> None:
+    # With it the kernel would go on to connect clients, whom nobody accepts.
+    def keep_one() -> None:
+        assert workers.listener.fileno() >= 0
+        workers.started[0].is_stuck = True
+        signal.raise_signal(signal.SIGTERM)
+
+    def end_it() -> None:
+        assert workers.listener.fileno() == -1
+        workers.end(0)
+
+    assert workers.run(keep_one, end_it) == EXIT_OK
 
 
 def test_a_worker_that_does_not_end_is_killed(workers: Workers) -> None:

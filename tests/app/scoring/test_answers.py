@@ -95,7 +95,7 @@ def test_columns_have_a_row_for_each_image_in_order(
     generator = np.random.default_rng(0)
     probs = generator.dirichlet(np.ones(10), (6, passes)).astype(np.float32)
     calibration = read_calibration(default_checkpoint.calibration, "mc", passes)
-    labels = default_checkpoint.network.config.labels
+    labels = tuple("abcdefghij")
     several = [False] * 5 + [True]
 
     def columns_of(rows: slice) -> dict[str, pa.Array]:
@@ -108,3 +108,4 @@ def test_columns_have_a_row_for_each_image_in_order(
             assert column[0].as_py() == columns[name][row].as_py()
     assert columns["variance"].null_count == (6 if passes == 1 else 0)
     assert columns["reason"].to_pylist()[-1] == "several_digits"
+    assert columns["label"].to_pylist() == [labels[n] for n in columns["class_index"].to_pylist()]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -87,6 +88,12 @@ def test_every_unit_is_dropped_at_the_same_rate_and_apart_from_its_neighbour() -
         variance = rate**2 * (1 - rate**2) + 2 * rate**3 * (1 - rate)
         pairs = passes * (mask.shape[1] - 1)
         assert abs(both - rate**2) < 5 * math.sqrt(variance / pairs)
+
+
+def test_passes_cannot_be_changed_and_are_equal_if_their_values_are() -> None:
+    assert {Passes(50, 1), Passes(50, 1), Passes(50, 2)} == {Passes(50, 2), Passes(50, 1)}
+    with pytest.raises(FrozenInstanceError):
+        Passes(50, 1).seed = 2  # type: ignore[misc]
 
 
 def test_rate_0_drops_nothing() -> None:

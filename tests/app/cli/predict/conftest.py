@@ -13,6 +13,8 @@ from tests.app.cli.conftest import run
 from tests.conftest import SAMPLES
 
 DIGITS = [str(digit) for digit in range(10)]
+# Of a network that gives its classes other names.
+NAMES = ["nought", "ace", "deuce", "trey", "four", "five", "six", "seven", "eight", "nine"]
 SEVEN, DOUBTFUL = str(SAMPLES / "7.png"), str(SAMPLES / "doubtful.png")
 
 

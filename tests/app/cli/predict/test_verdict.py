@@ -4,7 +4,7 @@ import pytest
 
 from app.cli.predict.verdict import word_verdict
 from app.schemas import Decision
-from tests.app.cli.predict.conftest import ACCEPT, DIGITS, abstain, answer_of
+from tests.app.cli.predict.conftest import ACCEPT, DIGITS, NAMES, abstain, answer_of
 
 WORDS = [
     ({7: 50}, ACCEPT, "It's a 7. All 50 passes agree."),
@@ -69,6 +69,21 @@ def test_the_verdict_says_what_the_decision_rests_on(
     votes: dict[int, int], decision: Decision | None, words: str
 ) -> None:
     assert " ".join(word_verdict(answer_of(votes, decision), DIGITS)) == words
+
+
+@pytest.mark.parametrize(
+    ("votes", "decision", "words"),
+    [
+        ({3: 28, 9: 22}, abstain("ambiguous"), "I'm not sure: trey or nine? 28 of 50 passes say"),
+        ({3: 28, 9: 22}, None, "Most likely a trey. 28 of 50 passes say trey, 22 say nine."),
+        ({3: 1}, ACCEPT, "It's a trey. The only pass says trey."),
+    ],
+)
+def test_classes_are_called_by_their_labels(
+    votes: dict[int, int], decision: Decision | None, words: str
+) -> None:
+    answer = answer_of(votes, decision, label="trey")
+    assert " ".join(word_verdict(answer, NAMES)).startswith(words)
 
 
 def test_another_dropout_rate_leaves_the_verdict_to_the_reader() -> None:

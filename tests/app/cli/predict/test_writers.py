@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.app.cli.predict.conftest import (
     ACCEPT,
     DIGITS,
     DOUBTFUL,
+    NAMES,
     SEVEN,
     abstain,
     answer_of,
@@ -46,10 +48,10 @@ def test_one_image_is_shown_as_dots_with_the_verdict_last(
     assert "28 of 50 passes say 4, 22 say 9." in lines[-1]
 
 
-def show(answer: McPrediction, **terminal: Any) -> list[str]:
+def show(answer: McPrediction, labels: Sequence[str] = DIGITS, **terminal: Any) -> list[str]:
     stream = io.StringIO()
     shape: dict[str, Any] = {"columns": None, "has_colour": False, "has_unicode": True}
-    Dots(stream, Terminal(**{**shape, **terminal}), DIGITS).write("x.png", answer)
+    Dots(stream, Terminal(**{**shape, **terminal}), labels).write("x.png", answer)
     return stream.getvalue().splitlines()
 
 
@@ -95,6 +97,21 @@ def test_a_prediction_set_is_shown() -> None:
     lines = show(answer_of({4: 5}, None, prediction_set=(4, 9)))
 
     assert "Prediction set: 4, 9." in lines
+
+
+def test_rows_sets_and_rivals_are_called_by_their_labels() -> None:
+    answer = answer_of({3: 28, 9: 22}, abstain("ambiguous"), label="trey", prediction_set=(3, 9))
+    lines = show(answer, NAMES)
+
+    assert [line.partition(" |")[0].strip() for line in lines[:10]] == NAMES
+    assert "Prediction set: trey, nine." in lines
+    assert "I'm not sure: trey or nine?" in lines
+
+    stream = io.StringIO()
+    Table(stream, Terminal(None, False, True), NAMES, ["x.png"]).write("x.png", answer)
+    assert stream.getvalue().splitlines()[1].split()[:6] == [
+        "x.png", "trey?", "28", "of", "50,", "nine:"
+    ]  # fmt: skip
 
 
 def test_many_images_are_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
