@@ -193,11 +193,13 @@ def test_evaluate_prints_the_figures(mnist_folder: Path) -> None:
 @pytest.mark.parametrize("command", [each for each in SHORTENED if "train" not in each])
 def test_a_benchmark_runs_and_prints_the_same_table(command: str) -> None:
     promised = COMMANDS[command] or COMMANDS[command.partition(" --")[0]]
+    is_shown = bool(COMMANDS[command])  # else another device's table lacks lines of this one
     if command == THROUGHPUT and shutil.which("wrk") is None:
         pytest.skip("wrk is not installed")
     done = run(f"{command} {SHORTENED[command]}", ROOT)
     assert done.returncode == 0, done.stderr
-    assert kinds_of_lines(done.stdout) == kinds_of_lines(promised)
+    kinds = kinds_of_lines(done.stdout)
+    assert kinds == kinds_of_lines(promised) if is_shown else kinds <= kinds_of_lines(promised)
 
 
 def kinds_of_lines(output: str) -> set[str]:

@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-# Longer than anything takes here, and shorter than a test may.
-PATIENCE_SECONDS = 10.0
+# Longer than anything takes here, a machine that stands still for ten seconds included, and shorter
+# than a test may.
+PATIENCE_SECONDS = 60.0
 
 
 async def until(holds: Callable[[], bool]) -> None:
