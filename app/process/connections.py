@@ -239,7 +239,8 @@ class BoundedProtocol(PipeliningProtocol):
         """Closes connections that wait for their clients; whether there is room then.
 
         First those that have been slow to send a body or to read an answer for a second, then those
-        that have waited for a request as long, then both kinds of new ones: of each the oldest.
+        that have waited for a request as long, then both kinds of new ones: of each those that have
+        asked for nothing, then the oldest.
         """
         now, protocol, most = self.loop.time(), type(self), self.settings.max_connections
         if now < protocol._next_search and len(self.connections) <= most + SPARE_CONNECTIONS:
@@ -254,7 +255,7 @@ class BoundedProtocol(PipeliningProtocol):
                 if is_idle or is_slow or (phase == "reader" and not is_new):
                     found[2 * is_new + is_idle].append(other)
         closed = next(filter(None, found), [])
-        closed.sort(key=lambda other: other._waits_since)
+        closed.sort(key=lambda other: (other.cycle is not None, other._waits_since))
         for connection in closed[: max(1, most // _CLOSED_SHARE)]:
             if connection._waits_for[0] != "idle" and self.metrics is not None:
                 self.metrics.count_refusal(ErrorCode.OVERLOADED.text)

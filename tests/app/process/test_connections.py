@@ -333,6 +333,18 @@ async def test_a_slow_body_and_a_slow_reader_give_way_before_who_rests() -> None
         assert (await fast.answer())[:2] == (200, "/whole 200001")
 
 
+async def test_who_was_answered_stays_before_who_has_asked_for_nothing() -> None:
+    async with serving(Settings(max_connections=2)) as server:
+        known = await server.connect()
+        known.send(WHOLE)
+        await known.answer()
+        silent, _ = [await server.connect() for _ in range(2)]
+
+        assert await silent.is_ended()
+        known.send(WHOLE)
+        assert (await known.answer())[:2] == (200, "/whole 4")
+
+
 async def test_a_body_has_a_least_rate() -> None:
     async with serving(PATIENT) as server:
         protocol = server.protocol
