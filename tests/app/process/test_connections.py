@@ -338,6 +338,8 @@ async def test_who_was_answered_stays_before_who_has_asked_for_nothing() -> None
         known = await server.connect()
         known.send(WHOLE)
         await known.answer()
+        (kept,) = server.state.connections
+        await until(lambda: getattr(kept, "_waits_for", "")[0] == "idle")  # longer than the others
         silent, _ = [await server.connect() for _ in range(2)]
 
         assert await silent.is_ended()
