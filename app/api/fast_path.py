@@ -51,7 +51,7 @@ class DirectApp(FastAPI):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        # Reading an attribute of Starlette's takes half a microsecond, and a request reads seven.
+        # Starlette's own looks its attributes up in Python, which took 3 % of a prediction.
         self.state = cast(State, SimpleNamespace())
         for kind, handler in HANDLERS.items():
             self.add_exception_handler(kind, handler)

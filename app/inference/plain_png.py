@@ -1,4 +1,4 @@
-"""What most clients send, decoded in a tenth of the time: a small, bare greyscale PNG.
+"""What most clients send, decoded in a sixth of the time: a small, bare greyscale PNG.
 
 Pillow's own reader follows every kind of chunk a PNG may have. A file of exactly a header, one
 piece of data and an end, as Pillow and OpenCV write MNIST's images, needs none of that. Anything
