@@ -7,13 +7,17 @@ form fields. Raw bodies are the fast path: multipart parsing alone takes longer 
 
 import json
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
 from starlette.requests import Request
 
 from app.api.json_bodies import explain_type, image_of_json, images_of_json, too_many
@@ -40,6 +44,7 @@ _NO_FILE_NAME = (
     "-F file=@digit.png, with @; requests: files={...}; fetch: a Blob in FormData)"
 )
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_MOST_FIELDS = 100
 # The digits of the largest float, 309, and some to spare.
 _LONGEST_NUMBER = 400
 _REMEMBERED_QUERY = 256  # the longest, in bytes
@@ -92,7 +97,7 @@ async def read_image_request(
             "(curl: -F file=@digit.png); /predict/batch takes several",
             param="file",
         )
-        files, texts = await _parse_multipart(request, body, 1, one_file)
+        files, texts = _read_form(request, body, 1, one_file)
         fields = _typed(texts, parameters_type)
         if not files:
             raise one_file
@@ -154,7 +159,7 @@ async def read_batch_request(
         )
         pairs.extend(fields)
     elif content_type == _FORM:
-        files, texts = await _parse_multipart(request, body, limit, too_many(limit))
+        files, texts = _read_form(request, body, limit, too_many(limit))
         if not files or any(name != "file" for name, _ in files):
             raise ErrorCode.INVALID_MULTIPART(
                 "the form must have the images as files, all in fields named file "
@@ -221,11 +226,7 @@ def _content_type(headers: Headers) -> str:
     return value.partition(";")[0].strip().lower()
 
 
-class _FormParser(MultiPartParser):
-    spool_max_size = 0  # nothing goes to the disk, which may be read-only: the body is in memory
-
-
-async def _parse_multipart(
+def _read_form(
     request: Request, body: bytes, max_files: int, too_many: ApiError
 ) -> tuple[list[tuple[str, bytes]], list[tuple[str, str]]]:
     """Files and fields of a form, each with its name; `too_many` is raised for more files.
@@ -233,36 +234,35 @@ async def _parse_multipart(
     Raises:
         ApiError: also invalid_multipart, it cannot be read, or the image is no file.
     """
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    parser = _FormParser(request.headers, stream(), max_files=max_files, max_fields=100)
+    _, options = parse_options_header(request.headers["content-type"])
+    boundary = options.get("boundary", "")
+    files: list[tuple[str, bytes]] = []
+    fields: list[tuple[str, str]] = []
+    part: MultipartSegment | None = None
+    chunks: list[bytes] = []
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        reason = str(getattr(error, "message", ""))
-        if "Too many files" in reason:
-            raise too_many from error
-        boundary = _BOUNDARY.match(body)
-        cure = None
-        if "Part exceeded maximum size" in reason:
-            cure = _NO_FILE_NAME
-        elif not boundary or boundary[1].decode("latin-1") not in request.headers["content-type"]:
-            cure = explain_type(body)
-        raise ErrorCode.INVALID_MULTIPART(cure) from error
-    try:
-        files, fields = [], []
-        for name, part in form.multi_items():
-            if isinstance(part, UploadFile):
-                files.append((name, await part.read()))
-            else:
-                fields.append((name, part))
-        if not files and any(name in _FILE_FIELDS for name, _ in fields):
-            raise ErrorCode.INVALID_MULTIPART(_NO_FILE_NAME, param="file")
-        return files, fields
-    finally:
-        await form.close()
-        # Files that the body breaks off in are in no form.
-        for file in getattr(parser, "_files_to_close_on_error", ()):
-            file.close()
+        # File names are not looked at, so that any bytes may be in them.
+        with PushMultipartParser(boundary, header_charset="latin-1") as parser:
+            for event in parser.parse(body):
+                if isinstance(event, MultipartSegment):
+                    part = event
+                elif event is not None:
+                    chunks.append(event)
+                elif part is not None:
+                    content = b"".join(chunks)
+                    chunks.clear()
+                    if part.filename is None:
+                        fields.append((part.name, content.decode(errors="replace")))
+                    else:
+                        files.append((part.name, content))
+                    if len(files) > max_files:
+                        raise too_many
+                    if len(fields) > _MOST_FIELDS:
+                        raise ErrorCode.INVALID_MULTIPART(f"more than {_MOST_FIELDS} fields")
+    except MultipartError as error:
+        found = _BOUNDARY.match(body)
+        is_other = not found or found[1].decode("latin-1") != boundary
+        raise ErrorCode.INVALID_MULTIPART(explain_type(body) if is_other else None) from error
+    if not files and any(name in _FILE_FIELDS for name, _ in fields):
+        raise ErrorCode.INVALID_MULTIPART(_NO_FILE_NAME, param="file")
+    return files, fields

@@ -217,8 +217,8 @@ FORMS: dict[str, Bad] = {
     "cut off within the file": Bad(400, "invalid_multipart", part("file", DIGIT, "7")[:300], FORM),
     "cut off after 2 MB": Bad(400, "invalid_multipart", part("file", bytes(2**21), "7"), FORM),
     "2 MB in a field": Bad(
-        400,
-        "invalid_multipart",
+        422,
+        "invalid_parameter",
         form(part("file", DIGIT, "7.png"), part("seed", b"1" * 2**21)),
         FORM,
     ),
