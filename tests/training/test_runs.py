@@ -1,5 +1,6 @@
 """Interrupted runs: resumed, killed, refused; the end has the bytes of an undisturbed run."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import training.runs
 import training.train
 from model.checkpoint import load_checkpoint
 from tests.conftest import ROOT
-from tests.training.kill_and_resume import kill_and_resume
+from tests.training.kill_and_resume import Run, kill_and_resume
 from tests.training.patterns import (
     CPU,
     IMAGES,
@@ -168,6 +169,20 @@ def test_kills_at_random_moments_leave_a_whole_checkpoint_and_the_same_end(tmp_p
     assert outcome.loads > 0
     assert outcome.is_same
     assert outcome.files == {"net.safetensors", "net.safetensors.history.jsonl"}
+
+
+@pytest.mark.parametrize("recipe", ["mnist-plain", "mnist"])
+def test_five_epochs_of_a_committed_network_are_the_same_bytes_again(
+    recipe: str, mnist_folder: Path, tmp_path: Path
+) -> None:
+    folder = os.environ.get("DROPSERVE_RUNS_DIR")
+    if folder is None:
+        pytest.skip("takes minutes; DROPSERVE_RUNS_DIR names the folder with the runs/ to do it")
+    run_of_five = Run.of_recipe(recipe, 5, Path(folder), mnist_folder)
+    outcome = kill_and_resume(tmp_path, kills=1, seed=0, run=run_of_five)
+    assert outcome.is_same
+    network = load_checkpoint(tmp_path / "killed" / "net.safetensors")
+    assert network.metrics["validation"]["error"] < 0.1
 
 
 def test_a_half_written_state_of_a_killed_run_is_cleared_away(output: Path) -> None:
