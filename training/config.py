@@ -159,7 +159,7 @@ class CalibrationRules(Checked):
     accepted_error: float = setting(0.002, "largest error among accepted answers", 0, 0.999999)
     confidence: float = setting(0.95, "confidence of every bound", 0, 0.999999)
     settling_share: float = setting(
-        0.003, "share of digits whose decision until=decision may change", 0, 0.999999
+        0.0035, "share of digits whose decision until=decision may change", 0, 0.999999
     )
     settling_outlier_share: float = setting(0.01, "the same of kept-back outliers", 0, 0.999999)
 

@@ -24,6 +24,7 @@ from model.checkpoint import Checkpoint, save_checkpoint
 from model.literals import ENTROPY_BOUNDS
 from tests.app.telemetry.prometheus_text import Scrape
 from tests.conftest import ROOT, RunningServer, ServerStarter, sample
+from tests.training.measure_operating_points import COVERAGE_POWER
 
 pytestmark = pytest.mark.slow
 
@@ -133,6 +134,12 @@ def test_every_alert_has_a_summary_and_every_panel_says_what_it_shows() -> None:
     assert text.count("- alert:") == text.count("summary:") == text.count("severity:")
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         assert panel["type"] == "row" or panel["description"]
+
+
+def test_the_alert_and_the_dashboard_expect_errors_as_the_pages_measure_them() -> None:
+    queries = dashboard_queries() | alert_queries()
+    powers = re.findall(r"accepted_confidence.* \^ ([\d.]+)", "\n".join(queries.values()))
+    assert [float(power) for power in powers] == [COVERAGE_POWER] * 2
 
 
 @needs_prometheus

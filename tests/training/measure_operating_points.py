@@ -4,6 +4,7 @@
                          validation digits for the test digits
     ... until-decision   decisions that settled against those of 1,000 passes
     ... without-labels   expected against true accuracy, and the drift alarm, over shifted digits
+    ... coverage-power   what `COVERAGE_POWER` does to validation digits under other shifts
 
 All take `--checkpoint` and `--data-dir`; the last one also `--figure FILE.svg`.
 """
@@ -11,11 +12,11 @@ All take `--checkpoint` and `--data-dir`; the last one also `--figure FILE.svg`.
 import argparse
 import gzip
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,10 +32,10 @@ from model.uncertainty.calibration import (
     read_entropy_shares,
     read_settling,
 )
+from tests.training.shifts import OTHER_SHIFTS, SHIFTS, Shift
 from training.answers import McAnswers, is_accepted, sample_all, sample_grid
 from training.calibrate import PASSES, SEED
 from training.config import CalibrationRules
-from training.corruption import blur, contrast, dots, lines, noise, spatter
 from training.data import DATA_DIR_VARIABLE, Images, find_folder, load_images, parse_idx
 from training.operating_points import entropy_shares, target_point
 from training.selection import upper_bound
@@ -43,9 +44,14 @@ from training.settling import Answers, disagreements, looks_before
 TARGETS = (0.001, 0.002, 0.005, 0.01)
 DRAWS, DRAWN = 1000, 5000
 MOST_PASSES = 1000
+MANY = 20
 WINDOWS, WINDOW = 1000, 500
 ALARM = 0.1
 LEAST_NATS = 0.05
+# Confidence sees few of the errors that a shift brings among accepted answers, and fewer the more
+# of the answers it makes the network abstain from: the expected number of errors is divided by this
+# power of the accepted share. See `coverage-power`; the alert rules and the dashboard do the same.
+COVERAGE_POWER = 1.5
 
 Flags = NDArray[np.bool_]
 
@@ -131,79 +137,88 @@ def _at(document: Mapping[str, Any], passes: int, target: float | None) -> Calib
     return calibration if target is None else calibration.at(target)
 
 
-def _corrupted(corrupt: Callable[..., Any]) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    def shift(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        changed = corrupt(pixels.astype(np.float32), np.random.default_rng(SEED))
-        clipped: NDArray[np.uint8] = np.clip(changed, 0, 255).astype(np.uint8)
-        return clipped
-
-    return shift
-
-
-def _warped(degrees: float = 0, scale: float = 1, right: float = 0) -> Callable[..., Any]:
-    def shift(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        matrix = cv2.getRotationMatrix2D((13.5, 13.5), degrees, scale)
-        matrix[0, 2] += right
-        return np.stack([cv2.warpAffine(image, matrix, (28, 28)) for image in pixels])
-
-    return shift
-
-
-SHIFTS: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    "noise": _corrupted(noise),
-    "blur": _corrupted(blur),
-    "dots": _corrupted(dots),
-    "lines": _corrupted(lines),
-    "spatter": _corrupted(spatter),
-    "contrast": _corrupted(contrast),
-    "turned 20 degrees": _warped(degrees=20),
-    "turned 40 degrees": _warped(degrees=40),
-    "turned 60 degrees": _warped(degrees=60),
-    "60 % of the size": _warped(scale=0.6),
-    "40 % of the size": _warped(scale=0.4),
-    "4 pixels to the right": _warped(right=4),
-    "upper half hidden": lambda pixels: np.concatenate(
-        [np.zeros_like(pixels[:, :14]), pixels[:, 14:]], axis=1
-    ),
-}
-
-
 def distance(entropies: Array, reference: Array) -> float:
     """What the alarm is held against: the largest difference of shares from 0.05 nats on."""
     first = ENTROPY_BOUNDS.index(LEAST_NATS)
     return float(np.abs(np.array(entropy_shares(entropies)) - reference)[first:].max())
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """Answers to one set of images, and what the network expects of them.
+
+    Attributes:
+        entropies: predictive, (N,).
+        accuracy: mean calibrated confidence, and the true one.
+        coverage: share of accepted answers.
+        by_confidence: errors among them by the calibrated confidence alone.
+        errors: true number of them.
+    """
+
+    entropies: Array
+    accuracy: tuple[float, float]
+    coverage: float
+    by_confidence: float
+    errors: int
+
+    @classmethod
+    def of(cls, found: McAnswers, labels: NDArray[Any], calibration: Calibration) -> "Unlabelled":
+        wrong = found.mean.argmax(axis=1) != labels
+        confidence = apply_temperature(found.mean, calibration.temperature).max(axis=1)
+        accepted = is_accepted(found.predictive_entropy, calibration, found.mutual_information)
+        assert accepted is not None
+        return cls(
+            found.predictive_entropy,
+            (float(confidence.mean()), 1 - float(wrong.mean())),
+            float(accepted.mean()),
+            float((1 - confidence[accepted]).sum()),
+            int(wrong[accepted].sum()),
+        )
+
+    def expected_errors(self, power: float = COVERAGE_POWER) -> float:
+        """The expected number of errors among accepted answers."""
+        return self.by_confidence / self.coverage**power if self.coverage else 0.0
+
+
 def report_without_labels(
-    document: Mapping[str, Any], found: Mapping[str, tuple[McAnswers, NDArray[Any]]]
+    document: Mapping[str, Any], found: Mapping[str, Unlabelled]
 ) -> list[tuple[str, float, float]]:
     """Expected against true accuracy and the alarm, by shift; the first is the test digits."""
-    calibration = read_calibration(document, "mc", PASSES)
     shares = read_entropy_shares(document, "mc")
     if shares is None:
         print("the checkpoint has no histogram: dropserve-train calibrate")
         return []
-    points = []
     generator = np.random.default_rng(SEED)
-    for name, (answers, labels) in found.items():
-        wrong = answers.mean.argmax(axis=1) != labels
-        confidence = apply_temperature(answers.mean, calibration.temperature).max(axis=1)
-        accepted = is_accepted(answers.predictive_entropy, calibration, answers.mutual_information)
-        assert accepted is not None
+    for name, each in found.items():
         alarms = np.mean(
             [
-                distance(answers.predictive_entropy[rows], np.array(shares)) > ALARM
-                for rows in generator.integers(len(wrong), size=(WINDOWS, WINDOW))
+                distance(each.entropies[rows], np.array(shares)) > ALARM
+                for rows in generator.integers(len(each.entropies), size=(WINDOWS, WINDOW))
             ]
         )
-        points.append((name, float(confidence.mean()), 1 - float(wrong.mean())))
+        expected, true = each.accuracy
         print(
-            f"{name:22} expected {confidence.mean():6.2%}, true {1 - wrong.mean():6.2%}; accepted "
-            f"{accepted.mean():6.2%}: {(1 - confidence[accepted]).sum():6.1f} errors expected, "
-            f"{wrong[accepted].sum():4} true; alarm in {alarms:6.1%} of windows",
+            f"{name:22} expected {expected:6.2%}, true {true:6.2%}; accepted "
+            f"{each.coverage:6.2%}: {each.expected_errors():6.1f} errors expected, "
+            f"{each.errors:4} true; alarm in {alarms:6.1%} of windows",
             flush=True,
         )
-    return points
+    return [(name, *each.accuracy) for name, each in found.items()]
+
+
+def report_coverage_power(found: Mapping[str, Unlabelled]) -> None:
+    """How near the expected number of errors is to the true one, for several powers."""
+    for power in (0, 0.5, 1, 1.5, 2, 2.5):
+        pairs = [(each.expected_errors(power), each.errors) for each in found.values()]
+        many = [true / expected for expected, true in pairs if true >= MANY]
+        few = sum(expected > MANY and expected > 3 * true for expected, true in pairs)
+        near = sum(1 / 3 < ratio < 3 for ratio in many)
+        print(
+            f"{power}: of {len(many)} shifts with at least {MANY} errors, {near} within a factor "
+            f"of 3, at most {max(many):.0f} times as many errors as expected; {few} of "
+            f"{len(pairs)} with far fewer than expected",
+            flush=True,
+        )
 
 
 def draw_points(points: list[tuple[str, float, float]], path: Path) -> None:
@@ -230,7 +245,9 @@ def _answers(checkpoint: Checkpoint, pixels: NDArray[np.uint8], seed: int) -> Mc
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures operating points.")
-    parser.add_argument("what", choices=("target-errors", "until-decision", "without-labels"))
+    parser.add_argument(
+        "what", choices=("target-errors", "until-decision", "without-labels", "coverage-power")
+    )
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
     folder = os.environ.get(DATA_DIR_VARIABLE)
     parser.add_argument(
@@ -264,15 +281,22 @@ def main() -> None:
         report_until_decision(
             document, {name: sample_grid(engine, each, grid, seed=0) for name, each in sets.items()}
         )
-    else:
-        shifted = {"test digits": test.pixels}
-        shifted |= {name: shift(test.pixels) for name, shift in SHIFTS.items()}
-        points = report_without_labels(
-            document,
-            {name: (_answers(checkpoint, each, 0), test.labels) for name, each in shifted.items()},
-        )
+    elif options.what == "without-labels":
+        points = report_without_labels(document, dict(_unlabelled(checkpoint, test, SHIFTS, 0)))
         if options.figure is not None:
             draw_points(points, options.figure)
+    else:
+        report_coverage_power(dict(_unlabelled(checkpoint, validation, OTHER_SHIFTS, SEED)))
+
+
+def _unlabelled(
+    checkpoint: Checkpoint, images: Images, shifts: Mapping[str, Shift], seed: int
+) -> Iterator[tuple[str, Unlabelled]]:
+    """The images as they are, and shifted."""
+    calibration = read_calibration(checkpoint.calibration, "mc", PASSES)
+    for name, shift in {"test digits": lambda pixels: pixels, **shifts}.items():
+        answers = _answers(checkpoint, shift(images.pixels), seed)
+        yield name, Unlabelled.of(answers, images.labels, calibration)
 
 
 if __name__ == "__main__":
