@@ -134,7 +134,7 @@ def report(found: Found) -> bool:
     for passes in _TABLE_PASSES:
         counts = (fitted[image].workers(rate, passes) for image in found for rate in _RATES)
         print(f"{passes or 'off':>6}" + "".join(f"{count:>10,}" for count in counts))
-    print("\nrequests/s of a core in runs that were not fitted   predicted  measured")
+    print("\nrequests/s of a core in runs that were not fitted   predicted               measured")
     errors = [error for image in found for error in predict(image, found[image], fitted[image])]
     print(f"largest error {max(errors):.0%} (wanted: at most {LARGEST_ERROR:.0%})")
     return max(errors) <= LARGEST_ERROR
@@ -161,7 +161,7 @@ def compare(name: str, predicted: float, measured: Sequence[float]) -> float:
     """Prints requests/s from seconds per request, and returns the error of the prediction."""
     error = median(measured) / predicted - 1
     rates = spread((1 / one for one in measured), ",.0f")
-    print(f"{name:<50}  {1 / predicted:>9,.0f}  {rates}  {error:+.0%}")
+    print(f"{name:<50}  {1 / predicted:>9,.0f} {rates:>22}  {error:+.0%}")
     return abs(error)
 
 

@@ -40,7 +40,7 @@ def describe(found: Points, connections: Sequence[int], passes: Sequence[int]) -
     """Both tables, the first for each kind of image."""
     lines: list[str] = []
     for image in IMAGES:
-        lines.append(f"{image:<11} {' predict ':->38} {f' {TABLE_PASSES} passes ':->38}")
+        lines.append(f"{image:<11} {' predict ':-^38} {f' {TABLE_PASSES} passes ':-^38}")
         lines.append("connections" + f" {'requests/s':>22} {'p50 ms':>7} {'p99 ms':>7}" * 2)
         for count in connections:
             line = f"{count:>11}"

@@ -112,7 +112,7 @@ def describe(
 ) -> Iterator[str]:
     """A table of the points, and one of the ratios of the compared targets."""
     yield (
-        f"{'target':<22} {'connections':>11} {'requests/s':>22} {'p50 ms':>8} {'p95 ms':>8} "
+        f"{'target':<24} {'connections':>11} {'requests/s':>22} {'p50 ms':>8} {'p95 ms':>8} "
         f"{'p99 ms':>8} {'CPU us':>7}  errors"
     )
     for point in points:
@@ -121,11 +121,11 @@ def describe(
         cpu_us = median(one[point].cpu_us for one in rounds)
         failed = sum(one.failed for one in results)
         yield (
-            f"{point[0]:<22} {point[1]:>11} {rates(results):>22} {p50:>8.2f} {p95:>8.2f} "
+            f"{point[0]:<24} {point[1]:>11} {rates(results):>22} {p50:>8.2f} {p95:>8.2f} "
             f"{p99:>8.2f} {cpu_us:>7.0f}  {failed or 'none'}"
         )
     yield (
-        f"\n{'ratio (lowest-highest)':<22} {'connections':>11} {'of requests/s':>20}  "
+        f"\n{'ratio (lowest-highest)':<24} {'connections':>11} {'of requests/s':>20}  "
         "of requests per CPU second"
     )
     for count in dict.fromkeys(count for _, count in points):
@@ -133,4 +133,4 @@ def describe(
             by_clock, by_processor = (
                 spread(values, ".3f") for values in ratios(rounds, (above, count), (below, count))
             )
-            yield f"{f'{above}/{below}':<22} {count:>11} {by_clock:>20}  {by_processor}"
+            yield f"{f'{above}/{below}':<24} {count:>11} {by_clock:>20}  {by_processor}"

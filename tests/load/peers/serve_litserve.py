@@ -26,7 +26,8 @@ class DigitsApi(litserve.LitAPI):
     def predict(self, pixels: np.ndarray[Any, Any]) -> Any:
         if pixels.ndim == 1:  # one image without batching
             return self.digits.answer(pixels[None])[0]
-        return self.digits.answer(pixels)
+        answers = self.digits.answer(pixels)
+        return answers if self.digits.batch > 1 else {"predictions": answers}
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +134,9 @@ def _serve_ours(python: Path, port: int, folder: Path) -> list[str]:
 
 
 _PIXELS = [digit.ravel().tolist() for digit in example_digits()]
-# Only their dependencies are used: the code is this repository's.
-_OUR_REQUIREMENTS = (str(ROOT),)
+# Only what it depends on is used: the code is this repository's, whatever was installed once.
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_OUR_REQUIREMENTS = (str(ROOT), *_PROJECT["dependencies"])
 OURS = (
     Peer("Dropserve", _OUR_REQUIREMENTS, _pngs(""), _serve_ours),
     Peer("granian", (*_OUR_REQUIREMENTS, "granian==2.8.9"), _pngs(""), _script("serve_granian.py")),
@@ -217,8 +219,7 @@ def install(peer: Peer) -> Path:
     Raises:
         subprocess.CalledProcessError: the installation failed.
     """
-    known = (peer.requirements, (ROOT / "pyproject.toml").read_text(), sys.version)
-    identity = hashlib.sha256(repr(known).encode()).hexdigest()[:12]
+    identity = hashlib.sha256(repr((peer.requirements, sys.version)).encode()).hexdigest()[:12]
     name = peer.name.lower().replace(" ", "-")
     folder = CACHE / f"peer-{name}-{identity}"
     python = folder / "bin" / "python"
