@@ -146,7 +146,7 @@ def test_a_peer_is_measured(peer: str) -> None:
     done = run("compare", "--peers", peer, "--rounds", "1", "--seconds", "1", "--connections", "4")
     (first, *_) = [line for line in done.stdout.splitlines() if f"over {peer}" in line]
     assert float(first.split()[2]) > 0
-    failed = [line.split()[-1] for line in run("report").stdout.splitlines()[3:]]
+    failed = [line.split()[-1] for line in run("report").stdout.splitlines()[4:]]
     assert set(failed) == {"none"}
 
 
