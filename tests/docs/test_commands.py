@@ -39,7 +39,7 @@ SHORTENED = {
     "dropserve bench engine": "--rounds 2 --images 1 --passes 100",
     # On the CPU, by the engine for all devices.
     "dropserve bench engine --device cuda": "--rounds 2 --images 1 --passes 100 --device cpu:0",
-    THROUGHPUT: "--seconds 1 --rounds 1",
+    THROUGHPUT: "--seconds 1 --rounds 2",
     "dropserve-train evaluate": "--quick",
     "dropserve-train train": "--epochs 1 --output {tmp}/net.safetensors",
 }
@@ -68,10 +68,10 @@ ELSEWHERE = {
     r"(taskset|wrk|hey|locust) ": "tests/load/test_pages.py",
     r"dropserve-train (compare|regularisers|rotate|sweep) ": "tests/training",
     r"python -m tests\.load\.own_networks$": "tests/load/test_load.py",
-    r"python -m tests\.load\.(capacity|curves)$": "tests/load/test_load.py",
+    r"python -m tests\.load\.(capacity$|curves --figures )": "tests/load/test_load.py",
     r"python -m tests\.training\.measure_": "minutes; tests/training/test_operating_points.py",
     r"python -m tests\.load\.v2_(mutations|rate)": "minutes; tests/app/open_inference",
-    r"python -m tests\.load\.peers\.compare$": "installs 5 GB; tests/load/peers",
+    r"python -m tests\.load\.peers\.(compare|overload|report)$": "installs 5 GB; tests/load/peers",
     r"python -m tests\.deployment\.check_container$": "tests/deployment/test_image.py",
 }
 

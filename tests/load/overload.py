@@ -15,8 +15,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import httpx
 import numpy as np
 import uvloop
 
@@ -24,20 +26,27 @@ from app.api.examples import example_pngs
 from app.cli.machine import describe_machine
 from tests.load.bystander import batch
 from tests.load.decoding import make_picture
-from tests.load.processes import assign_cores, on_core, processor_seconds, resident_mib
+from tests.load.processes import (
+    assign_cores,
+    family_of,
+    on_core,
+    processor_seconds,
+    proportional_mib,
+)
 from tests.load.servers import Server, serving
 from tests.load.wrk import PNG, Load, require_wrk
 
 MAX_WAIT_MS = 1000  # the default
 WANTED_REFUSAL_MS = 50
 ALLOWED_OUTCOMES = frozenset({"200", "429 overloaded", "504 deadline_exceeded"})
-# Of the client whose requests are recorded, per second.
-_RECORDED_RATE = 100
+# After that long the client that records gives a request up, as httpx does by default.
+_PATIENCE_SECONDS = 5
 # wrk's, of each kind: more than wait for an answer at a time, so that waiting slows wrk little.
 _OVERLOAD_CONNECTIONS = 96
 _SAMPLING_SECONDS = 0.25
-# After the overload the work is measured once a second.
-_RECOVERY_SECONDS = 3
+# After the overload the work is measured once a second, until it is most of that at full load.
+_RECOVERY_SECONDS, _LONGEST_RECOVERY_SECONDS = 3, 30
+_RECOVERED = 0.8
 
 Kinds = Mapping[str, Load]
 # By kind and outcome, which is "200", or status and error code; seconds.
@@ -52,11 +61,13 @@ class Overload:
         kinds: by name.
         times: the load, over what the server can answer.
         wanted: the share of the work at full load that is still answered.
+        recorded_rate: of the client whose requests are recorded, at most, per second.
     """
 
     kinds: Kinds
     times: float
     wanted: float
+    recorded_rate: float = 100
 
 
 def overloads() -> list[Overload]:
@@ -81,10 +92,10 @@ class Round:
         answered: 2xx answers of each kind.
         refused: other answers.
         unanswered: requests of wrk without an answer.
-        used: processor seconds of the server.
+        used: processor seconds of the server's processes.
         p50_ms: of wrk's requests of each kind.
         latencies: of the client's requests.
-        memory: resident memory of the server, MiB, sampled.
+        memory: of the server's processes, MiB, sampled.
     """
 
     seconds: int
@@ -104,12 +115,17 @@ class Round:
 async def load(
     server: Server, kinds: Kinds, seconds: int, *, rate: float = 0, pause_ms: int | None = None
 ) -> Round:
-    """Loads the server by wrk, and by a client at a constant rate of requests per second."""
+    """Loads the server by wrk, and by a client at a constant rate of requests per second.
+
+    Kinds without connections are sent by the client only.
+    """
     memory: list[float] = []
     sampling = asyncio.create_task(_sample_memory(server.pid, memory))
-    used = processor_seconds(server.pid)
+    used = sum(map(processor_seconds, family_of(server.pid)))
     running = {
-        name: kind.start(server.address, seconds, pause_ms=pause_ms) for name, kind in kinds.items()
+        name: kind.start(server.address, seconds, pause_ms=pause_ms)
+        for name, kind in kinds.items()
+        if kind.connections
     }
     latencies = await send_at_rate(server.address, kinds, rate, seconds)
     found = {name: await asyncio.to_thread(wrk.result) for name, wrk in running.items()}
@@ -117,11 +133,14 @@ async def load(
     counts = Counter({key: len(each) for key, each in latencies.items()})
     return Round(
         seconds,
-        {name: found[name].answered + counts[name, "200"] for name in kinds},
+        {
+            name: counts[name, "200"] + (found[name].answered if name in found else 0)
+            for name in kinds
+        },
         sum(wrk.non_2xx for wrk in found.values())
         + sum(count for (_, outcome), count in counts.items() if outcome != "200"),
         sum(wrk.unanswered for wrk in found.values()),
-        processor_seconds(server.pid) - used,
+        sum(map(processor_seconds, family_of(server.pid))) - used,
         {name: wrk.p50_ms for name, wrk in found.items()},
         latencies,
         memory,
@@ -156,20 +175,26 @@ async def _post(address: str, kind: Load, body: bytes) -> str:
     headers = {**(kind.headers or PNG), "content-length": str(len(body)), "connection": "close"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     try:
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"POST {kind.path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
-        answer = await reader.read()
-        writer.close()
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(f"POST {kind.path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+                answer = await reader.read()
+            finally:
+                writer.close()
     except OSError as error:
         return type(error).__name__
     head, _, content = answer.partition(b"\r\n\r\n")
     status = head.split(maxsplit=2)[1].decode() if head else "no answer"
-    return status if status == "200" else f"{status} {json.loads(content)['error']['code']}"
+    if status != "200":
+        with suppress(ValueError, KeyError, TypeError):  # of another server
+            status += " " + json.loads(content)["error"]["code"]
+    return status
 
 
 async def _sample_memory(pid: int, samples: list[float]) -> None:
     while True:
-        samples.append(resident_mib(pid))
+        samples.append(proportional_mib(pid))
         await asyncio.sleep(_SAMPLING_SECONDS)
 
 
@@ -184,6 +209,7 @@ class Figures:
         full: all kinds at once from few connections, which are never refused.
         overloaded: under the overload.
         recovery: as `full` after the overload, second by second.
+        recovered_after: seconds from the end of the overload; None: it did not recover.
     """
 
     overload: Overload
@@ -192,6 +218,7 @@ class Figures:
     full: Round
     overloaded: Round
     recovery: list[Round]
+    recovered_after: float | None = None
 
     def goodput(self) -> float:
         """Work that is answered under overload, over that at full load."""
@@ -219,12 +246,23 @@ async def measure(server: Server, overload: Overload, seconds: int) -> Figures:
     full = await load(server, kinds, short)
     capacity = full.work(costs) / sum(costs.values()) * len(kinds)
     rate = overload.times * capacity
-    many = {name: replace(kind, connections=_OVERLOAD_CONNECTIONS) for name, kind in kinds.items()}
-    pause_ms = round(1e3 * len(kinds) * _OVERLOAD_CONNECTIONS / max(1, rate - _RECORDED_RATE))
-    overloaded = await load(server, many, seconds, rate=_RECORDED_RATE, pause_ms=pause_ms)
-    recovery = [await load(server, kinds, 1) for _ in range(_RECOVERY_SECONDS)]
+    recorded = min(rate, overload.recorded_rate)
+    connections = _OVERLOAD_CONNECTIONS if rate > recorded else 0
+    many = {name: replace(kind, connections=connections) for name, kind in kinds.items()}
+    pause_ms = round(1e3 * len(kinds) * _OVERLOAD_CONNECTIONS / max(1, rate - recorded))
+    ends = time.monotonic() + seconds
+    overloaded = await load(server, many, seconds, rate=recorded, pause_ms=pause_ms)
+    recovery: list[Round] = []
+    recovered = None
+    while time.monotonic() - ends < _LONGEST_RECOVERY_SECONDS and (
+        recovered is None or len(recovery) < _RECOVERY_SECONDS
+    ):
+        with suppress(httpx.HTTPError):  # it does not even answer wrk's first request
+            recovery.append(await load(server, kinds, 1))
+            if recovered is None and recovery[-1].work(costs) >= _RECOVERED * full.work(costs):
+                recovered = max(0.0, time.monotonic() - ends - 1)
     own_ms = {name: one.p50_ms[name] for name, one in alone.items()}
-    return Figures(overload, costs, own_ms, full, overloaded, recovery)
+    return Figures(overload, costs, own_ms, full, overloaded, recovery, recovered)
 
 
 def describe(figures: Figures) -> Iterator[str]:

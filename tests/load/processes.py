@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.scoring.local import usable_cores
@@ -63,3 +63,18 @@ def children_of(pid: int) -> list[int]:
 def descendants_of(pid: int) -> list[int]:
     children = children_of(pid)
     return children + [below for child in children for below in descendants_of(child)]
+
+
+def family_of(pid: int) -> list[int]:
+    """A process and those that it started."""
+    return [pid, *descendants_of(pid)]
+
+
+def proportional_mib(pid: int) -> float:
+    """Memory of a process and those that it started, what they share counted once (PSS), MiB."""
+    total = 0
+    for each in family_of(pid):
+        with suppress(OSError):
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024

@@ -4,7 +4,7 @@ A slow moment of a shared machine then affects all of them: figures are medians 
 ratios are medians of the ratios within a round.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
@@ -73,16 +73,25 @@ def measure(
         ]
 
 
-def medians(rounds: Sequence[Round], point: Point) -> tuple[float, float, float, float]:
-    """Requests/s, and the 50th, 95th and 99th percentile of the latency, milliseconds."""
-    found = [one[point].result for one in rounds]
-    rate, p50, p95, p99 = (
+def latencies(results: Sequence[Result]) -> tuple[float, float, float]:
+    """Medians of the 50th, 95th and 99th percentile, milliseconds."""
+    p50, p95, p99 = (
         median(values)
-        for values in zip(
-            *((one.rate, one.p50_ms, one.p95_ms, one.p99_ms) for one in found), strict=True
-        )
+        for values in zip(*((one.p50_ms, one.p95_ms, one.p99_ms) for one in results), strict=True)
     )
-    return rate, p50, p95, p99
+    return p50, p95, p99
+
+
+def rates(results: Sequence[Result]) -> str:
+    """Requests/s: the median, the lowest and the highest."""
+    return spread((one.rate for one in results), ",.0f")
+
+
+def spread(values: Iterable[float], form: str) -> str:
+    """The median, and of several values in brackets the lowest and the highest."""
+    ordered = sorted(values)
+    middle, low, high = (format(one, form) for one in (median(ordered), ordered[0], ordered[-1]))
+    return middle if len(ordered) == 1 else f"{middle} ({low}-{high})"
 
 
 def failures(rounds: Sequence[Round]) -> int:
@@ -103,25 +112,25 @@ def describe(
 ) -> Iterator[str]:
     """A table of the points, and one of the ratios of the compared targets."""
     yield (
-        f"{'target':<22} {'connections':>11} {'requests/s':>10} {'p50 ms':>8} {'p95 ms':>8} "
+        f"{'target':<24} {'connections':>11} {'requests/s':>22} {'p50 ms':>8} {'p95 ms':>8} "
         f"{'p99 ms':>8} {'CPU us':>7}  errors"
     )
     for point in points:
-        rate, p50, p95, p99 = medians(rounds, point)
+        results = [one[point].result for one in rounds]
+        p50, p95, p99 = latencies(results)
         cpu_us = median(one[point].cpu_us for one in rounds)
-        failed = sum(one[point].result.failed for one in rounds)
+        failed = sum(one.failed for one in results)
         yield (
-            f"{point[0]:<22} {point[1]:>11} {rate:>10,.0f} {p50:>8.2f} {p95:>8.2f} {p99:>8.2f} "
-            f"{cpu_us:>7.0f}  {failed or 'none'}"
+            f"{point[0]:<24} {point[1]:>11} {rates(results):>22} {p50:>8.2f} {p95:>8.2f} "
+            f"{p99:>8.2f} {cpu_us:>7.0f}  {failed or 'none'}"
         )
     yield (
-        f"\n{'ratio (lowest-highest)':<22} {'connections':>11} {'of requests/s':>20}  "
+        f"\n{'ratio (lowest-highest)':<24} {'connections':>11} {'of requests/s':>20}  "
         "of requests per CPU second"
     )
     for count in dict.fromkeys(count for _, count in points):
         for above, below in compared:
             by_clock, by_processor = (
-                f"{median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
-                for values in ratios(rounds, (above, count), (below, count))
+                spread(values, ".3f") for values in ratios(rounds, (above, count), (below, count))
             )
-            yield f"{f'{above}/{below}':<22} {count:>11} {by_clock:>20}  {by_processor}"
+            yield f"{f'{above}/{below}':<24} {count:>11} {by_clock:>20}  {by_processor}"

@@ -39,7 +39,7 @@ from tests.load.constant_app import create_constant_app
 from tests.load.rounds import Run, Target, describe
 from tests.load.servers import ROOT, Server, sample, serving
 from tests.load.v2_mutations import MutatedRequest, attack
-from tests.load.wrk import PNG, Load, Result, Wrk
+from tests.load.wrk import IMAGES, MNIST_FORM, PICTURE, PNG, Load, Result, Wrk
 
 pytestmark = pytest.mark.slow
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
@@ -110,7 +110,7 @@ def test_ratios_are_medians_of_the_ratios_within_a_round() -> None:
     found = describe(rounds, list(rounds[0]), [("mc", "constant")])
 
     lines = [" ".join(line.split()) for line in found]
-    assert lines[1] == "constant 4 100 1.00 2.00 3.00 10 none"
+    assert lines[1] == "constant 4 100 (100-400) 1.00 2.00 3.00 10 none"
     assert lines[-1] == "mc/constant 4 0.600 (0.500-0.750) 0.250 (0.250-0.250)"
 
 
@@ -144,17 +144,18 @@ def test_costs_predict_what_was_not_fitted(
         for number, (seconds, loops) in enumerate(zip(used, capacity.POINTS, strict=True))
     ]
 
-    assert capacity.report([found] * 3) == (unseen == 1)
+    assert capacity.report({MNIST_FORM: [found] * 3, PICTURE: [found] * 2}) == (unseen == 1)
 
     printed = capsys.readouterr().out
-    assert "dropout off       300 us of a core" in printed
-    assert "MC dropout        400 us, and 5.00 us a pass" in printed
+    for image in IMAGES:
+        (line, *_) = [line for line in printed.splitlines() if line.startswith(image)]
+        assert line.split()[-6::2] == ["300", "400", "5.00"]
     assert last in printed
 
 
 @needs_wrk
 def test_the_capacity_of_a_server_is_its_processor_time_per_answer(server: Server) -> None:
-    used, answers = capacity.load(server, [(0, 1), (10, 1)], 1, None)
+    used, answers = capacity.load(server, PICTURE, [(0, 1), (10, 1)], 1, None)
 
     assert len(answers) == 2
     assert min(answers) > 0
@@ -164,26 +165,31 @@ def test_the_capacity_of_a_server_is_its_processor_time_per_answer(server: Serve
 @needs_wrk
 def test_curves_have_a_rate_and_latencies_at_each_point(server: Server) -> None:
     keys = curves.points_of([1], [0, 10])
-    assert keys == [(0, 1), (50, 1), (0, 16), (10, 16)]
+    pairs = [(0, 1), (50, 1), (0, 16), (10, 16)]
+    assert keys == [(image, *pair) for image in IMAGES for pair in pairs]
 
-    found = curves.measure_points(server, keys[:1], 1, 1, None)
+    found = curves.measure_points(server, keys[::4], 1, 1, None)
 
-    assert found.keys() == {(0, 1)}
-    rate, p50, p95, p99 = found[0, 1]
-    assert rate > 0
-    assert 0 < p50 <= p95 <= p99
+    assert found.keys() == {(image, 0, 1) for image in IMAGES}
+    for (one,) in found.values():
+        assert one.rate > 0
+        assert 0 < one.p50_ms <= one.p95_ms <= one.p99_ms
 
 
 def test_curves_are_printed_and_drawn(tmp_path: Path) -> None:
     connections, passes = [1, 16], [0, 50, 1000]
     keys = curves.points_of(connections, passes)
-    found = {key: (1000.0 / (1 + number), 1.0, 2.0, 3.0) for number, key in enumerate(keys)}
+    found = {
+        key: [Result(round(scale / (1 + number)), 1.0, 1.0, 2.0, 3.0) for scale in (900, 1000)]
+        for number, key in enumerate(keys)
+    }
 
     lines = curves.describe(found, connections, passes).splitlines()
     curves.draw(found, connections, passes, tmp_path)
 
-    assert lines[2].split() == ["1", "1,000", "1.00", "3.00", "333", "1.00", "3.00"]
-    assert lines[-1].split() == ["1000", "200"]
+    once, thirds = ["950", "(900-1,000)", "1.00", "3.00"], ["316", "(300-333)", "1.00", "3.00"]
+    assert lines[2].split() == ["1", *once, *thirds]
+    assert lines[-1].split() == ["1000", "190", "(180-200)", "95", "(90-100)"]
     assert {path.name for path in tmp_path.iterdir()} == {"latency.svg", "passes.svg"}
 
 

@@ -10,12 +10,13 @@ import sys
 
 import httpx
 
-from app.api.examples import example_pngs
 from app.cli.machine import describe_machine
 from tests.load.processes import assign_cores
 from tests.load.rounds import Target, describe, failures, measure
 from tests.load.servers import WITH_CONSTANT, serving, set_constant
-from tests.load.wrk import PNG, require_wrk
+from tests.load.wrk import IMAGES, MNIST_FORM, PICTURE, PNG, require_wrk
+
+_OF_PICTURES = f" {PICTURE}"
 
 
 def main() -> None:
@@ -27,23 +28,28 @@ def main() -> None:
     options = parser.parse_args()
     require_wrk()
     cores = assign_cores()
-    pngs = example_pngs()
     with serving(core=cores[0], program=WITH_CONSTANT) as server:
         paths = {"constant": "constant", "predict": "predict"}
         paths["mc"] = f"predict/mc?passes={options.passes}"
         targets = {
-            name: Target(f"{server.address}/{path}", server.pid) for name, path in paths.items()
+            name + suffix: Target(f"{server.address}/{path}", server.pid, IMAGES[image])
+            for suffix, image in (("", MNIST_FORM), (_OF_PICTURES, PICTURE))
+            for name, path in paths.items()
+            if name + suffix != "constant" + _OF_PICTURES
         }
-        answer = httpx.post(targets["predict"].url, content=pngs[0], headers=PNG, trust_env=False)
+        png = IMAGES[MNIST_FORM][0]
+        answer = httpx.post(targets["predict"].url, content=png, headers=PNG, trust_env=False)
         set_constant(server.address, answer.content)
         points = [(name, count) for count in options.connections for name in targets]
         rounds = measure(targets, points, options.seconds, options.rounds, cores[1])
     print(f"{describe_machine()}; server on core {cores[0]}, wrk on core {cores[1]}")
     print(
-        f"{len(pngs)} PNG files of 28x28 pixels in turn, mc with {options.passes} passes, "
-        f"medians of {options.rounds} rounds of {options.seconds} s\n"
+        f"PNG files in MNIST's form, or pictures of 140x140 pixels, in turn; mc with "
+        f"{options.passes} passes; medians of {options.rounds} rounds of {options.seconds} s\n"
     )
-    print(*describe(rounds, points, [("predict", "constant"), ("mc", "predict")]), sep="\n")
+    compared = [("predict", "constant"), ("mc", "predict")]
+    compared += [(name + _OF_PICTURES, name) for name in ("predict", "mc")]
+    print(*describe(rounds, points, compared), sep="\n")
     sys.exit(1 if failures(rounds) else 0)
 
 

@@ -14,9 +14,16 @@ import httpx
 
 from app.api.examples import example_pngs
 from tests.load.processes import on_core
-from tests.load.servers import ROOT
+from tests.load.servers import ROOT, sample
 
 PNG = {"content-type": "image/png"}
+MNIST_FORM, PICTURE = "MNIST form", "140x140"
+# PNG files that are sent in turn, by their name in the tables; file i shows the digit i modulo 10.
+# Those in MNIST's form have 28x28 pixels and need no preparation.
+IMAGES: Mapping[str, Sequence[bytes]] = {
+    MNIST_FORM: example_pngs(),
+    PICTURE: [sample(f"{digit}.png") for digit in range(10)],
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Wrk:
         url: address of the route.
         connections: each sends its next request when the previous one is answered.
         seconds: duration; wrk takes whole seconds only.
-        bodies: sent in turn; by default 32 drawn digits as PNG files of 28x28 pixels.
+        bodies: sent in turn; by default 32 drawn digits in MNIST's form.
         headers: of every request, by default `PNG`; Host and Content-Length are added.
         core: the only core that wrk may use; None: all.
         pause_ms: mean pause of a connection before each request, which the latencies exclude.
@@ -77,7 +84,7 @@ class Wrk:
         core: int | None = None,
         pause_ms: int | None = None,
     ) -> None:
-        bodies = bodies or example_pngs()
+        bodies = bodies or IMAGES[MNIST_FORM]
         headers = PNG if headers is None else headers
         _check(url, bodies[0], headers)
         self._folder = tempfile.TemporaryDirectory()

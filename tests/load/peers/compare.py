@@ -1,12 +1,14 @@
 """The same checkpoint in other servers, each with the MC dropout that its users would write.
 
 `python -m tests.load.peers.compare` installs LitServe, BentoML, MLServer and plain FastAPI, each in
-a virtual environment of its own, and measures them and Dropserve in one run on one machine. Every
-server has one core and wrk another. A round starts each server anew for each task (deterministic,
-the textbook loop, all passes as one batch), with its own batching off and tuned, and loads it over
-1, 16 and 64 connections; rounds alternate between all servers.
+a virtual environment of its own, and measures them and Dropserve in one run on one machine, our
+application also on granian in place of uvicorn. Every server has one core and wrk another. A round
+starts each server anew for each task (deterministic, the textbook loop, all passes as one batch),
+and loads it over 1, 16 and 64 connections with images in MNIST's form, over 16 also with pictures.
+Its own batching is off for one connection, and for more it is tuned. Rounds alternate between all
+servers.
 
-`--tune` tries other settings of a peer's batching, at 16 connections.
+`--tune` tries other settings of a peer's batching, and none, at 16 connections.
 """
 
 import argparse
@@ -19,32 +21,32 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import httpx
 
 from app.cli.machine import describe_machine
-from tests.load.peers.report import Cell, Key, to_text
+from tests.load.peers.report import Cell, Comparison, Key, save, summary, table
 from tests.load.peers.servers import (
     OFF,
-    OURS_REQUESTS,
+    OUR_PATHS,
+    OURS,
     PEERS,
     TASKS,
     Batching,
     Peer,
     Request,
     install,
-    our_command,
+    installed_mb,
     our_environment,
     peer_environment,
 )
-from tests.load.processes import assign_cores, descendants_of, on_core
-from tests.load.servers import free_port
-from tests.load.wrk import Result, Wrk, require_wrk
+from tests.load.processes import assign_cores, descendants_of, on_core, proportional_mib
+from tests.load.servers import Server, free_port
+from tests.load.wrk import MNIST_FORM, PICTURE, Result, Wrk, require_wrk
 
-OURS_NAME = "Dropserve"
 # The body that a server must answer correctly before it is measured; body i shows the digit i.
 _CHECKED_DIGIT = 7
 _START_SECONDS = 120.0
@@ -55,53 +57,54 @@ _WARM_UP_CONNECTIONS = 16
 
 @dataclass(frozen=True)
 class Configuration:
-    """One server as it is started, and the requests of each of its tasks."""
+    """One server as it is started, and the requests of each of its tasks and kinds of image."""
 
-    name: str
-    task: str
+    peer: Peer
     batching: Batching
+    port: int
     command: list[str]
     environment: dict[str, str]
-    requests: tuple[tuple[str, Request], ...]
+    requests: dict[tuple[str, str], Request]
+
+
+def configured(
+    peer: Peer, task: str, batching: Batching, passes: int, folder: Path
+) -> Configuration:
+    """A server for a task; one of ours has all of its tasks."""
+    port = free_port()
+    if peer in OURS:
+        environment = our_environment(port)
+        requests = {
+            (task, image): replace(one, path=path.format(passes=passes))
+            for (task, path), (image, one) in product(OUR_PATHS.items(), peer.requests.items())
+        }
+    else:
+        environment = peer_environment(task, passes, batching, port)
+        requests = {(task, image): one for image, one in peer.requests.items()}
+    command = peer.command(install(peer), port, Path(tempfile.mkdtemp(dir=folder)))
+    return Configuration(peer, batching, port, command, environment, requests)
 
 
 def configurations(
     peers: Sequence[Peer], passes: int, folder: Path, *, is_tuning: bool
 ) -> Iterator[Configuration]:
     """Every server with each of its settings; ours first."""
-    if not is_tuning:
-        port = free_port()
-        requests = tuple(
-            (task, Request(one.path.format(passes=passes), one.bodies, one.content_type))
-            for task, one in OURS_REQUESTS.items()
-        )
-        yield Configuration(OURS_NAME, "", OFF, our_command(port), our_environment(), requests)
+    for peer in () if is_tuning else OURS:
+        yield configured(peer, "", OFF, passes, folder)
     for peer in peers:
-        python = install(peer)
         batchings = [OFF, *([peer.tuned] if peer.tuned else [])]
         tasks: Sequence[str] = TASKS
         if is_tuning:
             batchings, tasks = [OFF, *peer.candidates], TASKS[1:]
         for batching, task in product(batchings, tasks):
-            port = free_port()
-            own = Path(tempfile.mkdtemp(dir=folder))
-            yield Configuration(
-                peer.name,
-                task,
-                batching,
-                peer.command(python, port, own),
-                peer_environment(task, passes, batching, port),
-                ((task, peer.request),),
-            )
+            yield configured(peer, task, batching, passes, folder)
 
 
 @contextmanager
-def running(
-    configuration: Configuration, port: int, core: int | None
-) -> Iterator[tuple[int, float]]:
-    """Runs a server until the block ends; gives its process, and the seconds to its answer."""
+def running(configuration: Configuration, core: int | None) -> Iterator[tuple[Server, float]]:
+    """Runs a server until the block ends; gives it, and the seconds to its first answer."""
     began = time.monotonic()
-    with tempfile.TemporaryFile() as log:
+    with tempfile.NamedTemporaryFile() as log:
         with on_core(core):
             process = subprocess.Popen(
                 configuration.command,
@@ -111,13 +114,14 @@ def running(
                 stderr=log,
                 start_new_session=True,
             )
+        server = Server(f"http://127.0.0.1:{configuration.port}", process, Path(log.name))
         try:
-            _, request = configuration.requests[-1]
-            _wait_for_answer(process, f"http://127.0.0.1:{port}{request.path}", request)
-            yield process.pid, time.monotonic() - began
+            request = next(iter(configuration.requests.values()))
+            _wait_for_answer(process, server.address + request.path, request)
+            yield server, time.monotonic() - began
         except RuntimeError as error:
-            log.seek(0)
-            raise RuntimeError(f"{error}\n{log.read().decode(errors='replace')[-2000:]}") from error
+            said = server.log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{error}\n{said}") from error
         finally:
             _stop(process)
 
@@ -170,47 +174,52 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def proportional_bytes(pid: int) -> int:
-    """Memory of a server's processes, with what they share counted once (PSS)."""
-    total = 0
-    for each in (pid, *descendants_of(pid)):
-        with suppress(OSError):
-            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total * 1024
-
-
 def measure(
     configuration: Configuration,
-    connections: Sequence[int],
+    points: Sequence[tuple[str, int]],
     seconds: int,
     server_core: int | None,
     wrk_core: int | None,
 ) -> Iterator[tuple[Key, Cell]]:
-    """Starts a server and loads it over each number of connections, one after the other."""
-    port = int(configuration.environment.get("PEER_PORT") or configuration.command[-1])
-    with running(configuration, port, server_core) as (pid, start_seconds):
-        for task, request in configuration.requests:
+    """Starts a server and loads it with each kind of image over its number of connections."""
+    with running(configuration, server_core) as (server, start_seconds):
+        for task in dict.fromkeys(task for task, _ in configuration.requests):
 
-            def load(count: int, seconds: int, request: Request = request) -> Result:
-                url = f"http://127.0.0.1:{port}{request.path}"
-                headers = {"content-type": request.content_type}
+            def load(image: str, count: int, seconds: int, task: str = task) -> Result:
+                request = configuration.requests[task, image]
+                url, headers = server.address + request.path, {"content-type": request.content_type}
                 return Wrk(
                     url, count, seconds, bodies=request.bodies, headers=headers, core=wrk_core
                 ).result()
 
-            load(_WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
-            found = [load(count, seconds) for count in connections]
-            memory = proportional_bytes(pid)
-            for count, result in zip(connections, found, strict=True):
-                key = Key(configuration.name, str(configuration.batching), task, count)
+            load(MNIST_FORM, _WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
+            found = [load(image, count, seconds) for image, count in points]
+            memory = proportional_mib(server.pid)
+            for (image, count), result in zip(points, found, strict=True):
+                name = configuration.peer.name
+                key = Key(name, str(configuration.batching), image, task, count)
                 yield key, Cell(result, memory, start_seconds)
+
+
+def points_of(
+    configuration: Configuration, connections: Sequence[int], *, is_tuning: bool
+) -> list[tuple[str, int]]:
+    """Kinds of image and connections; pictures are sent over the middle number of connections."""
+    used = [
+        count
+        for count in connections
+        if is_tuning
+        or configuration.peer.tuned is None
+        or (count == 1) == (configuration.batching == OFF)
+    ]
+    middle = sorted(connections)[len(connections) // 2]
+    return [(MNIST_FORM, count) for count in used] + [(PICTURE, middle)] * (middle in used)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of one measurement")
+    parser.add_argument("--seconds", type=int, default=2, help="of one measurement")
     parser.add_argument("--passes", type=int, default=50)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--peers", nargs="+", default=[peer.name for peer in PEERS])
@@ -225,18 +234,25 @@ def main() -> None:
         for number in range(arguments.rounds):
             every = configurations(peers, arguments.passes, Path(folder), is_tuning=arguments.tune)
             for one in every:
+                points = points_of(one, connections, is_tuning=arguments.tune)
+                if not points:
+                    continue
+                task = " ".join(dict.fromkeys(task for task, _ in one.requests))
                 sys.stderr.write(
-                    f"round {number + 1} of {arguments.rounds}: {one.name} {one.task} "
+                    f"round {number + 1} of {arguments.rounds}: {one.peer.name} {task} "
                     f"(batching {one.batching})\n"
                 )
-                for key, cell in measure(one, connections, arguments.seconds, *cores):
+                for key, cell in measure(one, points, arguments.seconds, *cores):
                     cells.setdefault(key, []).append(cell)
-    sys.stdout.write(
+    heading = (
         f"{describe_machine()}; server on core {cores[0]}, wrk on core {cores[1]}\n"
         f"{arguments.passes} passes; median of {arguments.rounds} rounds of "
-        f"{arguments.seconds:g} s\n\n"
+        f"{arguments.seconds:g} s (lowest-highest)"
     )
-    sys.stdout.write(to_text(cells))
+    sizes = {peer.name: installed_mb(install(peer)) for peer in (*OURS, *peers)}
+    comparison = Comparison(heading, sizes, cells)
+    save(comparison)
+    print(table(comparison) if arguments.tune else summary(comparison))
 
 
 if __name__ == "__main__":

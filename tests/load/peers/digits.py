@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -36,6 +37,7 @@ class Digits:
     def __init__(self) -> None:
         self.task, self.passes, self.batch, self.wait_seconds = task_from_environment()
         torch.set_num_threads(1)  # the server has one core
+        cv2.setNumThreads(1)
         self.network, self._mean, self._std = load_network(Path(os.environ["PEER_CHECKPOINT"]))
         self.network.train(self.task != "predict")
 
@@ -105,5 +107,30 @@ def entropy(probs: Tensor) -> Tensor:
 
 
 def decode(png: bytes) -> np.ndarray[Any, Any]:
-    """Pixels of a 28x28 picture, shape (784,)."""
-    return np.asarray(Image.open(io.BytesIO(png)).convert("L")).reshape(-1)
+    """What the network gets of a picture, shape (784,)."""
+    grey = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+    return (grey if grey.shape == (28, 28) else centre(grey)).reshape(-1)
+
+
+def centre(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A dark digit on light paper in MNIST's form: 20 pixels long, its mass in the middle.
+
+    Args:
+        grey: any height and width, uint8.
+    """
+    ink = 255 - grey
+    _, mask = cv2.threshold(ink, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    left, top, width, height = cv2.boundingRect(mask)
+    digit = ink[top : top + height, left : left + width]
+    digit = cv2.normalize(digit, None, 0, 255, cv2.NORM_MINMAX)
+    scale = 20 / max(width, height)
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    digit = cv2.resize(digit, (width, height), interpolation=cv2.INTER_AREA)
+    moments = cv2.moments(digit)
+    left, top = (
+        min(max(0, round(13.5 - moments[moment] / moments["m00"])), 28 - side)
+        for moment, side in (("m10", width), ("m01", height))
+    )
+    centred = np.zeros((28, 28), np.uint8)
+    centred[top : top + height, left : left + width] = digit
+    return centred

@@ -1,12 +1,13 @@
-"""BentoML: a service whose method takes one image, or with adaptive batching a batch of them."""
+"""BentoML: a service whose methods take pixels or pictures, with or without adaptive batching."""
 
+import base64
 from typing import Annotated, Any
 
 import bentoml
 import numpy as np
 from bentoml.validators import DType
 
-from tests.load.peers.digits import Digits, task_from_environment
+from tests.load.peers.digits import Digits, decode, task_from_environment
 
 *_, BATCH, WAIT_SECONDS = task_from_environment()
 # A type argument of the array would be taken for its dtype.
@@ -18,16 +19,29 @@ class Service:
     def __init__(self) -> None:
         self.digits = Digits()
 
-    if BATCH > 1:
+    def answer(self, pictures: list[str]) -> list[dict[str, Any]]:
+        files = map(base64.b64decode, pictures)
+        return self.digits.answer(np.stack([decode(file) for file in files]))
 
-        @bentoml.api(
+    if BATCH > 1:
+        batched = bentoml.api(
             batchable=True, max_batch_size=BATCH, max_latency_ms=round(WAIT_SECONDS * 1000)
         )
+
+        @batched
         def predict(self, pixels: Pixels) -> list[dict[str, Any]]:
             return self.digits.answer(pixels)
+
+        @batched
+        def predict_pictures(self, pictures: list[str]) -> list[dict[str, Any]]:
+            return self.answer(pictures)
 
     else:
 
         @bentoml.api
         async def predict(self, pixels: Pixels) -> list[dict[str, Any]]:
             return self.digits.answer(pixels)
+
+        @bentoml.api
+        async def predict_pictures(self, pictures: list[str]) -> list[dict[str, Any]]:
+            return self.answer(pictures)

@@ -14,16 +14,20 @@ class DigitsApi(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.digits = Digits()
 
-    def decode_request(self, request: dict[str, str]) -> np.ndarray[Any, Any]:
+    def decode_request(self, request: dict[str, Any]) -> np.ndarray[Any, Any]:
+        if "images" in request:  # a batch of its client's
+            files = map(base64.b64decode, request["images"])
+            return np.stack([decode(file) for file in files])
         return decode(base64.b64decode(request["image"]))
 
     def batch(self, inputs: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         return np.stack(inputs)
 
     def predict(self, pixels: np.ndarray[Any, Any]) -> Any:
-        if pixels.ndim == 1:  # without batching
+        if pixels.ndim == 1:  # one image without batching
             return self.digits.answer(pixels[None])[0]
-        return self.digits.answer(pixels)
+        answers = self.digits.answer(pixels)
+        return answers if self.digits.batch > 1 else {"predictions": answers}
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output

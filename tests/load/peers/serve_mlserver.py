@@ -2,10 +2,10 @@
 
 import numpy as np
 from mlserver import MLModel
-from mlserver.codecs import NumpyCodec
+from mlserver.codecs import Base64Codec, NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from tests.load.peers.digits import Digits
+from tests.load.peers.digits import Digits, decode
 
 
 class DigitsModel(MLModel):
@@ -14,7 +14,12 @@ class DigitsModel(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        answers = self.digits.answer(NumpyCodec.decode_input(payload.inputs[0]))
+        (tensor,) = payload.inputs
+        if tensor.datatype == "BYTES":
+            pixels = np.stack([decode(file) for file in Base64Codec.decode_input(tensor)])
+        else:
+            pixels = NumpyCodec.decode_input(tensor)
+        answers = self.digits.answer(pixels)
         return InferenceResponse(
             model_name=self.name,
             outputs=[

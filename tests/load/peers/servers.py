@@ -6,24 +6,28 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.api.examples import example_digits, example_pngs
+from app.api.examples import example_digits
 from model.checkpoint import DEFAULT_CHECKPOINT
-from tests.load.servers import OURS, ROOT, free_port, without_settings
+from tests.load.servers import ROOT, free_port, without_settings
+from tests.load.wrk import IMAGES, MNIST_FORM
 
 FOLDER = Path(__file__).parent
 TASKS = ("predict", "loop", "expanded")
+# A kind of request besides those of `IMAGES`: all drawn digits in MNIST's form at once.
+BATCH = "batch of 32"
+# Where the servers are installed, and the last comparison is kept.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dropserve-tests"
+_INFER = "/v2/models/digits/infer"
 # Installed for every peer, in addition to the server itself.
 _COMMON = (
     *("torch==2.13.0", "numpy>=2.2,<3", "pillow>=13,<14", "safetensors>=0.8,<1"),
-    *("uvicorn>=0.54,<1", "uvloop>=0.23,<1", "httptools>=0.9,<1"),
+    *("opencv-python-headless>=5,<6", "uvicorn>=0.54,<1", "uvloop>=0.23,<1", "httptools>=0.9,<1"),
 )
-# Digits of 28x28 pixels: with larger ones the decoding of PNG would be measured.
-_PNGS = tuple(example_pngs())
-_PIXELS: list[list[int]] = [digit.ravel().tolist() for digit in example_digits()]
 
 
 @dataclass(frozen=True)
@@ -54,23 +58,41 @@ class Peer:
     """One of the other servers.
 
     Attributes:
-        name: and version, as in its requirement.
-        request: in the form that the server's own examples send.
+        name: of its rows.
+        requirements: that are installed for it.
+        requests: in the form that the server's own examples send, by name in `IMAGES`, and `BATCH`.
         command: of a server, from its Python, its port and a folder to write to.
         tuned: the fastest settings of its own batching; None: it has none.
         candidates: settings that `--tune` tries.
     """
 
     name: str
-    requirement: str
-    request: Request
+    requirements: tuple[str, ...]
+    requests: Mapping[str, Request]
     command: Callable[[Path, int, Path], list[str]]
     tuned: Batching | None = None
     candidates: tuple[Batching, ...] = ()
 
 
-def _json(documents: Iterable[object]) -> tuple[bytes, ...]:
-    return tuple(json.dumps(each, separators=(",", ":")).encode() for each in documents)
+def _json(path: str, documents: Iterable[object]) -> Request:
+    dumped = (json.dumps(each, separators=(",", ":")).encode() for each in documents)
+    return Request(path, tuple(dumped))
+
+
+def _files(path: str, document: Callable[[list[str]], object]) -> dict[str, Request]:
+    """Requests with files in base64: one file each, and for `BATCH` all of them."""
+    texts = {name: [base64.b64encode(one).decode() for one in IMAGES[name]] for name in IMAGES}
+    requests = {name: _json(path, (document([one]) for one in texts[name])) for name in IMAGES}
+    return requests | {BATCH: _json(path, [document(texts[MNIST_FORM])])}
+
+
+def _pngs(path: str) -> dict[str, Request]:
+    return {name: Request(path, tuple(files), "image/png") for name, files in IMAGES.items()}
+
+
+def _tensor(name: str, datatype: str, shape: list[int], data: Sequence[object]) -> object:
+    """A request of the Open Inference Protocol."""
+    return {"inputs": [{"name": name, "shape": shape, "datatype": datatype, "data": data}]}
 
 
 def _script(name: str) -> Callable[[Path, int, Path], list[str]]:
@@ -107,57 +129,58 @@ def _start_mlserver(python: Path, port: int, folder: Path) -> list[str]:
     return [str(python.with_name("mlserver")), "start", str(folder)]
 
 
+def _serve_ours(python: Path, port: int, folder: Path) -> list[str]:
+    return [str(python), "-m", "app", "serve", "--port", str(port)]
+
+
+_PIXELS = [digit.ravel().tolist() for digit in example_digits()]
+# Only what it depends on is used: the code is this repository's, whatever was installed once.
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_OUR_REQUIREMENTS = (str(ROOT), *_PROJECT["dependencies"])
+OURS = (
+    Peer("Dropserve", _OUR_REQUIREMENTS, _pngs(""), _serve_ours),
+    Peer("granian", (*_OUR_REQUIREMENTS, "granian==2.8.9"), _pngs(""), _script("serve_granian.py")),
+)
+# The routes of our tasks.
+OUR_PATHS = {"predict": "/predict", "mc": "/predict/mc?passes={passes}"}
 PEERS = (
     Peer(
         "FastAPI",
-        "fastapi==0.165.0",
-        Request("/predict", _PNGS, "image/png"),
+        ("fastapi==0.165.0", *_COMMON),
+        _files("/predict/batch", lambda files: files) | _pngs("/predict"),
         _script("serve_fastapi.py"),
     ),
     Peer(
         "LitServe",
-        "litserve==0.2.19",
-        Request("/predict", _json({"image": base64.b64encode(png).decode()} for png in _PNGS)),
+        ("litserve==0.2.19", *_COMMON),
+        _files("/predict", lambda files: {"images": files} if files[1:] else {"image": files[0]}),
         _script("serve_litserve.py"),
         tuned=Batching(64, 0.001),
         candidates=tuple(Batching(m, w) for m in (8, 16, 64) for w in (0.0, 0.001, 0.005)),
     ),
     Peer(
         "BentoML",
-        "bentoml==1.4.40",
-        Request("/predict", _json({"pixels": [pixels]} for pixels in _PIXELS)),
+        ("bentoml==1.4.40", *_COMMON),
+        _files("/predict_pictures", lambda files: {"pictures": files})
+        | {MNIST_FORM: _json("/predict", ({"pixels": [pixels]} for pixels in _PIXELS))},
         _start_bentoml,
         tuned=Batching(64, 1.0),
         candidates=tuple(Batching(m, w) for m in (16, 64) for w in (0.02, 0.1, 1.0)),
     ),
     Peer(
         "MLServer",
-        "mlserver==1.7.1",
-        Request(
-            "/v2/models/digits/infer",
-            _json(
-                {
-                    "inputs": [
-                        {
-                            "name": "pixels",
-                            "shape": [1, 784],
-                            "datatype": "UINT8",
-                            "data": pixels,
-                        }
-                    ]
-                }
-                for pixels in _PIXELS
-            ),
-        ),
+        ("mlserver==1.7.1", *_COMMON),
+        _files(_INFER, lambda files: _tensor("files", "BYTES", [len(files)], files))
+        | {
+            MNIST_FORM: _json(
+                _INFER, (_tensor("pixels", "UINT8", [1, 784], pixels) for pixels in _PIXELS)
+            )
+        },
         _start_mlserver,
         tuned=Batching(16, 0.02),
         candidates=tuple(Batching(m, w) for m in (8, 16, 64) for w in (0.001, 0.005, 0.02)),
     ),
 )
-OURS_REQUESTS = {
-    "predict": Request("/predict", _PNGS, "image/png"),
-    "mc": Request("/predict/mc?passes={passes}", _PNGS, "image/png"),
-}
 
 
 def peer_environment(task: str, passes: int, batching: Batching, port: int) -> dict[str, str]:
@@ -184,14 +207,10 @@ def peer_environment(task: str, passes: int, batching: Batching, port: int) -> d
     }
 
 
-def our_command(port: int) -> list[str]:
-    """Our server with default settings."""
-    return [*OURS, "serve", "--port", str(port)]
-
-
-def our_environment() -> dict[str, str]:
+def our_environment(port: int) -> dict[str, str]:
     """No settings, and this repository first on the path."""
-    return {**without_settings(), "PYTHONPATH": str(ROOT), "DROPSERVE_DRAIN_SECONDS": "0"}
+    environment = {"PYTHONPATH": str(ROOT), "DROPSERVE_DRAIN_SECONDS": "0", "PEER_PORT": str(port)}
+    return without_settings() | environment
 
 
 def install(peer: Peer) -> Path:
@@ -200,16 +219,21 @@ def install(peer: Peer) -> Path:
     Raises:
         subprocess.CalledProcessError: the installation failed.
     """
-    requirements = (peer.requirement, *_COMMON)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    identity = hashlib.sha256(repr((requirements, sys.version)).encode()).hexdigest()[:12]
-    folder = cache / "dropserve-tests" / f"peer-{peer.name.lower()}-{identity}"
+    identity = hashlib.sha256(repr((peer.requirements, sys.version)).encode()).hexdigest()[:12]
+    name = peer.name.lower().replace(" ", "-")
+    folder = CACHE / f"peer-{name}-{identity}"
     python = folder / "bin" / "python"
     done = folder / "installed"
     if not done.exists():
-        sys.stderr.write(f"installing {peer.requirement}\n")
+        sys.stderr.write(f"installing {peer.name}\n")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", *requirements]
+        command = [str(python), "-m", "pip", "install", "--quiet", *peer.requirements]
         subprocess.run(command, check=True)
         done.touch()
     return python
+
+
+def installed_mb(python: Path) -> float:
+    """The files of a virtual environment with what is installed in it, megabytes."""
+    folder = python.parents[1]
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
