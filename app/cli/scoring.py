@@ -4,7 +4,7 @@ import argparse
 import errno
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,9 +21,9 @@ from app.errors import (
 )
 from app.inference.parameters import parse_parameters
 from app.schemas import McParameters
-from app.scoring.parts import Parts, failures_in, failures_path, write
+from app.scoring.parts import Parts, failures_in, failures_path
 from app.scoring.question import PARAMETERS, ClusterError, Question
-from app.scoring.sources import Block, Input
+from app.scoring.sources import Block, cut, survey
 from app.settings import SettingsError, load_settings
 from model.errors import ModelError
 
@@ -55,34 +55,32 @@ def run_score(given: argparse.Namespace, stderr: TextIO) -> int:
 def _run(given: argparse.Namespace, stderr: TextIO) -> int:
     question = read_question(given)
     output: Path = given.output
-    source = Input(given.inputs, given.column, question.spec)
-    images, digest = source.survey()
+    pieces, digest = survey(given.inputs, given.column)
+    images = sum(piece.stop - piece.start for piece in pieces)
     parts = Parts(output, {**question.describe(), "images": images, "digest": digest})
-    if not given.overwrite and (tally := parts.read_finished()) is not None:
+    if not given.overwrite and (answered := parts.count_finished()) is not None:
         stderr.write(f"dropserve: {output} is there already, from a run like this one\n")
-        return _exit_code(tally, output, stderr)
+        return _exit_code(images, images - answered, output, stderr)
     with parts.open(start_anew=given.overwrite), Progress(stderr, images) as shown:
 
         def left() -> Iterator[Block]:
-            for block in source.blocks(question.block_rows):
-                failed = parts.count_failures(block.first_row, block.first_row + block.rows)
-                if failed is None:
+            for block in cut(pieces, question.parameters.passes):
+                if (failed := parts.count_failures(block.first_row)) is None:
                     yield block
                 else:
                     shown.found(block.rows, failed)
 
         with closing(_scored(given, question, left())) as scored:
             for batch in scored:
-                write(batch, parts.path(batch["row"][0].as_py()))
+                parts.write(batch)
                 shown.advance(batch.num_rows, failures_in(batch))
-        tally = {"images": images, "failed": shown.failed}
-        parts.join(tally)
+        parts.join()
     stderr.write(
         f"dropserve: {output}: {images:,} images, {shown.scored:,} of them in this run in "
         f"{shown.seconds:,.1f} s ({shown.start_seconds:,.1f} s until the first), "
         f"{shown.scored / shown.seconds:,.0f}/s\n"
     )
-    return _exit_code(tally, output, stderr)
+    return _exit_code(images, shown.failed, output, stderr)
 
 
 def _scored(
@@ -98,11 +96,11 @@ def _scored(
     return score_on_ray(question, blocks, given.workers, given.ray)
 
 
-def _exit_code(tally: Mapping[str, Any], output: Path, stderr: TextIO) -> int:
-    if not tally["failed"]:
+def _exit_code(images: int, failed: int, output: Path, stderr: TextIO) -> int:
+    if not failed:
         return EXIT_OK
     stderr.write(
-        f"dropserve: {tally['failed']:,} of {tally['images']:,} images failed; "
+        f"dropserve: {failed:,} of {images:,} images failed; "
         f"{failures_path(output)} says which and why\n"
     )
     return EXIT_FAILED

@@ -27,26 +27,21 @@ def table_schema(labels: Sequence[str]) -> pa.Schema:
     A decision is two columns, its outcome and its reason. `row` is the number in the input.
     """
     types = get_type_hints(McPrediction)
-    fields = [pa.field("row", pa.int64(), nullable=False)]
-    fields += [pa.field("source", pa.string(), nullable=False)]
+    fields = [("row", pa.int64()), ("source", pa.string())]
     for each in dataclasses.fields(McPrediction):
-        if TABLE not in each.metadata["places"]:
-            continue
-        if each.name == "decision":
-            fields += [pa.field("decision", _WORD), pa.field("reason", _WORD)]
-            continue
-        options = get_args(types[each.name])
-        is_nullable, is_list = type(None) in options, each.metadata["axes"]
-        kind = options[0] if is_nullable else types[each.name]
-        value = (
-            pa.int64() if each.name == "seed" else _VALUES[get_args(kind)[0] if is_list else kind]
-        )
-        value = pa.list_(value, len(labels)) if is_list else value
-        name = each.name
-        if name == "digit":  # optional only because `class_index` may be in its place
-            name, is_nullable = index_name(labels), False
-        fields.append(pa.field(name, value, nullable=is_nullable))
+        if TABLE in each.metadata["places"] and each.name == "decision":
+            fields += [("decision", _WORD), ("reason", _WORD)]
+        elif TABLE in each.metadata["places"]:
+            name = index_name(labels) if each.name == "digit" else each.name
+            kind = pa.int64() if name == "seed" else _VALUES[_value_of(types[each.name])]
+            fields.append((name, pa.list_(kind, len(labels)) if each.metadata["axes"] else kind))
     return pa.schema(fields)
+
+
+def _value_of(declared: Any) -> Any:
+    """`float` of `list[float] | None`."""
+    arguments = get_args(declared)
+    return _value_of(arguments[0]) if arguments else declared
 
 
 def answer_columns(

@@ -10,12 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 
-from app.scoring.pipeline import load_network, predict, prepare, read
+from app.scoring.pipeline import answer, load_network, read
 from app.scoring.question import Question
+from app.scoring.readers import Reader
 from app.scoring.sources import Block
-
-# Blocks that a thread has: one that it scores, one that it can begin at once.
-_BLOCKS_A_THREAD = 2
 
 
 def score_locally(
@@ -26,20 +24,20 @@ def score_locally(
     Raises:
         ModelError: the network cannot be used.
     """
-    network = load_network(question)
+    network, files = load_network(question), Reader()
     threads = threads or len(usable_cores()) or os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
     running: deque[Future[pa.RecordBatch]] = deque()
     try:
-        for batch in read(blocks, question.column, question.spec):
-            running.append(
-                pool.submit(lambda each: predict(prepare(each, question), question, network), batch)
-            )
-            while running and (len(running) > threads * _BLOCKS_A_THREAD or running[0].done()):
+        for block in blocks:
+            running.append(pool.submit(answer, read(block, files), network))
+            # A thread has one that it scores, and one that it can begin at once.
+            while running and (len(running) > 2 * threads or running[0].done()):
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
     finally:
+        files.close()
         pool.shutdown(cancel_futures=True)
 
 

@@ -10,7 +10,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,10 +27,11 @@ from ray.exceptions import RayError
 
 from app.errors import EXIT_FAILED, UsageError
 from app.scoring.question import ClusterError, Question
+from app.scoring.readers import Reader
 from app.scoring.sources import Block
 from model.errors import ModelError
 
-_LOCAL = "local"  # a Ray of this process's own, on this machine only
+_OWN = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
 _CONNECTING_SECONDS = 10.0
 _SECONDS_BETWEEN_CHECKS, _MISSED_CHECKS = 2.0, 5
 _MOST_TASKS = 10_000  # each is kept track of
@@ -44,7 +46,7 @@ def score_on_ray(
         question: what is asked.
         blocks: a few bytes for each file that they name.
         actors: how many, at most and by default one for each core of the cluster.
-        address: as `ray.init` takes it, or `local`.
+        address: as `ray.init` takes it; `local` starts a Ray of this process's own.
 
     Raises:
         UsageError: there is no cluster at the address.
@@ -71,7 +73,7 @@ def score_on_ray(
         for row in scored.iter_rows():
             if row["refused"]:
                 raise ModelError(row["refused"])
-            yield from pa.ipc.open_stream(row["answers"])
+            yield row["answers"]
     except RayError as error:
         raise ClusterError(f"Ray gave up ({_last_line(error)})") from error
     finally:
@@ -79,19 +81,17 @@ def score_on_ray(
 
 
 def _connect(address: str) -> None:
-    own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == _LOCAL else {}
+    head = urlsplit(address if "://" in address else f"//{address}")
     try:
-        head = urlsplit(address if "://" in address else f"//{address}")
         if head.hostname and head.port:
-            # Ray itself would try for minutes to reach a head that is not there.
+            # Ray itself would end this process, after half a minute, if there is no head.
             socket.create_connection((head.hostname, head.port), _CONNECTING_SECONDS).close()
+        own = _OWN if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # Ray raises it as it is
-        if address == _LOCAL:
-            raise ClusterError(f"Ray did not start ({_last_line(error)})") from error
         raise UsageError(
-            f"there is no Ray cluster at {address}; give --ray the address of its head, "
-            f"auto on one of its nodes, or {_LOCAL}"
+            f"there is no Ray cluster at {address} ({_last_line(error)}); give --ray the address "
+            "of its head, auto on one of its nodes, or local"
         ) from error
     threading.Thread(target=_watch_head, daemon=True).start()
 
@@ -106,11 +106,10 @@ def _watch_head() -> None:
     missed = 0
     while missed < _MISSED_CHECKS:
         time.sleep(_SECONDS_BETWEEN_CHECKS)
-        try:
+        missed += ray.is_initialized()
+        with suppress(OSError):
             socket.create_connection((host, int(port)), _CONNECTING_SECONDS).close()
             missed = 0
-        except OSError:
-            missed += ray.is_initialized()
     os.write(2, b"\ndropserve: the Ray cluster is gone; run the same command again to continue\n")
     os._exit(EXIT_FAILED)
 
@@ -120,36 +119,21 @@ class _Actor:
 
     def __init__(self, question: Question, described: dict[str, Any]) -> None:
         self._question, self._described = question, described
-        self._asked: list[Block] = []
-        self._scored: Iterator[pa.RecordBatch] | None = None
+        self._network: Any = None
 
     def __call__(self, row: dict[str, Block]) -> dict[str, Any]:
         """The answers to a block, or why this node has none."""
-        self._asked.append(row["block"])
-        try:
-            self._scored = self._scored or self._score()
-            answers = [next(self._scored)]
-            while sum(batch.num_rows for batch in answers) < row["block"].rows:
-                answers.append(next(self._scored))
-        except (ModelError, UsageError) as error:
-            self._scored = None
-            return {"answers": b"", "refused": str(error)}
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, answers[0].schema) as writer:
-            for batch in answers:
-                writer.write_batch(batch)
-        return {"answers": sink.getvalue().to_pybytes(), "refused": ""}
-
-    def _score(self) -> Iterator[pa.RecordBatch]:
-        """Draws each block as it is asked for, so that a file stays open for the next."""
         from app.scoring import pipeline  # imports the engine, where it computes
 
-        here, question = self._question.describe(), self._question
-        if here != self._described:
-            raise ModelError(
-                f"a node of the cluster has {here}, and the command {self._described}; give every "
-                "node the same Dropserve and checkpoint"
-            )
-        network = pipeline.load_network(question)
-        for batch in pipeline.read(iter(self._asked.pop, None), question.column, question.spec):
-            yield pipeline.predict(pipeline.prepare(batch, question), question, network)
+        try:
+            if not self._network:
+                if (here := self._question.describe()) != self._described:
+                    raise ModelError(
+                        f"a node of the cluster has {here}, and the command {self._described}; "
+                        "give every node the same Dropserve and checkpoint"
+                    )
+                self._network, self._files = pipeline.load_network(self._question), Reader()
+        except ModelError as error:
+            return {"answers": None, "refused": str(error)}
+        batch = pipeline.read(row["block"], self._files)
+        return {"answers": pipeline.answer(batch, self._network), "refused": ""}

@@ -4,48 +4,46 @@
 each of its images, in order. Where an image has no answer, `code` and `message` say why.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from itertools import chain, count, islice
+from itertools import chain, starmap
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from app.errors import ApiError
+from app.errors import ApiError, ErrorCode
 from app.inference.jobs import draw_seed
+from app.inference.plain_inputs import input_from_json, json_shape, takes_digits
 from app.inference.reading import read_picture
 from app.inference.served_checkpoint import load_served_checkpoint
 from app.scoring.answers import answer_columns, table_schema
 from app.scoring.question import Question
-from app.scoring.readers import Failure, Item, UnreadableError, failure_of, open_images
-from app.scoring.sources import PICTURE, Block, Piece, open_file
+from app.scoring.readers import Reader
+from app.scoring.sources import Block
+from model.arrays import Floats, Pixels
 from model.digits.preprocessing import follow_convention
 from model.engines import build_engine
 from model.engines.protocol import Engine
-from model.files import printable
-from model.layered import InputSpec
+from model.layered import InputSpec, spec_of
 from model.literals import SIDE
 from model.sampling.masks import Passes
 from model.uncertainty.calibration import Calibration, read_calibration
 from model.uncertainty.statistics import summarise_images
 
 _ROW = [("row", pa.int64()), ("source", pa.string())]
+_IMAGE = [("form", pa.string()), ("image", pa.binary())]
 _ERROR = [("code", pa.string()), ("message", pa.string())]
-# Images as they were read: a file, or the brightness of height x width pixels.
-_IMAGE = [("image", pa.binary()), ("height", pa.int32()), ("width", pa.int32())]
-BATCH_BYTES = 16 * 2**20
-_CHANGED = Failure("unreadable_file", "the file has changed since it was counted")
+_MNIST_FORMS = (f"|u1 {SIDE} {SIDE}", f"|u1 {SIDE * SIDE}")
 
 
 class Network(NamedTuple):
-    """What predicts; any thread may use it."""
+    """What predicts, and what is asked of it; any thread may use it."""
 
-    version: str
+    question: Question
     engine: Engine
     calibration: Calibration
     labels: tuple[str, ...]
+    spec: InputSpec  # what it takes
 
 
 def load_network(question: Question) -> Network:
@@ -58,127 +56,88 @@ def load_network(question: Question) -> Network:
     checkpoint = load_served_checkpoint(settings)
     engine = build_engine(checkpoint.network, settings.device, settings.precision)
     calibration = read_calibration(checkpoint.calibration, "mc", question.parameters.passes)
-    return Network(checkpoint.version, engine, calibration, tuple(checkpoint.network.config.labels))
+    labels = tuple(checkpoint.network.config.labels)
+    return Network(question, engine, calibration, labels, spec_of(checkpoint.network))
 
 
-def read(
-    blocks: Iterable[Block], column: str | None, spec: InputSpec | None = None
-) -> Iterator[pa.RecordBatch]:
-    """The images of blocks, each in one batch, or in several if it takes much memory.
-
-    Args:
-        blocks: each is drawn when its first batch is asked for.
-        column: of Parquet files; None: the one that holds images.
-        spec: what the network takes; None: pictures of digits.
-    """
-    with ExitStack() as opened:
-        files = _Files(column, spec, opened)
-        for block in blocks:
-            row, size = block.first_row, 0
-            items: list[tuple[Any, ...]] = []
-            for source, content in chain.from_iterable(map(files.read, block.pieces)):
-                cells: tuple[Any, ...] = (content, None, None, None, None)
-                if isinstance(content, np.ndarray):
-                    cells = (content.tobytes(), *content.shape, None, None)
-                elif isinstance(content, Failure):
-                    cells = (None, None, None, *content)
-                items.append((printable(source), *cells))
-                size += len(cells[0] or b"")
-                last = row + len(items)
-                if size >= BATCH_BYTES or last == block.first_row + block.rows:
-                    columns = [range(row, last), *zip(*items, strict=True)]
-                    yield _batch(columns, [*_ROW, *_IMAGE, *_ERROR])
-                    row, size, items = last, 0, []
+def read(block: Block, files: Reader) -> pa.RecordBatch:
+    """The images of a block; `form` and `image` as `readers.Row` has them."""
+    rows = range(block.first_row, block.first_row + block.rows)
+    cells = zip(*chain.from_iterable(map(files.read, block.pieces)), strict=True)
+    return pa.record_batch([rows, *cells], pa.schema([*_ROW, *_IMAGE, *_ERROR]))
 
 
-class _Files:
-    """Reads pieces; a file stays open as long as they go on in it."""
-
-    def __init__(self, column: str | None, spec: InputSpec | None, opened: ExitStack) -> None:
-        self._wanted, self._opened = (column, spec), opened
-        self._images: Iterator[Item] = iter(())
-        self._next = ("", 0)  # the file that is open, and the number of its next image
-
-    def read(self, piece: Piece) -> Iterator[Item]:
-        index, failure = piece.start, piece.failure
-        try:
-            if not failure and self._next != (piece.path, piece.start):
-                self._opened.close()
-                file = self._opened.enter_context(open_file(piece.path))
-                images = open_images(file, piece.path, piece.kind, *self._wanted)
-                self._images = images.read(piece.start)
-            self._next = (piece.path, piece.stop)
-            for item in islice(self._images, 0 if failure else piece.stop - index):
-                yield item
-                index += 1
-        except (UnreadableError, OSError) as error:
-            failure, self._next = failure_of(error), ("", 0)
-        is_one = piece.kind == PICTURE or piece.failure
-        for missing in range(index, piece.stop):
-            yield piece.path if is_one else f"{piece.path}[{missing}]", failure or _CHANGED
-
-
-def prepare(batch: pa.RecordBatch, question: Question) -> pa.RecordBatch:
+def prepare(batch: pa.RecordBatch, network: Network) -> pa.RecordBatch:
     """What the network sees, as the server has it from the same bytes or pixels."""
+    question, spec = network.question, network.spec
     mode, most = question.parameters.preprocess, question.settings.max_pixels
-    shape, dtype = _form(question.spec)
-    pixels = np.zeros((batch.num_rows, *shape), dtype)
+    pixels = np.zeros((batch.num_rows, *json_shape(spec)), spec.dtype)
     several = [False] * batch.num_rows
-    errors = list(zip(*(batch[name].to_pylist() for name, _ in _ERROR), strict=True))
-    height, width = batch["height"], batch["width"]
-    is_small = pc.fill_null(pc.and_(pc.equal(height, SIDE), pc.equal(width, SIDE)), False)
-    small = np.flatnonzero(is_small)
-    # All of MNIST's form at once.
-    arrays = b"".join(batch["image"].filter(is_small).to_pylist())
-    images = np.frombuffer(arrays, np.uint8).reshape(-1, SIDE, SIDE)
-    is_plain = follow_convention(images) if mode == "auto" else np.ones(len(images), np.bool_)
-    if len(small):  # never of another network's numbers, which are one row
-        pixels[small[is_plain]] = images[is_plain]
-    for row in np.delete(np.arange(batch.num_rows), small[is_plain]).tolist():
-        image = batch["image"][row].as_py()
+    forms, images, codes, messages = (column.to_pylist() for column in batch.columns[2:])
+    left = batch["code"].is_null().to_numpy(zero_copy_only=False)
+    if takes_digits(spec):  # all in MNIST's convention at once
+        small = np.flatnonzero([form in _MNIST_FORMS for form in forms])
+        found = b"".join(images[row] for row in small)
+        digits = np.frombuffer(found, np.uint8).reshape(-1, SIDE, SIDE)
+        is_plain = digits.max(axis=(1, 2)) > 1
+        if mode == "auto":
+            is_plain &= follow_convention(digits)
+        pixels[small[is_plain]], left[small[is_plain]] = digits[is_plain], False
+    for row in np.flatnonzero(left):
         try:
-            if height[row].is_valid:
-                size = height[row].as_py(), width[row].as_py()
-                image = np.frombuffer(image, dtype).reshape(shape if question.spec else size)
-            if image is not None:
-                pixels[row], boxes = read_picture(image, mode, question.spec, max_pixels=most)
-                several[row] = bool(boxes)
+            image = images[row]
+            if forms[row]:
+                kind, *size = forms[row].split()
+                array = np.frombuffer(image, kind).reshape(*map(int, size))
+                image = check_array(array, most, spec)
+            pixels[row], boxes = read_picture(image, mode, spec, max_pixels=most)
+            several[row] = bool(boxes)
         except ApiError as refused:
-            errors[row] = (refused.code, refused.message)
-    codes, messages = zip(*errors, strict=True)
-    kind = pa.binary(pixels.nbytes // len(pixels))
-    seen = pa.Array.from_buffers(kind, len(pixels), [None, pa.py_buffer(pixels)])
+            codes[row], messages[row] = refused.code, refused.message
+    seen = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels)
     columns = [batch["row"], batch["source"], seen, several, codes, messages]
-    fields = [*_ROW, ("pixels", kind), ("several_digits", pa.bool_()), *_ERROR]
-    return _batch(columns, fields)
+    fields = [*_ROW, ("pixels", seen.type), ("several_digits", pa.bool_()), *_ERROR]
+    return pa.record_batch(columns, pa.schema(fields))
 
 
-def _form(spec: InputSpec | None) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
-    """The shape and the type of what the network sees of one image."""
-    return (
-        ((SIDE, SIDE), np.dtype(np.uint8)) if spec is None else (spec.shape, np.dtype(spec.dtype))
-    )
+def check_array(array: NDArray[Any], most: int, spec: InputSpec) -> Pixels | Floats:
+    """One image's numbers, if they are what a request may have.
+
+    Raises:
+        ApiError: they are not.
+    """
+    if not takes_digits(spec):
+        return input_from_json(array.tolist(), spec)
+    if array.shape == (SIDE * SIDE,):
+        array = array.reshape(SIDE, SIDE)
+    is_picture = array.ndim == 2 and array.dtype.kind in "iu"
+    if not is_picture or array.min() < 0 or not 1 < array.max() <= 255:
+        raise ErrorCode.INVALID_PIXELS(
+            "pixels are HxW or 784 integers from 0 to 255, where 255 is ink, and not "
+            f"{array.shape} of {array.dtype} from {array.min()} to {array.max()}"
+        )
+    if array.size > most:
+        raise ErrorCode.TOO_MANY_PIXELS()
+    return array.astype(np.uint8)
 
 
-def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.RecordBatch:
+def predict(batch: pa.RecordBatch, network: Network) -> pa.RecordBatch:
     """The columns of the table, null where there is no answer, with `code` and `message`."""
-    answered = batch.filter(batch["code"].is_null())
-    asked, columns = question.parameters, {}
+    is_answered = batch["code"].is_null()
+    answered = batch.filter(is_answered)
+    asked, columns = network.question.parameters, {}
     if answered.num_rows:
         seeds = [draw_seed() if asked.seed is None else asked.seed for _ in range(len(answered))]
-        shape, dtype = _form(question.spec)
-        pixels = np.frombuffer(b"".join(answered["pixels"].to_pylist()), dtype)
-        passes = Passes(asked.passes, 0, asked.estimator)
-        probs = network.engine.sample_images(pixels.reshape(-1, *shape), seeds, passes)
+        pixels, passes = answered["pixels"], Passes(asked.passes, 0, asked.estimator)
+        probs = network.engine.sample_images(pixels.to_numpy_ndarray(), seeds, passes)
         several = answered["several_digits"].to_pylist()
         summaries = summarise_images(probs)
         columns = answer_columns(summaries, several, network.calibration, network.labels)
         columns["seed"] = pa.array(seeds, pa.int64())
-    numbers = count()
-    codes = batch["code"].to_pylist()
-    places = pa.array([None if code else next(numbers) for code in codes], pa.int32())
+    mask = is_answered.to_numpy(zero_copy_only=False)
+    places = pa.array(np.cumsum(mask) - 1, mask=~mask)
     # Where there is no answer, also those columns are null that are not in the table.
-    schema = pa.schema([*table_schema(network.labels), *map(pa.field, *zip(*_ERROR, strict=True))])
+    schema = pa.schema([*table_schema(network.labels), *starmap(pa.field, _ERROR)])
     arrays = [
         batch[field.name]
         if field.name in batch.schema.names
@@ -188,10 +147,6 @@ def predict(batch: pa.RecordBatch, question: Question, network: Network) -> pa.R
     return pa.record_batch(arrays, schema=schema)
 
 
-def _batch(columns: Sequence[Any], fields: Sequence[tuple[str, Any]]) -> pa.RecordBatch:
-    schema = pa.schema(fields)
-    arrays = [
-        each if isinstance(each, pa.Array) else pa.array(each, kind)
-        for each, kind in zip(columns, schema.types, strict=True)
-    ]
-    return pa.record_batch(arrays, schema=schema)
+def answer(batch: pa.RecordBatch, network: Network) -> pa.RecordBatch:
+    """Prepares and predicts."""
+    return predict(prepare(batch, network), network)

@@ -1,41 +1,32 @@
-"""The images in pictures, archives, arrays and columns, from any of them on, in bounded memory."""
+"""Files by path or URL, and the images in them: pictures, archives, arrays and columns."""
 
+import bz2
+import errno
 import gzip
+import lzma
 import math
 import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
-from io import BytesIO
-from itertools import islice
-from lzma import LZMAError
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
-from numpy.typing import NDArray
 
-from app.inference.plain_inputs import as_input, described, flatten
-from model.arrays import Floats, Pixels
-from model.files import is_image_name
-from model.layered import InputSpec
-from model.literals import SIDE
+from model.files import is_image_name, printable
 
-LARGEST_FILE_BYTES = 256 * 2**20  # more than 50 million pixels in four channels need
-_LARGEST_PIXELS = 50_000_000
-GZIP, IDX_UINT8 = b"\x1f\x8b", b"\0\0\x08"
-_MOST_GZIP_RATIO = 1032  # what deflate can reach
-_READ_BYTES = 2**20
-_ENCRYPTED = 0x1  # a flag of a zip's member
-# What libraries raise on damaged bytes. RuntimeError: a compression method that Python lacks.
+_DECOMPRESSORS: Any = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# What libraries raise on damaged bytes, and of what is no longer there. RuntimeError: it is
+# encrypted, or Python lacks its compression.
 DAMAGE = (
-    *(EOFError, OSError, RuntimeError, ValueError, LZMAError, zlib.error),
+    *(EOFError, LookupError, OSError, RuntimeError, ValueError, lzma.LZMAError, zlib.error),
     *(pa.ArrowException, tarfile.TarError, zipfile.BadZipFile),
 )
 
@@ -47,148 +38,70 @@ class Failure(NamedTuple):
     message: str  # for people: what to do
 
 
-# An image file's bytes; brightness 0 to 255, (H, W), or numbers, (1, N); or why there is none.
-Content: TypeAlias = bytes | Pixels | Floats | Failure
-# An image's source, which is a path, `archive:member` or `file[index]`, and its content.
-Item: TypeAlias = tuple[str, Content]
-
-_DAMAGED_MEMBER = "this member of the archive is damaged; pack the archive again"
-_ENCRYPTED_MEMBER = "this member of the archive is encrypted; unpack the archive first"
-_DAMAGED_REST = "the archive is damaged, and what follows in it is lost; pack it again"
-_ENDS_EARLY = "the file ends in the middle or is damaged, and what follows in it is lost"
-_NO_NUMPY = "this is no NumPy file that can be read: it is damaged or holds Python objects"
-_NO_IDX = "this is no IDX file of unsigned bytes, or it is damaged"
-_FORTRAN = "the array is in Fortran order; store numpy.ascontiguousarray of it"
-_SEND_INTEGERS = "pixels must be integers from 0 to 255, where 255 is ink"
-_LOOKS_SCALED = (
-    "no pixel is above 1: these look scaled to [0, 1], which would be a black image; store "
-    "integers 0 to 255"
-)
+def failure_of(error: Exception, otherwise: Failure) -> Failure:
+    """Why the images of a file have no answers; where the system said nothing, what is given."""
+    if isinstance(error, FileNotFoundError):
+        return Failure("unreadable_file", "there is no such file")
+    if isinstance(error, OSError) and error.errno:
+        return Failure("unreadable_file", f"it cannot be read: {error.strerror}")
+    return otherwise
 
 
-class UnreadableError(Exception):
-    """A file, or what follows in it, cannot be read."""
-
-    def __init__(self, code: str, message: str) -> None:
-        self.failure = Failure(code, message)
-
-
-class Images(NamedTuple):
-    """The images of an open file: how many, those that cannot be read included, and from one on."""
-
-    number: Callable[[], int]
-    read: Callable[[int], Iterator[Item]]
+LARGEST_BYTES = 256 * 2**20  # more than 50 million pixels in four channels need
+_TOO_LARGE = Failure("too_large", f"it has more than {LARGEST_BYTES >> 20} MB; scale it down")
+_LOST = Failure("corrupt_file", "the file ends here or is damaged, and what follows in it is lost")
+_LOST_MEMBER = Failure("corrupt_member", "it is damaged or encrypted; pack the archive again")
+_LOST_GROUP = Failure("unreadable_column", "the row group is damaged; write the file again")
+# Columns of images, looked for in this order; else the only column that can hold them.
+_USUAL_NAMES = ("image", "img", "pixels", "bytes", "content")
+_FILES = (pa.binary(), pa.large_binary())
+_MISSING = Failure("missing_image", "the column has no image in this row")
+_RAGGED = Failure("invalid_pixels", "a number of it is missing, or its rows differ in length")
 
 
-@contextmanager
-def on_damage(code: str, message: str) -> Iterator[None]:
-    """Raises UnreadableError in place of what a library raises on damaged bytes."""
-    try:
-        yield
-    except DAMAGE as error:
-        raise UnreadableError(code, message) from error
+class Piece(NamedTuple):
+    """Consecutive images of one file: of an array, of a row group, or one picture."""
+
+    path: str  # as the user named it
+    kind: str = ""  # "member" of a zip archive, "column" of a Parquet file, else bytes of the file
+    name: str = ""  # of a member of an archive; of a row group, its number
+    form: str = ""  # of an array, NumPy's type and an image's shape; of a row group, the column
+    place: int = 0  # the byte where the first image begins; the row where the row group does
+    size: int = -1  # bytes of an image; -1: unknown
+    start: int = 0  # number of the first image
+    stop: int = 1  # number after the last
+    failure: Failure | None = None  # why there is none to be read; it is then one image
 
 
-def failure_of(error: UnreadableError | OSError) -> Failure:
-    """Why the images of a file have no answers."""
-    if isinstance(error, UnreadableError):
-        return error.failure
-    is_missing = isinstance(error, FileNotFoundError)
-    message = f"it cannot be read: {error.strerror or error}"
-    return Failure("unreadable_file", "there is no such file" if is_missing else message)
+# Source: a path, `archive:member` or `file[index]`; form of an array, or empty: an image file; its
+# bytes; code and message of a Failure.
+Row: TypeAlias = tuple[str, str | None, bytes | None, str | None, str | None]
 
 
-def read_image(file: IO[bytes]) -> bytes | Failure:
-    """An image file's content, unless it is too large."""
-    content = file.read(LARGEST_FILE_BYTES + 1)
-    if len(content) <= LARGEST_FILE_BYTES:
-        return content
-    size = f"{LARGEST_FILE_BYTES >> 20} MB"
-    return Failure("too_large", f"the file has more than {size}; scale it down")
+def _survey_zip(file: IO[bytes], whole: Piece, _: str | None) -> Iterator[Piece]:
+    archive = zipfile.ZipFile(file)
+    for member in archive.infolist():
+        piece = whole._replace(kind="member", name=member.filename, size=member.file_size)
+        if _is_wanted(member.filename):
+            yield piece
+        elif member.filename.endswith(".npy"):
+            with archive.open(member) as stream:
+                yield from _survey_npy(stream, piece, None)
 
 
-def input_of(values: Any, spec: InputSpec) -> Content:
-    """The numbers of another network's input, (1, N), checked as those of a request are."""
-    found, problem = as_input(flatten(values, spec.shape), spec), f"it must be {described(spec)}"
-    return Failure("invalid_pixels", problem) if found is None else found.reshape(1, -1)
-
-
-def image_of(pixels: NDArray[Any]) -> Content:
-    """One image's pixels, (H, W) or flat 784, checked as those of a request are."""
-    problem = _LOOKS_SCALED
-    if pixels.shape == (SIDE * SIDE,):
-        pixels = pixels.reshape(SIDE, SIDE)
-    if pixels.dtype.kind not in "iu":
-        problem = f"{_SEND_INTEGERS}; these are {pixels.dtype}"
-    elif pixels.ndim != 2 or 0 in pixels.shape:
-        problem = f"an image must be 28x28 or HxW, not {pixels.shape}"
-    elif pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255):
-        problem = _SEND_INTEGERS
-    elif pixels.max() > 1:
-        return pixels.astype(np.uint8, copy=False)
-    return Failure("invalid_pixels", problem)
-
-
-def open_images(
-    file: IO[bytes], path: str, kind: str, column: str | None, spec: InputSpec | None = None
-) -> Images:
-    """The images of a file of a kind, see `sources`, or of a column of a Parquet file.
-
-    Raises:
-        UnreadableError: it is damaged, or not what it seems to be.
-    """
-    if kind == "parquet":
-        return _open_parquet(file, path, column, spec)
-    kinds = {"zip": _open_zip, "tar": _open_tar, "numpy": _open_numpy, "idx": _open_idx}
-    return kinds.get(kind, _open_picture)(file, path, spec)
-
-
-def _open_picture(file: IO[bytes], path: str, _: InputSpec | None) -> Images:
-    return Images(lambda: 1, lambda start: ((path, read_image(file)) for _ in range(start, 1)))
-
-
-def _open_zip(file: IO[bytes], path: str, _: InputSpec | None) -> Images:
-    with on_damage("corrupt_archive", "this zip archive is damaged; pack it again"):
-        archive = zipfile.ZipFile(file)
-    members = [each for each in archive.infolist() if _is_wanted(each.filename)]
-
-    def read(start: int) -> Iterator[Item]:
-        for member in members[start:]:
-            content: Content = Failure("encrypted_member", _ENCRYPTED_MEMBER)
-            if not member.flag_bits & _ENCRYPTED:
-                content = _read_member(partial(archive.open, member), member.file_size)
-            yield f"{path}:{member.filename}", content
-
-    return Images(members.__len__, read)
-
-
-def _open_tar(file: IO[bytes], path: str, _: InputSpec | None) -> Images:
-    """A tar has no directory: counting goes through it once. Damage counts as a last image."""
-
-    def walk() -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo] | None]:
-        is_whole = False
-        with suppress(*DAMAGE), tarfile.open(fileobj=file) as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # it would keep every one
-                if member.isfile() and _is_wanted(member.name):
-                    yield archive, member
-            # `tarfile` takes a damaged header for the end; the end of an archive is empty.
-            stream = cast("IO[bytes]", archive.fileobj)
-            stream.seek(archive.offset)
-            is_whole = not stream.read(tarfile.BLOCKSIZE).strip(b"\0")
-        if not is_whole:
-            yield None
-
-    def read(start: int) -> Iterator[Item]:
-        for found in islice(walk(), start, None):
-            if found is None:
-                yield path, Failure("corrupt_archive", _DAMAGED_REST)
-            else:
-                archive, member = found
-                content = _read_member(partial(archive.extractfile, member), member.size)
-                yield f"{path}:{member.name}", content
-
-    return Images(lambda: sum(1 for _ in walk()), read)
+def _survey_tar(file: IO[bytes], whole: Piece, _: str | None) -> Iterator[Piece]:
+    is_whole = False
+    with suppress(*DAMAGE), tarfile.open(fileobj=file, mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every one
+            if member.isfile() and _is_wanted(member.name):
+                place, size = member.offset_data, member.size
+                yield whole._replace(name=member.name, place=place, size=size)
+        # `tarfile` takes a damaged header for the end; the end of an archive is empty.
+        file.seek(archive.offset)
+        is_whole = not file.read(tarfile.BLOCKSIZE).strip(b"\0")
+    if not is_whole:
+        yield whole._replace(failure=_LOST)
 
 
 def _is_wanted(name: str) -> bool:
@@ -196,205 +109,162 @@ def _is_wanted(name: str) -> bool:
     return is_image_name(name) and not hidden
 
 
-def _read_member(open_member: Callable[[], IO[bytes] | None], size: int) -> Content:
-    with suppress(*DAMAGE), cast("IO[bytes]", open_member()) as file:
-        content = read_image(file)
-        if isinstance(content, Failure) or len(content) == size:
-            return content
-    return Failure("corrupt_member", _DAMAGED_MEMBER)
+def _survey_npy(file: IO[bytes], whole: Piece, _: str | None) -> Iterator[Piece]:
+    is_old = npy.read_magic(file) == (1, 0)
+    read_header = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
+    shape, is_fortran, dtype = read_header(file)
+    if is_fortran and len(shape) > 1:
+        raise ValueError
+    yield from _arrays(whole._replace(place=file.seek(0, os.SEEK_CUR)), shape, dtype)
 
 
-def _open_numpy(file: IO[bytes], path: str, spec: InputSpec | None) -> Images:
-    """Of an .npz, arrays of one dimension, such as labels, are passed over."""
-    streams: dict[str, Callable[[], IO[bytes]]] = {path: lambda: file}
-    arrays = []
-    with on_damage("corrupt_file", _NO_NUMPY):
-        if is_archive := zipfile.is_zipfile(file):
-            archive = zipfile.ZipFile(file)
-            names = archive.namelist()
-            streams = {f"{path}:{n.removesuffix('.npy')}": partial(archive.open, n) for n in names}
-        file.seek(0)
-        for source, open_stream in streams.items():
-            stream = open_stream()
-            major, _ = npy.read_magic(stream)
-            read_header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
-            shape, is_fortran, dtype = read_header(stream)
-            if not is_archive or len(shape) > 1:
-                failure = _failure_of_array(shape, dtype, spec)
-                if is_fortran:
-                    failure = failure or Failure("invalid_pixels", _FORTRAN)
-                begin = stream.seek(0, os.SEEK_CUR)
-                arrays.append(_array(source, open_stream, begin, shape, dtype, spec, failure))
-    if not arrays:
-        raise UnreadableError("invalid_pixels", "there is no array of images in this file")
-
-    def read(start: int) -> Iterator[Item]:
-        for array in arrays:
-            yield from array.read(start)
-            start = max(start - array.number(), 0)
-
-    return Images(lambda: sum(array.number() for array in arrays), read)
+def _survey_idx(file: IO[bytes], whole: Piece, _: str | None) -> Iterator[Piece]:
+    kind, axes = file.read(3), file.read(1)[0]
+    shape = np.frombuffer(file.read(4 * axes), ">u4").tolist()
+    if kind != b"\0\0\x08" or len(shape) < axes:
+        raise ValueError
+    yield from _arrays(whole._replace(place=4 + 4 * axes), shape, np.dtype(np.uint8))
 
 
-def _open_idx(file: IO[bytes], path: str, spec: InputSpec | None) -> Images:
-    """Of unsigned bytes, as MNIST's; gzipped or not."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    is_gzipped = file.read(len(GZIP)) == GZIP
-    file.seek(0)
-    stream = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if is_gzipped else file
-    with on_damage("corrupt_file", _NO_IDX):
-        magic = stream.read(4)
-        sizes = stream.read(4 * magic[3]) if magic[:3] == IDX_UINT8 else b""
-        if len(magic) < 4 or not sizes or len(sizes) < 4 * magic[3]:
+def _arrays(whole: Piece, shape: Sequence[int], dtype: "np.dtype[Any]") -> Iterator[Piece]:
+    """One of one dimension, such as labels, holds no images."""
+    if len(shape) > 1:
+        size = math.prod(shape[1:]) * dtype.itemsize
+        if dtype.kind not in "iuf" or not size:
             raise ValueError
-    shape, dtype = np.frombuffer(sizes, dtype=">u4").tolist(), np.dtype(np.uint8)
-    if failure := _failure_of_array(tuple(shape), dtype, spec):
-        raise UnreadableError(*failure)
-    # A damaged header could promise any number.
-    most = size * (_MOST_GZIP_RATIO if is_gzipped else 1) // math.prod(shape[1:]) + 1
-    shape[0] = min(shape[0], most)
-    return _array(path, lambda: stream, 4 + len(sizes), shape, dtype, spec)
+        # A damaged header could promise any number of images.
+        number = shape[0] if whole.size < 0 else min(shape[0], whole.size // size + 1)
+        yield whole._replace(form=_form(dtype, shape[1:]), size=size, stop=number)
 
 
-def _array(
-    source: str,
-    open_stream: Callable[[], IO[bytes]],
-    begin: int,
-    shape: Sequence[int],
-    dtype: np.dtype[Any],
-    spec: InputSpec | None,
-    failure: Failure | None = None,
-) -> Images:
-    """Of an array that lies in a stream from a byte on; one with a failure counts as one image."""
-    number = 1 if failure else shape[0]
-
-    def rows(start: int) -> Iterator[Content]:
-        row_bytes = math.prod(shape[1:]) * dtype.itemsize
-        with suppress(*DAMAGE):
-            stream = open_stream()
-            stream.seek(begin + start * row_bytes)  # compressed streams can do that, too
-            at_a_time = max(1, _READ_BYTES // row_bytes) * row_bytes
-            while whole := len(content := stream.read(at_a_time)) // row_bytes:
-                found = np.frombuffer(content[: whole * row_bytes], dtype).reshape(whole, -1)
-                if spec is not None:
-                    yield from (input_of(row, spec) for row in found.tolist())
-                    continue
-                is_plain = dtype == np.uint8 and found.max(axis=1).min() > 1
-                images = found.reshape(whole, *(shape[1:] if len(shape) > 2 else (SIDE, SIDE)))
-                yield from images if is_plain else map(image_of, images)
-
-    def read(start: int) -> Iterator[Item]:
-        found = iter([failure]) if failure else rows(start)
-        for index in range(start, number):
-            yield f"{source}[{index}]", next(found, Failure("corrupt_file", _ENDS_EARLY))
-
-    return Images(lambda: number, read)
+def _form(dtype: "np.dtype[Any]", shape: Iterable[int]) -> str:
+    return " ".join([dtype.str, *map(str, shape)])
 
 
-def _failure_of_array(
-    shape: tuple[int, ...], dtype: np.dtype[Any], spec: InputSpec | None
-) -> Failure | None:
-    problem = None
-    if spec is not None:
-        fits = shape[1:] in (spec.shape, (math.prod(spec.shape),)) and 0 not in shape
-        if not fits or dtype.kind not in "iuf":
-            problem = f"each row must be {described(spec)}, and the array is {shape} of {dtype}"
-    elif not (len(shape) == 3 or shape[1:] == (SIDE * SIDE,)) or 0 in shape:
-        wanted = "(N, 28, 28), (N, height, width) or (N, 784)"
-        problem = f"images must have the shape {wanted}, and not {shape}"
-    elif math.prod(shape[1:]) > _LARGEST_PIXELS:
-        return Failure("too_many_pixels", "the images have too many pixels; scale them down")
-    elif dtype.kind not in "iu":
-        problem = f"{_SEND_INTEGERS}; this array has {dtype}"
-    return Failure("invalid_pixels", problem) if problem else None
-
-
-# Looked for in this order; else the only column that can hold images.
-_USUAL_NAMES = ("image", "img", "pixels", "bytes", "content")
-# What is read at a time. Counted from the start of a row group, so that damage costs the same rows
-# wherever reading started.
-_BATCH_ROWS = 256
-_FILES = (pa.binary(), pa.large_binary())
-_LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
-_MISSING = Failure("missing_image", "the column has no image in this row")
-_DAMAGED_COLUMN = "the image column is damaged here, and the rest of its row group is lost"
-_UNREADABLE = Failure("unreadable_column", f"{_DAMAGED_COLUMN}; write the file again")
-
-
-def _open_parquet(file: IO[bytes], path: str, column: str | None, spec: InputSpec | None) -> Images:
-    with on_damage("corrupt_file", "this is no Parquet file that can be read; write it again"):
-        # Streams: a row group can be larger than memory.
-        opened = pq.ParquetFile(file, buffer_size=_READ_BYTES, pre_buffer=False)
-    name, content_of = _choose_column(opened.schema_arrow, column, spec)
-
-    def read_group(group: int) -> Iterator[Content]:
-        try:
-            for batch in opened.iter_batches(
-                _BATCH_ROWS, row_groups=[group], columns=[name], use_threads=False
-            ):
-                # A whole batch before its first image: it is damaged as a whole.
-                yield from [content_of(value) for value in batch.column(0)]
-        except (pa.ArrowException, OSError):
-            return
-
-    def read(start: int) -> Iterator[Item]:
-        first = 0
-        for group in range(opened.num_row_groups):
-            last = first + opened.metadata.row_group(group).num_rows
-            images = read_group(group)
-            for index in range(first, last) if start < last else ():
-                image = next(images, _UNREADABLE)
-                if index >= start:
-                    yield f"{path}[{index}]", image
-            first = last
-
-    return Images(lambda: opened.metadata.num_rows, read)
-
-
-def _choose_column(
-    schema: Any, wanted: str | None, spec: InputSpec | None
-) -> tuple[str, Callable[[Any], Content]]:
-    usable = {field.name: use for field in schema if (use := _usage(field, spec)) is not None}
+def _survey_parquet(file: IO[bytes], whole: Piece, wanted: str | None) -> Iterator[Piece]:
+    opened = pq.ParquetFile(file)
+    schema = opened.schema_arrow
+    usable = [each.name for each in schema if pa.types.is_nested(each.type) or each.type in _FILES]
     usual = [name for name in _USUAL_NAMES if name in usable]
-    chosen = wanted or next(iter(usual or usable), None)
-    if chosen in usable and (wanted or usual or len(usable) == 1):
-        return usable[chosen]
-    types = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    problem = f"images are binary or lists of integers (pixels), and this file has {types}"
-    if wanted is not None and wanted not in schema.names:
-        problem = f"there is no column {wanted} in this file; it has {', '.join(schema.names)}"
-    elif usable and wanted is None:
-        problem = f"any of {', '.join(usable)} may be the images; name one with --column"
-    raise UnreadableError("unreadable_column", problem)
+    likely = [wanted] if wanted else usual[:1] or usable
+    if len(likely) != 1 or likely[0] not in usable:
+        types = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        problem = f"name a column of images, binary or lists of pixels, with --column: {types}"
+        yield whole._replace(failure=Failure("unreadable_column", problem))
+        return
+    first = 0
+    for number in range(opened.num_row_groups):
+        group = opened.metadata.row_group(number)
+        last, size = first + group.num_rows, group.total_byte_size // max(group.num_rows, 1)
+        yield Piece(whole.path, "column", str(number), likely[0], first, size, first, last)
+        first = last
 
 
-def _usage(field: Any, spec: InputSpec | None) -> tuple[str, Callable[[Any], Content]] | None:
-    """A column's path, and what turns its values into images; None: it holds none."""
-    kind = field.type
-    if kind in _FILES:
-        return field.name, _file_of
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        # As the field is written by Hugging Face's data sets.
-        is_file = kind.field("bytes").type in _FILES
-        return (f"{field.name}.bytes", lambda each: _file_of(each["bytes"])) if is_file else None
-    while isinstance(kind, _LISTS):
-        kind = kind.value_type
-        if pa.types.is_integer(kind) or (spec and pa.types.is_floating(kind)):
-            return field.name, partial(_pixels_of, spec)
-    return None
+Survey: TypeAlias = Callable[[IO[bytes], Piece, str | None], Iterator[Piece]]
+# How the pieces of a file are found that is no picture, by the end of its name.
+_SURVEYS: Mapping[tuple[str, ...], Survey] = {
+    (".zip", ".npz"): _survey_zip,
+    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"): _survey_tar,
+    (".npy",): _survey_npy,
+    (".parquet",): _survey_parquet,
+    ("idx3-ubyte", "idx3-ubyte.gz"): _survey_idx,
+}
 
 
-def _file_of(value: Any) -> Content:
-    return read_image(BytesIO(value.as_py())) if value.is_valid else _MISSING
+def survey_of(name: str) -> Survey | None:
+    """What finds the pieces of an archive, of arrays or of a column; None: it is a picture."""
+    lower = name.lower()
+    return next((survey for ends, survey in _SURVEYS.items() if lower.endswith(ends)), None)
 
 
-def _pixels_of(spec: InputSpec | None, value: Any) -> Content:
-    if not value.is_valid:
-        return _MISSING
-    if spec is not None:
-        return input_of(value.as_py(), spec)
+def look_at(path: str) -> tuple[int, str]:
+    """The size of what `open_file` opens, -1: unknown; and what changes with its content."""
+    system, name = file_system(path)
+    if system is None:
+        status = Path(path).stat()
+        size, stamp = status.st_size, f"{status.st_size} {status.st_mtime_ns}"
+    else:
+        size, stamp = system.info(name)["size"], str(system.ukey(name))
+    return -1 if size is None or _DECOMPRESSORS.get(Path(name).suffix.lower()) else size, stamp
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Opens a file by its path or URL; one that is compressed, as its name says, decompressed."""
+    system, name = file_system(path)
+    file = system.open(name) if system else name
+    if decompressor := _DECOMPRESSORS.get(Path(name).suffix.lower()):
+        return cast("IO[bytes]", decompressor(file))
+    return cast("IO[bytes]", file) if system else Path(name).open("rb")
+
+
+def file_system(path: str) -> tuple[Any, str]:
+    """Of a URL, None of a path; and the name there."""
+    if "://" not in path:
+        return None, path
     try:
-        return image_of(np.array(value.as_py()))
-    except ValueError:
-        return Failure("invalid_pixels", "the rows of this image differ in length")
+        import fsspec  # type: ignore[import-untyped]
+
+        return cast("tuple[Any, str]", fsspec.url_to_fs(path))
+    except (ImportError, ValueError) as error:  # a package is missing, or a protocol unknown
+        raise OSError(errno.EPROTONOSUPPORT, str(error)) from error
+
+
+class Reader:
+    """Reads pieces; what the last one was in stays open, since the next may go on there."""
+
+    def __init__(self) -> None:
+        self._files = ExitStack()
+        self.close = self._files.close
+        self._open = lru_cache(maxsize=1)(self._open_anew)
+        self._member = lru_cache(maxsize=1)(zipfile.ZipFile.open)
+        self._column = lru_cache(maxsize=1)(pq.ParquetFile.read_row_group)
+
+    def _open_anew(self, path: str, kind: str) -> Any:
+        self._open.cache_clear()  # it has what is closed here, also if nothing else can be opened
+        self._files.close()
+        file = self._files.enter_context(open_file(path))
+        return {"member": zipfile.ZipFile, "column": pq.ParquetFile}.get(kind, lambda f: f)(file)
+
+    def read(self, piece: Piece) -> Iterator[Row]:
+        """A row for each image."""
+        is_member = piece.name and piece.kind != "column"
+        lost = _LOST_MEMBER if is_member else _LOST_GROUP if piece.name else _LOST
+        failure = _TOO_LARGE if piece.size > LARGEST_BYTES else piece.failure
+        cells: Iterator[tuple[Any, ...]] = iter(())
+        try:
+            if not failure:
+                cells = self._cells(piece)
+        except DAMAGE as error:
+            failure = failure_of(error, lost)
+        member = f":{piece.name.removesuffix('.npy')}" if is_member else ""
+        source = printable(piece.path + member)
+        for index in range(piece.start, piece.stop):
+            name = f"{source}[{index}]" if piece.form else source
+            yield (name, *next(cells, (None, None, *(failure or lost))))
+
+    def _cells(self, piece: Piece) -> Iterator[tuple[Any, ...]]:
+        """What a row has after the source; of fewer images where the file ends early."""
+        stream, number = self._open(piece.path, piece.kind), piece.stop - piece.start
+        if piece.kind == "column":
+            column = self._column(stream, int(piece.name), (piece.form,)).column(0)
+            return map(_value_cells, column.slice(piece.start - piece.place, number).to_pylist())
+        if piece.kind == "member":
+            stream = self._member(stream, piece.name)
+        stream.seek(piece.place + piece.start * piece.size)
+        content = stream.read(number * piece.size)
+        size = len(content) if piece.size < 0 else piece.size
+        ends = range(size, len(content) + 1, size)
+        return ((piece.form, content[end - size : end], None, None) for end in ends)
+
+
+def _value_cells(value: Any) -> tuple[Any, ...]:
+    """Of a column's value; data sets of Hugging Face have a file in the field `bytes`."""
+    value = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(value, bytes):
+        return "", value, None, None
+    if value is None:
+        return None, None, *_MISSING
+    with suppress(ValueError):
+        if (array := np.array(value)).size and array.dtype.kind in "iuf":
+            return _form(array.dtype, array.shape), array.tobytes(), None, None
+    return None, None, *_RAGGED

@@ -5,13 +5,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from app.__main__ import main
+from app.scoring import sources
+from app.scoring.readers import Failure, Reader
 from tests.conftest import OURS, ROOT, interruptible
 
 
@@ -58,14 +62,15 @@ def start(
 _SLOWLY = """
 import time
 from app.__main__ import main
+from app.cli import scoring
 from app.scoring import sources
 
-def blocks_slowly(self, most_rows, blocks=sources.Input.blocks):
-    for block in blocks(self, most_rows):
+def cut_slowly(*given, cut=sources.cut):
+    for block in cut(*given):
         yield block
         time.sleep(0.3)
 
-sources.BLOCK_ROWS, sources.Input.blocks = {}, blocks_slowly
+sources.BLOCK_ROWS, scoring.cut = {}, cut_slowly
 main()
 """
 
@@ -74,3 +79,30 @@ def until(condition: Callable[[], object], process: "subprocess.Popen[str]") -> 
     end = time.monotonic() + 60
     while not condition() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def read_images(path: Path, start: int = 0, column: str | None = None) -> list[tuple[str, Any]]:
+    """The source and the content of a file's images: a file's bytes, an array, or a Failure."""
+    pieces, _ = sources.survey([str(path)], column)
+    found, first = [], 0
+    with closing(Reader()) as files:
+        for piece in pieces:
+            last = first + piece.stop - piece.start
+            if start < last:
+                begin = piece.start + max(start - first, 0)
+                found += [
+                    (source, Failure(code, message or "") if code else _content(form, image))
+                    for source, form, image, code, message in files.read(
+                        piece._replace(start=begin)
+                    )
+                ]
+            first = last
+    assert start + len(found) == first
+    return found
+
+
+def _content(form: str | None, image: bytes | None) -> Any:
+    if not form or image is None:
+        return image
+    dtype, *shape = form.split()
+    return np.frombuffer(image, dtype).reshape(*map(int, shape))

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from app.__main__ import main
+from model.checkpoint import AnyCheckpoint, save_checkpoint
 from tests.app.scoring.inputs import PIXELS, write_idx, write_zip
 from tests.conftest import OURS, ROOT, SAMPLES
 from tests.isolation import ISOLATED, can_isolate
+from tests.model.layered_networks import tabular
 from tests.pages import command_for
 
 needs_ray = [
@@ -98,6 +100,24 @@ class TestWithRay:
         assert f"{160 * 32 + 8:,} images" in errors
         assert f"{160 * 32 + 8:,} of them" not in errors
         assert [(tmp_path / name).read_bytes() for name in _FILES] == on_cores
+
+    def test_the_rows_of_another_network_are_scored_as_on_cores(self, tmp_path: Path) -> None:
+        network, source = tmp_path / "network.safetensors", tmp_path / "rows.npy"
+        save_checkpoint(network, AnyCheckpoint(tabular(), training={"name": "tabular"}))
+        values = np.random.default_rng(0).normal(size=(3000, 12)).astype(np.float32)
+        values[7, 3] = np.nan
+        np.save(source, values)
+        arguments = [source, "--seed", "1", "--checkpoint", network]
+        for name, options in (("cores", []), ("ray", ["--ray", "local"])):
+            (tmp_path / name).mkdir()
+            process = start(*arguments, *options, output=tmp_path / name / _FILES[0])
+            errors = finish(process)
+            assert process.returncode == 1, errors
+            assert "rows.npy[7]: input must be 12 finite numbers" in errors
+
+        for name in _FILES:
+            on_cores = (tmp_path / "cores" / name).read_bytes()
+            assert (tmp_path / "ray" / name).read_bytes() == on_cores
 
     def test_an_address_without_a_cluster_is_wrong_usage(
         self, inputs: list[Path], tmp_path: Path

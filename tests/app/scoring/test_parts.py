@@ -1,6 +1,7 @@
 """Parts of the table: a run that was killed goes on, and the finished table is not made again."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 from app.errors import UsageError
 from app.scoring import parts, sources
 from app.scoring.answers import table_schema
-from app.scoring.parts import write
 from tests.app.scoring.inputs import PIXELS, write_idx
 from tests.app.scoring.runs import failures, rows, score
 from tests.conftest import SAMPLES
@@ -52,22 +52,26 @@ def test_a_run_goes_on_where_it_was_killed(
     plain, output = tmp_path / "plain.parquet", tmp_path / "table.parquet"
     arguments = (source, SAMPLES / "none.png", "--seed", "1", "--passes", "2")
     assert score(*arguments, output=plain) == 1
-    written: list[Path] = []
+    written: list[str] = []
 
-    def write_some(batch: pa.RecordBatch, path: Path) -> None:
+    def write_some(
+        self: parts.Parts, batch: pa.RecordBatch, write: Callable[..., None] = parts.Parts.write
+    ) -> None:
         if len(written) == writes:
             raise Killed
-        written.append(path)
-        write(batch, path)
+        written.append(f"{batch['row'][0].as_py():012}.arrow")
+        write(self, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr("app.cli.scoring.write", write_some)
+        patched.setattr(parts.Parts, "write", write_some)
         with pytest.raises(Killed):
             score(*arguments, output=output)
     assert not output.exists()
-    assert set(output.with_name("table.parquet.parts").glob("*.arrow")) == set(written)
+    kept = output.with_name("table.parquet.parts").glob("*.arrow")
+    assert {path.name for path in kept} == set(written)
 
-    assert score(*arguments[:-1], "3", output=output) == 2  # other settings
+    if writes:
+        assert score(*arguments[:-1], "3", output=output) == 2  # other settings
     assert score(*arguments, output=output) == 1
 
     assert [row["row"] for row in rows(output)] == list(range(len(PIXELS)))
@@ -110,8 +114,8 @@ def test_parts_are_joined_in_order_whatever_the_order_they_were_written_in(outpu
     folder = parts.Parts(output, MANIFEST)
     with folder.open():
         for content in (part([5]), part([0, 1]), part([2, 4], [3])):
-            write(content, folder.path(content["row"][0].as_py()))
-        folder.join({"images": 6, "failed": 1})
+            folder.write(content)
+        folder.join()
 
     table = pq.read_table(output)
     assert table.select(["row", "label"]).to_pylist() == [
@@ -119,42 +123,39 @@ def test_parts_are_joined_in_order_whatever_the_order_they_were_written_in(outpu
     ]
     assert failures(output) == [{"row": 3, "source": "3.png", "code": "code", "message": "message"}]
     assert not folder.folder.exists()
-    assert parts.Parts(output, MANIFEST).read_finished() == {"images": 6, "failed": 1}
+    assert parts.Parts(output, MANIFEST).count_finished() == 5
 
 
 def test_a_part_that_is_not_whole_has_to_be_made_again(output: Path) -> None:
     folder = parts.Parts(output, MANIFEST)
     with folder.open():
-        write(part([0, 2], [1]), folder.path(0))
-        write(part([3, 4]), folder.path(3))
-        write(part([5, 6]), folder.path(5))
-        os.truncate(folder.path(5), folder.path(5).stat().st_size - 9)
+        for content in (part([0, 2], [1]), part([3, 4]), part([5, 6])):
+            folder.write(content)
+        last = folder.folder / "000000000005.arrow"
+        os.truncate(last, last.stat().st_size - 9)
 
-        assert folder.count_failures(0, 3) == folder.count_failures(0, 5) == 1
-        assert folder.count_failures(3, 5) == 0
-        for first, last in ((1, 3), (5, 7), (0, 7), (7, 8)):
-            assert folder.count_failures(first, last) is None
+        assert [folder.count_failures(row) for row in (0, 3, 5, 7)] == [1, 0, None, None]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"passes": 3}, "passes was 2 and is 3"),
-        ({"digest": "x"}, "files of the input have changed"),
+        ({"passes": 3}, "had another passes;"),
+        ({"digest": "x"}, "had another digest;"),
     ],
 )
 def test_parts_of_something_else_are_kept_and_the_difference_is_named(
     output: Path, change: dict[str, Any], message: str
 ) -> None:
     with parts.Parts(output, MANIFEST).open():
-        write(part([0]), parts.Parts(output, MANIFEST).path(0))
+        parts.Parts(output, MANIFEST).write(part([0]))
     other = parts.Parts(output, {**MANIFEST, **change})
 
     with pytest.raises(UsageError, match=message), other.open():
         pass
-    assert other.count_failures(0, 1) == 0
+    assert other.count_failures(0) == 0
     with other.open(start_anew=True):
-        assert other.count_failures(0, 1) is None
+        assert other.count_failures(0) is None
 
 
 def test_two_runs_do_not_write_one_table(output: Path) -> None:
@@ -169,8 +170,8 @@ def test_two_runs_do_not_write_one_table(output: Path) -> None:
 
 
 def test_a_table_of_something_else_is_not_taken_for_the_runs_own(output: Path) -> None:
-    assert parts.Parts(output, MANIFEST).read_finished() is None
+    assert parts.Parts(output, MANIFEST).count_finished() is None
     output.write_bytes(b"no table")
 
     with pytest.raises(UsageError, match="--overwrite"):
-        parts.Parts(output, MANIFEST).read_finished()
+        parts.Parts(output, MANIFEST).count_finished()

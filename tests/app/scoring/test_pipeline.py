@@ -1,6 +1,7 @@
 """A block of images becomes rows of the table, each with an answer or the reason why not."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,12 +9,13 @@ import pytest
 from PIL import Image
 
 from app.schemas import McParameters
-from app.scoring import pipeline
+from app.scoring import sources
 from app.scoring.answers import table_schema
 from app.scoring.parts import failures_in
 from app.scoring.pipeline import Network, load_network, predict, prepare, read
 from app.scoring.question import Question
-from app.scoring.sources import Block, Input
+from app.scoring.readers import Reader
+from app.scoring.sources import Block, cut, survey
 from app.settings import Settings
 from tests.app.scoring.inputs import PIXELS, png, write_folder, write_idx, write_zip
 from tests.app.scoring.runs import rows, score
@@ -36,13 +38,21 @@ def network(one_thread: None) -> Network:
     return load_network(QUESTION)
 
 
-def blocks_of(*paths: Path, most_rows: int = 1024) -> Iterator[Block]:
-    return Input([str(path) for path in paths]).blocks(most_rows)
+def blocks_of(*paths: Path, passes: int = 50) -> Iterator[Block]:
+    pieces, _ = survey([str(path) for path in paths])
+    return cut(pieces, passes)
+
+
+@pytest.fixture
+def files() -> Iterator[Reader]:
+    with closing(Reader()) as opened:
+        yield opened
 
 
 def scored(network: Network, *paths: Path) -> pa.RecordBatch:
-    (batch,) = read(blocks_of(*paths), None)
-    return predict(prepare(batch, QUESTION), QUESTION, network)
+    (block,) = blocks_of(*paths)
+    with closing(Reader()) as files:
+        return predict(prepare(read(block, files), network), network)
 
 
 def test_a_block_has_a_row_for_each_image_in_order(network: Network, tmp_path: Path) -> None:
@@ -82,44 +92,60 @@ def test_a_block_of_failures_only_has_the_columns_of_others(
     assert batch.schema.names == [*table_schema("0123456789").names, "code", "message"]
 
 
-def test_files_go_on_from_block_to_block_whichever_blocks_are_read(tmp_path: Path) -> None:
+def test_files_go_on_from_block_to_block_whichever_blocks_are_read(
+    files: Reader, tmp_path: Path
+) -> None:
     folder = write_folder(tmp_path / "folder", 7)
     archive = write_zip(tmp_path / "a.zip", 9)
-    blocks = list(blocks_of(archive, folder, most_rows=4))
+    blocks = list(blocks_of(archive, folder, passes=12_000))
     expected = [png(PIXELS[number]) for number in [*range(9), *range(7)]]
     assert [block.rows for block in blocks] == [4] * 4
 
-    for wanted in ([0, 1, 2, 3], [3, 1, 2], [2, 0]):
-        batches = list(read([blocks[number] for number in wanted], None))
-        for number, batch in zip(wanted, batches, strict=True):
-            assert batch["image"].to_pylist() == expected[4 * number : 4 * number + 4]
-            assert batch["row"].to_pylist() == list(range(4 * number, 4 * number + 4))
+    for number in (0, 1, 2, 3, 3, 1, 2, 2, 0):
+        batch = read(blocks[number], files)
+        assert batch["image"].to_pylist() == expected[4 * number : 4 * number + 4]
+        assert batch["row"].to_pylist() == list(range(4 * number, 4 * number + 4))
 
 
-def test_what_changes_after_the_survey_fails_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_what_changes_after_the_survey_fails_and_the_rest_is_read(
+    files: Reader, tmp_path: Path
+) -> None:
     first, gone = write_zip(tmp_path / "a.zip", 4), write_zip(tmp_path / "b.zip", 4)
-    last = SAMPLES / "7.png"
-    (block,) = blocks_of(first, gone, last)
+    shorter, last = write_folder(tmp_path / "folder", 1) / "digit00.png", SAMPLES / "7.png"
+    (block,) = blocks_of(first, gone, shorter, last)
     write_zip(first, 2)
     gone.unlink()
+    shorter.write_bytes(b"short")
 
-    (batch,) = read([block], None)
+    batch = read(block, files)
 
-    changed, missing = "the file has changed since it was counted", "there is no such file"
-    assert batch["message"].to_pylist() == [None] * 2 + [changed] * 2 + [missing] * 4 + [None]
-    assert batch["source"].to_pylist()[2:5] == [f"{first}[2]", f"{first}[3]", f"{gone}[0]"]
+    missing, lost = ["unreadable_file"] * 4, ["corrupt_member"] * 2
+    assert batch["code"].to_pylist() == [None, None, *lost, *missing, "corrupt_file", None]
+    assert batch["source"].to_pylist()[3:5] == [f"{first}:digit03.png", f"{gone}:digit00.png"]
 
 
-def test_a_block_that_takes_much_memory_is_several_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("between", ["none.zip", "text.zip"])
+def test_a_file_is_read_again_after_one_that_cannot_be(
+    files: Reader, tmp_path: Path, between: str
 ) -> None:
+    archive = write_zip(tmp_path / "a.zip", 3)
+    broken = write_zip(tmp_path / between, 1)
+    (block,) = blocks_of(archive, broken, archive)
+    broken.unlink() if between == "none.zip" else broken.write_text("text")
+
+    batch = read(block, files)
+
+    assert batch["image"].to_pylist()[:3] == batch["image"].to_pylist()[4:]
+    assert [code is None for code in batch["code"].to_pylist()] == [True] * 3 + [False] + [True] * 3
+
+
+def test_blocks_have_as_many_bytes_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = write_zip(tmp_path / "a.zip", 9)
-    monkeypatch.setattr(pipeline, "BATCH_BYTES", 2 * len(png(PIXELS[0])))
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 2 * max(len(png(each)) for each in PIXELS))
 
-    batches = list(read(blocks_of(archive), None))
+    blocks = list(blocks_of(archive))
 
-    assert len(batches) > 3
-    assert [row for batch in batches for row in batch["row"].to_pylist()] == list(range(9))
+    assert {block.rows for block in blocks} <= {1, 2, 3}
     output = tmp_path / "table.parquet"
     assert score(archive, "--passes", "2", output=output) == 0
     assert [row["row"] for row in rows(output)] == list(range(9))

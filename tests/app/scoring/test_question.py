@@ -12,6 +12,9 @@ from app.errors import UsageError
 from app.schemas import McParameters
 from app.scoring.question import Question
 from app.settings import Settings
+from model.checkpoint import AnyCheckpoint, save_checkpoint
+from model.errors import CheckpointError
+from tests.model.layered_networks import tabular
 
 GIVEN = {
     "passes": 50,
@@ -71,14 +74,9 @@ def test_everything_that_the_answers_depend_on_is_described(changes: dict[str, A
 
 def test_another_network_is_another_question(tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
-    other.write_bytes(b"network")
+    save_checkpoint(other, AnyCheckpoint(tabular()))
     changed = replace(QUESTION, settings=Settings(checkpoint=other))
     assert changed.describe()["model"] != QUESTION.describe()["model"]
     other.unlink()
-    with pytest.raises(UsageError, match="cannot read the checkpoint"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors"):
         changed.describe()
-
-
-@pytest.mark.parametrize(("passes", "rows"), [(1, 51_200), (50, 1024), (1000, 51), (100_000, 1)])
-def test_many_passes_make_small_blocks(passes: int, rows: int) -> None:
-    assert Question(McParameters(passes=passes), None, Settings()).block_rows == rows

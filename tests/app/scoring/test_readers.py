@@ -8,28 +8,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.scoring.readers import Failure, Item, UnreadableError, image_of, open_images
-from app.scoring.sources import Input
+from app.errors import ApiError
+from app.scoring.pipeline import check_array
+from app.scoring.readers import Failure
+from model.layered import InputSpec
 from tests.app.scoring.inputs import PIXELS, png, write_idx, write_npz, write_tar, write_zip
-from tests.app.scoring.runs import failures, rows, score
-
-
-def read(path: Path, start: int = 0) -> list[Item]:
-    """The images of a file, as its survey found them."""
-    (block,) = Input([str(path)]).blocks()
-    (piece,) = block.pieces
-    if piece.failure:
-        raise UnreadableError(*piece.failure)
-    with path.open("rb") as file:
-        found = list(open_images(file, str(path), piece.kind, None).read(start))
-    assert start + len(found) == block.rows
-    return found
+from tests.app.scoring.runs import failures, read_images, rows, score
 
 
 def save_npy(path: Path, pixels: NDArray[Any]) -> Path:
     np.save(path, pixels)
     return path
 
+
+DIGITS = InputSpec((28, 28), "uint8", preparation="digit")
 
 # Archives
 
@@ -55,14 +47,14 @@ def test_damaged_members_fail_and_the_rest_is_scored(
     assert [(each["source"], each["code"]) for each in failures(output)] == [
         (f"{stored}:digit02.png", "corrupt_member"),
         (f"{cut}:digit04.png", "corrupt_member"),
-        (str(cut), "corrupt_archive"),
-        (str(broken), "corrupt_archive"),
+        (str(cut), "corrupt_file"),
+        (str(broken), "corrupt_file"),
     ]
     assert len(rows(output)) == 5 + 4 + 3
     every = [each["row"] for each in [*rows(output), *failures(output)]]
     assert sorted(every) == list(range(16))
     errors = capsys.readouterr().err
-    assert "this member of the archive is damaged" in errors
+    assert "it is damaged or encrypted; pack the archive again" in errors
     assert f"4 of 16 images failed; {output.with_suffix('.errors.jsonl')} says" in errors
 
 
@@ -72,14 +64,13 @@ def test_hidden_members_and_other_files_are_no_images(tmp_path: Path) -> None:
         for name in ("__MACOSX/._7.png", ".hidden/7.png", "readme.txt", "digits/7.PNG"):
             archive.writestr(name, png(PIXELS[7]))
 
-    assert [source for source, _ in read(path)] == [f"{path}:digits/7.PNG"]
+    assert [source for source, _ in read_images(path)] == [f"{path}:digits/7.PNG"]
 
 
 @pytest.mark.parametrize("write", [write_zip, write_tar])
-def test_an_archive_without_images_is_refused(write: Any, tmp_path: Path) -> None:
-    with pytest.raises(UnreadableError) as caught:
-        read(write(tmp_path / f"a.{write.__name__[-3:]}", 0))
-    assert caught.value.failure == ("unreadable_file", "there is no image in this file")
+def test_an_archive_without_images_is_one_failure(write: Any, tmp_path: Path) -> None:
+    ((_, failure),) = read_images(write(tmp_path / f"a.{write.__name__[-3:]}", 0))
+    assert failure == ("unreadable_file", "there is no image, or no file has such a name")
 
 
 def test_an_encrypted_member_is_named_as_such(tmp_path: Path) -> None:
@@ -89,9 +80,9 @@ def test_an_encrypted_member_is_named_as_such(tmp_path: Path) -> None:
     content[directory + 8] |= 1
     path.write_bytes(content)
 
-    ((_, image),) = read(path)
-    assert isinstance(image, Failure)
-    assert image.code == "encrypted_member"
+    ((_, failure),) = read_images(path)
+    assert failure.code == "corrupt_member"
+    assert "encrypted" in failure.message
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
@@ -99,7 +90,7 @@ def test_an_encrypted_member_is_named_as_such(tmp_path: Path) -> None:
 def test_an_archive_is_read_from_any_member_on(tmp_path: Path, name: str, start: int) -> None:
     path = (write_zip if name.endswith("zip") else write_tar)(tmp_path / name, 6)
 
-    found = read(path, start)
+    found = read_images(path, start)
 
     assert found == [
         (f"{path}:digit{number:02}.png", png(PIXELS[number])) for number in range(start, 6)
@@ -114,7 +105,7 @@ def test_an_archive_is_read_from_any_member_on(tmp_path: Path, name: str, start:
 def test_an_array_is_read_from_any_image_on(name: str, start: int, tmp_path: Path) -> None:
     write = {".npy": save_npy, ".npz": write_npz}.get(Path(name).suffix, write_idx)
 
-    images = [image for _, image in read(write(tmp_path / name, PIXELS), start)]
+    images = [image for _, image in read_images(write(tmp_path / name, PIXELS), start)]
 
     assert np.array_equal(np.stack(images), PIXELS[start:])
 
@@ -130,41 +121,49 @@ def test_an_idx_file_that_ends_early_loses_what_is_missing(tmp_path: Path) -> No
     assert {each["code"] for each in failures(output)} == {"corrupt_file"}
 
 
+def test_a_header_that_promises_more_than_there_is_room_for_is_not_believed(tmp_path: Path) -> None:
+    path = save_npy(tmp_path / "a.npy", PIXELS[:3])
+    header = b"(3, 28, 28), }        ", b"(300000000, 28, 28), }"
+    path.write_bytes(path.read_bytes().replace(*header))
+
+    codes = [getattr(image, "code", None) for _, image in read_images(path)]
+    assert codes == [None, None, None, "corrupt_file"]
+
+
 def test_bytes_after_an_array_are_no_images(tmp_path: Path) -> None:
     path = save_npy(tmp_path / "a.npy", PIXELS[:3])
     with path.open("ab") as file:
         file.write(PIXELS[3].tobytes())
 
-    assert len(read(path)) == 3
+    assert len(read_images(path)) == 3
 
 
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (PIXELS[0] / 255, "these are float64"),
-        (PIXELS[0] // 255, "scaled to"),
-        (PIXELS[0].astype(np.int32) - 1, "from 0 to 255"),
-        (PIXELS[0].astype(np.int32) + 1, "from 0 to 255"),
-        (PIXELS[0].ravel()[:783], "28x28 or HxW, not (783,)"),
-        (np.zeros((28, 28, 3), np.uint8), "not (28, 28, 3)"),
-        (np.zeros((0, 28), np.uint8), "not (0, 28)"),
+        (PIXELS[0] / 255, "and not (28, 28) of float64"),
+        (PIXELS[0] // 255, "from 0 to 1"),
+        (PIXELS[0].astype(np.int32) - 1, "from -1 to 254"),
+        (PIXELS[0].astype(np.int32) + 1, "from 1 to 256"),
+        (PIXELS[0].ravel()[:783], "and not (783,)"),
+        (np.zeros((28, 28, 3), np.uint8), "and not (28, 28, 3)"),
+        (np.full((101, 10), 9, np.uint8), "more pixels"),
     ],
 )
 def test_pixels_are_checked_as_those_of_a_request(pixels: NDArray[Any], message: str) -> None:
-    failure = image_of(pixels)
+    with pytest.raises(ApiError) as caught:
+        check_array(pixels, 1000, DIGITS)
 
-    assert isinstance(failure, Failure)
-    assert failure.code == "invalid_pixels"
-    assert message in failure.message
+    assert caught.value.code in ("invalid_pixels", "too_many_pixels")
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize(
     "pixels", [PIXELS[7], PIXELS[7].ravel(), PIXELS[7].astype(np.int64), PIXELS[7].astype(">u2")]
 )
 def test_integers_of_any_width_flat_or_not_are_the_same_image(pixels: NDArray[Any]) -> None:
-    image = image_of(pixels)
+    image = check_array(pixels, 1000, DIGITS)
 
-    assert isinstance(image, np.ndarray)
     assert (image.dtype.name, image.tolist()) == ("uint8", PIXELS[7].tolist())
 
 
@@ -172,20 +171,19 @@ def test_an_archive_of_arrays_passes_over_labels_and_names_its_images(tmp_path: 
     path = tmp_path / "a.npz"
     np.savez(path, first=PIXELS[:2], labels=np.arange(5), second=PIXELS[2:4])
 
-    found = read(path)
+    found = read_images(path)
 
     assert [source for source, _ in found] == [
         f"{path}:{name}[{index}]" for name in ("first", "second") for index in (0, 1)
     ]
     assert all((image == PIXELS[index]).all() for index, (_, image) in enumerate(found))
-    assert [source for source, _ in read(path, 3)] == [f"{path}:second[1]"]
+    assert [source for source, _ in read_images(path, 3)] == [f"{path}:second[1]"]
 
 
 def test_an_array_in_fortran_order_is_refused_with_its_cure(tmp_path: Path) -> None:
-    ((_, image),) = read(save_npy(tmp_path / "a.npy", np.asfortranarray(PIXELS)))
+    ((_, failure),) = read_images(save_npy(tmp_path / "a.npy", np.asfortranarray(PIXELS)))
 
-    assert isinstance(image, Failure)
-    assert "ascontiguousarray" in image.message
+    assert "numbers in C order" in failure.message
 
 
 def test_a_picture_beyond_the_limit_is_one_failure(
@@ -193,8 +191,8 @@ def test_a_picture_beyond_the_limit_is_one_failure(
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(PIXELS[7]))
-    monkeypatch.setattr("app.scoring.readers.LARGEST_FILE_BYTES", 100)
+    monkeypatch.setattr("app.scoring.readers.LARGEST_BYTES", 100)
 
-    ((_, image),) = read(path)
+    ((_, image),) = read_images(path)
     assert isinstance(image, Failure)
     assert image.code == "too_large"

@@ -27,8 +27,8 @@ def test_a_full_disk_is_explained_and_room_lets_it_go_on(tmp_path: Path) -> None
     output = tmp_path / "table.parquet"
     arguments = (source, "-o", output, "--passes", "2", "--seed", "1", "--workers", "1")
     # A limit on the size of files stands for the end of the disk: it comes from the same calls.
-    assert sources.BLOCK_ROWS * 200 > 2**16
-    process = start(*arguments, preexec_fn=lambda: limit_file_size(2**16))
+    assert sources.BLOCK_ROWS * 20 > 2**14
+    process = start(*arguments, preexec_fn=lambda: limit_file_size(2**14))
 
     _, errors = process.communicate(timeout=60)
 
@@ -64,7 +64,7 @@ def test_a_small_disk_is_explained_and_a_larger_one_lets_it_go_on(tmp_path: Path
                 *_IN_A_MOUNT_NAMESPACE,
                 _ON_A_SMALL_DISK,
                 "disk",
-                "600k",
+                "100k",
                 "60m",
                 disk,
                 *map(str, command),
