@@ -41,7 +41,8 @@ class Part(NamedTuple):
         box: left, top, right and bottom, the last two exclusive.
         area: number of pixels.
         mass: sum of their darkness.
-        along_edge: the share of the outline that is along the picture's edge.
+        along_edge: the share of the outline that is along the picture's edge, half of it for a part
+            as large as the picture, which was cut to it.
     """
 
     numbers: list[int]
@@ -62,21 +63,20 @@ class Part(NamedTuple):
         return self.box[2] - self.box[0] >= _FLAT * (self.box[3] - self.box[1])
 
 
-def find_parts(darkness: Pixels, threshold: int) -> tuple[NDArray[np.int32], list[Part]]:
-    """Finds the connected parts of what is darker than a threshold.
+def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[Part]]:
+    """Finds the connected parts of the ink, which is not 0.
 
     Returns:
         The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts.
     """
-    ink = cv2.threshold(darkness, threshold, 1, cv2.THRESH_BINARY)[1]
     count, numbers, table, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
     masses = np.bincount(numbers.ravel(), darkness.ravel(), count).astype(int).tolist()
     rim = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]])
     edges = np.bincount(rim, minlength=count).tolist()
-    parts = [
-        Part([n], (x, y, x + w, y + h), area, masses[n], edges[n] / (2 * (w + h)))
-        for n, (x, y, w, h, area) in enumerate(table.tolist())
-    ]
+    parts = []
+    for number, (x, y, width, height, area) in enumerate(table.tolist()):
+        along = edges[number] / (2 * (width + height)) / (1 + ((height, width) == ink.shape))
+        parts.append(Part([number], (x, y, x + width, y + height), area, masses[number], along))
     return numbers, parts[1:]
 
 
@@ -86,22 +86,14 @@ def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
     Returns:
         The digits, the one with most ink first; none if the ink does not look like handwriting.
     """
-    if not parts:
-        return []
-    main = max(parts, key=lambda part: part.mass * max(1 - 2.5 * part.along_edge, 0.01))
-    least = max(2, _LEAST_PART * main.area)
-    marks = [
-        part
-        for part in sorted(parts, key=lambda part: (part is not main, -part.mass))
-        if part is main or (part.area >= least and part.along_edge <= ALONG_EDGE)
-    ]
+    parts = sorted(parts, key=lambda part: -part.mass)
+    least = max(2, _LEAST_PART * parts[0].area) if parts else 0
+    marks = parts[:1]
+    marks += [each for each in parts[1:] if each.area >= least and each.along_edge <= ALONG_EDGE]
     if len(marks) > _MOST_PARTS:
         return []
     order = [part for part in marks if not _is_frame(part, marks, numbers)]
     ink = sum(part.mass for part in order)
-    if order and order[0].is_flat:
-        least = 0.3 * order[0].side
-        order.sort(key=lambda part: part.is_flat or part.side < least)
     digits: list[Part] = []
     while order:
         digit = order.pop(0)
