@@ -11,9 +11,9 @@ from model.literals import SIDE
 # The longer side of a digit in MNIST's convention. Strokes are widened at MNIST's resolution times
 # `_FINE`, to this width in MNIST's pixels: 25 % of MNIST's training images have less.
 BOX, _FINE, _THINNEST = 20, 3, 2.0
-# Lines of an outline are at most this thick and twice this apart, as shares of the longer side, and
-# filled they have at least this many times the ink. The loops of a thin digit have less.
-_THIN, _GAP, _FILLED = 0.095, 0.1, 1.6
+# Lines of an outline are at most twice this apart, as a share of the longer side, and filled they
+# have at least this many times the ink. The loops of a thin digit have less.
+_GAP, _FILLED = 0.1, 1.6
 
 
 def fit(ink: Pixels) -> Pixels:
@@ -48,17 +48,15 @@ def _scaled(ink: Pixels, side: int) -> Pixels:
 
 
 def fill_outline(ink: Pixels) -> Pixels:
-    """Fills a digit that is drawn as its outline: thin lines near each other, one around all."""
+    """Fills a digit that is drawn as its outline: lines near each other, one around all."""
     side, whole = max(cv2.boundingRect(ink)[2:]), max(ink.shape)
-    if not whole / 2 <= side <= 0.8 * whole or stroke_width(ink) > _THIN * side:
+    if not whole / 2 <= side <= 0.8 * whole:
+        return ink
+    filled = cv2.morphologyEx(ink, cv2.MORPH_CLOSE, disc(round(_GAP * side)))
+    if cv2.countNonZero(filled) < _FILLED * cv2.countNonZero(ink):
         return ink
     outer = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    gap = round(_GAP * side)
-    wider = cv2.copyMakeBorder(ink, *[2 * gap] * 4, cv2.BORDER_CONSTANT)
-    filled = cv2.morphologyEx(wider, cv2.MORPH_CLOSE, disc(gap))
-    filled = filled[2 * gap : -2 * gap, 2 * gap : -2 * gap]
-    is_hollow = cv2.countNonZero(filled) >= _FILLED * cv2.countNonZero(ink)
-    return filled if is_hollow and len(outer) == 1 else ink
+    return filled if len(outer) == 1 else ink
 
 
 def stroke_width(ink: Pixels) -> float:

@@ -34,21 +34,14 @@ Box = tuple[int, int, int, int]
 
 
 class Part(NamedTuple):
-    """One or several 8-connected parts of the ink.
+    """One or several 8-connected parts of the ink."""
 
-    Attributes:
-        numbers: of the parts, in the picture of numbers.
-        box: left, top, right and bottom, the last two exclusive.
-        area: number of pixels.
-        mass: sum of their darkness.
-        along_edge: the share of the outline that is along the picture's edge, half of it for a part
-            as large as the picture, which was cut to it.
-    """
-
-    numbers: list[int]
-    box: Box
-    area: int
-    mass: int
+    numbers: list[int]  # of the parts, in the picture of numbers
+    box: Box  # left, top, right and bottom, the last two exclusive
+    area: int  # pixels
+    mass: int  # sum of their darkness
+    # The share of the outline that is along the picture's edge, half of it for a part as large as
+    # the picture, which was cut to it.
     along_edge: float
 
     @property
@@ -131,10 +124,14 @@ def _belongs_to(part: Part, digit: Part) -> bool:
         return False
     if part.is_flat and c - a >= 0.3 * digit.side:
         off_middle = abs(a + c - left - right) / 2
-        is_over = d <= top - 0.02 * digit.side and off_middle < _OFF_MIDDLE * (right - left)
-        if is_over or b >= bottom - 0.1 * digit.side:
+        if (
+            d <= top and off_middle < _OFF_MIDDLE * (right - left)
+        ) or b >= bottom - 0.1 * digit.side:
             return False
-    return not _are_side_by_side(part.box, digit.box)
+    # Digits of their own are side by side, with a gap.
+    height, common = max(d - b, bottom - top), min(d, bottom) - max(b, top)
+    gap = max(a - right, left - c)
+    return gap <= _LEAST_GAP * height or common < _LEAST_COMMON_HEIGHT * height
 
 
 def _joined(some: Part, other: Part) -> Part:
@@ -145,6 +142,11 @@ def _joined(some: Part, other: Part) -> Part:
     return Part(some.numbers + other.numbers, box, area, mass, along_edge)
 
 
+def crop(picture: Pixels, box: Box) -> Pixels:
+    """Returns what is in a box."""
+    return picture[box[1] : box[3], box[0] : box[2]]
+
+
 def magnified(box: Box, factor: int) -> Box:
     """Returns a box in a picture `factor` times as large."""
     return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
@@ -153,11 +155,3 @@ def magnified(box: Box, factor: int) -> Box:
 def _is_further_digit(part: Part, main: Part) -> bool:
     is_large = part.side >= _LEAST_DIGIT * main.side
     return is_large and not part.is_flat and part.along_edge <= _MOST_ALONG_EDGE
-
-
-def _are_side_by_side(some: Box, other: Box) -> bool:
-    """Whether two parts are separate digits, and not pieces of one: side by side, with a gap."""
-    heights = some[3] - some[1], other[3] - other[1]
-    gap = max(some[0], other[0]) - min(some[2], other[2])
-    common = min(some[3], other[3]) - max(some[1], other[1])
-    return gap > _LEAST_GAP * max(heights) and common >= _LEAST_COMMON_HEIGHT * max(heights)

@@ -14,7 +14,7 @@ from model.arrays import Pixels
 from model.digits import kernels
 from model.digits.fitting import BOX, fill_outline, fit, stroke_width
 from model.digits.paper import find_sheets, is_ink_dark
-from model.digits.parts import ALONG_EDGE, Box, Part, find_parts, group_parts, magnified
+from model.digits.parts import ALONG_EDGE, Box, Part, crop, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
 from model.digits.sheet import SPECKED, clean, find_ink, measure_darkness, reduce, square
 from model.errors import InvalidPixelsError, NoInkError
@@ -27,22 +27,22 @@ Steps = dict[str, Pixels]
 # to the second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
 _LOOK_SIDES, _DIGIT_SIDE = (128, 320), 120
 # Ink has at least this contrast to the paper, in grey levels; less is a sensor's noise. The second
-# is for averages of pixels, the third where ink was found.
-_LEAST_CONTRASTS = 16, 10, 8
+# is for averages of pixels, and where ink was found.
+_LEAST_CONTRASTS = 16, 10
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
 # A digit has at least this number of pixels: less is dust.
-_LEAST_AREA, _CLEAN = 5, 0.95
+_LEAST_AREA = 5
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
 # its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
 # than `_FAINT` are more often shadows: they need it within an eighth of their stroke's width.
 _SHARP, _EDGE_SHARE, _FAINT = 0.7, 12, 0.3 * 255
 
 # A picture of MNIST's size is in MNIST's form if its outer 4 pixels hold less than this share of
-# the ink: if it is disturbed; if no digit was found, where an even share would be 0.49; and if it
-# is clean and longer than MNIST's box: with more it is a digit that was enlarged.
-_MARGIN, _DISTURBED, _UNFOUND, _CLEAN_MARGIN = 4, 0.4, 0.48, 0.25
+# the ink, if it is disturbed, or of a clean digit that is longer than MNIST's box: with more it was
+# enlarged. One part with this share of all ink is clean.
+_MARGIN, _DISTURBED, _CLEAN_MARGIN, _CLEAN = 4, 0.4, 0.25, 0.95
 
 _UNIFORM = "the image is uniform; send a digit that stands out from its background"
 _ALL_OVER = (
@@ -73,23 +73,14 @@ class Preprocessed(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The digits that were found in a picture at reduced size.
+    """The digits that were found in a picture at reduced size, the clearest first."""
 
-    Attributes:
-        darkness: how dark ink is against the paper, 0 elsewhere, (H, W).
-        digits: the clearest first; at least one.
-        mask: 1 for ink of the first digit, (H, W).
-        is_clean: whether there is no other ink.
-        is_filled: whether it was an outline and was filled.
-        is_dark: whether ink is darker than paper.
-    """
-
-    darkness: Pixels
     digits: list[Part]
-    mask: Pixels
-    is_clean: bool
-    is_filled: bool
-    is_dark: bool
+    mask: Pixels  # 1 for ink of the first digit, (H, W)
+    darkness: Pixels  # of ink against the paper, 0 elsewhere, (H, W)
+    is_dark: bool  # ink is darker than paper
+    is_clean: bool  # nearly all ink is one connected part
+    is_filled: bool  # it was an outline, and was filled
 
 
 def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
@@ -118,14 +109,13 @@ def find_digits(
         steps["paper"] = image
     for longest in _LOOK_SIDES:
         small, factor = reduce(image, longest)
-        is_dark = is_ink_dark(small)
-        found = _search(small, is_dark, _LEAST_CONTRASTS[factor > 1])
+        found = _search(small, _LEAST_CONTRASTS[factor > 1])
         if isinstance(found, Look) or factor == 1:
             break
-    if image.shape == (SIDE, SIDE) and _is_disturbed(image if is_dark else ~image, found):
-        return Preprocessed(~image if is_dark else image)
     if isinstance(found, NoInkError):
         raise found
+    if image.shape == (SIDE, SIDE) and _is_disturbed(found):
+        return Preprocessed(~image if found.is_dark else image)
     ink = _cut_out(image, found, factor)
     if steps is not None:
         steps |= {"ink": found.darkness, "digit": ink}
@@ -171,9 +161,10 @@ def follow_convention(images: Pixels) -> NDArray[np.bool_]:
     return fits
 
 
-def _search(grey: Pixels, is_dark: bool, least: int) -> Look | NoInkError:
+def _search(grey: Pixels, least: int) -> Look | NoInkError:
     """Finds the digits on paper in the picture or in all of it, as dark or light ink."""
     refusals: list[NoInkError] = []
+    is_dark = is_ink_dark(grey)
     for sheet, is_light in [*find_sheets(grey), (grey, is_dark), (grey, not is_dark)]:
         for share in _REACHES:
             try:
@@ -204,7 +195,7 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     strip_line(mask, digits[0].box)
     masses = [part.mass for part in parts]
     is_clean = max(masses) > _CLEAN * sum(masses)
-    look = Look(darkness, digits, mask, is_clean, ink is not hollow, is_dark)
+    look = Look(digits, mask, darkness, is_dark, is_clean, ink is not hollow)
     _check_pen(grey, look)
     return look
 
@@ -225,41 +216,34 @@ def _check_pen(grey: Pixels, look: Look) -> None:
         raise NoInkError(f"no ink: {_SHADOW}")
 
 
-def _is_disturbed(image: Pixels, found: Look | NoInkError) -> bool:
+def _is_disturbed(look: Look) -> bool:
     """Whether an image of MNIST's size is in MNIST's form but for noise, lines or spatter.
 
     A network reads such an image better as it is than after what is cut out of it.
     """
-    most = _UNFOUND
-    if isinstance(found, Look):
-        if found.is_clean and (found.digits[0].side <= BOX or found.is_filled):
-            return False
-        most = _CLEAN_MARGIN if found.is_clean else _DISTURBED
-    grey, noise = clean(image)
-    darkness = measure_darkness(grey, _LEAST_CONTRASTS[0], noise, SIDE // 4)
-    box = slice(_MARGIN, -_MARGIN)
-    return int(darkness[box, box].sum()) > (1 - most) * int(darkness.sum())
+    if look.is_clean and (look.digits[0].side <= BOX or look.is_filled):
+        return False
+    most = _CLEAN_MARGIN if look.is_clean else _DISTURBED
+    middle = look.darkness[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    return int(middle.sum()) > (1 - most) * int(look.darkness.sum())
 
 
 def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     """Cuts out the first digit alone, with a margin: the share of each pixel that ink covers."""
     left, top, width, height = cv2.boundingRect(look.mask)
     around = max(3, max(width, height) // 4)
-    rows = slice(max(0, top - around), top + height + around)
-    columns = slice(max(0, left - around), left + width + around)
-    mask, darkness = look.mask[rows, columns], look.darkness[rows, columns]
+    box = max(0, left - around), max(0, top - around), left + width + around, top + height + around
+    mask, darkness = crop(look.mask, box), crop(look.darkness, box)
+    ink = darkness * mask
     near = cv2.dilate(mask, square(2))
     if factor > 1:
-        part = image[
-            rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor
-        ]
+        part = crop(image, magnified(box, factor))
         part, closer = reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
         grey, noise = clean(part)
         reach = round(_WIDEST_STROKE * stroke_width(look.mask) * factor / closer) + 2
-        darkness = measure_darkness(grey, _LEAST_CONTRASTS[2], noise / 2, reach)
+        darkness = measure_darkness(grey, _LEAST_CONTRASTS[1], noise / 2, reach)
         near = cv2.resize(near, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    ink = darkness * near
-    if not cv2.countNonZero(ink):
-        ink = look.darkness[rows, columns] * mask
+    darkness = darkness * near
+    ink = darkness if cv2.countNonZero(darkness) else ink
     ink = cv2.convertScaleAbs(ink, alpha=255 / find_ink(ink)[1])
     return cv2.copyMakeBorder(ink, 4, 4, 4, 4, cv2.BORDER_CONSTANT)

@@ -5,7 +5,7 @@ import numpy as np
 
 from model.arrays import Pixels
 from model.digits.kernels import quantile
-from model.digits.parts import Box
+from model.digits.parts import Box, crop
 
 # A line is visible in at least this share of the picture, in a picture of at least this side.
 _LEAST_SHARE, _LEAST_SIDE = 0.75, 60
@@ -58,7 +58,7 @@ def _erase_lines(darkness: Pixels) -> tuple[int, Pixels]:
 
 def strip_line(mask: Pixels, box: Box) -> None:
     """Erases from a digit a line under it or over it, which it touches."""
-    ink = mask[box[1] : box[3], box[0] : box[2]]
+    ink = crop(mask, box)
     height, width = ink.shape
     side = max(width, height)
     if width < _LONG * height:

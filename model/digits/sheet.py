@@ -75,9 +75,8 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
     """
     paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square(reach))
     contrast = cv2.subtract(paper, grey)
-    if noise:
-        # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
-        contrast = cv2.subtract(contrast, quantile(contrast, 0.2))
+    # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
+    contrast = cv2.subtract(contrast, quantile(contrast, 0.2))
     least = np.ceil(max(least, _NOISE_REACH * noise) - 0.5) - 1
     contrast = cv2.threshold(contrast, least, 0, cv2.THRESH_TOZERO)[1]
     darkness: Pixels = cv2.divide(contrast, paper, scale=255)
