@@ -69,5 +69,4 @@ def is_ink_dark(grey: Pixels) -> bool:
     side = 2 * max(1, round(_SURROUNDINGS * max(grey.shape))) + 1
     mean = cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE)
     difference = cv2.subtract(grey, mean, dtype=cv2.CV_64F)
-    # Of whole numbers, exactly; and not a product of vectors, for which NumPy takes more threads.
-    return bool((difference * difference * difference).sum() <= 0)
+    return bool(cv2.sumElems(cv2.pow(difference, 3))[0] <= 0)  # of whole numbers, exactly

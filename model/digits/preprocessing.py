@@ -234,7 +234,6 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     around = max(3, max(width, height) // 4)
     box = max(0, left - around), max(0, top - around), left + width + around, top + height + around
     mask, darkness = crop(look.mask, box), crop(look.darkness, box)
-    ink = darkness * mask
     near = cv2.dilate(mask, square(2))
     if factor > 1:
         part = crop(image, magnified(box, factor))
@@ -243,7 +242,8 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
         reach = round(_WIDEST_STROKE * stroke_width(look.mask) * factor / closer) + 2
         darkness = measure_darkness(grey, _LEAST_CONTRASTS[1], noise / 2, reach)
         near = cv2.resize(near, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    darkness = darkness * near
-    ink = darkness if cv2.countNonZero(darkness) else ink
+    ink = darkness * near
+    if not cv2.countNonZero(ink):
+        ink = crop(look.darkness, box) * mask
     ink = cv2.convertScaleAbs(ink, alpha=255 / find_ink(ink)[1])
     return cv2.copyMakeBorder(ink, 4, 4, 4, 4, cv2.BORDER_CONSTANT)

@@ -26,8 +26,10 @@ def remove_lines(darkness: Pixels) -> Pixels:
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
-    ends = sum(min(map(np.count_nonzero, (each[0], each[-1]))) for each in (darkness, darkness.T))
-    if min(darkness.shape) < _LEAST_SIDE or ends < 2:
+    if min(darkness.shape) < _LEAST_SIDE:
+        return darkness
+    ends = (min(map(cv2.countNonZero, (each[0], each[-1]))) for each in (darkness, darkness.T))
+    if sum(ends) < 2:
         return darkness
     across, cleared = _erase_lines(darkness)
     down, cleared = _erase_lines(cv2.transpose(cleared))
