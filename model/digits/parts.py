@@ -123,10 +123,8 @@ def _belongs_to(part: Part, digit: Part) -> bool:
     if max(a - right, left - c, b - bottom, top - d) > _NEAR * digit.side:
         return False
     if part.is_flat and c - a >= 0.3 * digit.side:
-        off_middle = abs(a + c - left - right) / 2
-        if (
-            d <= top and off_middle < _OFF_MIDDLE * (right - left)
-        ) or b >= bottom - 0.1 * digit.side:
+        is_centred = abs(a + c - left - right) / 2 < _OFF_MIDDLE * (right - left)
+        if (d <= top and is_centred) or b >= bottom - 0.1 * digit.side:
             return False
     # Digits of their own are side by side, with a gap.
     height, common = max(d - b, bottom - top), min(d, bottom) - max(b, top)
