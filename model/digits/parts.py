@@ -40,8 +40,8 @@ class Part(NamedTuple):
     box: Box  # left, top, right and bottom, the last two exclusive
     area: int  # pixels
     mass: int  # sum of their darkness
-    # The share of the outline that is along the picture's edge, half of it for a part as large as
-    # the picture, which was cut to it.
+    # The share of the outline that is along the picture's edge, half of it for a part as high as
+    # the picture, which was cut to it: of a shadow along a whole side that is still more than 0.25.
     along_edge: float
 
     @property
@@ -68,7 +68,7 @@ def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[P
     edges = np.bincount(rim, minlength=count).tolist()
     parts = []
     for number, (x, y, width, height, area) in enumerate(table.tolist()):
-        along = edges[number] / (2 * (width + height)) / (1 + ((height, width) == ink.shape))
+        along = edges[number] / (2 * (width + height)) / (1 + (height == len(ink)))
         parts.append(Part([number], (x, y, x + width, y + height), area, masses[number], along))
     return numbers, parts[1:]
 
