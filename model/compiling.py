@@ -48,6 +48,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MODULES = (
     "digits.kernels",
     "engines.kernels",
+    "png",
     "sampling.masks",
     "uncertainty.calibration",
     "uncertainty.statistics",

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from model.digits.kernels import undo_filters
+from model.png import undo_filters
 
 # What is read at once, on the event loop: at most about 1 ms. More is worth a thread.
 INLINE_PIXELS = 160 * 160

@@ -34,20 +34,14 @@ Box = tuple[int, int, int, int]
 
 
 class Part(NamedTuple):
-    """One or several 8-connected parts of the ink.
+    """One or several 8-connected parts of the ink."""
 
-    Attributes:
-        numbers: of the parts, in the picture of numbers.
-        box: left, top, right and bottom, the last two exclusive.
-        area: number of pixels.
-        mass: sum of their darkness.
-        along_edge: the share of the outline that is along the picture's edge.
-    """
-
-    numbers: list[int]
-    box: Box
-    area: int
-    mass: int
+    numbers: list[int]  # of the parts, in the picture of numbers
+    box: Box  # left, top, right and bottom, the last two exclusive
+    area: int  # pixels
+    mass: int  # sum of their darkness
+    # The share of the outline that is along the picture's edge, half of it for a part as high as
+    # the picture, which was cut to it: of a shadow along a whole side that is still more than 0.25.
     along_edge: float
 
     @property
@@ -62,21 +56,20 @@ class Part(NamedTuple):
         return self.box[2] - self.box[0] >= _FLAT * (self.box[3] - self.box[1])
 
 
-def find_parts(darkness: Pixels, threshold: int) -> tuple[NDArray[np.int32], list[Part]]:
-    """Finds the connected parts of what is darker than a threshold.
+def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[Part]]:
+    """Finds the connected parts of the ink, which is not 0.
 
     Returns:
         The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts.
     """
-    ink = cv2.threshold(darkness, threshold, 1, cv2.THRESH_BINARY)[1]
     count, numbers, table, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
     masses = np.bincount(numbers.ravel(), darkness.ravel(), count).astype(int).tolist()
     rim = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]])
     edges = np.bincount(rim, minlength=count).tolist()
-    parts = [
-        Part([n], (x, y, x + w, y + h), area, masses[n], edges[n] / (2 * (w + h)))
-        for n, (x, y, w, h, area) in enumerate(table.tolist())
-    ]
+    parts = []
+    for number, (x, y, width, height, area) in enumerate(table.tolist()):
+        along = edges[number] / (2 * (width + height)) / (1 + (height == len(ink)))
+        parts.append(Part([number], (x, y, x + width, y + height), area, masses[number], along))
     return numbers, parts[1:]
 
 
@@ -86,22 +79,14 @@ def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
     Returns:
         The digits, the one with most ink first; none if the ink does not look like handwriting.
     """
-    if not parts:
-        return []
-    main = max(parts, key=lambda part: part.mass * max(1 - 2.5 * part.along_edge, 0.01))
-    least = max(2, _LEAST_PART * main.area)
-    marks = [
-        part
-        for part in sorted(parts, key=lambda part: (part is not main, -part.mass))
-        if part is main or (part.area >= least and part.along_edge <= ALONG_EDGE)
-    ]
+    parts = sorted(parts, key=lambda part: -part.mass)
+    least = max(2, _LEAST_PART * parts[0].area) if parts else 0
+    marks = parts[:1]
+    marks += [each for each in parts[1:] if each.area >= least and each.along_edge <= ALONG_EDGE]
     if len(marks) > _MOST_PARTS:
         return []
     order = [part for part in marks if not _is_frame(part, marks, numbers)]
     ink = sum(part.mass for part in order)
-    if order and order[0].is_flat:
-        least = 0.3 * order[0].side
-        order.sort(key=lambda part: part.is_flat or part.side < least)
     digits: list[Part] = []
     while order:
         digit = order.pop(0)
@@ -138,11 +123,13 @@ def _belongs_to(part: Part, digit: Part) -> bool:
     if max(a - right, left - c, b - bottom, top - d) > _NEAR * digit.side:
         return False
     if part.is_flat and c - a >= 0.3 * digit.side:
-        off_middle = abs(a + c - left - right) / 2
-        is_over = d <= top - 0.02 * digit.side and off_middle < _OFF_MIDDLE * (right - left)
-        if is_over or b >= bottom - 0.1 * digit.side:
+        is_centred = abs(a + c - left - right) / 2 < _OFF_MIDDLE * (right - left)
+        if (d <= top and is_centred) or b >= bottom - 0.1 * digit.side:
             return False
-    return not _are_side_by_side(part.box, digit.box)
+    # Digits of their own are side by side, with a gap.
+    height, common = max(d - b, bottom - top), min(d, bottom) - max(b, top)
+    gap = max(a - right, left - c)
+    return gap <= _LEAST_GAP * height or common < _LEAST_COMMON_HEIGHT * height
 
 
 def _joined(some: Part, other: Part) -> Part:
@@ -153,6 +140,11 @@ def _joined(some: Part, other: Part) -> Part:
     return Part(some.numbers + other.numbers, box, area, mass, along_edge)
 
 
+def crop(picture: Pixels, box: Box) -> Pixels:
+    """Returns what is in a box."""
+    return picture[box[1] : box[3], box[0] : box[2]]
+
+
 def magnified(box: Box, factor: int) -> Box:
     """Returns a box in a picture `factor` times as large."""
     return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
@@ -161,11 +153,3 @@ def magnified(box: Box, factor: int) -> Box:
 def _is_further_digit(part: Part, main: Part) -> bool:
     is_large = part.side >= _LEAST_DIGIT * main.side
     return is_large and not part.is_flat and part.along_edge <= _MOST_ALONG_EDGE
-
-
-def _are_side_by_side(some: Box, other: Box) -> bool:
-    """Whether two parts are separate digits, and not pieces of one: side by side, with a gap."""
-    heights = some[3] - some[1], other[3] - other[1]
-    gap = max(some[0], other[0]) - min(some[2], other[2])
-    common = min(some[3], other[3]) - max(some[1], other[1])
-    return gap > _LEAST_GAP * max(heights) and common >= _LEAST_COMMON_HEIGHT * max(heights)

@@ -1,4 +1,4 @@
-"""Brings pictures of digits into MNIST's convention.
+"""Brings pictures of digits into MNIST's convention: the recipe is `find_digits`.
 
 MNIST's convention (LeCun, Cortes and Burges): white ink on black, 28x28, the digit scaled to a
 20-pixel box with antialiasing, its centre of mass in the middle of the image.
@@ -6,15 +6,53 @@ MNIST's convention (LeCun, Cortes and Burges): white ink on black, 28x28, the di
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
 from model.digits import kernels
-from model.digits.finding import Steps, find_and_fit
-from model.digits.parts import Box, magnified
-from model.errors import InvalidPixelsError
+from model.digits.fitting import BOX, fill_outline, fit, stroke_width
+from model.digits.paper import find_sheets, is_ink_dark
+from model.digits.parts import ALONG_EDGE, Box, Part, crop, find_parts, group_parts, magnified
+from model.digits.ruling import remove_lines, strip_line
+from model.digits.sheet import SPECKED, clean, find_ink, measure_darkness, reduce, square
+from model.errors import InvalidPixelsError, NoInkError
 from model.literals import SIDE, Preprocess
+
+# Small pictures of the steps, by name.
+Steps = dict[str, Pixels]
+
+# Digits are searched in a picture reduced to at most the first longer side, and if there are none,
+# to the second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
+_LOOK_SIDES, _DIGIT_SIDE = (128, 320), 120
+# Ink has at least this contrast to the paper, in grey levels; less is a sensor's noise. The second
+# is for averages of pixels, and where ink was found.
+_LEAST_CONTRASTS = 16, 10
+# The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
+# widths of the strokes that were found.
+_REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
+# A digit has at least this number of pixels: less is dust.
+_LEAST_AREA = 5
+# At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
+# its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
+# than `_FAINT` are more often shadows: they need it within an eighth of their stroke's width.
+_SHARP, _EDGE_SHARE, _FAINT = 0.7, 12, 0.3 * 255
+
+# A picture of MNIST's size is in MNIST's form if its outer 4 pixels hold less than this share of
+# the ink, if it is disturbed, or of a clean digit that is longer than MNIST's box: with more it was
+# enlarged. One part with this share of all ink is clean.
+_MARGIN, _DISTURBED, _CLEAN_MARGIN, _CLEAN = 4, 0.4, 0.25, 0.95
+
+_UNIFORM = "the image is uniform; send a digit that stands out from its background"
+_ALL_OVER = (
+    "marks are all over the image, as in noise, a texture or a page of text; "
+    "send a picture of one digit"
+)
+_SHADOW = "only a shadow stands out; send a digit with clearer strokes"
+_SPECKS = "only specks stand out; send a larger digit"
+
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 class Preprocessed(NamedTuple):
@@ -32,6 +70,17 @@ class Preprocessed(NamedTuple):
     def magnified(self, factor: int) -> "Preprocessed":
         """Returns the result with the boxes of a picture `factor` times as large."""
         return Preprocessed(self.pixels, tuple(magnified(box, factor) for box in self.boxes))
+
+
+class Look(NamedTuple):
+    """The digits that were found in a picture at reduced size, the clearest first."""
+
+    digits: list[Part]
+    mask: Pixels  # 1 for ink of the first digit, (H, W)
+    darkness: Pixels  # of ink against the paper, 0 elsewhere, (H, W)
+    is_dark: bool  # ink is darker than paper
+    is_clean: bool  # nearly all ink is one connected part
+    is_filled: bool  # it was an outline, and was filled
 
 
 def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
@@ -54,11 +103,24 @@ def find_digits(
         InvalidPixelsError: the mode is "none" and the image is not 28x28.
         NoInkError: the mode is "auto" and the picture holds no digit.
     """
-    unchanged = take_as_it_is(image, mode)
-    if unchanged is not None:
+    if (unchanged := take_as_it_is(image, mode)) is not None:
         return unchanged
-    pixels, boxes = find_and_fit(image, steps)
-    return Preprocessed(pixels, boxes if len(boxes) > 1 else ())
+    if steps is not None:
+        steps["paper"] = image
+    for longest in _LOOK_SIDES:
+        small, factor = reduce(image, longest)
+        found = _search(small, _LEAST_CONTRASTS[factor > 1])
+        if isinstance(found, Look) or factor == 1:
+            break
+    if isinstance(found, NoInkError):
+        raise found
+    if image.shape == (SIDE, SIDE) and _is_disturbed(found):
+        return Preprocessed(~image if found.is_dark else image)
+    ink = _cut_out(image, found, factor)
+    if steps is not None:
+        steps |= {"ink": found.darkness, "digit": ink}
+    boxes = sorted(magnified(digit.box, factor) for digit in found.digits)
+    return Preprocessed(fit(ink), tuple(boxes) if len(boxes) > 1 else ())
 
 
 def take_as_it_is(image: Pixels, mode: Preprocess) -> Preprocessed | None:
@@ -70,19 +132,17 @@ def take_as_it_is(image: Pixels, mode: Preprocess) -> Preprocessed | None:
     Raises:
         InvalidPixelsError: the mode is "none" and the image is not 28x28.
     """
-    if mode == "none":
-        if image.shape != (SIDE, SIDE):
-            height, width = image.shape
-            raise InvalidPixelsError(
-                f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height}; "
-                "send it with preprocess=auto"
-            )
+    if image.shape != (SIDE, SIDE):
+        if mode == "auto":
+            return None
+        height, width = image.shape
+        raise InvalidPixelsError(
+            f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height}; "
+            "send it with preprocess=auto"
+        )
+    if mode == "none" or follows_convention(image):
         return Preprocessed(image)
-    if follows_convention(image):
-        return Preprocessed(image)
-    if image.shape == (SIDE, SIDE) and follows_convention(~image):
-        return Preprocessed(~image)
-    return None
+    return Preprocessed(~image) if follows_convention(~image) else None
 
 
 def follows_convention(image: Pixels) -> bool:
@@ -99,3 +159,91 @@ def follow_convention(images: Pixels) -> NDArray[np.bool_]:
     fits = np.empty(len(images), np.bool_)
     kernels.follow_convention(np.ascontiguousarray(images), fits)
     return fits
+
+
+def _search(grey: Pixels, least: int) -> Look | NoInkError:
+    """Finds the digits on paper in the picture or in all of it, as dark or light ink."""
+    refusals: list[NoInkError] = []
+    is_dark = is_ink_dark(grey)
+    for sheet, is_light in [*find_sheets(grey), (grey, is_dark), (grey, not is_dark)]:
+        for share in _REACHES:
+            try:
+                return _look_at(sheet, is_light, share, least)
+            except NoInkError as refusal:
+                refusals.append(refusal)
+    return refusals[0]
+
+
+def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
+    """Measures the ink, leaves out lines and frames, and groups strokes into digits."""
+    grey, noise = clean(sheet if is_dark else ~sheet)
+    reach = max(1, round(share * max(grey.shape)))
+    darkness = remove_lines(measure_darkness(grey, least, noise, reach))
+    threshold, typical = find_ink(darkness)
+    if not typical:
+        raise NoInkError(f"no ink: {_UNIFORM if noise < least else _ALL_OVER}")
+    hollow = ink = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
+    if max(darkness.shape) < SPECKED and (ink := fill_outline(hollow)) is not hollow:
+        darkness = cv2.max(darkness, ink)
+    numbers, parts = find_parts(ink, darkness)
+    digits = group_parts(parts, numbers)
+    if not digits:
+        raise NoInkError(f"no ink: {_ALL_OVER}")
+    chosen = np.zeros(len(parts) + 1, np.uint8)
+    chosen[digits[0].numbers] = 1
+    mask = chosen[numbers]
+    strip_line(mask, digits[0].box)
+    masses = [part.mass for part in parts]
+    is_clean = max(masses) > _CLEAN * sum(masses)
+    look = Look(digits, mask, darkness, is_dark, is_clean, ink is not hollow)
+    _check_pen(grey, look)
+    return look
+
+
+def _check_pen(grey: Pixels, look: Look) -> None:
+    """Refuses specks and shadows: a pen's strokes have sharp edges."""
+    digit = look.digits[0]
+    if digit.area < _LEAST_AREA:
+        raise NoInkError(f"no ink: {_SPECKS}")
+    reach = digit.side // _EDGE_SHARE
+    if digit.mass < _FAINT * digit.area:
+        reach = min(reach, int(stroke_width(look.mask)) // 8)
+    paper = cv2.divide(grey, ~look.darkness, scale=255)
+    half = cv2.addWeighted(paper, 0.5, grey, 0.5, 0)
+    is_sharp = cv2.dilate(grey, square(max(1, reach))) >= half
+    sharp = is_sharp[look.mask > cv2.erode(look.mask, _CROSS)]
+    if digit.along_edge > ALONG_EDGE or np.count_nonzero(sharp) < _SHARP * sharp.size:
+        raise NoInkError(f"no ink: {_SHADOW}")
+
+
+def _is_disturbed(look: Look) -> bool:
+    """Whether an image of MNIST's size is in MNIST's form but for noise, lines or spatter.
+
+    A network reads such an image better as it is than after what is cut out of it.
+    """
+    if look.is_clean and (look.digits[0].side <= BOX or look.is_filled):
+        return False
+    most = _CLEAN_MARGIN if look.is_clean else _DISTURBED
+    middle = look.darkness[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    return int(middle.sum()) > (1 - most) * int(look.darkness.sum())
+
+
+def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
+    """Cuts out the first digit alone, with a margin: the share of each pixel that ink covers."""
+    left, top, width, height = cv2.boundingRect(look.mask)
+    around = max(3, max(width, height) // 4)
+    box = max(0, left - around), max(0, top - around), left + width + around, top + height + around
+    mask, darkness = crop(look.mask, box), crop(look.darkness, box)
+    near = cv2.dilate(mask, square(2))
+    if factor > 1:
+        part = crop(image, magnified(box, factor))
+        part, closer = reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
+        grey, noise = clean(part)
+        reach = round(_WIDEST_STROKE * stroke_width(look.mask) * factor / closer) + 2
+        darkness = measure_darkness(grey, _LEAST_CONTRASTS[1], noise / 2, reach)
+        near = cv2.resize(near, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    ink = darkness * near
+    if not cv2.countNonZero(ink):
+        ink = crop(look.darkness, box) * mask
+    ink = cv2.convertScaleAbs(ink, alpha=255 / find_ink(ink)[1])
+    return cv2.copyMakeBorder(ink, 4, 4, 4, 4, cv2.BORDER_CONSTANT)

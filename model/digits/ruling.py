@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
+from model.digits.kernels import quantile
+from model.digits.parts import Box, crop
 
 # A line is visible in at least this share of the picture, in a picture of at least this side.
 _LEAST_SHARE, _LEAST_SIDE = 0.75, 60
@@ -11,6 +13,8 @@ _LEAST_SHARE, _LEAST_SIDE = 0.75, 60
 _STEEPEST, _STEP = 0.09, 0.0075
 # Lines are at most this thick, as a share of the picture's longer side, and at least this dark.
 _THICKEST, _FAINTEST = 0.03, 6
+# What is darker than this share of the darkest is ink on a line, or along it.
+_LINE = 0.75
 
 # A line that the digit stands on or hangs from ends beyond it on both sides, by at least `_BEYOND`,
 # and is at least `_LONG` and at most `_THICK`, as shares of the longer side of both together.
@@ -22,51 +26,45 @@ def remove_lines(darkness: Pixels) -> Pixels:
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
-    ends = sum(min(map(np.count_nonzero, (each[0], each[-1]))) for each in (darkness, darkness.T))
-    if min(darkness.shape) < _LEAST_SIDE or ends < 2:
+    if min(darkness.shape) < _LEAST_SIDE:
         return darkness
-    across, down = _find_lines(darkness), _find_lines(cv2.transpose(darkness))
-    if across[0] + down[0] < 2:
+    ends = (min(map(cv2.countNonZero, (each[0], each[-1]))) for each in (darkness, darkness.T))
+    if sum(ends) < 2:
         return darkness
-    return cv2.transpose(_erase(cv2.transpose(_erase(darkness, *across)), *down))
+    across, cleared = _erase_lines(darkness)
+    down, cleared = _erase_lines(cv2.transpose(cleared))
+    return cv2.transpose(cleared) if across + down > 1 else darkness
 
 
-def _find_lines(darkness: Pixels) -> tuple[int, Pixels, Pixels]:
-    """Returns the number of roughly horizontal lines, where they are, and what is left of ink."""
+def _erase_lines(darkness: Pixels) -> tuple[int, Pixels]:
+    """Erases roughly horizontal lines, where it is not as dark above and below them; their number.
+
+    They are found by a Hough transform of what is thin.
+    """
     height, width = darkness.shape
-    where = np.zeros_like(darkness)
     post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), np.uint8)
     opened = cv2.morphologyEx(darkness, cv2.MORPH_OPEN, post, borderType=cv2.BORDER_REPLICATE)
     thin = cv2.threshold(cv2.subtract(darkness, opened), _FAINTEST, 255, cv2.THRESH_BINARY)[1]
     angles = {"min_theta": np.pi / 2 - _STEEPEST, "max_theta": np.pi / 2 + _STEEPEST}
     lines = cv2.HoughLines(thin, 1, _STEP, round(_LEAST_SHARE * width), **angles)
     if lines is None:
-        return 0, where, darkness
+        return 0, darkness
+    where = np.zeros_like(darkness)
     for distance, angle in lines[:, 0].tolist():
         rows = [round((distance - x * np.cos(angle)) / np.sin(angle)) for x in (0, width - 1)]
         cv2.line(where, (0, rows[0]), (width - 1, rows[1]), 1, len(post) - 1)
-    return int(np.count_nonzero(np.diff(where[:, width // 2], prepend=0) == 1)), where, opened
+    count = int(np.count_nonzero(np.diff(where[:, width // 2], prepend=0) == 1))
+    is_line = (where > 0) & (darkness <= _LINE * quantile(darkness, 0.995))
+    return count, np.where(is_line, opened, darkness)
 
 
-def _erase(darkness: Pixels, count: int, where: Pixels, opened: Pixels) -> Pixels:
-    """Replaces lines by what is darker both above and below them."""
-    if not count:
-        return darkness
-    values = cv2.subtract(darkness, opened)[where > 0]
-    level = int(np.median(values[values > _FAINTEST]))
-    ink = int(np.sort(darkness, axis=None)[-1 - darkness.size // 200])
-    # Ink on a line, or along it, is darker than the line and is kept.
-    is_line = (where > 0) & (darkness <= max((level + ink) // 2, level + level // 3))
-    return np.where(is_line, opened, darkness)
-
-
-def strip_line(mask: Pixels) -> None:
+def strip_line(mask: Pixels, box: Box) -> None:
     """Erases from a digit a line under it or over it, which it touches."""
-    left, top, width, height = cv2.boundingRect(mask)
+    ink = crop(mask, box)
+    height, width = ink.shape
+    side = max(width, height)
     if width < _LONG * height:
         return
-    side = max(width, height)
-    ink = mask[top : top + height, left : left + width]
     counts = ink.sum(axis=0, dtype=np.int64)
     first, last = ink.argmax(axis=0), height - 1 - ink[::-1].argmax(axis=0)
     middle = (first + last) / 2

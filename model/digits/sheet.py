@@ -3,6 +3,8 @@
 All that OpenCV does here is exact, so that its bits do not depend on a CPU's instructions.
 """
 
+from functools import cache
+
 import cv2
 import numpy as np
 
@@ -11,10 +13,9 @@ from model.digits.kernels import quantile
 
 cv2.setNumThreads(1)
 
-# Ink has this contrast in standard deviations of the noise. Less noise than `_QUIET`, in grey
-# levels, needs no smoothing.
-_NOISE_REACH, _QUIET = 4, 2
-# In smaller pictures, pixels, a single one can be the hole of a loop, and smoothing would close it.
+# Ink has this contrast in standard deviations of the noise.
+_NOISE_REACH = 4
+# In smaller pictures, pixels, a single one can be the hole of a loop.
 SPECKED = 50
 # Ink has at least this share of the typical darkness of ink.
 _FAINTEST = 0.55
@@ -32,33 +33,34 @@ def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
     """
     factor = -(-max(image.shape) // longest)
     if factor <= 1:
-        return image.copy(), 1
+        return image, 1
     height, width = (side - side % factor or side for side in image.shape)
     size = max(1, width // factor), max(1, height // factor)
     return cv2.resize(image[:height, :width], size, interpolation=cv2.INTER_AREA), factor
 
 
 def clean(grey: Pixels) -> tuple[Pixels, float]:
-    """Takes away salt, pepper and pinholes, smooths noise, and returns its standard deviation.
+    """Takes away salt, pepper and pinholes, and estimates the noise's standard deviation.
 
-    Without salt no pixel is darker or lighter than all of its neighbours. The noise is estimated
-    from what is left of each 3x3 neighbourhood without its local plane; Immerkaer 1996, "Fast Noise
-    Variance Estimation". Its median hardly depends on strokes.
+    Without salt no pixel is darker or lighter than all of its neighbours. Noise is what is left of
+    each 3x3 neighbourhood without its local plane; Immerkaer 1996, "Fast Noise Variance
+    Estimation". Its median hardly depends on strokes.
     """
-    if min(grey.shape) < 3:
-        return grey, 0.0
     if max(grey.shape) >= SPECKED:
         grey = cv2.max(cv2.min(grey, cv2.dilate(grey, _AROUND)), cv2.erode(grey, _AROUND))
     left = cv2.convertScaleAbs(cv2.filter2D(grey, cv2.CV_16S, _SECOND))
     # 6 is the filter's norm. Half of a normal distribution is within 0.6745 standard deviations.
-    noise = quantile(left[1:-1, 1:-1], 0.5) / (6 * 0.6745)
-    if noise > _QUIET and max(grey.shape) >= SPECKED:
-        grey = cv2.GaussianBlur(grey, (3, 3), 0)
-    return grey, noise
+    return grey, quantile(left, 0.5) / (6 * 0.6745)
+
+
+@cache
+def square(radius: int) -> Pixels:
+    """Returns a square of ones, as a neighbourhood."""
+    return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
 
 
 def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
-    """Measures how dark each pixel is against the paper around it.
+    """Measures how dark each pixel is against the paper around it: 0, or up to 255 for black.
 
     Darkness is a ratio of brightnesses, which is the same in light and in shadow. The brightness of
     the paper under the ink is that of a morphological closing, which keeps the edges of shadows,
@@ -70,16 +72,11 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
         noise: standard deviation of the noise, grey levels.
         reach: strokes of up to twice this width, or of up to this width at the picture's edge, are
             ink; wider dark areas are shadow.
-
-    Returns:
-        0 where it is no more than noise, 255 for black, (H, W).
     """
-    square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square)
+    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square(reach))
     contrast = cv2.subtract(paper, grey)
-    if noise:
-        # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
-        contrast = cv2.subtract(contrast, quantile(contrast, 0.2))
+    # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
+    contrast = cv2.subtract(contrast, quantile(contrast, 0.2))
     least = np.ceil(max(least, _NOISE_REACH * noise) - 0.5) - 1
     contrast = cv2.threshold(contrast, least, 0, cv2.THRESH_TOZERO)[1]
     darkness: Pixels = cv2.divide(contrast, paper, scale=255)

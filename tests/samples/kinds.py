@@ -80,6 +80,7 @@ KINDS: Mapping[str, Kind] = {
     "soft shadow": _of_strokes(photographed.soft_shadow),
     "dark desk": _of_strokes(photographed.on_dark_desk),
     "light desk": _of_strokes(photographed.on_light_desk),
+    "cropped": _of_strokes(saved.cropped, can_be_empty=False),
     "MNIST with a border": Kind(saved.bordered),
     "MNIST as a figure": Kind(saved.figure),
     "equally bright": _of_strokes(photographed.equally_bright),

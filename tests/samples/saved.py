@@ -7,7 +7,7 @@ from PIL import Image
 from model.arrays import Pixels
 from tests.samples.renderings import encode, write
 from tests.samples.scenes import Box, Parameters, Values, blur, fall, lay, put, resize
-from tests.samples.strokes import Shares
+from tests.samples.strokes import Shares, thicken
 
 
 def _cover(
@@ -89,6 +89,24 @@ def other_range(strokes: Shares, parameters: Parameters) -> bytes:
         shares += parameters.grain(cover.shape, parameters.between(0, 0.01))
         values = np.rint(shares.clip(0, 1) * most).astype(np.uint16)
     return write(Image.fromarray(values), parameters.one_of(["PNG", "TIFF"]))
+
+
+def cropped(strokes: Shares, parameters: Parameters) -> bytes:
+    """Cut to the digit, or to a square around it, with hardly a margin; 1 bit, or grey; bold."""
+    if parameters.chance(0.5):
+        strokes = thicken(strokes, max(strokes.shape) * parameters.between(0.01, 0.05))
+    scale = parameters.on_log_scale(16, 300) / max(strokes.shape)
+    height, width = (max(1, round(side * scale)) for side in strokes.shape)
+    cover = np.pad(resize(strokes, height, width).clip(0, 1), parameters.whole(0, height // 20))
+    if parameters.chance(0.4):
+        missing = max(cover.shape) - np.array(cover.shape)
+        cover = np.pad(cover, [(each // 2, each - each // 2) for each in missing])
+    if parameters.chance(0.5):
+        cover = np.rint(cover)
+    ink, paper = parameters.between(0, 80), parameters.between(190, 255)
+    if parameters.chance(0.5):
+        ink, paper = paper, ink
+    return encode(paper + (ink - paper) * cover, compress_level=1)
 
 
 # MNIST's images

@@ -110,8 +110,8 @@ def test_an_inverted_image_of_the_convention_gives_exactly_that_image(digit: int
 
 
 def test_a_centre_of_mass_between_two_pixels_is_always_moved_the_same_way() -> None:
-    even = preprocess_image(bar(40, 10, 11, 40, side=100))
-    odd = preprocess_image(bar(40, 10, 12, 41, side=100))
+    even = preprocess_image(bar(40, 8, 11, 40, side=100))
+    odd = preprocess_image(bar(40, 8, 12, 41, side=100))
     assert even.tobytes() == odd.tobytes()
     assert centre_of_mass(even) == pytest.approx([13.5, 13.5])
 
