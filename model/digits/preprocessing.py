@@ -34,6 +34,9 @@ _LEAST_CONTRASTS = 16, 10
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
 # A digit has at least this number of pixels: less is dust.
 _LEAST_AREA = 5
+# A pen's strokes have at most this length, in longer sides (in 1,000 renderings at most 4), and at
+# most this number of pieces; noise, textures and text have more.
+_LONGEST_STROKES, _MOST_PIECES = 6, 40
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
 # its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
 # than `_FAINT` are more often shadows: they need it within an eighth of their stroke's width.
@@ -164,11 +167,14 @@ def follow_convention(images: Pixels) -> NDArray[np.bool_]:
 def _search(grey: Pixels, least: int) -> Look | NoInkError:
     """Finds the digits on paper in the picture or in all of it, as dark or light ink."""
     refusals: list[NoInkError] = []
-    is_dark = is_ink_dark(grey)
-    for sheet, is_light in [*find_sheets(grey), (grey, is_dark), (grey, not is_dark)]:
+    usual = is_ink_dark(grey)
+    for sheet, is_dark in [*find_sheets(grey), (grey, usual), (grey, not usual)]:
+        # Where the picture is full of marks, as of text, what is between them is no ink.
+        if is_dark != usual and refusals and all(_ALL_OVER in str(each) for each in refusals):
+            break
         for share in _REACHES:
             try:
-                return _look_at(sheet, is_light, share, least)
+                return _look_at(sheet, is_dark, share, least)
             except NoInkError as refusal:
                 refusals.append(refusal)
     return refusals[0]
@@ -201,13 +207,15 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
 
 
 def _check_pen(grey: Pixels, look: Look) -> None:
-    """Refuses specks and shadows: a pen's strokes have sharp edges."""
-    digit = look.digits[0]
+    """Refuses what no pen could have written: its strokes are few, and have sharp edges."""
+    digit, width = look.digits[0], stroke_width(look.mask)
+    if digit.area > _LONGEST_STROKES * digit.side * width or len(digit.numbers) > _MOST_PIECES:
+        raise NoInkError(f"no ink: {_ALL_OVER}")
     if digit.area < _LEAST_AREA:
         raise NoInkError(f"no ink: {_SPECKS}")
     reach = digit.side // _EDGE_SHARE
     if digit.mass < _FAINT * digit.area:
-        reach = min(reach, int(stroke_width(look.mask)) // 8)
+        reach = min(reach, int(width) // 8)
     paper = cv2.divide(grey, ~look.darkness, scale=255)
     half = cv2.addWeighted(paper, 0.5, grey, 0.5, 0)
     is_sharp = cv2.dilate(grey, square(max(1, reach))) >= half
