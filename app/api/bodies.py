@@ -258,7 +258,9 @@ def _read_form(
                     if len(files) > max_files:
                         raise too_many
                     if len(fields) > _MOST_FIELDS:
-                        raise ErrorCode.INVALID_MULTIPART(f"more than {_MOST_FIELDS} fields")
+                        raise ErrorCode.INVALID_MULTIPART(
+                            f"the form has more than {_MOST_FIELDS} fields; send only parameters"
+                        )
     except MultipartError as error:
         found = _BOUNDARY.match(body)
         is_other = not found or found[1].decode("latin-1") != boundary
