@@ -19,34 +19,39 @@ def undo_filters(data: NDArray[np.uint8], pixels: Pixels) -> int:
         The largest value; -1: there is no such filter.
     """
     height, width = pixels.shape
-    largest = 0
     for y in range(height):
-        row = data[y * (width + 1) : (y + 1) * (width + 1)]
-        if row[0] > 4:
+        row = data[y * (width + 1) :][: width + 1]
+        kind, values, made = row[0], row[1:], pixels[y]
+        above = pixels[y - 1] if y else np.zeros(width, np.uint8)
+        if kind == 0:
+            made[:] = values
+        elif kind == 2:
+            for x in range(width):
+                made[x] = values[x] + above[x]
+        elif kind <= 4:
+            left = corner = 0
+            for x in range(width):
+                up: Any = np.int64(above[x])
+                left = (values[x] + _predict(kind, left, up, corner)) & 255
+                made[x], corner = left, up
+        else:
             return -1
+    largest: Any = np.uint8(0)
+    for row in pixels:
         for x in range(width):
-            left: Any = np.int64(pixels[y, x - 1]) if x else 0
-            above: Any = np.int64(pixels[y - 1, x]) if y else 0
-            corner: Any = np.int64(pixels[y - 1, x - 1]) if x and y else 0
-            value = (row[x + 1] + _predict(row[0], left, above, corner)) & 255
-            pixels[y, x] = value
-            largest = max(largest, value)
-    return largest
+            largest = max(largest, row[x])
+    return int(largest)
 
 
 @compiled()
 def _predict(kind: int, left: int, above: int, corner: int) -> int:
     if kind == 1:
         return left
-    if kind == 2:
-        return above
     if kind == 3:
         return (left + above) >> 1
-    if kind == 4:
-        estimate = left + above - corner
-        by_left, by_above = abs(estimate - left), abs(estimate - above)
-        by_corner = abs(estimate - corner)
-        if by_left <= by_above and by_left <= by_corner:
-            return left
-        return above if by_above <= by_corner else corner
-    return 0
+    estimate = left + above - corner
+    by_left, by_above = abs(estimate - left), abs(estimate - above)
+    by_corner = abs(estimate - corner)
+    if by_left <= by_above and by_left <= by_corner:
+        return left
+    return above if by_above <= by_corner else corner

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Bitmap, Pixels
-from model.digits.kernels import quantile
+from model.digits.kernels import quantile, sum_of_cubes
 
 Contour = NDArray[np.int32]
 
@@ -14,6 +14,8 @@ Contour = NDArray[np.int32]
 _LEAST_PAPER, _LEAST_RECTANGLE, _LEAST_MARK = 0.04, 0.86, 0.12
 # The surroundings of a pixel, as a share of the picture's longer side.
 _SURROUNDINGS = 0.25
+
+_TWO = np.ones((2, 2), np.uint8)
 
 
 def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
@@ -26,17 +28,19 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
     light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
     # Eroded: regions that touch over a corner are two, as on both sides of a thin line.
     wider = cv2.copyMakeBorder(light, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    apart = cv2.erode(wider, np.ones((2, 2), np.uint8))
+    apart = cv2.erode(wider, _TWO)
     contours, tree = cv2.findContours(
         apart, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE, offset=(-1, -1)
     )
     sheets = []
     for number, contour in enumerate(contours):
+        if tree[0, number, 2] < 0:  # nothing is on it
+            continue
         area = cv2.contourArea(contour, oriented=True)
         is_light, area = area < 0, abs(area)  # the outlines of holes turn the other way
         if area >= _LEAST_PAPER * grey.size and _is_sheet(contour, area, grey.shape):
             marks = (contours[each] for each in np.flatnonzero(tree[0, :, 3] == number))
-            largest = max((max(cv2.boundingRect(mark)[2:]) for mark in marks), default=0)
+            largest = max(max(cv2.boundingRect(mark)[2:]) for mark in marks)
             if largest >= _LEAST_MARK * max(cv2.boundingRect(contour)[2:]):
                 sheets.append((area, is_light, _cover_up(grey, light == is_light, contour)))
     sheets.sort(key=lambda sheet: sheet[0])
@@ -68,5 +72,4 @@ def is_ink_dark(grey: Pixels) -> bool:
     """
     side = 2 * max(1, round(_SURROUNDINGS * max(grey.shape))) + 1
     mean = cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE)
-    difference = cv2.subtract(grey, mean, dtype=cv2.CV_64F)
-    return bool(cv2.sumElems(cv2.pow(difference, 3))[0] <= 0)  # of whole numbers, exactly
+    return sum_of_cubes(grey, mean) <= 0

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
+from model.digits import kernels
 
 # As shares of the main part:
 _LEAST_PART = 0.015  # parts with a smaller area are dust
@@ -62,15 +62,16 @@ def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[P
     Returns:
         The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts.
     """
-    count, numbers, table, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
-    masses = np.bincount(numbers.ravel(), darkness.ravel(), count).astype(int).tolist()
-    rim = np.concatenate([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]])
-    edges = np.bincount(rim, minlength=count).tolist()
+    numbers = np.empty(ink.shape, np.int32)
+    table = np.empty((kernels.number_parts(ink, numbers) + 1, 7), np.int64)
+    kernels.measure_parts(numbers, darkness, table)
     parts = []
-    for number, (x, y, width, height, area) in enumerate(table.tolist()):
-        along = edges[number] / (2 * (width + height)) / (1 + (height == len(ink)))
-        parts.append(Part([number], (x, y, x + width, y + height), area, masses[number], along))
-    return numbers, parts[1:]
+    for number, row in enumerate(table[1:].tolist(), 1):
+        left, top, right, bottom, area, mass, edge = row
+        height = bottom - top
+        along = edge / (2 * (right - left + height)) / (1 + (height == len(ink)))
+        parts.append(Part([number], (left, top, right, bottom), area, mass, along))
+    return numbers, parts
 
 
 def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:

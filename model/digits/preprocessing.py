@@ -80,6 +80,7 @@ class Look(NamedTuple):
 
     digits: list[Part]
     mask: Pixels  # 1 for ink of the first digit, (H, W)
+    stroke_width: float  # of that digit, pixels
     darkness: Pixels  # of ink against the paper, 0 elsewhere, (H, W)
     is_dark: bool  # ink is darker than paper
     is_clean: bool  # nearly all ink is one connected part
@@ -201,14 +202,14 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     strip_line(mask, digits[0].box)
     masses = [part.mass for part in parts]
     is_clean = max(masses) > _CLEAN * sum(masses)
-    look = Look(digits, mask, darkness, is_dark, is_clean, ink is not hollow)
+    look = Look(digits, mask, stroke_width(mask), darkness, is_dark, is_clean, ink is not hollow)
     _check_pen(grey, look)
     return look
 
 
 def _check_pen(grey: Pixels, look: Look) -> None:
     """Refuses what no pen could have written: its strokes are few, and have sharp edges."""
-    digit, width = look.digits[0], stroke_width(look.mask)
+    digit, width = look.digits[0], look.stroke_width
     if digit.area > _LONGEST_STROKES * digit.side * width or len(digit.numbers) > _MOST_PIECES:
         raise NoInkError(f"no ink: {_ALL_OVER}")
     if digit.area < _LEAST_AREA:
@@ -247,7 +248,7 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
         part = crop(image, magnified(box, factor))
         part, closer = reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
         grey, noise = clean(part)
-        reach = round(_WIDEST_STROKE * stroke_width(look.mask) * factor / closer) + 2
+        reach = round(_WIDEST_STROKE * look.stroke_width * factor / closer) + 2
         darkness = measure_darkness(grey, _LEAST_CONTRASTS[1], noise / 2, reach)
         near = cv2.resize(near, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
     ink = darkness * near

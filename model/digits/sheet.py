@@ -3,13 +3,14 @@
 All that OpenCV does here is exact, so that its bits do not depend on a CPU's instructions.
 """
 
+import math
 from functools import cache
 
 import cv2
 import numpy as np
 
 from model.arrays import Pixels
-from model.digits.kernels import quantile
+from model.digits import kernels
 
 cv2.setNumThreads(1)
 
@@ -19,9 +20,6 @@ _NOISE_REACH = 4
 SPECKED = 50
 # Ink has at least this share of the typical darkness of ink.
 _FAINTEST = 0.55
-
-_AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
-_SECOND = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
 def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
@@ -46,11 +44,10 @@ def clean(grey: Pixels) -> tuple[Pixels, float]:
     each 3x3 neighbourhood without its local plane; Immerkaer 1996, "Fast Noise Variance
     Estimation". Its median hardly depends on strokes.
     """
-    if max(grey.shape) >= SPECKED:
-        grey = cv2.max(cv2.min(grey, cv2.dilate(grey, _AROUND)), cv2.erode(grey, _AROUND))
-    left = cv2.convertScaleAbs(cv2.filter2D(grey, cv2.CV_16S, _SECOND))
+    cleaned = np.empty(grey.shape, np.uint8)
+    left = kernels.clean(grey, max(grey.shape) >= SPECKED, cleaned)
     # 6 is the filter's norm. Half of a normal distribution is within 0.6745 standard deviations.
-    return grey, quantile(left, 0.5) / (6 * 0.6745)
+    return cleaned, left / (6 * 0.6745)
 
 
 @cache
@@ -73,13 +70,9 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
         reach: strokes of up to twice this width, or of up to this width at the picture's edge, are
             ink; wider dark areas are shadow.
     """
-    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square(reach))
-    contrast = cv2.subtract(paper, grey)
-    # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
-    contrast = cv2.subtract(contrast, quantile(contrast, 0.2))
-    least = np.ceil(max(least, _NOISE_REACH * noise) - 0.5) - 1
-    contrast = cv2.threshold(contrast, least, 0, cv2.THRESH_TOZERO)[1]
-    darkness: Pixels = cv2.divide(contrast, paper, scale=255)
+    least = math.ceil(max(least, _NOISE_REACH * noise) - 0.5)
+    darkness = np.empty_like(grey)
+    kernels.measure_darkness(grey, least, reach, darkness)
     return darkness
 
 
@@ -94,5 +87,5 @@ def find_ink(darkness: Pixels) -> tuple[int, int]:
         return 0, 0
     threshold = int(cv2.threshold(marks, 0, 0, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0])
     dark = marks[marks > threshold]
-    typical = quantile((dark if dark.size else marks)[None], 0.5)
+    typical = kernels.quantile((dark if dark.size else marks)[None], 0.5)
     return min(threshold, int(_FAINTEST * typical)), typical

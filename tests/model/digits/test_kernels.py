@@ -1,0 +1,70 @@
+"""The compiled loops against OpenCV, which computes the same step by step."""
+
+import cv2
+import numpy as np
+import pytest
+
+from model.arrays import Pixels
+from model.digits import kernels
+from model.digits.parts import find_parts
+from model.digits.sheet import SPECKED, clean, measure_darkness, square
+
+SHAPES = [(1, 1), (1, 2), (2, 1), (1, 60), (60, 1), (2, 55), (55, 3), (28, 28), (70, 54), (90, 120)]
+
+_AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
+_SECOND = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def picture(request: pytest.FixtureRequest) -> Pixels:
+    """Noise on paper with dark and light areas, (H, W)."""
+    generator = np.random.default_rng(request.param)
+    areas = generator.integers(0, 240, (4, 4)).astype(np.uint8)
+    paper = cv2.resize(areas, request.param[::-1], interpolation=cv2.INTER_NEAREST)
+    noise = generator.integers(0, 16, request.param).astype(np.uint8)
+    salt = np.where(generator.random(request.param) < 0.05, 255, 0).astype(np.uint8)
+    picture: Pixels = cv2.max(cv2.add(paper, noise), salt)
+    return picture
+
+
+def test_specks_and_noise(picture: Pixels) -> None:
+    cleaned, noise = clean(picture)
+
+    expected = picture
+    if max(picture.shape) >= SPECKED:
+        expected = cv2.min(picture, cv2.dilate(picture, _AROUND))
+        expected = cv2.max(expected, cv2.erode(picture, _AROUND))
+    left = cv2.convertScaleAbs(cv2.filter2D(expected, cv2.CV_16S, _SECOND))
+    assert np.array_equal(cleaned, expected)
+    assert noise == kernels.quantile(left, 0.5) / (6 * 0.6745)
+
+
+@pytest.mark.parametrize("reach", [1, 2, 7, 18, 40])
+def test_darkness(picture: Pixels, reach: int) -> None:
+    darkness = measure_darkness(picture, 16, 2.5, reach)
+
+    paper = cv2.morphologyEx(picture, cv2.MORPH_CLOSE, square(reach))
+    contrast = cv2.subtract(paper, picture)
+    contrast = cv2.subtract(contrast, kernels.quantile(contrast, 0.2))
+    contrast = cv2.threshold(contrast, 15, 0, cv2.THRESH_TOZERO)[1]
+    assert np.array_equal(darkness, cv2.divide(contrast, paper, scale=255))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.9])
+def test_parts(picture: Pixels, share: float) -> None:
+    generator = np.random.default_rng(int(100 * share))
+    ink = np.where(generator.random(picture.shape) < share, 255, 0).astype(np.uint8)
+
+    numbers, parts = find_parts(ink, picture)
+
+    count, expected, table, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
+    assert len(parts) == count - 1
+    for part in parts:
+        (number,) = part.numbers
+        where = numbers == number
+        (same,) = np.unique(expected[where])
+        left, top, width, height, area = table[same].tolist()
+        assert part.box == (left, top, left + width, top + height)
+        assert part.area == area == int(where.sum())
+        assert part.mass == int(picture[where].sum())
+    assert np.array_equal(numbers > 0, ink > 0)
