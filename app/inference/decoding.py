@@ -45,7 +45,7 @@ from app.inference.image_formats import (
     without_png_text,
 )
 from app.inference.memory import WEBP_BYTES, decoding_memory
-from app.inference.plain_png import INLINE_PIXELS, decode_plain_png
+from app.inference.plain_png import INLINE_PIXELS, PLAIN_BYTES, PLAIN_PIXELS, decode_plain_png
 from model.arrays import Floats, Pixels
 
 # An image file's bytes, its pixels, or another network's input.
@@ -150,7 +150,7 @@ def decode(data: bytes, *, max_pixels: int, max_memory: float = math.inf) -> tup
             invalid_pixels, it is black because its values use less of their range than 16 bits;
             too_many_pixels, it is larger than `max_pixels`, or than memory.
     """
-    plain = decode_plain_png(data, min(max_pixels, INLINE_PIXELS))
+    plain = decode_plain_png(data, int(min(max_pixels, PLAIN_PIXELS, max_memory / PLAIN_BYTES)))
     if plain is not None:
         return plain, 1
     try:

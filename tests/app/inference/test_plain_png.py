@@ -2,6 +2,7 @@
 
 import random
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from unittest.mock import patch
@@ -15,7 +16,7 @@ from app.errors import ApiError
 from app.inference import decoding
 from app.inference.decoding import decode, decode_inline
 from app.inference.decoding_cost import decoding_cost
-from app.inference.plain_png import decode_plain_png
+from app.inference.plain_png import PLAIN_BYTES, decode_plain_png
 from tests.app.api.request_bodies import encode
 
 Grey = NDArray[np.uint8]
@@ -85,7 +86,14 @@ OTHERS = {
     "colour": png(zlib.compress(bytes(28 * 85)), kind=2),
     "16 bits": png(zlib.compress(bytes(28 * 57)), bits=16),
     "a chunk of text": png(WHOLE)[:33] + chunk(b"tEXt", b"a\0b") + png(WHOLE)[33:],
-    "two pieces": png(WHOLE[:9])[:-12] + chunk(b"IDAT", WHOLE[9:]) + chunk(b"IEND", b""),
+    "something between two pieces": png(WHOLE[:9])[:-12]
+    + chunk(b"tEXt", b"a\0b")
+    + chunk(b"IDAT", WHOLE[9:])
+    + chunk(b"IEND", b""),
+    "a wrong checksum of the second piece": png(WHOLE[:9])[:-12]
+    + chunk(b"IDAT", WHOLE[9:])[:-1]
+    + chunk(b"IEND", b""),
+    "too many pieces": png(WHOLE)[:-12] + 1000 * chunk(b"IDAT", b"") + chunk(b"IEND", b""),
     "bytes after the end": png(WHOLE) + b"\0",
     "no end": png(WHOLE)[:-12],
     "an unknown filter": png(zlib.compress(b"\7" + bytes(28 * 29 - 1))),
@@ -100,6 +108,15 @@ def test_what_is_not_plain_is_left_to_pillow(name: str) -> None:
     assert decode_plain_png(OTHERS[name], LIMIT) is None
 
 
+def test_data_may_be_in_pieces() -> None:
+    data = png(WHOLE[:9])[:-12] + chunk(b"IDAT", WHOLE[9:]) + chunk(b"IEND", b"")
+
+    decoded = decode_plain_png(data, LIMIT)
+
+    assert decoded is not None
+    assert (decoded == some_pixels()).all()
+
+
 def test_any_size_is_decoded_up_to_a_limit() -> None:
     for size in ((28, 28), (1, 1), (140, 9), (28, 28), (3, 160)):
         pixels = np.random.default_rng(0).integers(0, 256, size[::-1], dtype=np.uint8)
@@ -110,6 +127,25 @@ def test_any_size_is_decoded_up_to_a_limit() -> None:
         assert decoded is not None
         assert (decoded == pixels).all()
         assert decode_plain_png(data, size[0] * size[1] - 1) is None
+
+
+def test_it_takes_no_more_memory_than_it_says() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 1000), dtype=np.uint8)
+    data = encode(Image.fromarray(pixels), "PNG")
+    decode_plain_png(data, pixels.size)
+    tracemalloc.start()
+    try:
+        decoded = decode_plain_png(data, pixels.size)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert decoded is not None
+    assert (decoded == pixels).all()
+    # Besides, a copy of the file's data, which is hardly smaller for noise.
+    assert peak <= PLAIN_BYTES * pixels.size + len(data) + 100_000
+    with pytest.raises(ApiError, match="DROPSERVE_MAX_IMAGE_MEMORY"):
+        decode(data, max_pixels=LIMIT, max_memory=PLAIN_BYTES * pixels.size - 1)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 27, 29])
