@@ -65,7 +65,7 @@ def load_network(question: Question) -> Network:
 
 def read(block: Block, files: Reader) -> pa.RecordBatch:
     """The images of a block; `form` and `image` as `Reader.read` has them."""
-    rows = range(block.first_row, block.first_row + block.rows)
+    rows = np.arange(block.first_row, block.first_row + block.rows)
     columns = zip(*map(files.read, block.pieces), strict=True)
     cells = (list(chain.from_iterable(column)) for column in columns)
     return pa.record_batch([rows, *cells], pa.schema([*_ROW, *_IMAGE, *_ERROR]))
