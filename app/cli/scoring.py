@@ -65,16 +65,17 @@ def _run(given: argparse.Namespace, stderr: TextIO) -> int:
 
         def left() -> Iterator[Block]:
             for block in cut(pieces, question.parameters.passes):
-                if (failed := parts.count_failures(block.first_row)) is None:
+                if (part := parts.read(block.first_row)) is None:
                     yield block
                 else:
-                    shown.found(block.rows, failed)
+                    shown.found(block.rows, len(failures_in(part)))
+
+        def keep(batch: pa.RecordBatch) -> None:
+            parts.write(batch)
+            shown.advance(batch.num_rows, failures_in(batch))
 
         with closing(_scored(given, question, left())) as scored:
-            for batch in scored:
-                parts.write(batch)
-                shown.advance(batch.num_rows, failures_in(batch))
-        parts.join()
+            parts.join(map(keep, scored))
     stderr.write(
         f"dropserve: {output}: {images:,} images, {shown.scored:,} of them in this run in "
         f"{shown.seconds:,.1f} s ({shown.start_seconds:,.1f} s until the first), "

@@ -6,14 +6,16 @@ rounded to float32 as its answer is: a row equals the answer for the same image 
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from app.schemas import TABLE, McPrediction, index_name
 from model.uncertainty.calibration import Calibration, apply_temperature
-from model.uncertainty.decisions import decide
+from model.uncertainty.decisions import decide_images
 from model.uncertainty.statistics import Summaries
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -21,6 +23,7 @@ _WORD = pa.dictionary(pa.int32(), pa.string())
 _VALUES = {int: pa.int32(), float: pa.float32(), str: _WORD}
 
 
+@cache
 def table_schema(labels: Sequence[str]) -> pa.Schema:
     """The columns of the table, one row an answered image: what `schemas` declares for it.
 
@@ -46,35 +49,22 @@ def _value_of(declared: Any) -> Any:
 
 def answer_columns(
     summaries: Summaries,
-    several_digits: Sequence[bool],
+    several_digits: NDArray[np.bool_],
     calibration: Calibration,
     labels: Sequence[str],
 ) -> dict[str, pa.Array]:
-    """The columns that follow from the passes of images.
-
-    Args:
-        summaries: of the images, in their order.
-        several_digits: of each image, whether it was seen to hold more than one.
-        calibration: of MC answers.
-        labels: the network's name for each class.
-    """
+    """The columns that follow from the passes of images, some of which hold several digits."""
     probabilities = apply_temperature(summaries.mean, calibration.temperature)
     digits = probabilities.argmax(axis=-1)
-    measures = summaries.predictive_entropy, summaries.mutual_information
-    scores, disagreements = (each.astype(np.float32).tolist() for each in measures)
-    each_image = zip(summaries.mean, scores, disagreements, several_digits, strict=True)
-    decisions = [
-        decide(mean, score, calibration, mutual_information=information, several_digits=several)
-        for mean, score, information, several in each_image
-    ]
+    outcomes, reasons = decide_images(summaries, calibration, several_digits)
     columns = {
         **summaries._asdict(),
         index_name(labels): digits,
         "label": [labels[digit] for digit in digits.tolist()],
         "confidence": probabilities.max(axis=-1),
         "probabilities": probabilities,
-        "decision": [decision and decision.outcome for decision in decisions],
-        "reason": [decision and decision.reason for decision in decisions],
+        "decision": outcomes,
+        "reason": reasons,
     }
     schema = table_schema(labels)
     if summaries.variance is None:

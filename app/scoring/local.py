@@ -25,7 +25,8 @@ def score_locally(
         ModelError: the network cannot be used.
     """
     network, files = load_network(question), Reader()
-    threads = threads or len(usable_cores()) or os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = threads or cores or 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
     running: deque[Future[pa.RecordBatch]] = deque()
     try:
@@ -39,8 +40,3 @@ def score_locally(
     finally:
         files.close()
         pool.shutdown(cancel_futures=True)
-
-
-def usable_cores() -> list[int]:
-    """The cores that this process may use; empty where the system does not say."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

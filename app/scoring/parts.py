@@ -2,26 +2,26 @@
 
 There is a part for each block, written whole or not at all, under the number of its first row, so
 that a run that is killed at any moment goes on with the blocks that have none. A manifest says what
-the parts belong to. At the end they are joined in order; the table takes its name as the last step.
+the parts belong to. They are joined in order; the table takes its name as the last step.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import feather
 
 from app.errors import UsageError
 from model.files import write_atomically
 
-_GROUP_PARTS = 64  # of the finished table that are in memory together
+_GROUP_PARTS = 16  # that are in memory together, and make a row group of the table
 _RUN_KEY = b"dropserve"  # in the metadata of the table, for what it is, as JSON
 _ERROR = ["code", "message"]  # in a part, why an image has no answer; the table has neither
 
@@ -33,7 +33,7 @@ def failures_path(output: Path) -> Path:
 
 def failures_in(part: pa.RecordBatch) -> list[dict[str, Any]]:
     """`row`, `source`, `code` and `message` of each image without an answer."""
-    failed = part.select(["row", "source", *_ERROR]).filter(pc.field("code").is_valid())
+    failed = part.select(["row", "source", *_ERROR]).filter(part["code"].is_valid())
     return list(failed.to_pylist())
 
 
@@ -112,34 +112,49 @@ class Parts:
         """Keeps a part, whole or not at all."""
         path = self._path(part["row"][0].as_py())
         unfinished = path.with_suffix(".unfinished")
-        feather.write_feather(pa.Table.from_batches([part]), str(unfinished))
+        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, part.schema) as file:
+            file.write(part)
         unfinished.replace(path)
-
-    def count_failures(self, row: int) -> int | None:
-        """Of the part that begins with a row; None: its block has to be scored."""
-        try:
-            return len(failures_in(feather.read_table(self._path(row))))
-        except (pa.ArrowException, OSError):
-            return None
 
     def _path(self, row: int) -> Path:
         return self.folder / f"{row:012d}.arrow"
 
-    def join(self) -> None:
-        """Makes the table and the list of failures from the parts, and removes these."""
-        paths = sorted(self.folder.glob("*.arrow"))
+    def read(self, row: int) -> pa.Table | None:
+        """The part that begins with a row; None: its block has to be scored."""
+        with suppress(pa.ArrowException, OSError):
+            return feather.read_table(self._path(row))
+        return None
+
+    def _read_all(self, writes: Iterable[None]) -> Iterator[pa.Table]:
+        row = 0
+        for _ in chain(writes, [None]):  # also if every part is there already
+            while (part := self.read(row)) is not None:
+                yield part
+                row += len(part)
+        if row != self._manifest["images"]:
+            raise OSError(f"what follows on row {row} cannot be read; run the same command again")
+
+    def join(self, writes: Iterable[None]) -> None:
+        """Makes the table and the list of failures from the parts, and removes these.
+
+        Args:
+            writes: each item writes a missing part, in any order. What can be joined then is.
+        """
         table, failures = self.folder / "table", self.folder / "failures"
-        fields = [each for each in feather.read_table(paths[0]).schema if each.name not in _ERROR]
+        parts = self._read_all(writes)
+        first = next(parts)
+        parts = chain([first], parts)
+        fields = [each for each in first.schema if each.name not in _ERROR]
         schema = pa.schema(fields, {_RUN_KEY: self._document})
         words = [each.name for each in fields if pa.types.is_dictionary(each.type)]
         with (
             pq.ParquetWriter(table, schema, use_dictionary=words, compression="zstd") as writer,
             failures.open("w", encoding="utf-8") as lines,
         ):
-            for at in range(0, len(paths), _GROUP_PARTS):
-                group = pa.concat_tables(map(feather.read_table, paths[at : at + _GROUP_PARTS]))
+            while some := list(islice(parts, _GROUP_PARTS)):
+                group = pa.concat_tables(some)
                 lines.writelines(json.dumps(each) + "\n" for each in failures_in(group))
-                answered = group.filter(pc.field("code").is_null()).select(schema.names)
+                answered = group.select(schema.names).filter(group["code"].is_null())
                 writer.write_table(answered.unify_dictionaries())
         with table.open("rb") as file:
             os.fsync(file.fileno())

@@ -4,11 +4,13 @@
 each of its images, in order. Where an image has no answer, `code` and `message` say why.
 """
 
+import gc
 from itertools import chain, starmap
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from app.errors import ApiError, ErrorCode
@@ -57,13 +59,15 @@ def load_network(question: Question) -> Network:
     engine = build_engine(checkpoint.network, settings.device, settings.precision)
     calibration = read_calibration(checkpoint.calibration, "mc", question.parameters.passes)
     labels = tuple(checkpoint.network.config.labels)
+    gc.freeze()  # no collection goes through all that is imported: one would take 0.1 s
     return Network(question, engine, calibration, labels, spec_of(checkpoint.network))
 
 
 def read(block: Block, files: Reader) -> pa.RecordBatch:
-    """The images of a block; `form` and `image` as `readers.Row` has them."""
-    rows = range(block.first_row, block.first_row + block.rows)
-    cells = zip(*chain.from_iterable(map(files.read, block.pieces)), strict=True)
+    """The images of a block; `form` and `image` as `Reader.read` has them."""
+    rows = np.arange(block.first_row, block.first_row + block.rows)
+    columns = zip(*map(files.read, block.pieces), strict=True)
+    cells = (list(chain.from_iterable(column)) for column in columns)
     return pa.record_batch([rows, *cells], pa.schema([*_ROW, *_IMAGE, *_ERROR]))
 
 
@@ -123,19 +127,17 @@ def check_array(array: NDArray[Any], most: int, spec: InputSpec) -> Pixels | Flo
 
 def predict(batch: pa.RecordBatch, network: Network) -> pa.RecordBatch:
     """The columns of the table, null where there is no answer, with `code` and `message`."""
-    is_answered = batch["code"].is_null()
-    answered = batch.filter(is_answered)
+    answered = batch.filter(batch["code"].is_null())
     asked, columns = network.question.parameters, {}
     if answered.num_rows:
         seeds = [draw_seed() if asked.seed is None else asked.seed for _ in range(len(answered))]
         pixels, passes = answered["pixels"], Passes(asked.passes, 0, asked.estimator)
         probs = network.engine.sample_images(pixels.to_numpy_ndarray(), seeds, passes)
-        several = answered["several_digits"].to_pylist()
+        several = answered["several_digits"].to_numpy(zero_copy_only=False)
         summaries = summarise_images(probs)
         columns = answer_columns(summaries, several, network.calibration, network.labels)
         columns["seed"] = pa.array(seeds, pa.int64())
-    mask = is_answered.to_numpy(zero_copy_only=False)
-    places = pa.array(np.cumsum(mask) - 1, mask=~mask)
+    places = pc.index_in(batch["row"], answered["row"])
     # Where there is no answer, also those columns are null that are not in the table.
     schema = pa.schema([*table_schema(network.labels), *starmap(pa.field, _ERROR)])
     arrays = [

@@ -73,11 +73,6 @@ class Piece(NamedTuple):
     failure: Failure | None = None  # why there is none to be read; it is then one image
 
 
-# Source: a path, `archive:member` or `file[index]`; form of an array, or empty: an image file; its
-# bytes; code and message of a Failure.
-Row: TypeAlias = tuple[str, str | None, bytes | None, str | None, str | None]
-
-
 def _survey_zip(file: IO[bytes], whole: Piece, _: str | None) -> Iterator[Piece]:
     archive = zipfile.ZipFile(file)
     for member in archive.infolist():
@@ -225,36 +220,36 @@ class Reader:
         file = self._files.enter_context(open_file(path))
         return {"member": zipfile.ZipFile, "column": pq.ParquetFile}.get(kind, lambda f: f)(file)
 
-    def read(self, piece: Piece) -> Iterator[Row]:
-        """A row for each image."""
+    def read(self, piece: Piece) -> list[Sequence[str | bytes | None]]:
+        """Columns: source, form of an array or empty, bytes; code and message of a Failure."""
         is_member = piece.name and piece.kind != "column"
         lost = _LOST_MEMBER if is_member else _LOST_GROUP if piece.name else _LOST
         failure = _TOO_LARGE if piece.size > LARGEST_BYTES else piece.failure
-        cells: Iterator[tuple[Any, ...]] = iter(())
         try:
-            if not failure:
-                cells = self._cells(piece)
+            cells = [] if failure else self._cells(piece)
         except DAMAGE as error:
-            failure = failure_of(error, lost)
+            cells, failure = [], failure_of(error, lost)
         member = f":{piece.name.removesuffix('.npy')}" if is_member else ""
         source = printable(piece.path + member)
-        for index in range(piece.start, piece.stop):
-            name = f"{source}[{index}]" if piece.form else source
-            yield (name, *next(cells, (None, None, *(failure or lost))))
+        places = range(piece.start, piece.stop)
+        cells += [(None, None, *(failure or lost))] * (len(places) - len(cells))
+        sources = [f"{source}[{place}]" for place in places] if piece.form else [source]
+        return [sources, *zip(*cells, strict=True)]
 
-    def _cells(self, piece: Piece) -> Iterator[tuple[Any, ...]]:
+    def _cells(self, piece: Piece) -> list[tuple[Any, ...]]:
         """What a row has after the source; of fewer images where the file ends early."""
         stream, number = self._open(piece.path, piece.kind), piece.stop - piece.start
         if piece.kind == "column":
             column = self._column(stream, int(piece.name), (piece.form,)).column(0)
-            return map(_value_cells, column.slice(piece.start - piece.place, number).to_pylist())
+            values = column.slice(piece.start - piece.place, number).to_pylist()
+            return [*map(_value_cells, values)]
         if piece.kind == "member":
             stream = self._member(stream, piece.name)
         stream.seek(piece.place + piece.start * piece.size)
         content = stream.read(number * piece.size)
         size = len(content) if piece.size < 0 else piece.size
         ends = range(size, len(content) + 1, size)
-        return ((piece.form, content[end - size : end], None, None) for end in ends)
+        return [(piece.form, content[end - size : end], None, None) for end in ends]
 
 
 def _value_cells(value: Any) -> tuple[Any, ...]:

@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.arrays import Probs
 from model.literals import Measure, Outcome, Reason
 from model.uncertainty.calibration import Calibration
+from model.uncertainty.statistics import Summaries
 
 # An image is ambiguous if the two most probable classes have at least this probability together.
 AMBIGUOUS_SHARE = 0.75
@@ -65,3 +69,29 @@ def decide(
     shared = float(sum(sorted(mean)[-2:]))
     reason: Reason = "ambiguous" if shared >= AMBIGUOUS_SHARE else "unfamiliar"
     return Decision("abstain", reason, *by_entropy)
+
+
+def decide_images(
+    summaries: Summaries, calibration: Calibration, several_digits: NDArray[np.bool_]
+) -> tuple[list[Outcome | None], list[Reason | None]]:
+    """The outcomes and the reasons of `decide` for many images, from float32 scores as in answers.
+
+    Args:
+        summaries: of the images, (B,).
+        calibration: as for one.
+        several_digits: of each image, (B,).
+    """
+    threshold, most_disagreement = calibration.threshold, calibration.unfamiliar_threshold
+    if threshold is None:
+        return [None] * len(several_digits), [None] * len(several_digits)
+    measures = summaries.predictive_entropy, summaries.mutual_information
+    entropy, disagreement = (each.astype(np.float32).astype(np.float64) for each in measures)
+    cases = (
+        several_digits,
+        disagreement > (np.inf if most_disagreement is None else most_disagreement),
+        entropy <= threshold,
+        np.sort(summaries.mean)[:, -2:].sum(axis=-1) >= AMBIGUOUS_SHARE,
+    )
+    found = np.select(cases, ("several_digits", "unfamiliar", "", "ambiguous"), "unfamiliar")
+    reasons = [reason or None for reason in found.tolist()]
+    return ["abstain" if reason else "accept" for reason in reasons], reasons

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from app.scoring.local import usable_cores
-
 
 def assign_cores() -> tuple[int | None, int | None]:
     """A core for the server and one for the load generator; None twice where there is only one.
 
     They are the first and the last: neighbouring numbers may be two hyperthreads of one core.
     """
-    cores = usable_cores()
+    cores = sorted(os.sched_getaffinity(0))
     return (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
 
 

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from app.api.examples import example_digits
 from app.cli.machine import describe_machine
-from app.scoring.local import usable_cores
 from app.scoring.sources import BLOCK_ROWS
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
 from model.engines import build_engine
@@ -233,7 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--passes", type=int, default=50)
-    parser.add_argument("--workers", type=int, default=len(usable_cores()) or 1)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--ray", metavar="ADDRESS", help="of `rate`")
     parser.add_argument("--times", type=int, default=5, help="of each kind of kill")
     parser.add_argument("--isolated", action="store_true", help=argparse.SUPPRESS)

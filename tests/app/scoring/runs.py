@@ -92,8 +92,8 @@ def read_images(path: Path, start: int = 0, column: str | None = None) -> list[t
                 begin = piece.start + max(start - first, 0)
                 found += [
                     (source, Failure(code, message or "") if code else _content(form, image))
-                    for source, form, image, code, message in files.read(
-                        piece._replace(start=begin)
+                    for source, form, image, code, message in zip(
+                        *files.read(piece._replace(start=begin)), strict=True
                     )
                 ]
             first = last

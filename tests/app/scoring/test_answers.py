@@ -94,7 +94,7 @@ def test_columns_have_a_row_for_each_image_in_order(
     probs = generator.dirichlet(np.ones(10), (6, passes)).astype(np.float32)
     calibration = read_calibration(default_checkpoint.calibration, "mc", passes)
     labels = tuple("abcdefghij")
-    several = [False] * 5 + [True]
+    several = np.array([False] * 5 + [True])
 
     def columns_of(rows: slice) -> dict[str, pa.Array]:
         return answer_columns(summarise_images(probs[rows]), several[rows], calibration, labels)

@@ -82,7 +82,7 @@ def test_a_run_goes_on_where_it_was_killed(
 # The folder alone
 
 LABELS = ("0", "1")
-MANIFEST = {"dropserve": "1", "passes": 2, "digest": "abc"}
+MANIFEST = {"dropserve": "1", "passes": 2, "digest": "abc", "images": 6}
 
 
 def part(rows: list[int], failed: list[int] | None = None) -> pa.RecordBatch:
@@ -113,9 +113,7 @@ def output(tmp_path: Path) -> Path:
 def test_parts_are_joined_in_order_whatever_the_order_they_were_written_in(output: Path) -> None:
     folder = parts.Parts(output, MANIFEST)
     with folder.open():
-        for content in (part([5]), part([0, 1]), part([2, 4], [3])):
-            folder.write(content)
-        folder.join()
+        folder.join(map(folder.write, (part([5]), part([0, 1]), part([2, 4], [3]))))
 
     table = pq.read_table(output)
     assert table.select(["row", "label"]).to_pylist() == [
@@ -126,6 +124,18 @@ def test_parts_are_joined_in_order_whatever_the_order_they_were_written_in(outpu
     assert parts.Parts(output, MANIFEST).count_finished() == 5
 
 
+def test_a_part_that_is_lost_makes_no_table_and_costs_no_other(output: Path) -> None:
+    folder = parts.Parts(output, MANIFEST)
+
+    with folder.open(), pytest.raises(OSError, match="on row 2 cannot be read; run the same"):
+        folder.join(map(folder.write, (part([0, 1]), part([5]))))
+
+    assert not output.exists()
+    with folder.open():
+        folder.join(map(folder.write, [part([2, 3, 4])]))
+    assert [row["row"] for row in pq.read_table(output).to_pylist()] == list(range(6))
+
+
 def test_a_part_that_is_not_whole_has_to_be_made_again(output: Path) -> None:
     folder = parts.Parts(output, MANIFEST)
     with folder.open():
@@ -134,7 +144,8 @@ def test_a_part_that_is_not_whole_has_to_be_made_again(output: Path) -> None:
         last = folder.folder / "000000000005.arrow"
         os.truncate(last, last.stat().st_size - 9)
 
-        assert [folder.count_failures(row) for row in (0, 3, 5, 7)] == [1, 0, None, None]
+        found = [folder.read(row) for row in (0, 3, 5, 7)]
+        assert [each and each.num_rows for each in found] == [3, 2, None, None]
 
 
 @pytest.mark.parametrize(
@@ -153,9 +164,9 @@ def test_parts_of_something_else_are_kept_and_the_difference_is_named(
 
     with pytest.raises(UsageError, match=message), other.open():
         pass
-    assert other.count_failures(0) == 0
+    assert other.read(0) is not None
     with other.open(start_anew=True):
-        assert other.count_failures(0) is None
+        assert other.read(0) is None
 
 
 def test_two_runs_do_not_write_one_table(output: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_small_disk_is_explained_and_a_larger_one_lets_it_go_on(tmp_path: Path
                 *_IN_A_MOUNT_NAMESPACE,
                 _ON_A_SMALL_DISK,
                 "disk",
-                "100k",
+                "400k",
                 "60m",
                 disk,
                 *map(str, command),

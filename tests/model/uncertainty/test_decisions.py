@@ -5,7 +5,8 @@ import pytest
 
 from model.literals import Measure
 from model.uncertainty.calibration import Calibration
-from model.uncertainty.decisions import Decision, decide
+from model.uncertainty.decisions import Decision, decide, decide_images
+from model.uncertainty.statistics import summarise_images
 
 CLEAR = np.array([0.97, 0.01, 0.01, 0.01])
 TORN = np.array([0.1, 0.45, 0.05, 0.4])
@@ -57,3 +58,33 @@ def test_two_classes_share_an_image_from_three_quarters_on() -> None:
 def test_several_digits_are_never_accepted_however_clear() -> None:
     decided = decide(CLEAR, 0.1, BY_BOTH, mutual_information=0.3, several_digits=True)
     assert decided == Decision("abstain", "several_digits", ENTROPY, 0.1, 0.5)
+
+
+@pytest.mark.parametrize("passes", [1, 5])
+@pytest.mark.parametrize("disagreement", [None, 0.2])
+def test_many_images_are_decided_as_each_alone(passes: int, disagreement: float | None) -> None:
+    generator = np.random.default_rng(0)
+    shares = generator.choice([0.05, 0.3, 3.0], (400, 1, 1))  # from certain to scattered
+    draws = generator.standard_gamma(np.broadcast_to(shares, (400, passes, 4))) + 1e-9
+    draws[:300] = draws[:300, :1]  # whose passes agree
+    probs = (draws / draws.sum(axis=-1, keepdims=True)).astype(np.float32)
+    summaries, several = summarise_images(probs), generator.random(400) < 0.1
+    scores = summaries.predictive_entropy.astype(np.float32).tolist()
+    informations = summaries.mutual_information.astype(np.float32).tolist()
+    # On the threshold lies an image's own score, in float32.
+    calibration = Calibration(threshold=sorted(scores)[100], unfamiliar_threshold=disagreement)
+
+    outcomes, reasons = decide_images(summaries, calibration, several)
+
+    for image, found in enumerate(zip(outcomes, reasons, strict=True)):
+        decided = decide(
+            summaries.mean[image],
+            scores[image],
+            calibration,
+            mutual_information=informations[image],
+            several_digits=bool(several[image]),
+        )
+        assert decided is not None
+        assert found == decided[:2], image
+    assert set(reasons) == {None, "several_digits", "ambiguous", "unfamiliar"}
+    assert decide_images(summaries, Calibration(), several) == ([None] * 400, [None] * 400)
