@@ -102,8 +102,8 @@ def compiled(signature: str = "") -> Callable[[F], F]:
 def compile_all() -> None:
     """Makes sure that everything is compiled, so that no request waits for it.
 
-    It says on stderr when it must compile, which takes some twenty seconds: in another process, if the
-    code can be kept. Processes that start together compile once; later calls do nothing.
+    It says on stderr when it must compile, which takes some twenty seconds: in another process, if
+    the code can be kept. Processes that start together compile once; later calls do nothing.
     """
     _compile_all(elsewhere=True)
 
