@@ -88,7 +88,6 @@ async def answer_many(
     parameters: PredictParameters,
 ) -> list[Prediction | ApiError]:
     """An answer for each image, or what is wrong with it; see `answer_one`."""
-    predictor.check_request(len(images), parameters)
     computing = predictor.predict_batch(images, parameters)
     answers, request.scope["state"]["timings"] = await while_connected(request, computing)
     return answers
@@ -100,18 +99,22 @@ async def while_connected(request: Request, answer: Coroutine[Any, Any, T]) -> T
     Raises:
         ClientDisconnect: it is gone.
     """
-    computing = asyncio.ensure_future(answer)
-    listening = asyncio.ensure_future(_disconnected(request))
+    # Not in a task of its own: so it is admitted, or refused, before the next request is looked at.
+    computing = asyncio.current_task()
+    assert computing is not None
+    listening = asyncio.ensure_future(_cancel_once_gone(request, computing))
     try:
-        await asyncio.wait({computing, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if not computing.done():
-            raise ClientDisconnect
-        return computing.result()
+        return await answer
+    except asyncio.CancelledError:
+        if not listening.done():
+            raise
+        computing.uncancel()
+        raise ClientDisconnect from None
     finally:
-        computing.cancel()
         listening.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def _cancel_once_gone(request: Request, computing: "asyncio.Task[Any]") -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    computing.cancel()

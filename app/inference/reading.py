@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Backlog, Charge, size_of
@@ -107,11 +106,10 @@ def picture_cost(image: Image | ApiError, *, is_whole: bool = True) -> int:
     return decoding_cost(image, is_whole=is_whole) if isinstance(image, bytes) else 0
 
 
-@dataclass(eq=False)
-class _Task:
+class _Task(NamedTuple):
     cost: int
     function: Callable[[], Any]
-    started: "asyncio.Future[Future[Any]]"
+    result: "asyncio.Future[Any]"
 
 
 class PictureReader:
@@ -207,18 +205,19 @@ class PictureReader:
         """
         if self._is_closed:
             raise ErrorCode.NOT_READY()
-        task = _Task(cost, function, asyncio.get_running_loop().create_future())
-        self._waiting.append(task)
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Task(cost, function, result))
         self._start_next()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                result: T = await asyncio.wrap_future(await task.started)
-                return result
+                return await result
         except TimeoutError as error:
             raise ErrorCode.DEADLINE_EXCEEDED() from error
+        finally:
+            del result  # whose exception would keep this frame, and with it the picture
 
     def _start_next(self) -> None:
-        self._waiting = [task for task in self._waiting if not task.started.done()]
+        self._waiting = [task for task in self._waiting if not task.result.done()]
         while True:
             small = [task.cost for task in self._running if task.cost < LARGE]
             is_large_running = len(small) < len(self._running)
@@ -236,31 +235,36 @@ class PictureReader:
             self._start(task)
 
     def _start(self, task: _Task) -> None:
-        loop = asyncio.get_running_loop()
         if not self._running:
             self._since = time.monotonic()
         self._running.append(task)
         running = self._threads.submit(task.function)
 
-        def note_end(_: "Future[Any]") -> None:
+        # Not asyncio's `wrap_future`, which would keep the picture until garbage is collected.
+        def note_end(ended: "Future[Any]") -> None:
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._end, task, running)
+                task.result.get_loop().call_soon_threadsafe(self._end, task, ended)
 
         running.add_done_callback(note_end)
-        task.started.set_result(running)
+        task.result.add_done_callback(lambda _: running.cancel())  # unless it has begun
 
-    def _end(self, task: _Task, running: "Future[Any]") -> None:
+    def _end(self, task: _Task, ended: "Future[Any]") -> None:
         self._running.remove(task)
-        if not running.cancelled():
+        if not ended.cancelled():
             now = time.monotonic()
             self.backlog.measure(task.cost, now - self._since)
             self._since = now
+        if not task.result.done():
+            if (error := ended.exception()) is not None:
+                task.result.set_exception(error)
+            else:
+                task.result.set_result(ended.result())
         self._start_next()
 
     def close(self) -> None:
         """Takes nothing more; what is in the threads is answered, and what waits gets an error."""
         self._is_closed = True
         for task in self._waiting:
-            if not task.started.done():
-                task.started.set_exception(ErrorCode.NOT_READY())
+            if not task.result.done():
+                task.result.set_exception(ErrorCode.NOT_READY())
         self._threads.shutdown(wait=False)

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import httptools
-import orjson
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from app.api.answers import JsonResponse
 from app.api.middleware import SECURITY_HEADERS
 from app.api.routes import OPEN_ROUTES
 from app.errors import ApiError, ErrorCode
@@ -284,17 +284,12 @@ class BoundedProtocol(PipeliningProtocol):
         error = ApiError(code)
         if self.metrics is not None:
             self.metrics.count_refusal(error.code)
-        body = orjson.dumps(error_body(error, None))
-        headers = [
-            *self.server_state.default_headers,
-            *SECURITY_HEADERS,
-            *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
+        response = JsonResponse(error_body(error, None), error.status, error.headers)
+        headers = [*self.server_state.default_headers, *SECURITY_HEADERS, *response.raw_headers]
+        headers.append((b"connection", b"close"))
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(httptools_impl.STATUS_LINE[error.status] + head + b"\r\n" + body)
+        status = httptools_impl.STATUS_LINE[error.status]
+        self.transport.write(status + head + b"\r\n" + response.body)
         self._linger()
 
     def _linger(self) -> None:

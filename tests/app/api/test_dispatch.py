@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from PIL import Image
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
+from app.api.dispatch import while_connected
 from app.inference.pipeline import Predictor
 from model.checkpoint import Checkpoint
 from tests.app.api.conversation import (
@@ -206,3 +209,51 @@ async def test_a_body_that_arrives_after_a_reload_is_answered_by_the_new_engine(
 
     assert response.status_code == 200, response.text
     assert b'"error"' not in response.content
+
+
+async def _never() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_a_request_is_admitted_before_the_next_one_is_looked_at() -> None:
+    order = []
+
+    async def admit() -> None:
+        order.append("admitted")
+        await asyncio.sleep(0)
+
+    async def look() -> None:
+        order.append("the next one")
+
+    await asyncio.gather(while_connected(Request({"type": "http"}, _never), admit()), look())
+
+    assert order == ["admitted", "the next one"]
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+async def test_a_task_that_is_cancelled_is_no_client_that_is_gone(is_gone: bool) -> None:
+    has_begun, is_given_up = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> Message:
+        await has_begun.wait()
+        return {"type": "http.disconnect"} if is_gone else await _never()
+
+    async def compute() -> None:
+        has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_given_up.set()
+
+    request = Request({"type": "http"}, receive)
+    task = asyncio.create_task(while_connected(request, compute()))
+    await has_begun.wait()
+    if not is_gone:
+        task.cancel()
+    with pytest.raises(ClientDisconnect if is_gone else asyncio.CancelledError):
+        await task
+
+    assert is_given_up.is_set()
+    assert task.cancelled() is not is_gone
+    assert task.cancelling() == (not is_gone)

@@ -1,9 +1,12 @@
 """From a picture to what the network sees: where it is decoded, and in which order."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import ErrorCode
+from app.errors import ApiError, ErrorCode
 from app.inference.decoding_cost import LARGE
 from app.inference.reading import PictureReader, read_picture
 from app.settings import Settings
@@ -20,6 +23,7 @@ from model.literals import Preprocess
 from tests.api_errors import raises_error
 from tests.app.api.conversation import PATIENCE_SECONDS, serving
 from tests.app.api.request_bodies import encode, small, threaded
+from tests.app.process.waiting import until
 from tests.conftest import assert_error, connect
 from tests.samples.draw import draw_digit
 
@@ -222,3 +226,29 @@ def test_boxes_are_in_pixels_of_the_picture_before_it_was_scaled_down() -> None:
 
     assert len(plain.boxes) == len(jpeg.boxes) == 2
     np.testing.assert_allclose(jpeg.boxes, np.array(plain.boxes) * 8, atol=18)  # a square of both
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_picture_is_forgotten_with_its_request_and_not_with_other_garbage(
+    reader: PictureReader, fails: bool
+) -> None:
+    may_end = threading.Event()
+
+    class Picture:
+        def read(self) -> "Picture":
+            may_end.wait(PATIENCE_SECONDS)
+            if fails:
+                raise ErrorCode.TRUNCATED_IMAGE()
+            return self
+
+    picture = Picture()
+    found = weakref.ref(picture)
+    gc.disable()
+    try:
+        asyncio.get_running_loop().call_soon(may_end.set)
+        with suppress(ApiError):
+            await reader.in_thread(picture.read, soon())
+        del picture
+        await until(lambda: found() is None)
+    finally:
+        gc.enable()
