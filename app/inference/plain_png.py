@@ -19,7 +19,7 @@ PLAIN_PIXELS, PLAIN_BYTES = 2**22, 3
 
 # Where the header's content, its checksum and the first piece of data begin.
 _HEAD, _WIDTH, _CHECKSUM, _DATA = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 16, 29, 33
-_MOST_PIECES = 1000
+_MOST_PIECES, _IDAT_CRC = 1000, zlib.crc32(b"IDAT")
 _GREY = b"\x08\0\0\0\0"  # 8 bits, not interlaced
 _TAIL = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
@@ -56,6 +56,3 @@ def decode_plain_png(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     largest = undo_filters(np.frombuffer(rows, np.uint8), pixels)
     # A largest value of 1 is the white of a mask, which is for Pillow's reader, too.
     return pixels if largest == 0 or largest > 1 else None
-
-
-_IDAT_CRC = zlib.crc32(b"IDAT")
