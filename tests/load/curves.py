@@ -76,14 +76,14 @@ def draw(found: Points, connections: Sequence[int], passes: Sequence[int], folde
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.minorticks_off()
-        axes.legend(frameon=False)
+        figure.legend(loc="outside right upper", frameon=False)
         figure.savefig(folder / name, metadata={"Date": None})
 
     def rate(key: Key) -> float:
         return median(one.rate for one in found[key])
 
     folder.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
     for image, each, colour in (
         (MNIST_FORM, 0, "C0"),
         (MNIST_FORM, TABLE_PASSES, "C1"),
@@ -97,7 +97,7 @@ def draw(found: Points, connections: Sequence[int], passes: Sequence[int], folde
             )
     axes.set(xlabel="connections", ylabel="latency, ms")
     save(figure, axes, connections, "latency.svg")
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
     stochastic = [each for each in passes if each]
     for image, colour in ((MNIST_FORM, "C1"), (PICTURE, "C2")):
         values = [rate((image, each, TABLE_CONNECTIONS)) for each in stochastic]
