@@ -89,12 +89,12 @@ def _largest_around(values: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]
         values: row after row, with a margin of zeros.
         stride: length of a row.
     """
-    beside = np.empty(len(values) - 2, np.uint8)
-    before, middle, after = values[: len(beside)], values[1:], values[2:]
-    for i in range(len(beside)):
-        beside[i] = max(max(before[i], middle[i]), after[i])
-    largest = np.empty(len(beside) - 2 * stride, np.uint8)
-    above, below = beside[: len(largest)], beside[2 * stride :]
+    thirds = np.empty(len(values) - 2, np.uint8)
+    before, middle, after = values[: len(thirds)], values[1:], values[2:]
+    for i in range(len(thirds)):
+        thirds[i] = max(max(before[i], middle[i]), after[i])
+    largest = np.empty(len(thirds) - 2 * stride, np.uint8)
+    above, below = thirds[: len(largest)], thirds[2 * stride :]
     before, after = values[stride:], values[stride + 2 :]
     for i in range(len(largest)):
         largest[i] = max(max(above[i], below[i]), max(before[i], after[i]))
