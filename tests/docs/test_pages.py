@@ -25,7 +25,7 @@ FIGURES = {
     ("docs/quality.md", "evaluate"): ["0.47", "96.52", "0.05"],
     ("docs/performance.md", "bench-engine"): ["61.5"],
     ("docs/capacity.md", "capacity"): ["25"],
-    ("docs/comparison.md", "comparison"): ["5.3", "6.5", "2.8", "3.0", "1.8", "0.7"],
+    ("docs/comparison.md", "comparison"): ["5.0", "5.5", "2.7", "3.6", "2.3", "0.9"],
     ("docs/protocol.md", "v2-mutations"): ["20,000"],
     ("docs/experiments.md", "compare-relu"): ["0.0002"],
     ("docs/experiments.md", "regularisers"): ["1.61", "1.49", "0.12", "0.17", "0.18"],
