@@ -164,6 +164,8 @@ def test_a_switch_chooses_between_two_networks(page: Page, seen: Seen) -> None:
     assert shown_answer(page) == other
     page.evaluate("location.hash = location.hash.replace('mnist-plain', 'gone')")
     expect(network).to_have_value("mnist")
+    # The answer of the network before stays until the new one is there.
+    expect(page.locator("#model")).to_have_text(f"Model {own['model']['version']}")
     assert shown_answer(page)["model"] == own["model"]
     assert all("404" in complaint for complaint in seen.complaints)
     seen.complaints.clear()
