@@ -32,6 +32,7 @@ from app.inference.grey import (
     use_all_of_range,
 )
 from app.inference.image_formats import (
+    LONGEST_SIDE,
     Format,
     find_mistake,
     identify,
@@ -54,10 +55,6 @@ Image = bytes | Pixels | Floats
 # A JPEG is scaled down while it is decoded, by 2, 4 or 8, as far as its shorter side stays at least
 # this long: a digit a tenth as high is then still larger than MNIST's.
 _DRAFT_SIDE = 320
-
-# The longest side: what JPEG can have at most. A longer one is no photo of a digit, and every row
-# costs, however short it is.
-_LONGEST_SIDE = 65_535
 
 # Reads of a file by Python code. More are millions of empty chunks, blocks or runs, each of which
 # costs Pillow a microsecond or more.
@@ -191,7 +188,7 @@ def decode_as_shown(
 
 def memory_needed(data: bytes) -> int:
     """Bytes that decoding an image file takes at most; see `decode` for what is raised."""
-    return _open(data, max_pixels=_LONGEST_SIDE**2, max_memory=math.inf).memory
+    return _open(data, max_pixels=LONGEST_SIDE**2, max_memory=math.inf).memory
 
 
 def decode_inline(data: bytes, *, max_pixels: int) -> Grey | None:
@@ -266,9 +263,9 @@ def _open(
         raise ErrorCode.TRUNCATED_IMAGE()
     width, height = size = image.size
     kept = None
-    if max(size) > _LONGEST_SIDE:
+    if max(size) > LONGEST_SIDE:
         raise ErrorCode.TOO_MANY_PIXELS(
-            f"the image has {width}x{height} pixels, and a side may have {_LONGEST_SIDE}; "
+            f"the image has {width}x{height} pixels, and a side may have {LONGEST_SIDE}; "
             "cut it, or scale it down"
         )
     if isinstance(image, BmpImageFile) and image.tile[0].codec_name == "bmp_rle":

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from app.inference.image_formats import LONGEST_SIDE
 from model.png import undo_filters
 
 # What is read at once, on the event loop: at most about 1 ms. More is worth a thread.
@@ -31,7 +32,7 @@ def decode_plain_png(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     if data[_CHECKSUM:_DATA] != zlib.crc32(data[12:_CHECKSUM]).to_bytes(4, "big"):
         return None
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (_WIDTH, _WIDTH + 4))
-    if not 0 < width * height <= max_pixels:
+    if not 0 < width * height <= max_pixels or max(width, height) > LONGEST_SIDE:
         return None
     view, start = memoryview(data), _DATA
     pieces: list[memoryview] = []

@@ -148,6 +148,15 @@ def test_it_takes_no_more_memory_than_it_says() -> None:
         decode(data, max_pixels=LIMIT, max_memory=PLAIN_BYTES * pixels.size - 1)
 
 
+@pytest.mark.parametrize("size", [(65_536, 2), (2, 65_536)])
+def test_a_side_that_is_too_long_is_refused(size: tuple[int, int]) -> None:
+    data = encode(Image.new("L", size, "white"), "PNG")
+
+    assert decode_plain_png(data, LIMIT) is None
+    with pytest.raises(ApiError, match="a side may have 65535"):
+        decode(data, max_pixels=LIMIT)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 27, 29])
 def test_too_few_or_too_many_rows_are_what_they_are_for_pillow(rows: int) -> None:
     data = png(zlib.compress(bytes(rows * 29)))
