@@ -32,7 +32,6 @@ from app.inference.grey import (
     use_all_of_range,
 )
 from app.inference.image_formats import (
-    LONGEST_SIDE,
     Format,
     find_mistake,
     identify,
@@ -46,7 +45,13 @@ from app.inference.image_formats import (
     without_png_text,
 )
 from app.inference.memory import WEBP_BYTES, decoding_memory
-from app.inference.plain_png import INLINE_PIXELS, PLAIN_BYTES, PLAIN_PIXELS, decode_plain_png
+from app.inference.plain_png import (
+    INLINE_PIXELS,
+    LONGEST_SIDE,
+    PLAIN_BYTES,
+    PLAIN_PIXELS,
+    decode_plain_png,
+)
 from model.arrays import Floats, Pixels
 
 # An image file's bytes, its pixels, or another network's input.

@@ -13,10 +13,6 @@ from typing import Any, Literal
 
 Format = Literal["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF"]
 
-# The longest side: what JPEG can have at most. A longer one is no photo of a digit, and every row
-# costs, however short it is.
-LONGEST_SIDE = 65_535
-
 _MAGIC: Mapping[Format, tuple[bytes, ...]] = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),

@@ -10,9 +10,11 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.image_formats import LONGEST_SIDE
 from model.png import undo_filters
 
+# The longest side of any picture: what JPEG can have at most. A longer one is no photo of a digit,
+# and every row costs, however short it is.
+LONGEST_SIDE = 65_535
 # What is read at once, on the event loop: at most about 1 ms. More is worth a thread.
 INLINE_PIXELS = 160 * 160
 # What is read at all, and the bytes that each of its pixels takes meanwhile.
