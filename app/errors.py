@@ -3,7 +3,7 @@
 A message says what to do and never repeats what was sent: it may be secret, huge or markup.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
 
@@ -139,9 +139,12 @@ class ApiError(Exception):
 
     Attributes:
         steps: of preparing the picture, if they were asked for; see `schemas.Prediction`.
+        recheck: asks again for a request like the refused one, with the beginning of its body:
+            milliseconds that it would wait; None: it is not refused, or nobody can say.
     """
 
     steps: Mapping[str, str] | None = None
+    recheck: Callable[[bytes], int | None] | None = None
 
     def __init__(
         self,

@@ -42,8 +42,14 @@ class JsonResponse(BytesResponse):
 
 def error_response(request: Request, error: ApiError) -> JsonResponse:
     """The answer to a failed request, in the shape of the protocol that it was asked in."""
-    state = request.scope["state"]
+    return error_answer(request.scope["state"], error)
+
+
+def error_answer(state: dict[str, Any], error: ApiError) -> JsonResponse:
+    """As `error_response`; the state is the request's, and the error is noted in it."""
     state["error_code"] = error.code
+    if error.recheck is not None:
+        state["recheck"] = error.recheck
     status: int = error.status
     body: Any = error_body(error, state["request_id"], state.get("trace_id"))
     if is_open_inference(state["path"]):

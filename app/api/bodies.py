@@ -144,8 +144,8 @@ async def read_batch_request(
     headers, settings = headers_of(request), request.app.state.settings
     body = await read_body(request, headers, settings.max_body_bytes)
     query: bytes = request.scope["query_string"]
-    if len(query) <= _REMEMBERED_QUERY and b"passes" not in body:  # which may ask for less
-        check(_count_images(body), _parameters_of_query(query, parameters_type, settings))
+    if len(query) <= _REMEMBERED_QUERY and not names_passes(body):
+        check(count_images(body), _parameters_of_query(query, parameters_type, settings))
     pairs = _query_pairs(query, parameters_type)
     content_type = _content_type(headers)
     if b"content-encoding" in headers and content_type != _JSON:
@@ -184,7 +184,12 @@ async def read_batch_request(
     return images, parameters
 
 
-def _count_images(body: bytes) -> int:
+def names_passes(body: bytes) -> bool:
+    """Whether a body may ask for fewer passes than the query."""
+    return b"passes" in body
+
+
+def count_images(body: bytes) -> int:
     """The images of a form or of JSON, as they are usually written; of others fewer."""
     return body.count(b"filename=") or sum(map(body.count, (b'"image"', b'"pixels"', b'"input"')))
 

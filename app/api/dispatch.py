@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import ApiError
+from app.inference.admission import Recheck, note_recheck
 from app.inference.reading import picture_cost
 from app.schemas import McParameters, Prediction, PredictParameters
 from app.telemetry.request_record import Timings
@@ -35,11 +36,23 @@ def check_one(
     Raises:
         ApiError: see `predictor_of` and `Predictor.check_request`.
     """
+    predictor = predictor_of(request)
     if parameters is None:
-        predictor_of(request).check(parameters_type)
-    else:
-        cost = picture_cost(start, is_whole=False) if start else 0
-        predictor_of(request).check_request(1, parameters, decoding_cost=cost)
+        predictor.check(parameters_type)
+        return
+    try:
+        predictor.check_request(1, parameters, decoding_cost=_cost_of(start))
+    except ApiError as error:
+        note_recheck(error, predictor.recheck(parameters), _of_one_image)
+        raise
+
+
+def _of_one_image(recheck: Recheck, start: bytes) -> int | None:
+    return recheck(1, _cost_of(start))
+
+
+def _cost_of(start: bytes) -> int:
+    return picture_cost(start, is_whole=False) if start else 0
 
 
 def predictor_of(request: Request) -> "Predictor":

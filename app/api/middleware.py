@@ -8,12 +8,15 @@ import logging
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.answers import error_answer
 from app.api.routes import path_within, route_label
 from app.errors import ErrorCode
 from app.telemetry.logs import AccessLog
@@ -43,6 +46,11 @@ _VALID_ID = re.compile(rb"(?!%s)[A-Za-z0-9._-]{1,128}" % KEY_PREFIX.encode())
 _NO_TIMINGS = Timings()
 
 logger = logging.getLogger("dropserve")
+
+# Takes the beginning of a body. Returns the headers and the body of the answer, or None: the
+# request is not refused, or has to be looked at.
+Refuse = Callable[[bytes], bytes | None]
+_ID_HERE = "0" * 32  # as long as the ids
 
 
 class CorsMiddleware(CORSMiddleware):
@@ -90,7 +98,7 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send)
             return
         given_id, trace = _given_ids(scope)
-        request_id = given_id or f"{self._prefix}{next(self._numbers):08x}"
+        request_id = given_id or self._next_id()
         header = (_HEADER_BYTES, request_id.encode())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -106,6 +114,9 @@ class RequestContextMiddleware:
                 given = dict(headers)
                 headers += [one for one in SECURITY_HEADERS if one[0] not in given]
                 headers.append(header)
+                if "recheck" in state:
+                    method = scope["method"]
+                    state["refuse_like_this"] = partial(self._refusing, state, method, route)
             await send(message)
 
         path = state["path"] = path_within(scope)  # the router changes the scope later
@@ -141,6 +152,36 @@ class RequestContextMiddleware:
                 self._access_log.write(ended)
             if self._spans is not None and trace is not None and trace.is_sampled:
                 self._spans.record(ended, trace)
+
+    def _next_id(self) -> str:
+        return f"{self._prefix}{next(self._numbers):08x}"
+
+    def _refusing(self, state: dict[str, Any], method: str, route: str) -> "Refuse":
+        """What refuses requests that have the head of this one, and records them."""
+        recheck, model, code = state["recheck"], state.get("model"), ErrorCode.OVERLOADED
+        like = error_answer({**state, "request_id": _ID_HERE}, code(headers={}))
+        headers = [*like.raw_headers, *SECURITY_HEADERS, (_HEADER_BYTES, _ID_HERE.encode())]
+        head = b"".join(b"%s: %s\r\n" % header for header in headers)
+        parts = (head + b"\r\n" + like.body).split(_ID_HERE.encode())
+        status = like.status_code
+
+        def refuse(start: bytes) -> bytes | None:
+            started = time.monotonic()
+            if (wait := recheck(start)) is None:
+                return None
+            request_id, seconds = self._next_id(), time.monotonic() - started
+            record = RequestRecord(
+                request_id, method, route, status, code.text, seconds, _NO_TIMINGS, model
+            )
+            if self._metrics is not None:
+                self._metrics.begin_request()
+                self._metrics.end_request(record)
+            if self._access_log is not None:
+                self._access_log.write(record)
+            retry = b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (-(-wait // 1000), wait)
+            return retry + request_id.encode().join(parts)
+
+        return refuse
 
 
 def _given_ids(scope: Scope) -> tuple[str | None, TraceContext | None]:

@@ -14,7 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.answers import JsonResponse
-from app.api.bodies import read_batch_request, read_image_request
+from app.api.bodies import (
+    count_images,
+    names_passes,
+    read_batch_request,
+    read_image_request,
+)
 from app.api.dispatch import answer_many, answer_one, check_one, predictor_of
 from app.api.feedback import FeedbackCounter
 from app.api.openapi import (
@@ -25,6 +30,7 @@ from app.api.openapi import (
 )
 from app.api.routes import MODEL_PREFIXES, DirectRoute
 from app.errors import ApiError, ErrorCode
+from app.inference.admission import Recheck, note_recheck
 from app.inference.encoding import encode_json
 from app.schemas import (
     ErrorSummary,
@@ -150,12 +156,21 @@ async def _answer_batch(request: Request, parameters_type: type[PredictParameter
     predictor.check(parameters_type)
 
     def check(images: int, parameters: PredictParameters) -> None:
-        predictor_of(request).check_request(images, parameters)
+        asked = predictor_of(request)
+        try:
+            asked.check_request(images, parameters)
+        except ApiError as error:
+            note_recheck(error, asked.recheck(parameters), _of_batch)
+            raise
 
     images, parameters = await read_batch_request(request, parameters_type, check, predictor.spec)
     answers = await answer_many(request, predictor_of(request), images, parameters)
     predictions = [_failed_image(one) if isinstance(one, ApiError) else one for one in answers]
     return JsonResponse(PredictionBatch(predictions=predictions))
+
+
+def _of_batch(recheck: Recheck, start: bytes) -> int | None:
+    return None if names_passes(start) else recheck(count_images(start))
 
 
 def _failed_image(error: ApiError) -> FailedImage:

@@ -1,9 +1,12 @@
 """What a predictor takes on, and what it refuses before it has computed anything."""
 
+import asyncio
+import math
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Charge
@@ -14,12 +17,59 @@ from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.inference.answers import AnswerBuilder
+    from app.inference.jobs import Job
+    from app.inference.reading import PictureReader
     from app.inference.resources import Resources
+    from app.inference.scheduler import Scheduler
+    from app.schemas import McPrediction
 
 # A smaller request, or one that waits less, is answered before its caller can be seen to be gone.
 _WATCHED_PASSES, _WATCHED_SECONDS = 256, 0.01
 # What costs more is computed in a thread, where that can be done: about 1 ms.
 INLINE_COST = 200
+
+
+class Recheck(NamedTuple):
+    """Asks whether requests like a refused one would still wait too long; keeps no network alive.
+
+    Attributes:
+        scheduler, reader: what they wait for.
+        cost: of an image, in passes.
+        timeout: seconds after which nobody wants the answer.
+    """
+
+    scheduler: "Scheduler[Job, McPrediction]"
+    reader: "PictureReader"
+    cost: int
+    timeout: float
+
+    def __call__(self, images: int, decoding_cost: int = 0) -> int | None:
+        """Milliseconds that a request would wait; None: that is not too long.
+
+        What is not refused counts until the end of this turn of the event loop, when its own task
+        admits it: others in this turn are asked about before.
+        """
+        cost = self.cost * images
+        wait = self.scheduler.wait_if_too_long(cost, self.reader.wait(decoding_cost), self.timeout)
+        if wait is None:
+            counted = ExitStack()
+            counted.enter_context(Charge(self.scheduler.backlog, cost))
+            asyncio.get_running_loop().call_soon(counted.close)
+        return wait
+
+
+def note_recheck(
+    error: ApiError, recheck: Recheck, ask: Callable[[Recheck, bytes], int | None]
+) -> None:
+    """Notes how to ask about further requests with the head of one that was refused.
+
+    Args:
+        error: that it was refused with.
+        recheck: of what the head says.
+        ask: with the beginning of their bodies.
+    """
+    if error.kind is ErrorCode.OVERLOADED:
+        error.recheck = partial(ask, recheck)
 
 
 class Admission:
@@ -64,7 +114,13 @@ class Admission:
             raise ErrorCode.NOT_READY()
         cost = self._network_cost
         is_sampled = issubclass(parameters_type, McParameters)
-        self.scheduler.check(cost.per_image + cost.per_pass if is_sampled else cost.deterministic)
+        least = cost.per_image + cost.per_pass if is_sampled else cost.deterministic
+        try:
+            self.scheduler.check(least)
+        except ApiError as error:
+            recheck = Recheck(self.scheduler, self._reader, least, math.inf)
+            note_recheck(error, recheck, lambda smallest, _: smallest(1))
+            raise
 
     def check_request(
         self, images: int, parameters: PredictParameters, *, decoding_cost: int = 0
@@ -82,6 +138,11 @@ class Admission:
         cost = self._cost(parameters) * images
         before, timeout = self._reader.wait(decoding_cost), self._timeout(parameters)
         self.scheduler.check(cost, before=before, timeout=timeout)
+
+    def recheck(self, parameters: PredictParameters) -> Recheck:
+        """For requests with these parameters."""
+        cost, timeout = self._cost(parameters), self._timeout(parameters)
+        return Recheck(self.scheduler, self._reader, cost, timeout)
 
     def _admit(
         self,

@@ -44,7 +44,8 @@ def decoding_cost(data: bytes, *, is_whole: bool = True) -> int:
         return 0  # it will be refused
     pixels = _pixels(data, image_format)
     has_size = pixels > 0 and image_format != "GIF"  # whose first frame may exceed the screen
-    if has_size and len(data) <= INLINE_BYTES and pixels * _visits(data) <= INLINE_PIXELS:
+    may_be_small = has_size and len(data) <= INLINE_BYTES and pixels <= INLINE_PIXELS
+    if may_be_small and pixels * _visits(data) <= INLINE_PIXELS:
         return 0
     if pixels == 0 and not is_whole and image_format not in _WITHOUT_SIZE:
         return 0  # its size may follow

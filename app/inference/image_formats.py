@@ -148,8 +148,8 @@ def jpeg_keeps_all_coefficients(data: bytes) -> bool:
 def jpeg_has_too_many_scans(data: bytes) -> bool:
     """Whether a JPEG would be decoded over and over: every scan may visit every pixel."""
     # Within a scan the two bytes cannot occur; metadata may hold a few, a video after the picture
-    # many, but what writes those writes a single scan.
-    return data.count(b"\xff\xda") > _MAX_JPEG_SCANS and jpeg_keeps_all_coefficients(data)
+    # many, but what writes those writes a single scan. To count takes as long as to read the file.
+    return jpeg_keeps_all_coefficients(data) and data.count(b"\xff\xda") > _MAX_JPEG_SCANS
 
 
 def tiff_is_cut_off(tags: Mapping[int, Any], size: int) -> bool:

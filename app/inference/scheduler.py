@@ -44,6 +44,8 @@ class Job(Protocol):
 _WEIGHT = 0.05
 # The longest round, over the usual one.
 _MOST_ROUNDS = 5
+# The same while requests are refused: many in one turn take less time than one in each of many.
+_REFUSING_ROUNDS = 15
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
@@ -131,6 +133,7 @@ class Scheduler(Generic[J, R]):
         self._requests: deque[_Request[J, R]] = deque()  # the oldest first
         self._sizes: list[deque[_Request[J, R]]] = [deque() for _ in range(SIZES)]
         self._round_ended: float | None = None  # None: there was nothing more to do
+        self._is_refusing = False  # since the latest round
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -164,12 +167,18 @@ class Scheduler(Generic[J, R]):
         """
         if self._is_closed:
             raise ErrorCode.NOT_READY()
-        wait = before + self.backlog.wait(cost)
-        if wait > min(self._max_wait_seconds, timeout):
-            milliseconds = math.ceil(1000 * wait)
-            seconds = str(-(-milliseconds // 1000))
-            headers = {"Retry-After": seconds, "Retry-After-Ms": str(milliseconds)}
+        if (wait := self.wait_if_too_long(cost, before, timeout)) is not None:
+            seconds = str(-(-wait // 1000))
+            headers = {"Retry-After": seconds, "Retry-After-Ms": str(wait)}
             raise ErrorCode.OVERLOADED(headers=headers)
+
+    def wait_if_too_long(self, cost: int, before: float, timeout: float) -> int | None:
+        """Milliseconds that a request would wait, if that is too long; see `check`."""
+        wait = before + self.backlog.wait(cost)
+        if self._is_closed or (wait <= self._max_wait_seconds and wait <= timeout):
+            return None
+        self._is_refusing = True
+        return math.ceil(1000 * wait)
 
     def admit(self, cost: int, *, before: float = 0.0, timeout: float = math.inf) -> Charge:
         """Counts a request's cost, as far as it is not computed, while the `with` block lasts.
@@ -297,6 +306,8 @@ class Scheduler(Generic[J, R]):
         # As long as others had the event loop, so that these, and refusals, cannot starve it.
         longest = _MOST_ROUNDS * self._round_seconds
         round_seconds = max(self._round_seconds, min(started - since, longest))
+        if self._is_refusing:
+            round_seconds, self._is_refusing = _REFUSING_ROUNDS * self._round_seconds, False
         self._drop_ended(now)
         while now - started < round_seconds and (smallest := self._smallest()) is not None:
             oldest = _first_open(self._requests) or smallest

@@ -49,7 +49,7 @@ _IDLE = ("idle", "head")
 
 
 class BoundedProtocol(PipeliningProtocol):
-    """One connection; `bounded_protocol` makes the class that has the settings."""
+    """One connection; see `app.process.refusing` for the class that has the settings."""
 
     settings: Settings
     metrics: Metrics | None
@@ -346,9 +346,3 @@ class _RefusedError(Exception):
 
     def __init__(self, code: ErrorCode) -> None:
         self.code = code
-
-
-def bounded_protocol(settings: Settings, metrics: Metrics | None = None) -> type[BoundedProtocol]:
-    """The protocol with these settings, for uvicorn; `metrics` counts what it refuses."""
-    members = {"settings": settings, "metrics": metrics}
-    return type("BoundedProtocol", (BoundedProtocol,), members)

@@ -108,9 +108,9 @@ def configure(settings: Settings, app: FastAPI | None = None) -> uvicorn.Config:
     """The configuration of uvicorn; without an application, to look at it only."""
     http: Any = "auto"
     if importlib.util.find_spec("httptools"):  # not on Windows
-        from app.process.connections import bounded_protocol
+        from app.process.refusing import refusing_protocol
 
-        http = bounded_protocol(settings, app.state.metrics if app else None)
+        http = refusing_protocol(settings, app.state.metrics if app else None)
     elif app:
         logger.warning(_WITHOUT_LIMITS)
     return uvicorn.Config(

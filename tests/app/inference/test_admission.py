@@ -1,5 +1,6 @@
 """What a predictor asks the scheduler for, by the costs of its network; all else are fakes."""
 
+import asyncio
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,33 @@ def test_a_timeout_of_the_requests_own_is_milliseconds() -> None:
 
     assert scheduler.asked[0][2] == 0.25
     assert earliest <= deadline <= time.monotonic() + 0.25
+
+
+def test_a_request_like_a_refused_one_is_asked_about_by_its_images_and_picture() -> None:
+    asked: list[tuple[int, float, float]] = []
+
+    def wait_if_too_long(cost: int, before: float, timeout: float) -> int:
+        asked.append((cost, before, timeout))
+        return 7
+
+    admission, scheduler = make_admission()
+    scheduler.wait_if_too_long = wait_if_too_long  # type: ignore[attr-defined]
+    recheck = admission.recheck(McParameters(passes=7, timeout_ms=250))
+    assert (recheck(1), recheck(3, 4)) == (7, 7)
+
+    each = 7 * 3 + 32
+    assert asked == [(each, 0, 0.25), (3 * each, 4, 0.25)]
+    assert scheduler.backlog.total == 0
+
+
+async def test_what_is_not_refused_counts_until_it_is_admitted_itself() -> None:
+    admission, scheduler = make_admission()
+    scheduler.wait_if_too_long = lambda *asked: None  # type: ignore[attr-defined]
+    assert admission.recheck(PLAIN)(2) is None
+    assert scheduler.backlog.total == 2 * 20
+
+    await asyncio.sleep(0)
+    assert scheduler.backlog.total == 0
 
 
 def test_who_is_closed_asks_the_scheduler_for_nothing() -> None:

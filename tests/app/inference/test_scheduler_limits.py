@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import ErrorCode
 from app.inference.backlog import Charge
-from app.inference.scheduler import TURNS_OF_A_ROUND, Scheduler
+from app.inference.scheduler import _REFUSING_ROUNDS, TURNS_OF_A_ROUND, Scheduler
 from tests.api_errors import is_error, raises_error
 from tests.app.inference.fake_jobs import (
     NEVER,
@@ -62,6 +62,25 @@ async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
 
     assert answers[:2] == [Sum(0, ROUND).right, Sum(1, ROUND).right]
     assert all(is_error(answer, ErrorCode.DEADLINE_EXCEEDED) for answer in answers[2:])
+
+
+# Rounds
+
+
+async def test_rounds_are_longer_while_requests_are_refused() -> None:
+    async def steps_of_a_turn(*, is_refusing: bool) -> int:
+        step = Adder()
+        async with serving(step) as scheduler:
+            ask(scheduler, Sum(1, 1000 * ROUND))
+            await turns(TURNS_OF_A_ROUND)
+            before = len(step.steps)
+            if is_refusing:
+                assert scheduler.wait_if_too_long(1, 1e9, NEVER) is not None
+            await turns(TURNS_OF_A_ROUND)
+            return len(step.steps) - before
+
+    assert await steps_of_a_turn(is_refusing=False) == 1
+    assert await steps_of_a_turn(is_refusing=True) == _REFUSING_ROUNDS
 
 
 # Admission: a pass takes a second of the clock

@@ -12,7 +12,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.process.connections import BoundedProtocol, bounded_protocol
+from app.process.connections import BoundedProtocol
+from app.process.refusing import refusing_protocol
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from tests.app.process.waiting import PATIENCE_SECONDS
@@ -117,7 +118,7 @@ class Server:
 async def serving(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Server]:
     """The protocol, looking often, and a small application behind it."""
     app, state = App(), ServerState()
-    protocol = bounded_protocol(settings, metrics)
+    protocol = refusing_protocol(settings, metrics)
     protocol.check_seconds = 0.02
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
     loop = asyncio.get_running_loop()

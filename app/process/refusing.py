@@ -1,0 +1,120 @@
+"""Refuses again, for a third of the cost, what was refused as too much a moment ago.
+
+Under overload nearly everything is refused, and clients repeat themselves: the next request has the
+same head, byte for byte. To parse it, to make a task for it and to pass the application's layers
+takes much longer than to ask whether it would be refused again. So the head of a refused request is
+remembered together with that question. Where the answer is yes, the same head is refused before it
+is parsed, and its body is skipped; all else takes the usual way.
+"""
+
+import re
+from collections import OrderedDict
+from typing import ClassVar, NamedTuple
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from app.api.middleware import Refuse
+from app.process.connections import BoundedProtocol
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+MOST_REMEMBERED = 256  # heads, of which the one goes that was not seen for the longest time
+_LONGEST_HEAD = 2048
+# A larger body is refused by its first part, with its connection, rather than skipped.
+LONGEST_BODY = 2**20
+_LOOKED_AT = 2**14  # bytes of a body, which says how many images it has, or how large one is
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})\r\n", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
+# With one of these the answer, or where the next request begins, depends on more than is known.
+_UNUSUAL = re.compile(
+    rb" HTTP/1\.0\r\n|\r\n(?:expect|origin|traceparent|transfer-encoding|upgrade|x-request-id) *:",
+    re.IGNORECASE,
+)
+
+
+class _Remembered(NamedTuple):
+    refuse: Refuse
+    body_bytes: int
+    closes: bool
+
+
+class RefusingProtocol(BoundedProtocol):
+    """One connection; `refusing_protocol` makes the class that has the settings."""
+
+    remembered: ClassVar[OrderedDict[bytes, _Remembered]]
+    _head = b""  # of the latest request, if it came in one piece with nothing before it
+    _skipped = 0  # bytes that are left of a refused request's body
+
+    def data_received(self, data: bytes) -> None:
+        if self._ignores_input:
+            return
+        start = min(self._skipped, len(data))
+        self._skipped -= start
+        if start < len(data) and self._waits_for_head():
+            end = data.find(_HEAD_END, start, start + _LONGEST_HEAD)
+            self._head = data[start : end + len(_HEAD_END)] if end >= 0 else b""
+            # One of each piece of input: a client that sends hundreds at once goes the usual way.
+            start += self._refuse_again(data, start + len(self._head))
+        if start < len(data):
+            super().data_received(data[start:])
+
+    def _waits_for_head(self) -> bool:
+        """Whether the next input is another request, and nothing is before it."""
+        cycle = self.cycle
+        is_answered = cycle is None or (cycle.response_complete and not cycle.more_body)
+        is_first = not (self.pipeline or self._rest or self._is_partial_head())
+        return is_answered and is_first and not self.flow.write_paused
+
+    def _refuse_again(self, data: bytes, body: int) -> int:
+        """Refuses a request whose head is remembered, if it is still too much.
+
+        Args:
+            data: what was received.
+            body: where the request's body begins.
+
+        Returns:
+            The bytes of the request that are there; 0: it is not refused.
+        """
+        known = self.remembered.get(self._head)
+        if known is None or self.transport.is_closing():
+            return 0
+        received = min(known.body_bytes, len(data) - body)
+        if (answer := known.refuse(data[body : body + min(received, _LOOKED_AT)])) is None:
+            return 0
+        self.remembered.move_to_end(self._head)
+        self.server_state.total_requests += 1
+        self._waits_for = ("head", None)  # or it would be closed as one that asked for nothing
+        headers = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+        if known.closes:
+            headers.append(b"connection: close\r\n")
+        self.transport.write(b"".join((STATUS_LINE[429], *headers, answer)))
+        self._skipped = known.body_bytes - received
+        if known.closes:
+            self._ignores_input = True
+            if self._skipped:
+                self._linger()
+            else:
+                self.transport.close()
+        size, self._head = len(self._head) + received, b""
+        return size
+
+    def on_response_complete(self) -> None:
+        """Remembers the head of a request that was refused as too much."""
+        head, self._head = self._head, b""
+        refusing = self.cycle.scope["state"].get("refuse_like_this")
+        if head and refusing is not None and not self.pipeline and not _UNUSUAL.search(head):
+            length = _LENGTH.search(head)
+            if length is not None and int(length[1]) <= LONGEST_BODY:
+                closes = _CLOSE.search(head) is not None
+                self.remembered[head] = _Remembered(refusing(), int(length[1]), closes)
+                if len(self.remembered) > MOST_REMEMBERED:
+                    self.remembered.popitem(last=False)
+        super().on_response_complete()
+
+
+def refusing_protocol(settings: Settings, metrics: Metrics | None = None) -> type[RefusingProtocol]:
+    """The protocol with these settings, for uvicorn; `metrics` counts what it refuses."""
+    remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+    members = {"settings": settings, "metrics": metrics, "remembered": remembered}
+    return type("RefusingProtocol", (RefusingProtocol,), members)

@@ -1,0 +1,115 @@
+"""Under overload the next request with a refused one's head is refused as the first one was."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.server import ServerState
+
+from app.api.predictions import _of_batch
+from app.process.refusing import RefusingProtocol, refusing_protocol
+from model.checkpoint import Checkpoint
+from tests.app.api.conversation import full, serving
+from tests.app.api.request_bodies import FORM, form_bytes, network_input, small, threaded
+from tests.app.open_inference.inference_requests import json_body
+from tests.app.process.waiting import PATIENCE_SECONDS
+from tests.conftest import connect
+
+BATCH = form_bytes([small("7.png")] * 3)
+# Path, content type and body.
+REQUESTS = {
+    "one image": ("/predict/mc?passes=9&seed=1", "image/png", small("7.png")),
+    "one picture": ("/predict", "image/png", threaded("7.png")),
+    "a batch": ("/predict/mc/batch?passes=9", FORM, BATCH),
+    "a stream": ("/predict/mc/stream", "image/png", small("7.png")),
+    "a form": ("/predict/mc", FORM, form_bytes([small("7.png")])),
+    "an inference request": (
+        "/v2/models/mnist/infer",
+        "application/json",
+        json_body(network_input(small("7.png"))[None]).content,
+    ),
+}
+
+
+class Connection:
+    """To the application, by way of the protocol."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def post(self, path: str, kind: str, body: bytes) -> tuple[str, dict[str, str], bytes]:
+        """Status line, headers and body of the answer."""
+        head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: {kind}\r\n"
+        self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines if line)
+            content = await self._reader.readexactly(int(headers.get("content-length", 0)))
+        return status, headers, content
+
+
+@asynccontextmanager
+async def connected(app: FastAPI) -> AsyncIterator[Connection]:
+    protocol = refusing_protocol(app.state.settings, app.state.metrics)
+    config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
+    state, loop = ServerState(), asyncio.get_running_loop()
+    server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    try:
+        yield Connection(reader, writer)
+    finally:
+        writer.close()
+        server.close()
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_refusal_by_its_head_is_the_usual_one(
+    default_checkpoint: Checkpoint, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kind, body = REQUESTS[name]
+    refused = []
+    usual = RefusingProtocol._refuse_again
+
+    def note(self: RefusingProtocol, data: bytes, start: int) -> int:
+        refused.append(usual(self, data, start))
+        return refused[-1]
+
+    monkeypatch.setattr(RefusingProtocol, "_refuse_again", note)
+    async with (
+        serving(default_checkpoint, max_wait_ms=1) as app,
+        connected(app) as connection,
+        connect(app) as client,
+    ):
+        with full(app):
+            answers = [await connection.post(path, kind, body) for _ in range(3)]
+        assert list(map(bool, refused)) == [False, True, True]
+
+        ids, others = [], []
+        for status, headers, content in answers:
+            ids.append(headers.pop("x-request-id"))
+            others.append((status, headers, content.replace(ids[-1].encode(), b"")))
+        assert others[0][0] == "HTTP/1.1 429 Too Many Requests"
+        assert others[1:] == others[:1] * 2
+        assert len(set(ids)) == 3
+        assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
+
+        text = (await client.get("/metrics")).text
+        assert re.search(r'requests_total{.*"429".*} 3\n', text)
+        assert (await connection.post(path, kind, body))[0] == "HTTP/1.1 200 OK"
+
+
+async def test_a_batchs_images_count_unless_its_body_may_name_passes() -> None:
+    asked = []
+
+    def recheck(images: int) -> int:
+        asked.append(images)
+        return 5
+
+    assert _of_batch(recheck, BATCH) == 5  # type: ignore[arg-type]
+    assert _of_batch(recheck, BATCH + b'name="passes"') is None  # type: ignore[arg-type]
+    assert asked == [3]
