@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -114,9 +114,9 @@ class RequestContextMiddleware:
                 given = dict(headers)
                 headers += [one for one in SECURITY_HEADERS if one[0] not in given]
                 headers.append(header)
-                if "recheck" in state:
-                    method = scope["method"]
-                    state["refuse_like_this"] = partial(self._refusing, state, method, route)
+                if (recheck := state.get("recheck")) is not None:
+                    like = scope["method"], route, path, state.get("model")
+                    state["refuse_like_this"] = partial(self._refusing, recheck, *like)
             await send(message)
 
         path = state["path"] = path_within(scope)  # the router changes the scope later
@@ -156,10 +156,17 @@ class RequestContextMiddleware:
     def _next_id(self) -> str:
         return f"{self._prefix}{next(self._numbers):08x}"
 
-    def _refusing(self, state: dict[str, Any], method: str, route: str) -> "Refuse":
-        """What refuses requests that have the head of this one, and records them."""
-        recheck, model, code = state["recheck"], state.get("model"), ErrorCode.OVERLOADED
-        like = error_answer({**state, "request_id": _ID_HERE}, code(headers={}))
+    def _refusing(
+        self,
+        recheck: Callable[[bytes], int | None],
+        method: str,
+        route: str,
+        path: str,
+        model: str | None,
+    ) -> Refuse:
+        """What refuses further requests that have the head of a refused one, and records them."""
+        code = ErrorCode.OVERLOADED
+        like = error_answer({"request_id": _ID_HERE, "path": path}, code(headers={}))
         headers = [*like.raw_headers, *SECURITY_HEADERS, (_HEADER_BYTES, _ID_HERE.encode())]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         parts = (head + b"\r\n" + like.body).split(_ID_HERE.encode())

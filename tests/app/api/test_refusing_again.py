@@ -1,6 +1,7 @@
 """Under overload the next request with a refused one's head is refused as the first one was."""
 
 import asyncio
+import gc
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -113,3 +114,19 @@ async def test_a_batchs_images_count_unless_its_body_may_name_passes() -> None:
     assert _of_batch(recheck, BATCH) == 5  # type: ignore[arg-type]
     assert _of_batch(recheck, BATCH + b'name="passes"') is None  # type: ignore[arg-type]
     assert asked == [3]
+
+
+async def test_a_refusal_leaves_nothing_to_the_garbage_collector(
+    default_checkpoint: Checkpoint,
+) -> None:
+    path, kind, body = REQUESTS["one image"]
+    async with (
+        serving(default_checkpoint, max_wait_ms=1) as app,
+        connected(app) as connection,
+    ):
+        with full(app):
+            await connection.post(path, kind, body)
+            gc.collect()
+            for number in range(10):  # heads of their own, and then the same again
+                await connection.post(f"{path}&timeout_ms={1000 + number % 5}", kind, body)
+            assert gc.collect() == 0
