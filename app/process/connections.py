@@ -159,7 +159,8 @@ class BoundedProtocol(PipeliningProtocol):
         if self._waiting is None:
             return
         cycle = self._waiting[0]
-        is_small = 0 < self._body_left <= SMALL_BODY
+        # Reading is paused where much of the body is here: the rest comes once that is taken.
+        is_small = 0 < self._body_left <= SMALL_BODY and not self.flow.read_paused
         if cycle.more_body and is_small and not cycle.waiting_for_100_continue:
             return
         waiting, self._waiting = self._waiting, None

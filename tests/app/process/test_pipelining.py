@@ -242,3 +242,23 @@ def test_who_sends_nothing_more_and_asks_for_much_is_left(request_: bytes) -> No
         assert len(server.app.left) == len(server.app.scopes) <= 1
 
     run(scenario)
+
+
+def test_a_pipelined_body_that_pauses_reading_is_read_to_its_end() -> None:
+    """uvicorn reads no more than 64 KiB ahead, and a small rest is waited for: not both at once."""
+    size = 70_000
+    request = b"POST /large_one HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (size, bytes(size))
+
+    async def scenario(server: Server) -> None:
+        server.app.may_answer.clear()
+        client = await server.connect()
+        client.send(WHOLE + request[:-10_000])
+        await until(lambda: sum(one._body_left for one in connections(server)) < 12_000)
+        server.app.may_answer.set()
+        assert (await client.answer())[1] == "/whole 4"
+        for piece in (request[-10_000:-3000], request[-3000:]):
+            client.send(piece)
+            await asyncio.sleep(0.05)
+        assert (await client.answer())[:2] == (200, f"/large_one {size}")
+
+    run(scenario)

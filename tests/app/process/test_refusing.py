@@ -1,6 +1,7 @@
 """What was refused as too much is refused again by its head; all else reaches the application."""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -264,5 +265,43 @@ def test_a_server_that_refuses_connections_has_a_memory_of_its_own(door: Door) -
         await ask(await server.connect())
         async with serving(Settings()) as other:
             assert await ask(await other.connect()) == (429, "first")
+
+    run(scenario)
+
+
+def test_requests_in_any_pieces_are_answered_in_their_order(door: Door) -> None:
+    chance, streams = random.Random(7), 80
+
+    async def stream(server: Server) -> None:
+        client, expected, sent = await server.connect(), [], b""
+        for number in range(chance.randint(1, 12)):
+            size = chance.choice([0, 1, 50, 3000, 20_000, 70_000])
+            path = chance.choice(["/much", "/much", f"/{number}"])
+            head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {size}\r\n\r\n"
+            sent += head.encode() + (b"POST /much HTTP/1.1\r\n\r\n" * size)[:size]
+            expected.append((path, size))
+
+        async def send() -> None:
+            start = 0
+            while start < len(sent):
+                size = chance.choice([3, 100, 5000] if len(sent) < 3000 else [5000, 66_000, 10**6])
+                client.send(sent[start : start + size])
+                start += size
+                await asyncio.sleep(chance.choice([0, 0, 0.0005]))
+
+        sending = asyncio.create_task(send())
+        for path, size in expected:
+            door.is_shut = chance.random() < 0.8
+            status, body, _ = await client.answer()
+            if path == "/much":
+                assert (status, body) in ((429, "first"), (429, "again"))
+            else:
+                assert (status, body) == (200, f"{path} {size}")
+        await sending
+
+    async def scenario(server: Server) -> None:
+        for _ in range(streams):
+            await stream(server)
+        assert door.shown
 
     run(scenario)
