@@ -17,7 +17,7 @@ from model.checkpoint import Checkpoint
 from tests.app.api.conversation import full, serving
 from tests.app.api.request_bodies import FORM, form_bytes, network_input, small, threaded
 from tests.app.open_inference.inference_requests import json_body
-from tests.app.process.waiting import PATIENCE_SECONDS
+from tests.app.process.waiting import PATIENCE_SECONDS, until
 from tests.conftest import connect
 
 BATCH = form_bytes([small("7.png")] * 3)
@@ -65,6 +65,7 @@ async def connected(app: FastAPI) -> AsyncIterator[Connection]:
         yield Connection(reader, writer)
     finally:
         writer.close()
+        await until(lambda: not state.connections)
         server.close()
 
 

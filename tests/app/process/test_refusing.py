@@ -63,6 +63,7 @@ def run(scenario: Scenario, settings: Settings | None = None) -> None:
     async def run_it() -> None:
         async with serving(settings or Settings()) as server:
             await scenario(server)
+        await until(lambda: not server.state.connections)
 
     uvloop.run(run_it())
 
@@ -265,6 +266,7 @@ def test_a_server_that_refuses_connections_has_a_memory_of_its_own(door: Door) -
         await ask(await server.connect())
         async with serving(Settings()) as other:
             assert await ask(await other.connect()) == (429, "first")
+        await until(lambda: not other.state.connections)
 
     run(scenario)
 
