@@ -46,7 +46,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The modules with functions that Python calls.
 _MODULES = (
-    "digits.kernels",
     "engines.kernels",
     "png",
     "sampling.masks",

@@ -23,7 +23,7 @@ from app.scoring.question import Question
 from app.scoring.readers import Reader
 from app.scoring.sources import Block
 from model.arrays import Floats, Pixels
-from model.digits.preprocessing import follow_convention
+from model.digits.preprocessing import follows_convention
 from model.engines import build_engine
 from model.engines.protocol import Engine
 from model.layered import InputSpec, spec_of
@@ -85,7 +85,7 @@ def prepare(batch: pa.RecordBatch, network: Network) -> pa.RecordBatch:
         digits = np.frombuffer(found, np.uint8).reshape(-1, SIDE, SIDE)
         is_plain = digits.max(axis=(1, 2)) > 1
         if mode == "auto":
-            is_plain &= follow_convention(digits)
+            is_plain &= [follows_convention(digit) for digit in digits]
         pixels[small[is_plain]], left[small[is_plain]] = digits[is_plain], False
     for row in np.flatnonzero(left):
         try:

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
-from model.digits import kernels
 
 # As shares of the main part:
 _LEAST_PART = 0.015  # parts with a smaller area are dust
@@ -62,15 +62,18 @@ def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[P
     Returns:
         The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts.
     """
-    numbers = np.empty(ink.shape, np.int32)
-    table = np.empty((kernels.number_parts(ink, numbers) + 1, 7), np.int64)
-    kernels.measure_parts(numbers, darkness, table)
+    count, numbers, table, _ = cv2.connectedComponentsWithStatsWithAlgorithm(
+        ink, 8, cv2.CV_32S, cv2.CCL_SAUF
+    )
+    masses = np.bincount(numbers.ravel(), darkness.ravel(), count)
+    outer = np.concatenate((numbers[[0, -1]].ravel(), numbers[:, [0, -1]].ravel()))
+    edges = np.bincount(outer, minlength=count)
     parts = []
-    for number, row in enumerate(table[1:].tolist(), 1):
-        left, top, right, bottom, area, mass, edge = row
-        height = bottom - top
-        along = edge / (2 * (right - left + height)) / (1 + (height == len(ink)))
-        parts.append(Part([number], (left, top, right, bottom), area, mass, along))
+    for number in range(1, count):
+        left, top, width, height, area = table[number].tolist()
+        box = left, top, left + width, top + height
+        along_edge = edges[number] / (2 * (width + height)) / (1 + (height == len(ink)))
+        parts.append(Part([number], box, area, int(masses[number]), float(along_edge)))
     return numbers, parts
 
 

@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
-from model.digits import kernels
-from model.digits.fitting import BOX, fill_outline, fit, stroke_width
-from model.digits.paper import find_sheets, is_ink_dark
+from model.digits.fitting import BOX, disc, fill_outline, fit, stroke_width
+from model.digits.paper import (
+    SPECKED,
+    clean,
+    find_ink,
+    find_sheets,
+    is_ink_dark,
+    measure_darkness,
+    reduce,
+)
 from model.digits.parts import ALONG_EDGE, Box, Part, crop, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
-from model.digits.sheet import SPECKED, clean, find_ink, measure_darkness, reduce, square
 from model.errors import InvalidPixelsError, NoInkError
 from model.literals import SIDE, Preprocess
 
@@ -54,8 +60,6 @@ _ALL_OVER = (
 )
 _SHADOW = "only a shadow stands out; send a digit with clearer strokes"
 _SPECKS = "only specks stand out; send a larger digit"
-
-_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 class Preprocessed(NamedTuple):
@@ -155,14 +159,11 @@ def follows_convention(image: Pixels) -> bool:
     The longer side of the ink is 19 or 20 pixels, and its centre of mass lies in [13.5, 14.5) on
     both axes.
     """
-    return image.shape == (SIDE, SIDE) and bool(follow_convention(image[None])[0])
-
-
-def follow_convention(images: Pixels) -> NDArray[np.bool_]:
-    """Which of many images, (B, 28, 28), follow MNIST's convention; (B,)."""
-    fits = np.empty(len(images), np.bool_)
-    kernels.follow_convention(np.ascontiguousarray(images), fits)
-    return fits
+    if image.shape != (SIDE, SIDE) or max(cv2.boundingRect(image)[2:]) not in (BOX - 1, BOX):
+        return False
+    moments = cv2.moments(image)
+    total, *sums = moments["m00"], moments["m10"], moments["m01"]
+    return all(27 * total <= 2 * each < 29 * total for each in sums)
 
 
 def _search(grey: Pixels, least: int) -> Look | NoInkError:
@@ -219,8 +220,8 @@ def _check_pen(grey: Pixels, look: Look) -> None:
         reach = min(reach, int(width) // 8)
     paper = cv2.divide(grey, ~look.darkness, scale=255)
     half = cv2.addWeighted(paper, 0.5, grey, 0.5, 0)
-    is_sharp = cv2.dilate(grey, square(max(1, reach))) >= half
-    sharp = is_sharp[look.mask > cv2.erode(look.mask, _CROSS)]
+    is_sharp = cv2.dilate(grey, None, iterations=max(1, reach)) >= half
+    sharp = is_sharp[look.mask > cv2.erode(look.mask, disc(1))]
     if digit.along_edge > ALONG_EDGE or np.count_nonzero(sharp) < _SHARP * sharp.size:
         raise NoInkError(f"no ink: {_SHADOW}")
 
@@ -243,7 +244,7 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     around = max(3, max(width, height) // 4)
     box = max(0, left - around), max(0, top - around), left + width + around, top + height + around
     mask, darkness = crop(look.mask, box), crop(look.darkness, box)
-    near = cv2.dilate(mask, square(2))
+    near = cv2.dilate(mask, None, iterations=2)
     if factor > 1:
         part = crop(image, magnified(box, factor))
         part, closer = reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
