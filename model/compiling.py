@@ -46,6 +46,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The modules with functions that Python calls.
 _MODULES = (
+    "digits.paper",
+    "digits.parts",
     "engines.kernels",
     "png",
     "sampling.masks",

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Pixels
+from model.arrays import Integers, Pixels
+from model.compiling import compiled
 
 # As shares of the main part:
 _LEAST_PART = 0.015  # parts with a smaller area are dust
@@ -62,19 +63,32 @@ def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[P
     Returns:
         The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts.
     """
-    count, numbers, table, _ = cv2.connectedComponentsWithStatsWithAlgorithm(
-        ink, 8, cv2.CV_32S, cv2.CCL_SAUF
-    )
-    masses = np.bincount(numbers.ravel(), darkness.ravel(), count)
-    outer = np.concatenate((numbers[[0, -1]].ravel(), numbers[:, [0, -1]].ravel()))
-    edges = np.bincount(outer, minlength=count)
+    count, numbers = cv2.connectedComponentsWithAlgorithm(ink, 8, cv2.CV_32S, cv2.CCL_SAUF)
     parts = []
-    for number in range(1, count):
-        left, top, width, height, area = table[number].tolist()
-        box = left, top, left + width, top + height
-        along_edge = edges[number] / (2 * (width + height)) / (1 + (height == len(ink)))
-        parts.append(Part([number], box, area, int(masses[number]), float(along_edge)))
+    for number, row in enumerate(_measure_parts(numbers, darkness, count)[1:].tolist(), 1):
+        left, top, right, bottom, area, mass, edge = row
+        height = bottom - top
+        along = edge / (2 * (right - left + height)) / (1 + (height == len(ink)))
+        parts.append(Part([number], (left, top, right, bottom), area, mass, along))
     return numbers, parts
+
+
+@compiled("int64[:, ::1](int32[:, ::1], uint8[:, ::1], int64)")
+def _measure_parts(numbers: NDArray[np.int32], darkness: Pixels, count: int) -> Integers:
+    """The box, the area, the mass and the length along the picture's edge of each part."""
+    height, width = numbers.shape
+    table = np.zeros((count, 7), np.int64)
+    table[:, 0], table[:, 1] = width, height
+    for y in range(height):
+        for x in range(width):
+            if numbers[y, x]:
+                part = table[numbers[y, x]]
+                part[0], part[1] = min(part[0], x), min(part[1], y)
+                part[2], part[3] = max(part[2], x + 1), y + 1
+                part[4] += 1
+                part[5] += darkness[y, x]
+                part[6] += (x == 0) + (y == 0) + (x == width - 1) + (y == height - 1)
+    return table
 
 
 def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
