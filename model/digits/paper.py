@@ -3,6 +3,8 @@
 All that OpenCV does here is exact, so that its bits do not depend on a CPU's instructions.
 """
 
+import math
+
 import cv2
 import numpy as np
 
@@ -71,7 +73,7 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
         largest = max(max(cv2.boundingRect(mark)[2:]) for mark in marks)
         if largest >= _LEAST_MARK * max(width, height):
             inside = cv2.drawContours(np.zeros_like(grey), [contour], -1, 1, cv2.FILLED)
-            paper = quantile(grey[(inside > 0) & (light == is_light)], 0.5)
+            paper = quantile(grey[(inside > 0) & (light == is_light)][None], 0.5)
             inside = cv2.erode(inside, None, borderValue=1)
             sheets.append((area, np.where(inside, grey, np.uint8(paper)), is_light))
     sheets.sort(key=lambda sheet: sheet[0])
@@ -119,32 +121,33 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
         reach: strokes of up to twice this width, or of up to this width at the picture's edge, are
             ink; wider dark areas are shadow.
     """
-    paper = _close(grey, reach)
-    contrast = cv2.subtract(paper, grey)
-    # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
-    contrast -= np.minimum(contrast, quantile(contrast, 0.2))
-    least = max(least, _NOISE_REACH * noise) - 0.5
-    contrast = cv2.threshold(contrast, least, 0, cv2.THRESH_TOZERO)[1]
-    return cv2.divide(contrast, paper, scale=255)
+    return _measure(grey, math.ceil(max(least, _NOISE_REACH * noise) - 0.5), reach)
 
 
-@compiled("uint8[:, ::1](Array(uint8, 2, 'A', readonly=True), int64)")
-def _close(grey: Pixels, reach: int) -> Pixels:
-    """The morphological closing with a square that reaches this far in each direction."""
-    closed = grey.copy()
+@compiled("uint8[:, ::1](Array(uint8, 2, 'A', readonly=True), int64, int64)")
+def _measure(grey: Pixels, least: int, reach: int) -> Pixels:
+    paper = grey.copy()
     for turn in range(4):  # columns, rows; and of the negative, whose largest is the smallest
-        height, width = closed.shape
+        height, width = paper.shape
         wider = np.zeros((height + 2 * reach, width), np.uint8)
-        wider[reach : reach + height] = closed
+        wider[reach : reach + height] = paper
         values, done = wider.reshape(-1), 1
         while done <= 2 * reach:
             # The largest of 2 n is the larger one of the first and the last n.
             further = min(done, 2 * reach + 1 - done)
             values = np.maximum(values[: -further * width], values[further * width :])
             done += further
-        closed = values.reshape(height, width)
-        closed = ~closed if turn % 2 else closed.T.copy()
-    return closed
+        paper = values.reshape(height, width)
+        paper = ~paper if turn % 2 else paper.T.copy()
+    darkness = paper - grey
+    # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
+    lifted = quantile(darkness, 0.2)
+    for y in range(height):
+        for x in range(width):
+            contrast = int(darkness[y, x]) - lifted
+            share = 255 * contrast / max(paper[y, x], 1) if contrast >= least else 0.0
+            darkness[y, x] = min(255, round(share))
+    return darkness
 
 
 def find_ink(darkness: Pixels) -> tuple[int, int]:
@@ -158,11 +161,15 @@ def find_ink(darkness: Pixels) -> tuple[int, int]:
         return 0, 0
     threshold = int(cv2.threshold(marks, 0, 0, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0])
     dark = marks[marks > threshold]
-    typical = quantile(dark if dark.size else marks, 0.5)
+    typical = quantile((dark if dark.size else marks)[None], 0.5)
     return min(threshold, int(_FAINTEST * typical)), typical
 
 
+@compiled("int64(Array(uint8, 2, 'A', readonly=True), float64)")
 def quantile(values: Pixels, share: float) -> int:
-    """Finds the value that this share of all is below, 0 to 255."""
-    place = int(share * values.size)
-    return int(np.partition(values, place, axis=None)[place])
+    """Finds the value that this share of all is below, 0 to 255; (H, W)."""
+    counts = np.zeros(256, np.int64)
+    for row in values:
+        for value in row:
+            counts[value] += 1
+    return int(np.searchsorted(counts.cumsum(), share * values.size, side="right"))
