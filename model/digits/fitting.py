@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
+from model.digits.paper import SPECKED
 from model.literals import SIDE
 
 # The longer side of a digit in MNIST's convention. Strokes are widened at MNIST's resolution times
@@ -55,9 +56,9 @@ def _scaled(ink: Pixels, side: int, *extent: int) -> Pixels:
 
 
 def fill_outline(ink: Pixels) -> Pixels:
-    """Fills a digit that is drawn as its outline: lines near each other, one around all."""
+    """Fills a small digit that is drawn as its outline: lines near each other, one around all."""
     side, whole = max(cv2.boundingRect(ink)[2:]), max(ink.shape)
-    if not whole / 2 <= side <= 0.8 * whole:
+    if whole >= SPECKED or not whole / 2 <= side <= 0.8 * whole:
         return ink
     filled = cv2.morphologyEx(ink, cv2.MORPH_CLOSE, disc(round(_GAP * side)))
     if cv2.countNonZero(filled) < _FILLED * cv2.countNonZero(ink):

@@ -58,16 +58,16 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
     contours, tree = cv2.findContours(apart, *how, offset=(-1, -1))
     sheets = []
     for number, contour in enumerate(contours):
+        if tree[0, number, 2] < 0:  # nothing is on it
+            continue
         area = cv2.contourArea(contour, oriented=True)
         is_light, area = area < 0, abs(area)  # the outlines of holes turn the other way
-        # Something is on the paper.
-        if tree[0, number, 2] < 0 or area < _LEAST_PAPER * grey.size:
-            continue
         # It is a rectangle, and along two of the picture's edges at most.
         left, top, width, height = cv2.boundingRect(contour)
         edges = left < 0, top < 0, left + width > grey.shape[1], top + height > grey.shape[0]
         rectangle = cv2.minAreaRect(contour)[1]
-        if sum(edges) > 2 or area < _LEAST_RECTANGLE * rectangle[0] * rectangle[1]:
+        least = max(_LEAST_PAPER * grey.size, _LEAST_RECTANGLE * rectangle[0] * rectangle[1])
+        if sum(edges) > 2 or area < least:
             continue
         marks = (contours[each] for each in np.flatnonzero(tree[0, :, 3] == number))
         largest = max(max(cv2.boundingRect(mark)[2:]) for mark in marks)

@@ -98,7 +98,7 @@ def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
         The digits, the one with most ink first; none if the ink does not look like handwriting.
     """
     parts = sorted(parts, key=lambda part: -part.mass)
-    least = max(2, _LEAST_PART * parts[0].area) if parts else 0
+    least = max(2, _LEAST_PART * parts[0].area)
     marks = parts[:1]
     marks += [each for each in parts[1:] if each.area >= least and each.along_edge <= ALONG_EDGE]
     if len(marks) > _MOST_PARTS:
@@ -111,7 +111,8 @@ def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
         while near := [part for part in order if _belongs_to(part, digit)]:
             order.remove(near[0])
             digit = _joined(digit, near[0])
-        if not digits or _is_further_digit(digit, digits[0]):
+        is_whole = not digit.is_flat and digit.along_edge <= _MOST_ALONG_EDGE
+        if not digits or (is_whole and digit.side >= _LEAST_DIGIT * digits[0].side):
             digits.append(digit)
     return digits if sum(digit.mass for digit in digits) >= _LEAST_SHARE * ink else []
 
@@ -166,8 +167,3 @@ def crop(picture: Pixels, box: Box) -> Pixels:
 def magnified(box: Box, factor: int) -> Box:
     """Returns a box in a picture `factor` times as large."""
     return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
-
-
-def _is_further_digit(part: Part, main: Part) -> bool:
-    is_large = part.side >= _LEAST_DIGIT * main.side
-    return is_large and not part.is_flat and part.along_edge <= _MOST_ALONG_EDGE

@@ -8,26 +8,14 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from model.arrays import Pixels
 from model.digits.fitting import BOX, disc, fill_outline, fit, stroke_width
-from model.digits.paper import (
-    SPECKED,
-    clean,
-    find_ink,
-    find_sheets,
-    is_ink_dark,
-    measure_darkness,
-    reduce,
-)
+from model.digits.paper import clean, find_ink, find_sheets, is_ink_dark, measure_darkness, reduce
 from model.digits.parts import ALONG_EDGE, Box, Part, crop, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
 from model.errors import InvalidPixelsError, NoInkError
 from model.literals import SIDE, Preprocess
-
-# Small pictures of the steps, by name.
-Steps = dict[str, Pixels]
 
 # Digits are searched in a picture reduced to at most the first longer side, and if there are none,
 # to the second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
@@ -97,52 +85,22 @@ def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
 
 
 def find_digits(
-    image: Pixels, mode: Preprocess = "auto", steps: Steps | None = None
+    image: Pixels, mode: Preprocess = "auto", steps: dict[str, Pixels] | None = None
 ) -> Preprocessed:
     """Brings a greyscale picture into MNIST's convention.
 
     Args:
         image: brightness 0 to 255, (H, W).
-        mode: "auto" finds the digit in any picture and leaves MNIST's own images unchanged. "none"
-            takes a 28x28 image, white ink on black, unchanged.
-        steps: takes small pictures of the steps.
+        mode: "auto" finds the digit in any picture and leaves MNIST's own images unchanged, but for
+            their polarity. "none" takes a 28x28 image, white ink on black, unchanged.
+        steps: takes small pictures of the steps, by name.
 
     Raises:
         InvalidPixelsError: the mode is "none" and the image is not 28x28.
         NoInkError: the mode is "auto" and the picture holds no digit.
     """
-    if (unchanged := take_as_it_is(image, mode)) is not None:
-        return unchanged
-    if steps is not None:
-        steps["paper"] = image
-    for longest in _LOOK_SIDES:
-        small, factor = reduce(image, longest)
-        found = _search(small, _LEAST_CONTRASTS[factor > 1])
-        if isinstance(found, Look) or factor == 1:
-            break
-    if isinstance(found, NoInkError):
-        raise found
-    if image.shape == (SIDE, SIDE) and _is_disturbed(found):
-        return Preprocessed(~image if found.is_dark else image)
-    ink = _cut_out(image, found, factor)
-    if steps is not None:
-        steps |= {"ink": found.darkness, "digit": ink}
-    boxes = sorted(magnified(digit.box, factor) for digit in found.digits)
-    return Preprocessed(fit(ink), tuple(boxes) if len(boxes) > 1 else ())
-
-
-def take_as_it_is(image: Pixels, mode: Preprocess) -> Preprocessed | None:
-    """Returns an image that needs no search for ink, or None if it does need one.
-
-    These are all images if the mode is "none", and otherwise images that follow MNIST's convention,
-    in either polarity.
-
-    Raises:
-        InvalidPixelsError: the mode is "none" and the image is not 28x28.
-    """
-    if image.shape != (SIDE, SIDE):
-        if mode == "auto":
-            return None
+    has_our_size = image.shape == (SIDE, SIDE)
+    if mode == "none" and not has_our_size:
         height, width = image.shape
         raise InvalidPixelsError(
             f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height}; "
@@ -150,7 +108,23 @@ def take_as_it_is(image: Pixels, mode: Preprocess) -> Preprocessed | None:
         )
     if mode == "none" or follows_convention(image):
         return Preprocessed(image)
-    return Preprocessed(~image) if follows_convention(~image) else None
+    if has_our_size and follows_convention(~image):
+        return Preprocessed(~image)
+    steps = {} if steps is None else steps
+    steps["paper"] = image
+    for longest in _LOOK_SIDES:
+        small, factor = reduce(image, longest)
+        found = _search(small, _LEAST_CONTRASTS[factor > 1])
+        if isinstance(found, Look) or factor == 1:
+            break
+    if isinstance(found, NoInkError):
+        raise found
+    if has_our_size and _is_disturbed(found):
+        return Preprocessed(~image if found.is_dark else image)
+    ink = _cut_out(image, found, factor)
+    steps |= {"ink": found.darkness, "digit": ink}
+    boxes = sorted(magnified(digit.box, factor) for digit in found.digits)
+    return Preprocessed(fit(ink), tuple(boxes) if len(boxes) > 1 else ())
 
 
 def follows_convention(image: Pixels) -> bool:
@@ -191,7 +165,7 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     if not typical:
         raise NoInkError(f"no ink: {_UNIFORM if noise < least else _ALL_OVER}")
     hollow = ink = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
-    if max(darkness.shape) < SPECKED and (ink := fill_outline(hollow)) is not hollow:
+    if (ink := fill_outline(hollow)) is not hollow:
         darkness = cv2.max(darkness, ink)
     numbers, parts = find_parts(ink, darkness)
     digits = group_parts(parts, numbers)
