@@ -25,7 +25,6 @@ SPECKED = 50
 _NOISE_REACH, _FAINTEST = 4, 0.55
 
 _AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
-_BEND = np.array([1, -2, 1], np.float32)
 
 
 def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
@@ -58,20 +57,19 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
     contours, tree = cv2.findContours(apart, *how, offset=(-1, -1))
     sheets = []
     for number, contour in enumerate(contours):
-        if tree[0, number, 2] < 0:  # nothing is on it
+        # Something is on the paper.
+        if tree[0, number, 2] < 0 or (area := cv2.contourArea(contour)) < _LEAST_PAPER * grey.size:
             continue
-        area = cv2.contourArea(contour, oriented=True)
-        is_light, area = area < 0, abs(area)  # the outlines of holes turn the other way
         # It is a rectangle, and along two of the picture's edges at most.
         left, top, width, height = cv2.boundingRect(contour)
         edges = left < 0, top < 0, left + width > grey.shape[1], top + height > grey.shape[0]
         rectangle = cv2.minAreaRect(contour)[1]
-        least = max(_LEAST_PAPER * grey.size, _LEAST_RECTANGLE * rectangle[0] * rectangle[1])
-        if sum(edges) > 2 or area < least:
+        if sum(edges) > 2 or area < _LEAST_RECTANGLE * rectangle[0] * rectangle[1]:
             continue
         marks = (contours[each] for each in np.flatnonzero(tree[0, :, 3] == number))
         largest = max(max(cv2.boundingRect(mark)[2:]) for mark in marks)
         if largest >= _LEAST_MARK * max(width, height):
+            is_light = cv2.contourArea(contour, oriented=True) < 0  # holes turn the other way
             inside = cv2.drawContours(np.zeros_like(grey), [contour], -1, 1, cv2.FILLED)
             paper = quantile(grey[(inside > 0) & (light == is_light)][None], 0.5)
             inside = cv2.erode(inside, None, borderValue=1)
@@ -102,9 +100,25 @@ def clean(grey: Pixels) -> tuple[Pixels, float]:
     if max(grey.shape) >= SPECKED:
         lightest, darkest = cv2.dilate(grey, _AROUND), cv2.erode(grey, _AROUND)
         grey = cv2.max(cv2.min(grey, lightest), darkest)
-    left = cv2.convertScaleAbs(cv2.sepFilter2D(grey, cv2.CV_16S, _BEND, _BEND))
     # 6 is the filter's norm. Half of a normal distribution is within 0.6745 standard deviations.
-    return grey, quantile(left, 0.5) / (6 * 0.6745)
+    return grey, _median_bend(grey) / (6 * 0.6745)
+
+
+@compiled("int64(Array(uint8, 2, 'A', readonly=True))")
+def _median_bend(grey: Pixels) -> int:
+    """The median of what is left of 3x3 neighbourhoods without their planes; at most 255."""
+    height, width = grey.shape
+    left, bends = np.empty((height, width), np.uint8), np.empty(width + 2, np.int16)
+    before, bend, after = bends[:width], bends[1:], bends[2:]
+    for y in range(height):
+        # Rows and columns beyond the edges are those within them, mirrored.
+        above, below = grey[abs(y - 1) % height], grey[height - 1 - abs(height - 2 - y) % height]
+        for x in range(width):
+            bend[x] = np.int16(above[x]) + np.int16(below[x]) - 2 * np.int16(grey[y, x])
+        bends[0], bends[-1] = bend[1 % width], bend[width - 1 - 1 % width]
+        for x in range(width):
+            left[y, x] = min(abs(before[x] + after[x] - 2 * bend[x]), 255)
+    return quantile(left, 0.5)
 
 
 def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
@@ -168,8 +182,8 @@ def find_ink(darkness: Pixels) -> tuple[int, int]:
 @compiled("int64(Array(uint8, 2, 'A', readonly=True), float64)")
 def quantile(values: Pixels, share: float) -> int:
     """Finds the value that this share of all is below, 0 to 255; (H, W)."""
-    counts = np.zeros(256, np.int64)
+    counts = np.zeros((4, 256), np.int64)  # in turn: adding to the same number again has to wait
     for row in values:
-        for value in row:
-            counts[value] += 1
-    return int(np.searchsorted(counts.cumsum(), share * values.size, side="right"))
+        for x in range(len(row)):
+            counts[x & 3, row[x]] += 1
+    return int(np.searchsorted(counts.sum(axis=0).cumsum(), share * values.size, side="right"))
