@@ -3,8 +3,6 @@
 All that OpenCV does here is exact, so that its bits do not depend on a CPU's instructions.
 """
 
-import math
-
 import cv2
 import numpy as np
 
@@ -25,6 +23,7 @@ SPECKED = 50
 _NOISE_REACH, _FAINTEST = 4, 0.55
 
 _AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
+_BEND = np.array([1, -2, 1], np.float32)
 
 
 def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
@@ -74,8 +73,7 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
             paper = quantile(grey[(inside > 0) & (light == is_light)][None], 0.5)
             inside = cv2.erode(inside, None, borderValue=1)
             sheets.append((area, np.where(inside, grey, np.uint8(paper)), is_light))
-    sheets.sort(key=lambda sheet: sheet[0])
-    return [(sheet, is_light) for _, sheet, is_light in sheets]
+    return [(sheet, is_light) for _, sheet, is_light in sorted(sheets, key=lambda each: each[0])]
 
 
 def is_ink_dark(grey: Pixels) -> bool:
@@ -100,27 +98,12 @@ def clean(grey: Pixels) -> tuple[Pixels, float]:
     if max(grey.shape) >= SPECKED:
         lightest, darkest = cv2.dilate(grey, _AROUND), cv2.erode(grey, _AROUND)
         grey = cv2.max(cv2.min(grey, lightest), darkest)
+    left = cv2.convertScaleAbs(cv2.sepFilter2D(grey, cv2.CV_16S, _BEND, _BEND))
     # 6 is the filter's norm. Half of a normal distribution is within 0.6745 standard deviations.
-    return grey, _median_bend(grey) / (6 * 0.6745)
+    return grey, quantile(left, 0.5) / (6 * 0.6745)
 
 
-@compiled("int64(Array(uint8, 2, 'A', readonly=True))")
-def _median_bend(grey: Pixels) -> int:
-    """The median of what is left of 3x3 neighbourhoods without their planes; at most 255."""
-    height, width = grey.shape
-    left, bends = np.empty((height, width), np.uint8), np.empty(width + 2, np.int16)
-    before, bend, after = bends[:width], bends[1:], bends[2:]
-    for y in range(height):
-        # Rows and columns beyond the edges are those within them, mirrored.
-        above, below = grey[abs(y - 1) % height], grey[height - 1 - abs(height - 2 - y) % height]
-        for x in range(width):
-            bend[x] = np.int16(above[x]) + np.int16(below[x]) - 2 * np.int16(grey[y, x])
-        bends[0], bends[-1] = bend[1 % width], bend[width - 1 - 1 % width]
-        for x in range(width):
-            left[y, x] = min(abs(before[x] + after[x] - 2 * bend[x]), 255)
-    return quantile(left, 0.5)
-
-
+@compiled("uint8[:, ::1](Array(uint8, 2, 'A', readonly=True), float64, float64, int64)")
 def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
     """Measures how dark each pixel is against the paper around it: 0, or up to 255 for black.
 
@@ -135,11 +118,6 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
         reach: strokes of up to twice this width, or of up to this width at the picture's edge, are
             ink; wider dark areas are shadow.
     """
-    return _measure(grey, math.ceil(max(least, _NOISE_REACH * noise) - 0.5), reach)
-
-
-@compiled("uint8[:, ::1](Array(uint8, 2, 'A', readonly=True), int64, int64)")
-def _measure(grey: Pixels, least: int, reach: int) -> Pixels:
     paper = grey.copy()
     for turn in range(4):  # columns, rows; and of the negative, whose largest is the smallest
         height, width = paper.shape
@@ -156,9 +134,11 @@ def _measure(grey: Pixels, least: int, reach: int) -> Pixels:
     darkness = paper - grey
     # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
     lifted = quantile(darkness, 0.2)
+    least = max(least, _NOISE_REACH * noise) - 0.5
     for y in range(height):
         for x in range(width):
             contrast = int(darkness[y, x]) - lifted
+            # Rounded half to even: no quotient of these numbers is nearer to half than a double.
             share = 255 * contrast / max(paper[y, x], 1) if contrast >= least else 0.0
             darkness[y, x] = min(255, round(share))
     return darkness
