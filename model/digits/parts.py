@@ -61,7 +61,8 @@ def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[P
     """Finds the connected parts of the ink, which is not 0.
 
     Returns:
-        The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts.
+        The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts, the one with
+        most ink first.
     """
     count, numbers = cv2.connectedComponentsWithAlgorithm(ink, 8, cv2.CV_32S, cv2.CCL_SAUF)
     parts = []
@@ -70,7 +71,7 @@ def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[P
         height = bottom - top
         along = edge / (2 * (right - left + height)) / (1 + (height == len(ink)))
         parts.append(Part([number], (left, top, right, bottom), area, mass, along))
-    return numbers, parts
+    return numbers, sorted(parts, key=lambda part: -part.mass)
 
 
 @compiled("int64[:, ::1](int32[:, ::1], uint8[:, ::1], int64)")
@@ -92,12 +93,11 @@ def _measure_parts(numbers: NDArray[np.int32], darkness: Pixels, count: int) -> 
 
 
 def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
-    """Groups parts into digits.
+    """Groups parts, the one with most ink first, into digits.
 
     Returns:
         The digits, the one with most ink first; none if the ink does not look like handwriting.
     """
-    parts = sorted(parts, key=lambda part: -part.mass)
     least = max(2, _LEAST_PART * parts[0].area)
     marks = parts[:1]
     marks += [each for each in parts[1:] if each.area >= least and each.along_edge <= ALONG_EDGE]
@@ -127,9 +127,8 @@ def _is_frame(part: Part, marks: list[Part], numbers: NDArray[np.int32]) -> bool
         if is_inside and other.side >= _LEAST_HELD * part.side:
             return True
     inset = 2 + part.side // 16
-    if min(right - left, bottom - top) <= 3 * inset:
-        return False
-    if not any(0.3 * part.side <= other.side < 0.9 * part.side for other in others):
+    holds_any = any(0.3 * part.side <= other.side < 0.9 * part.side for other in others)
+    if min(right - left, bottom - top) <= 3 * inset or not holds_any:
         return False
     inner = numbers[top + inset : bottom - inset, left + inset : right - inset]
     return int(np.count_nonzero(inner == part.numbers[0])) < 0.02 * part.area

@@ -26,11 +26,10 @@ _LEAST_CONTRASTS = 16, 10
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
-# A digit has at least this number of pixels: less is dust.
-_LEAST_AREA = 5
-# A pen's strokes have at most this length, in longer sides (in 1,000 renderings at most 4), and at
-# most this number of pieces; noise, textures and text have more.
-_LONGEST_STROKES, _MOST_PIECES = 6, 40
+# A digit has at least this number of pixels: less is dust. A pen's strokes have at most this length,
+# in longer sides (in 1,000 renderings at most 4), and at most this number of pieces; noise, textures
+# and text have more.
+_LEAST_AREA, _LONGEST_STROKES, _MOST_PIECES = 5, 6, 40
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
 # its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
 # than `_FAINT` are more often shadows: they need it within an eighth of their stroke's width.
@@ -164,7 +163,7 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     threshold, typical = find_ink(darkness)
     if not typical:
         raise NoInkError(f"no ink: {_UNIFORM if noise < least else _ALL_OVER}")
-    hollow = ink = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
+    hollow = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
     if (ink := fill_outline(hollow)) is not hollow:
         darkness = cv2.max(darkness, ink)
     numbers, parts = find_parts(ink, darkness)
@@ -175,8 +174,7 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     chosen[digits[0].numbers] = 1
     mask = chosen[numbers]
     strip_line(mask, digits[0].box)
-    masses = [part.mass for part in parts]
-    is_clean = max(masses) > _CLEAN * sum(masses)
+    is_clean = parts[0].mass > _CLEAN * sum(part.mass for part in parts)
     look = Look(digits, mask, stroke_width(mask), darkness, is_dark, is_clean, ink is not hollow)
     _check_pen(grey, look)
     return look
