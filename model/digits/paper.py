@@ -56,13 +56,13 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
     contours, tree = cv2.findContours(apart, *how, offset=(-1, -1))
     sheets = []
     for number, contour in enumerate(contours):
-        # Something is on the paper.
+        # Nothing is on it, or it is small.
         if tree[0, number, 2] < 0 or (area := cv2.contourArea(contour)) < _LEAST_PAPER * grey.size:
             continue
-        # It is a rectangle, and along two of the picture's edges at most.
         left, top, width, height = cv2.boundingRect(contour)
         edges = left < 0, top < 0, left + width > grey.shape[1], top + height > grey.shape[0]
         rectangle = cv2.minAreaRect(contour)[1]
+        # It is along more than two of the picture's edges, or no rectangle.
         if sum(edges) > 2 or area < _LEAST_RECTANGLE * rectangle[0] * rectangle[1]:
             continue
         marks = (contours[each] for each in np.flatnonzero(tree[0, :, 3] == number))

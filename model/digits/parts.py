@@ -48,8 +48,7 @@ class Part(NamedTuple):
     @property
     def side(self) -> int:
         """The longer side."""
-        left, top, right, bottom = self.box
-        return max(right - left, bottom - top)
+        return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
     @property
     def is_flat(self) -> bool:
@@ -121,11 +120,9 @@ def _is_frame(part: Part, marks: list[Part], numbers: NDArray[np.int32]) -> bool
     """Whether a part is a frame or a circle around another one, or the remains of a frame."""
     left, top, right, bottom = part.box
     others = [other for other in marks if other is not part]
-    for other in others:
-        a, b, c, d = other.box
-        is_inside = left < a and top < b and c < right and d < bottom
-        if is_inside and other.side >= _LEAST_HELD * part.side:
-            return True
+    large = [other.box for other in others if other.side >= _LEAST_HELD * part.side]
+    if any(left < a and top < b and c < right and d < bottom for a, b, c, d in large):
+        return True
     inset = 2 + part.side // 16
     holds_any = any(0.3 * part.side <= other.side < 0.9 * part.side for other in others)
     if min(right - left, bottom - top) <= 3 * inset or not holds_any:
@@ -138,7 +135,8 @@ def _belongs_to(part: Part, digit: Part) -> bool:
     """Whether a part is near a digit, and neither a line under or over it nor another digit."""
     a, b, c, d = part.box
     left, top, right, bottom = digit.box
-    if max(a - right, left - c, b - bottom, top - d) > _NEAR * digit.side:
+    gap = max(a - right, left - c)
+    if max(gap, b - bottom, top - d) > _NEAR * digit.side:
         return False
     if part.is_flat and c - a >= 0.3 * digit.side:
         is_centred = abs(a + c - left - right) / 2 < _OFF_MIDDLE * (right - left)
@@ -146,7 +144,6 @@ def _belongs_to(part: Part, digit: Part) -> bool:
             return False
     # Digits of their own are side by side, with a gap.
     height, common = max(d - b, bottom - top), min(d, bottom) - max(b, top)
-    gap = max(a - right, left - c)
     return gap <= _LEAST_GAP * height or common < _LEAST_COMMON_HEIGHT * height
 
 

@@ -26,9 +26,9 @@ _LEAST_CONTRASTS = 16, 10
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
-# A digit has at least this number of pixels: less is dust. A pen's strokes have at most this length,
-# in longer sides (in 1,000 renderings at most 4), and at most this number of pieces; noise, textures
-# and text have more.
+# A digit has at least this number of pixels: less is dust. A pen's strokes have at most this
+# length, in longer sides (in 1,000 renderings at most 4), and at most this number of pieces; noise,
+# textures and text have more.
 _LEAST_AREA, _LONGEST_STROKES, _MOST_PIECES = 5, 6, 40
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
 # its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
@@ -98,8 +98,8 @@ def find_digits(
         InvalidPixelsError: the mode is "none" and the image is not 28x28.
         NoInkError: the mode is "auto" and the picture holds no digit.
     """
-    has_our_size = image.shape == (SIDE, SIDE)
-    if mode == "none" and not has_our_size:
+    has_mnists_size = image.shape == (SIDE, SIDE)
+    if mode == "none" and not has_mnists_size:
         height, width = image.shape
         raise InvalidPixelsError(
             f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height}; "
@@ -107,7 +107,7 @@ def find_digits(
         )
     if mode == "none" or follows_convention(image):
         return Preprocessed(image)
-    if has_our_size and follows_convention(~image):
+    if has_mnists_size and follows_convention(~image):
         return Preprocessed(~image)
     steps = {} if steps is None else steps
     steps["paper"] = image
@@ -118,7 +118,7 @@ def find_digits(
             break
     if isinstance(found, NoInkError):
         raise found
-    if has_our_size and _is_disturbed(found):
+    if has_mnists_size and _is_disturbed(found):
         return Preprocessed(~image if found.is_dark else image)
     ink = _cut_out(image, found, factor)
     steps |= {"ink": found.darkness, "digit": ink}
