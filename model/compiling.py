@@ -46,6 +46,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The modules with functions that Python calls.
 _MODULES = (
+    "digits.fitting",
     "digits.paper",
     "digits.parts",
     "engines.kernels",

@@ -23,7 +23,7 @@ from app.scoring.question import Question
 from app.scoring.readers import Reader
 from app.scoring.sources import Block
 from model.arrays import Floats, Pixels
-from model.digits.preprocessing import follows_convention
+from model.digits.fitting import follows_convention
 from model.engines import build_engine
 from model.engines.protocol import Engine
 from model.layered import InputSpec, spec_of

@@ -2,11 +2,13 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 
 from model.arrays import Pixels
+from model.compiling import compiled
 from model.digits.paper import SPECKED
 from model.literals import SIDE
 
@@ -79,3 +81,27 @@ def disc(radius: int) -> Pixels:
     """Returns a disc of ones, as a neighbourhood."""
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return (x * x + y * y <= radius * (radius + 0.5)).view(np.uint8)
+
+
+@compiled("boolean(Array(uint8, 2, 'A', readonly=True))")
+def follows_convention(image: Pixels) -> bool:
+    """Whether an image (H, W) follows MNIST's convention; true of all of MNIST's test images.
+
+    The longer side of the ink is 19 or 20 pixels, and its centre of mass lies in [13.5, 14.5) on
+    both axes. Compiled, since it is most of the preparation of an image that does.
+    """
+    if image.shape != (SIDE, SIDE):
+        return False
+    total, moment_x, moment_y = 0, 0, 0
+    left, right, top, bottom = SIDE, 0, SIDE, 0
+    for y in range(SIDE):
+        for x in range(SIDE):
+            ink: Any = np.int64(image[y, x])
+            total += ink
+            moment_x += ink * x
+            moment_y += ink * y
+            if ink:
+                left, right = min(left, x), max(right, x + 1)
+                top, bottom = min(top, y), y + 1
+    is_centred = 27 * total <= 2 * moment_x < 29 * total and 27 * total <= 2 * moment_y < 29 * total
+    return is_centred and BOX - 1 <= max(right - left, bottom - top) <= BOX

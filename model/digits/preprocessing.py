@@ -10,7 +10,14 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
-from model.digits.fitting import BOX, disc, fill_outline, fit, stroke_width
+from model.digits.fitting import (
+    BOX,
+    disc,
+    fill_outline,
+    fit,
+    follows_convention,
+    stroke_width,
+)
 from model.digits.paper import clean, find_ink, find_sheets, is_ink_dark, measure_darkness, reduce
 from model.digits.parts import ALONG_EDGE, Box, Part, crop, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
@@ -124,19 +131,6 @@ def find_digits(
     steps |= {"ink": found.darkness, "digit": ink}
     boxes = sorted(magnified(digit.box, factor) for digit in found.digits)
     return Preprocessed(fit(ink), tuple(boxes) if len(boxes) > 1 else ())
-
-
-def follows_convention(image: Pixels) -> bool:
-    """Whether an image (H, W) follows MNIST's convention; true of all of MNIST's test images.
-
-    The longer side of the ink is 19 or 20 pixels, and its centre of mass lies in [13.5, 14.5) on
-    both axes.
-    """
-    if image.shape != (SIDE, SIDE) or max(cv2.boundingRect(image)[2:]) not in (BOX - 1, BOX):
-        return False
-    moments = cv2.moments(image)
-    total, *sums = moments["m00"], moments["m10"], moments["m01"]
-    return all(27 * total <= 2 * each < 29 * total for each in sums)
 
 
 def _search(grey: Pixels, least: int) -> Look | NoInkError:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import find_digits, follows_convention, preprocess_image
+from model.digits.fitting import follows_convention
+from model.digits.preprocessing import find_digits, preprocess_image
 from model.network import normalise
 from tests.model.digits.pictures import distance, draw, row_of
 from tests.model.engines.torch_reference import forward

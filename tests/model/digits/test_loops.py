@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from model.arrays import Pixels
+from model.digits.fitting import follows_convention
 from model.digits.paper import SPECKED, clean, measure_darkness, quantile
 from model.digits.parts import find_parts
 
@@ -72,3 +73,23 @@ def test_parts(picture: Pixels, share: float) -> None:
         assert part.area == area == int(where.sum())
         assert part.mass == int(picture[where].sum())
     assert np.array_equal(numbers > 0, ink > 0)
+
+
+def test_mnists_convention() -> None:
+    generator, following = np.random.default_rng(0), 0
+    for _ in range(500):
+        image = np.zeros((28, 28), np.uint8)
+        height, width = generator.integers(17, 22, 2)
+        top, left = generator.integers(2, 7, 2)
+        shape = image[top : top + height, left : left + width].shape
+        image[top : top + height, left : left + width] = generator.integers(0, 256, shape)
+
+        moments = cv2.moments(image)
+        centre = [moments[name] / moments["m00"] for name in ("m10", "m01")]
+        is_centred = all(13.5 <= each < 14.5 for each in centre)
+        follows = is_centred and max(cv2.boundingRect(image)[2:]) in (19, 20)
+        assert follows_convention(image) is follows
+        following += follows
+    assert 50 < following < 450
+    assert not follows_convention(np.zeros((28, 28), np.uint8))
+    assert not follows_convention(np.full((27, 28), 9, np.uint8))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from model.arrays import Pixels
-from model.digits.preprocessing import Preprocessed, follows_convention, preprocess_image
+from model.digits.fitting import follows_convention
+from model.digits.preprocessing import Preprocessed, preprocess_image
 from model.errors import ImageError, InvalidPixelsError, NoInkError
 from tests.model.digits.pictures import bar, centre_of_mass, distance, draw, draw_varied, ink_extent
 
