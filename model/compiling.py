@@ -46,7 +46,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The modules with functions that Python calls.
 _MODULES = (
-    "digits.kernels",
+    "digits.fitting",
+    "digits.paper",
+    "digits.parts",
     "engines.kernels",
     "png",
     "sampling.masks",

@@ -23,7 +23,7 @@ from app.scoring.question import Question
 from app.scoring.readers import Reader
 from app.scoring.sources import Block
 from model.arrays import Floats, Pixels
-from model.digits.preprocessing import follow_convention
+from model.digits.fitting import follows_convention
 from model.engines import build_engine
 from model.engines.protocol import Engine
 from model.layered import InputSpec, spec_of
@@ -79,13 +79,13 @@ def prepare(batch: pa.RecordBatch, network: Network) -> pa.RecordBatch:
     several = [False] * batch.num_rows
     forms, images, codes, messages = (column.to_pylist() for column in batch.columns[2:])
     left = batch["code"].is_null().to_numpy(zero_copy_only=False)
-    if takes_digits(spec):  # all in MNIST's convention at once
+    if takes_digits(spec):  # all in MNIST's convention first
         small = np.flatnonzero([form in _MNIST_FORMS for form in forms])
         found = b"".join(images[row] for row in small)
         digits = np.frombuffer(found, np.uint8).reshape(-1, SIDE, SIDE)
         is_plain = digits.max(axis=(1, 2)) > 1
         if mode == "auto":
-            is_plain &= follow_convention(digits)
+            is_plain &= np.fromiter(map(follows_convention, digits), np.bool_, len(digits))
         pixels[small[is_plain]], left[small[is_plain]] = digits[is_plain], False
     for row in np.flatnonzero(left):
         try:

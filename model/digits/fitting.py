@@ -1,11 +1,15 @@
 """Fits the ink of a digit into 28x28 pixels, with strokes as wide as MNIST's."""
 
+import math
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 
 from model.arrays import Pixels
+from model.compiling import compiled
+from model.digits.paper import SPECKED
 from model.literals import SIDE
 
 # The longer side of a digit in MNIST's convention. Strokes are widened at MNIST's resolution times
@@ -22,35 +26,41 @@ def fit(ink: Pixels) -> Pixels:
     Args:
         ink: the share of each pixel that strokes cover, 0 to 255, (H, W).
     """
-    cover = _scaled(ink, _FINE * BOX)
+    cover = _scaled(ink, _FINE * BOX, *_extent(ink)[2:])
     ink = cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1]
     missing = _THINNEST * _FINE - stroke_width(ink)
     cover = cv2.dilate(cover, disc(max(0, round(missing / 2))))
     left, top, width, height = _extent(cover)
-    digit = _scaled(cover[top : top + height, left : left + width], BOX)
-    return _centre(cv2.convertScaleAbs(digit, alpha=255 / max(cv2.minMaxLoc(digit)[1], 1)))
+    digit = _scaled(cover[top : top + height, left : left + width], BOX, width, height)
+    digit = cv2.convertScaleAbs(digit, alpha=255 / max(cv2.minMaxLoc(digit)[1], 1))
+    image, moments = np.zeros((SIDE, SIDE), np.uint8), cv2.moments(digit)
+    # The centre of mass goes to the middle, and if that is half way between two pixels up and left,
+    # as `follows_convention` expects.
+    x, y = (math.ceil((SIDE - 1) / 2 - moments[axis] / moments["m00"]) for axis in ("m10", "m01"))
+    height, width = digit.shape
+    left, top = min(max(x, 0), SIDE - width), min(max(y, 0), SIDE - height)
+    image[top : top + height, left : left + width] = digit
+    return image
 
 
 def _extent(ink: Pixels) -> tuple[int, int, int, int]:
     """The box of what is more than half as dark as the darkest: left, top, width, height."""
     dark = cv2.threshold(ink, int(cv2.minMaxLoc(ink)[1]) // 2, 1, cv2.THRESH_BINARY)[1]
-    left, top, width, height = cv2.boundingRect(dark)
-    return left, top, width, height
+    return cv2.boundingRect(dark)
 
 
-def _scaled(ink: Pixels, side: int) -> Pixels:
-    """Scales a picture so that its ink has this longer side."""
-    scale = side / max(_extent(ink)[2:])
+def _scaled(ink: Pixels, side: int, *extent: int) -> Pixels:
+    """Scales a picture so that its ink, of this extent, has this longer side."""
+    scale = side / max(extent)
     height, width = (max(1, round(length * scale)) for length in ink.shape)
     how = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-    scaled: Pixels = cv2.resize(ink, (width, height), interpolation=how)
-    return scaled
+    return cv2.resize(ink, (width, height), interpolation=how)
 
 
 def fill_outline(ink: Pixels) -> Pixels:
-    """Fills a digit that is drawn as its outline: lines near each other, one around all."""
+    """Fills a small digit that is drawn as its outline: lines near each other, one around all."""
     side, whole = max(cv2.boundingRect(ink)[2:]), max(ink.shape)
-    if not whole / 2 <= side <= 0.8 * whole:
+    if whole >= SPECKED or not whole / 2 <= side <= 0.8 * whole:
         return ink
     filled = cv2.morphologyEx(ink, cv2.MORPH_CLOSE, disc(round(_GAP * side)))
     if cv2.countNonZero(filled) < _FILLED * cv2.countNonZero(ink):
@@ -73,13 +83,25 @@ def disc(radius: int) -> Pixels:
     return (x * x + y * y <= radius * (radius + 0.5)).view(np.uint8)
 
 
-def _centre(digit: Pixels) -> Pixels:
-    """Puts a digit into a square, its centre of mass in the middle."""
-    image, moments = np.zeros((SIDE, SIDE), np.uint8), cv2.moments(digit)
-    corner = []
-    for name, length in zip(("m01", "m10"), digit.shape, strict=True):
-        # A centre half way between two pixels goes up and left, as `follows_convention` expects.
-        place = -((2 * moments[name] - (SIDE - 1) * moments["m00"]) // (2 * moments["m00"]))
-        corner.append(min(max(int(place), 0), SIDE - length))
-    image[corner[0] :, corner[1] :][: digit.shape[0], : digit.shape[1]] = digit
-    return image
+@compiled("boolean(Array(uint8, 2, 'A', readonly=True))")
+def follows_convention(image: Pixels) -> bool:
+    """Whether an image (H, W) follows MNIST's convention; true of all of MNIST's test images.
+
+    The longer side of the ink is 19 or 20 pixels, and its centre of mass lies in [13.5, 14.5) on
+    both axes. Compiled, since it is most of the preparation of an image that does.
+    """
+    if image.shape != (SIDE, SIDE):
+        return False
+    total, moment_x, moment_y = 0, 0, 0
+    left, right, top, bottom = SIDE, 0, SIDE, 0
+    for y in range(SIDE):
+        for x in range(SIDE):
+            ink: Any = np.int64(image[y, x])
+            total += ink
+            moment_x += ink * x
+            moment_y += ink * y
+            if ink:
+                left, right = min(left, x), max(right, x + 1)
+                top, bottom = min(top, y), y + 1
+    is_centred = 27 * total <= 2 * moment_x < 29 * total and 27 * total <= 2 * moment_y < 29 * total
+    return is_centred and BOX - 1 <= max(right - left, bottom - top) <= BOX

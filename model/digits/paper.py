@@ -1,67 +1,79 @@
-"""Finds the paper: the innermost sheet, cell or figure that holds marks, light or dark."""
+"""Paper as 8-bit pixels: its scale, its noise, where it is, and how dark ink is on it.
+
+All that OpenCV does here is exact, so that its bits do not depend on a CPU's instructions.
+"""
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from model.arrays import Bitmap, Pixels
-from model.digits.kernels import quantile, sum_of_cubes
+from model.arrays import Pixels
+from model.compiling import compiled
 
-Contour = NDArray[np.int32]
+cv2.setNumThreads(1)
 
 # Paper has at least these shares of the picture and of the smallest rectangle around it, an ellipse
 # 0.79 of that; and marks with this share of its longer side, or it could be a shadow.
 _LEAST_PAPER, _LEAST_RECTANGLE, _LEAST_MARK = 0.04, 0.86, 0.12
 # The surroundings of a pixel, as a share of the picture's longer side.
 _SURROUNDINGS = 0.25
+# In smaller pictures, pixels, a single one can be the hole of a loop.
+SPECKED = 50
+# Ink has this contrast in standard deviations of the noise, and at least this share of the typical
+# darkness of ink.
+_NOISE_REACH, _FAINTEST = 4, 0.55
 
-_TWO = np.ones((2, 2), np.uint8)
+_AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
+_BEND = np.array([1, -2, 1], np.float32)
+
+
+def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
+    """Averages squares of pixels until the longer side is at most `longest`.
+
+    Returns:
+        The picture, without what does not fill a square at its right and lower edge; and the side
+        of the squares.
+    """
+    factor = -(-max(image.shape) // longest)
+    if factor <= 1:
+        return image, 1
+    height, width = (side - side % factor or side for side in image.shape)
+    size = max(1, width // factor), max(1, height // factor)
+    return cv2.resize(image[:height, :width], size, interpolation=cv2.INTER_AREA), factor
 
 
 def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
-    """Finds polygons of one brightness with marks of another.
+    """Finds the paper: polygons of one brightness with marks of another.
 
     Returns:
-        Pictures with what surrounds the paper covered, the smallest paper first, and whether marks
-        on it are dark.
+        Pictures with what surrounds the paper covered by its own brightness, the smallest paper
+        first, and whether marks on it are dark.
     """
     light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
     # Eroded: regions that touch over a corner are two, as on both sides of a thin line.
     wider = cv2.copyMakeBorder(light, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    apart = cv2.erode(wider, _TWO)
-    contours, tree = cv2.findContours(
-        apart, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE, offset=(-1, -1)
-    )
+    apart = cv2.erode(wider, np.ones((2, 2), np.uint8))
+    how = cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE
+    contours, tree = cv2.findContours(apart, *how, offset=(-1, -1))
     sheets = []
     for number, contour in enumerate(contours):
-        if tree[0, number, 2] < 0:  # nothing is on it
+        # Nothing is on it, or it is small.
+        if tree[0, number, 2] < 0 or (area := cv2.contourArea(contour)) < _LEAST_PAPER * grey.size:
             continue
-        area = cv2.contourArea(contour, oriented=True)
-        is_light, area = area < 0, abs(area)  # the outlines of holes turn the other way
-        if area >= _LEAST_PAPER * grey.size and _is_sheet(contour, area, grey.shape):
-            marks = (contours[each] for each in np.flatnonzero(tree[0, :, 3] == number))
-            largest = max(max(cv2.boundingRect(mark)[2:]) for mark in marks)
-            if largest >= _LEAST_MARK * max(cv2.boundingRect(contour)[2:]):
-                sheets.append((area, is_light, _cover_up(grey, light == is_light, contour)))
-    sheets.sort(key=lambda sheet: sheet[0])
-    return [(sheet, is_light) for _, is_light, sheet in sheets]
-
-
-def _is_sheet(contour: Contour, area: float, shape: tuple[int, ...]) -> bool:
-    """Whether an area is a rectangle, and along two of the picture's edges at most."""
-    left, top, width, height = cv2.boundingRect(contour)
-    if sum((left < 0, top < 0, left + width > shape[1], top + height > shape[0])) > 2:
-        return False
-    rectangle = cv2.minAreaRect(contour)[1]
-    return area >= _LEAST_RECTANGLE * rectangle[0] * rectangle[1]
-
-
-def _cover_up(grey: Pixels, region: Bitmap, contour: Contour) -> Pixels:
-    """Covers what is around the paper with its own brightness."""
-    inside = cv2.drawContours(np.zeros_like(grey), [contour], -1, 1, cv2.FILLED)
-    paper = quantile(grey[(inside > 0) & region][None], 0.5)
-    inside = cv2.erode(inside, np.ones((3, 3), np.uint8), borderValue=1)
-    return np.where(inside, grey, np.uint8(paper))
+        left, top, width, height = cv2.boundingRect(contour)
+        edges = left < 0, top < 0, left + width > grey.shape[1], top + height > grey.shape[0]
+        rectangle = cv2.minAreaRect(contour)[1]
+        # It is along more than two of the picture's edges, or no rectangle.
+        if sum(edges) > 2 or area < _LEAST_RECTANGLE * rectangle[0] * rectangle[1]:
+            continue
+        marks = (contours[each] for each in np.flatnonzero(tree[0, :, 3] == number))
+        largest = max(max(cv2.boundingRect(mark)[2:]) for mark in marks)
+        if largest >= _LEAST_MARK * max(width, height):
+            is_light = cv2.contourArea(contour, oriented=True) < 0  # holes turn the other way
+            inside = cv2.drawContours(np.zeros_like(grey), [contour], -1, 1, cv2.FILLED)
+            paper = quantile(grey[(inside > 0) & (light == is_light)][None], 0.5)
+            inside = cv2.erode(inside, None, borderValue=1)
+            sheets.append((area, np.where(inside, grey, np.uint8(paper)), is_light))
+    return [(sheet, is_light) for _, sheet, is_light in sorted(sheets, key=lambda each: each[0])]
 
 
 def is_ink_dark(grey: Pixels) -> bool:
@@ -72,4 +84,86 @@ def is_ink_dark(grey: Pixels) -> bool:
     """
     side = 2 * max(1, round(_SURROUNDINGS * max(grey.shape))) + 1
     mean = cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE)
-    return sum_of_cubes(grey, mean) <= 0
+    difference = cv2.subtract(grey, mean, dtype=cv2.CV_32F)
+    return cv2.sumElems(difference * difference * difference)[0] <= 0
+
+
+def clean(grey: Pixels) -> tuple[Pixels, float]:
+    """Takes away salt, pepper and pinholes, and estimates the noise's standard deviation.
+
+    Without salt no pixel is darker or lighter than all of its neighbours. Noise is what is left of
+    each 3x3 neighbourhood without its local plane; Immerkaer 1996, "Fast Noise Variance
+    Estimation". Its median hardly depends on strokes.
+    """
+    if max(grey.shape) >= SPECKED:
+        lightest, darkest = cv2.dilate(grey, _AROUND), cv2.erode(grey, _AROUND)
+        grey = cv2.max(cv2.min(grey, lightest), darkest)
+    left = cv2.convertScaleAbs(cv2.sepFilter2D(grey, cv2.CV_16S, _BEND, _BEND))
+    # 6 is the filter's norm. Half of a normal distribution is within 0.6745 standard deviations.
+    return grey, quantile(left, 0.5) / (6 * 0.6745)
+
+
+@compiled("uint8[:, ::1](Array(uint8, 2, 'A', readonly=True), float64, float64, int64)")
+def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
+    """Measures how dark each pixel is against the paper around it: 0, or up to 255 for black.
+
+    Darkness is a ratio of brightnesses, which is the same in light and in shadow. The brightness of
+    the paper under the ink is that of a morphological closing, which keeps the edges of shadows,
+    unlike a mean.
+
+    Args:
+        grey: brightness of dark ink on light paper, (H, W).
+        least: the least contrast of ink, grey levels.
+        noise: standard deviation of the noise, grey levels.
+        reach: strokes of up to twice this width, or of up to this width at the picture's edge, are
+            ink; wider dark areas are shadow.
+    """
+    paper = grey.copy()
+    for turn in range(4):  # columns, rows; and of the negative, whose largest is the smallest
+        height, width = paper.shape
+        wider = np.zeros((height + 2 * reach, width), np.uint8)
+        wider[reach : reach + height] = paper
+        values, done = wider.reshape(-1), 1
+        while done <= 2 * reach:
+            # The largest of 2 n is the larger one of the first and the last n.
+            further = min(done, 2 * reach + 1 - done)
+            values = np.maximum(values[: -further * width], values[further * width :])
+            done += further
+        paper = values.reshape(height, width)
+        paper = ~paper if turn % 2 else paper.T.copy()
+    darkness = paper - grey
+    # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
+    lifted = quantile(darkness, 0.2)
+    least = max(least, _NOISE_REACH * noise) - 0.5
+    for y in range(height):
+        for x in range(width):
+            contrast = int(darkness[y, x]) - lifted
+            # Rounded half to even: no quotient of these numbers is nearer to half than a double.
+            share = 255 * contrast / max(paper[y, x], 1) if contrast >= least else 0.0
+            darkness[y, x] = min(255, round(share))
+    return darkness
+
+
+def find_ink(darkness: Pixels) -> tuple[int, int]:
+    """Finds the darkness above which marks are ink, and that of most ink; (0, 0) without marks.
+
+    The threshold is Otsu's between faint and dark marks, or a share of the typical darkness of ink
+    if that is less; Otsu 1979, "A Threshold Selection Method from Gray-Level Histograms".
+    """
+    marks = darkness[darkness > 0]
+    if not marks.size:
+        return 0, 0
+    threshold = int(cv2.threshold(marks, 0, 0, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0])
+    dark = marks[marks > threshold]
+    typical = quantile((dark if dark.size else marks)[None], 0.5)
+    return min(threshold, int(_FAINTEST * typical)), typical
+
+
+@compiled("int64(Array(uint8, 2, 'A', readonly=True), float64)")
+def quantile(values: Pixels, share: float) -> int:
+    """Finds the value that this share of all is below, 0 to 255; (H, W)."""
+    counts = np.zeros((4, 256), np.int64)  # in turn: adding to the same number again has to wait
+    for row in values:
+        for x in range(len(row)):
+            counts[x & 3, row[x]] += 1
+    return int(np.searchsorted(counts.sum(axis=0).cumsum(), share * values.size, side="right"))

@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Pixels
-from model.digits import kernels
+from model.arrays import Integers, Pixels
+from model.compiling import compiled
 
 # As shares of the main part:
 _LEAST_PART = 0.015  # parts with a smaller area are dust
@@ -47,8 +48,7 @@ class Part(NamedTuple):
     @property
     def side(self) -> int:
         """The longer side."""
-        left, top, right, bottom = self.box
-        return max(right - left, bottom - top)
+        return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
     @property
     def is_flat(self) -> bool:
@@ -60,28 +60,44 @@ def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[P
     """Finds the connected parts of the ink, which is not 0.
 
     Returns:
-        The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts.
+        The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts, the one with
+        most ink first.
     """
-    numbers = np.empty(ink.shape, np.int32)
-    table = np.empty((kernels.number_parts(ink, numbers) + 1, 7), np.int64)
-    kernels.measure_parts(numbers, darkness, table)
+    count, numbers = cv2.connectedComponentsWithAlgorithm(ink, 8, cv2.CV_32S, cv2.CCL_SAUF)
     parts = []
-    for number, row in enumerate(table[1:].tolist(), 1):
+    for number, row in enumerate(_measure_parts(numbers, darkness, count)[1:].tolist(), 1):
         left, top, right, bottom, area, mass, edge = row
         height = bottom - top
         along = edge / (2 * (right - left + height)) / (1 + (height == len(ink)))
         parts.append(Part([number], (left, top, right, bottom), area, mass, along))
-    return numbers, parts
+    return numbers, sorted(parts, key=lambda part: -part.mass)
+
+
+@compiled("int64[:, ::1](int32[:, ::1], uint8[:, ::1], int64)")
+def _measure_parts(numbers: NDArray[np.int32], darkness: Pixels, count: int) -> Integers:
+    """The box, the area, the mass and the length along the picture's edge of each part."""
+    height, width = numbers.shape
+    table = np.zeros((count, 7), np.int64)
+    table[:, 0], table[:, 1] = width, height
+    for y in range(height):
+        for x in range(width):
+            if numbers[y, x]:
+                part = table[numbers[y, x]]
+                part[0], part[1] = min(part[0], x), min(part[1], y)
+                part[2], part[3] = max(part[2], x + 1), y + 1
+                part[4] += 1
+                part[5] += darkness[y, x]
+                part[6] += (x == 0) + (y == 0) + (x == width - 1) + (y == height - 1)
+    return table
 
 
 def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
-    """Groups parts into digits.
+    """Groups parts, the one with most ink first, into digits.
 
     Returns:
         The digits, the one with most ink first; none if the ink does not look like handwriting.
     """
-    parts = sorted(parts, key=lambda part: -part.mass)
-    least = max(2, _LEAST_PART * parts[0].area) if parts else 0
+    least = max(2, _LEAST_PART * parts[0].area)
     marks = parts[:1]
     marks += [each for each in parts[1:] if each.area >= least and each.along_edge <= ALONG_EDGE]
     if len(marks) > _MOST_PARTS:
@@ -94,7 +110,8 @@ def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
         while near := [part for part in order if _belongs_to(part, digit)]:
             order.remove(near[0])
             digit = _joined(digit, near[0])
-        if not digits or _is_further_digit(digit, digits[0]):
+        is_whole = not digit.is_flat and digit.along_edge <= _MOST_ALONG_EDGE
+        if not digits or (is_whole and digit.side >= _LEAST_DIGIT * digits[0].side):
             digits.append(digit)
     return digits if sum(digit.mass for digit in digits) >= _LEAST_SHARE * ink else []
 
@@ -103,15 +120,12 @@ def _is_frame(part: Part, marks: list[Part], numbers: NDArray[np.int32]) -> bool
     """Whether a part is a frame or a circle around another one, or the remains of a frame."""
     left, top, right, bottom = part.box
     others = [other for other in marks if other is not part]
-    for other in others:
-        a, b, c, d = other.box
-        is_inside = left < a and top < b and c < right and d < bottom
-        if is_inside and other.side >= _LEAST_HELD * part.side:
-            return True
+    large = [other.box for other in others if other.side >= _LEAST_HELD * part.side]
+    if any(left < a and top < b and c < right and d < bottom for a, b, c, d in large):
+        return True
     inset = 2 + part.side // 16
-    if min(right - left, bottom - top) <= 3 * inset:
-        return False
-    if not any(0.3 * part.side <= other.side < 0.9 * part.side for other in others):
+    holds_any = any(0.3 * part.side <= other.side < 0.9 * part.side for other in others)
+    if min(right - left, bottom - top) <= 3 * inset or not holds_any:
         return False
     inner = numbers[top + inset : bottom - inset, left + inset : right - inset]
     return int(np.count_nonzero(inner == part.numbers[0])) < 0.02 * part.area
@@ -121,7 +135,8 @@ def _belongs_to(part: Part, digit: Part) -> bool:
     """Whether a part is near a digit, and neither a line under or over it nor another digit."""
     a, b, c, d = part.box
     left, top, right, bottom = digit.box
-    if max(a - right, left - c, b - bottom, top - d) > _NEAR * digit.side:
+    gap = max(a - right, left - c)
+    if max(gap, b - bottom, top - d) > _NEAR * digit.side:
         return False
     if part.is_flat and c - a >= 0.3 * digit.side:
         is_centred = abs(a + c - left - right) / 2 < _OFF_MIDDLE * (right - left)
@@ -129,7 +144,6 @@ def _belongs_to(part: Part, digit: Part) -> bool:
             return False
     # Digits of their own are side by side, with a gap.
     height, common = max(d - b, bottom - top), min(d, bottom) - max(b, top)
-    gap = max(a - right, left - c)
     return gap <= _LEAST_GAP * height or common < _LEAST_COMMON_HEIGHT * height
 
 
@@ -149,8 +163,3 @@ def crop(picture: Pixels, box: Box) -> Pixels:
 def magnified(box: Box, factor: int) -> Box:
     """Returns a box in a picture `factor` times as large."""
     return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
-
-
-def _is_further_digit(part: Part, main: Part) -> bool:
-    is_large = part.side >= _LEAST_DIGIT * main.side
-    return is_large and not part.is_flat and part.along_edge <= _MOST_ALONG_EDGE

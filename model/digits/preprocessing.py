@@ -8,20 +8,21 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from model.arrays import Pixels
-from model.digits import kernels
-from model.digits.fitting import BOX, fill_outline, fit, stroke_width
-from model.digits.paper import find_sheets, is_ink_dark
+from model.digits.fitting import (
+    BOX,
+    disc,
+    fill_outline,
+    fit,
+    follows_convention,
+    stroke_width,
+)
+from model.digits.paper import clean, find_ink, find_sheets, is_ink_dark, measure_darkness, reduce
 from model.digits.parts import ALONG_EDGE, Box, Part, crop, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
-from model.digits.sheet import SPECKED, clean, find_ink, measure_darkness, reduce, square
 from model.errors import InvalidPixelsError, NoInkError
 from model.literals import SIDE, Preprocess
-
-# Small pictures of the steps, by name.
-Steps = dict[str, Pixels]
 
 # Digits are searched in a picture reduced to at most the first longer side, and if there are none,
 # to the second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
@@ -32,11 +33,10 @@ _LEAST_CONTRASTS = 16, 10
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
-# A digit has at least this number of pixels: less is dust.
-_LEAST_AREA = 5
-# A pen's strokes have at most this length, in longer sides (in 1,000 renderings at most 4), and at
-# most this number of pieces; noise, textures and text have more.
-_LONGEST_STROKES, _MOST_PIECES = 6, 40
+# A digit has at least this number of pixels: less is dust. A pen's strokes have at most this
+# length, in longer sides (in 1,000 renderings at most 4), and at most this number of pieces; noise,
+# textures and text have more.
+_LEAST_AREA, _LONGEST_STROKES, _MOST_PIECES = 5, 6, 40
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
 # its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
 # than `_FAINT` are more often shadows: they need it within an eighth of their stroke's width.
@@ -54,8 +54,6 @@ _ALL_OVER = (
 )
 _SHADOW = "only a shadow stands out; send a digit with clearer strokes"
 _SPECKS = "only specks stand out; send a larger digit"
-
-_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
 class Preprocessed(NamedTuple):
@@ -93,52 +91,22 @@ def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
 
 
 def find_digits(
-    image: Pixels, mode: Preprocess = "auto", steps: Steps | None = None
+    image: Pixels, mode: Preprocess = "auto", steps: dict[str, Pixels] | None = None
 ) -> Preprocessed:
     """Brings a greyscale picture into MNIST's convention.
 
     Args:
         image: brightness 0 to 255, (H, W).
-        mode: "auto" finds the digit in any picture and leaves MNIST's own images unchanged. "none"
-            takes a 28x28 image, white ink on black, unchanged.
-        steps: takes small pictures of the steps.
+        mode: "auto" finds the digit in any picture and leaves MNIST's own images unchanged, but for
+            their polarity. "none" takes a 28x28 image, white ink on black, unchanged.
+        steps: takes small pictures of the steps, by name.
 
     Raises:
         InvalidPixelsError: the mode is "none" and the image is not 28x28.
         NoInkError: the mode is "auto" and the picture holds no digit.
     """
-    if (unchanged := take_as_it_is(image, mode)) is not None:
-        return unchanged
-    if steps is not None:
-        steps["paper"] = image
-    for longest in _LOOK_SIDES:
-        small, factor = reduce(image, longest)
-        found = _search(small, _LEAST_CONTRASTS[factor > 1])
-        if isinstance(found, Look) or factor == 1:
-            break
-    if isinstance(found, NoInkError):
-        raise found
-    if image.shape == (SIDE, SIDE) and _is_disturbed(found):
-        return Preprocessed(~image if found.is_dark else image)
-    ink = _cut_out(image, found, factor)
-    if steps is not None:
-        steps |= {"ink": found.darkness, "digit": ink}
-    boxes = sorted(magnified(digit.box, factor) for digit in found.digits)
-    return Preprocessed(fit(ink), tuple(boxes) if len(boxes) > 1 else ())
-
-
-def take_as_it_is(image: Pixels, mode: Preprocess) -> Preprocessed | None:
-    """Returns an image that needs no search for ink, or None if it does need one.
-
-    These are all images if the mode is "none", and otherwise images that follow MNIST's convention,
-    in either polarity.
-
-    Raises:
-        InvalidPixelsError: the mode is "none" and the image is not 28x28.
-    """
-    if image.shape != (SIDE, SIDE):
-        if mode == "auto":
-            return None
+    has_mnists_size = image.shape == (SIDE, SIDE)
+    if mode == "none" and not has_mnists_size:
         height, width = image.shape
         raise InvalidPixelsError(
             f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height}; "
@@ -146,23 +114,23 @@ def take_as_it_is(image: Pixels, mode: Preprocess) -> Preprocessed | None:
         )
     if mode == "none" or follows_convention(image):
         return Preprocessed(image)
-    return Preprocessed(~image) if follows_convention(~image) else None
-
-
-def follows_convention(image: Pixels) -> bool:
-    """Whether an image (H, W) follows MNIST's convention; true of all of MNIST's test images.
-
-    The longer side of the ink is 19 or 20 pixels, and its centre of mass lies in [13.5, 14.5) on
-    both axes.
-    """
-    return image.shape == (SIDE, SIDE) and bool(follow_convention(image[None])[0])
-
-
-def follow_convention(images: Pixels) -> NDArray[np.bool_]:
-    """Which of many images, (B, 28, 28), follow MNIST's convention; (B,)."""
-    fits = np.empty(len(images), np.bool_)
-    kernels.follow_convention(np.ascontiguousarray(images), fits)
-    return fits
+    if has_mnists_size and follows_convention(~image):
+        return Preprocessed(~image)
+    steps = {} if steps is None else steps
+    steps["paper"] = image
+    for longest in _LOOK_SIDES:
+        small, factor = reduce(image, longest)
+        found = _search(small, _LEAST_CONTRASTS[factor > 1])
+        if isinstance(found, Look) or factor == 1:
+            break
+    if isinstance(found, NoInkError):
+        raise found
+    if has_mnists_size and _is_disturbed(found):
+        return Preprocessed(~image if found.is_dark else image)
+    ink = _cut_out(image, found, factor)
+    steps |= {"ink": found.darkness, "digit": ink}
+    boxes = sorted(magnified(digit.box, factor) for digit in found.digits)
+    return Preprocessed(fit(ink), tuple(boxes) if len(boxes) > 1 else ())
 
 
 def _search(grey: Pixels, least: int) -> Look | NoInkError:
@@ -189,8 +157,8 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     threshold, typical = find_ink(darkness)
     if not typical:
         raise NoInkError(f"no ink: {_UNIFORM if noise < least else _ALL_OVER}")
-    hollow = ink = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
-    if max(darkness.shape) < SPECKED and (ink := fill_outline(hollow)) is not hollow:
+    hollow = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
+    if (ink := fill_outline(hollow)) is not hollow:
         darkness = cv2.max(darkness, ink)
     numbers, parts = find_parts(ink, darkness)
     digits = group_parts(parts, numbers)
@@ -200,8 +168,7 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     chosen[digits[0].numbers] = 1
     mask = chosen[numbers]
     strip_line(mask, digits[0].box)
-    masses = [part.mass for part in parts]
-    is_clean = max(masses) > _CLEAN * sum(masses)
+    is_clean = parts[0].mass > _CLEAN * sum(part.mass for part in parts)
     look = Look(digits, mask, stroke_width(mask), darkness, is_dark, is_clean, ink is not hollow)
     _check_pen(grey, look)
     return look
@@ -219,8 +186,8 @@ def _check_pen(grey: Pixels, look: Look) -> None:
         reach = min(reach, int(width) // 8)
     paper = cv2.divide(grey, ~look.darkness, scale=255)
     half = cv2.addWeighted(paper, 0.5, grey, 0.5, 0)
-    is_sharp = cv2.dilate(grey, square(max(1, reach))) >= half
-    sharp = is_sharp[look.mask > cv2.erode(look.mask, _CROSS)]
+    is_sharp = cv2.dilate(grey, None, iterations=max(1, reach)) >= half
+    sharp = is_sharp[look.mask > cv2.erode(look.mask, disc(1))]
     if digit.along_edge > ALONG_EDGE or np.count_nonzero(sharp) < _SHARP * sharp.size:
         raise NoInkError(f"no ink: {_SHADOW}")
 
@@ -243,7 +210,7 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     around = max(3, max(width, height) // 4)
     box = max(0, left - around), max(0, top - around), left + width + around, top + height + around
     mask, darkness = crop(look.mask, box), crop(look.darkness, box)
-    near = cv2.dilate(mask, square(2))
+    near = cv2.dilate(mask, None, iterations=2)
     if factor > 1:
         part = crop(image, magnified(box, factor))
         part, closer = reduce(part if look.is_dark else ~part, _DIGIT_SIDE)

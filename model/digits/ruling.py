@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
-from model.digits.kernels import quantile
+from model.digits.paper import quantile
 from model.digits.parts import Box, crop
 
 # A line is visible in at least this share of the picture, in a picture of at least this side.
@@ -26,10 +26,8 @@ def remove_lines(darkness: Pixels) -> Pixels:
 
     A single line is kept: it could be the bar of a digit that fills the picture.
     """
-    if min(darkness.shape) < _LEAST_SIDE:
-        return darkness
     ends = (min(map(cv2.countNonZero, (each[0], each[-1]))) for each in (darkness, darkness.T))
-    if sum(ends) < 2:
+    if min(darkness.shape) < _LEAST_SIDE or sum(ends) < 2:
         return darkness
     across, cleared = _erase_lines(darkness)
     down, cleared = _erase_lines(cv2.transpose(cleared))

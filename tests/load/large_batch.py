@@ -24,7 +24,7 @@ from app.cli.machine import describe_machine
 from app.inference.decoding import decode_inline
 from model.arrays import Pixels
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.digits.preprocessing import take_as_it_is
+from model.digits.preprocessing import preprocess_image
 from model.engines import build_engine
 from model.engines.protocol import Engine, sample_probs
 from model.sampling.masks import Passes
@@ -87,9 +87,7 @@ def measure(
 def _decode(file: bytes) -> Pixels:
     grey = decode_inline(file, max_pixels=784)
     assert grey is not None
-    read = take_as_it_is(grey, "auto")
-    assert read is not None
-    return read.pixels
+    return preprocess_image(grey)
 
 
 def _compute(engine: Engine, pixels: list[Pixels], passes: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.arrays import Pixels
-from model.digits.preprocessing import follows_convention
+from model.digits.fitting import follows_convention
 from training.augmentation import make_outliers
 from training.config import PoolOptions, TrainConfig
 from training.data import MNIST, Images

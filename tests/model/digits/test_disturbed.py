@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from model.arrays import Pixels
-from model.digits.preprocessing import find_digits, follows_convention, preprocess_image
+from model.digits.fitting import follows_convention
+from model.digits.preprocessing import find_digits, preprocess_image
 from tests.model.digits.pictures import centre_of_mass, distance, draw
 
 Disturb = Callable[[Pixels, np.random.Generator], Pixels]

@@ -1,13 +1,13 @@
-"""The compiled loops against OpenCV, which computes the same step by step."""
+"""The compiled loops, and what replaces several, against OpenCV and NumPy step by step."""
 
 import cv2
 import numpy as np
 import pytest
 
 from model.arrays import Pixels
-from model.digits import kernels
+from model.digits.fitting import follows_convention
+from model.digits.paper import SPECKED, clean, measure_darkness, quantile
 from model.digits.parts import find_parts
-from model.digits.sheet import SPECKED, clean, measure_darkness, square
 
 SHAPES = [(1, 1), (1, 2), (2, 1), (1, 60), (60, 1), (2, 55), (55, 3), (28, 28), (70, 54), (90, 120)]
 
@@ -27,6 +27,11 @@ def picture(request: pytest.FixtureRequest) -> Pixels:
     return picture
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.995])
+def test_quantiles(picture: Pixels, share: float) -> None:
+    assert quantile(picture, share) == np.sort(picture, axis=None)[int(share * picture.size)]
+
+
 def test_specks_and_noise(picture: Pixels) -> None:
     cleaned, noise = clean(picture)
 
@@ -36,16 +41,16 @@ def test_specks_and_noise(picture: Pixels) -> None:
         expected = cv2.max(expected, cv2.erode(picture, _AROUND))
     left = cv2.convertScaleAbs(cv2.filter2D(expected, cv2.CV_16S, _SECOND))
     assert np.array_equal(cleaned, expected)
-    assert noise == kernels.quantile(left, 0.5) / (6 * 0.6745)
+    assert noise == quantile(left, 0.5) / (6 * 0.6745)
 
 
 @pytest.mark.parametrize("reach", [1, 2, 7, 18, 40])
 def test_darkness(picture: Pixels, reach: int) -> None:
     darkness = measure_darkness(picture, 16, 2.5, reach)
 
-    paper = cv2.morphologyEx(picture, cv2.MORPH_CLOSE, square(reach))
+    paper = cv2.morphologyEx(picture, cv2.MORPH_CLOSE, None, iterations=reach)
     contrast = cv2.subtract(paper, picture)
-    contrast = cv2.subtract(contrast, kernels.quantile(contrast, 0.2))
+    contrast = cv2.subtract(contrast, quantile(contrast, 0.2))
     contrast = cv2.threshold(contrast, 15, 0, cv2.THRESH_TOZERO)[1]
     assert np.array_equal(darkness, cv2.divide(contrast, paper, scale=255))
 
@@ -68,3 +73,23 @@ def test_parts(picture: Pixels, share: float) -> None:
         assert part.area == area == int(where.sum())
         assert part.mass == int(picture[where].sum())
     assert np.array_equal(numbers > 0, ink > 0)
+
+
+def test_mnists_convention() -> None:
+    generator, following = np.random.default_rng(0), 0
+    for _ in range(500):
+        image = np.zeros((28, 28), np.uint8)
+        height, width = generator.integers(17, 22, 2)
+        top, left = generator.integers(2, 7, 2)
+        shape = image[top : top + height, left : left + width].shape
+        image[top : top + height, left : left + width] = generator.integers(0, 256, shape)
+
+        moments = cv2.moments(image)
+        centre = [moments[name] / moments["m00"] for name in ("m10", "m01")]
+        is_centred = all(13.5 <= each < 14.5 for each in centre)
+        follows = is_centred and max(cv2.boundingRect(image)[2:]) in (19, 20)
+        assert follows_convention(image) is follows
+        following += follows
+    assert 50 < following < 450
+    assert not follows_convention(np.zeros((28, 28), np.uint8))
+    assert not follows_convention(np.full((27, 28), 9, np.uint8))
