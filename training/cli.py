@@ -106,6 +106,7 @@ def _add_option(parser: Any, setting: Any, default: Any) -> None:
 
 
 def _train(options: TrainOptions, config: TrainConfig) -> None:
+    from model.checkpoint import load_checkpoint
     from training.data import DATASETS, load_images
     from training.distil import load_teacher
     from training.pool import load_pool
@@ -119,6 +120,9 @@ def _train(options: TrainOptions, config: TrainConfig) -> None:
     teacher = load_teacher(options.teacher, device) if options.teacher else None
     if teacher is not None:
         print(f"the teacher's answers are kept in {teacher.folder}", file=sys.stderr)
+    initial = load_checkpoint(options.initial) if options.initial else None
+    if initial is not None and config.network != "mlp":
+        raise TrainingError("--initial is for --network mlp; leave one of them out")
     checkpoint = train(
         config,
         images,
@@ -127,6 +131,7 @@ def _train(options: TrainOptions, config: TrainConfig) -> None:
         resume=options.resume,
         teacher=teacher,
         pool=load_pool(options.pool) if options.pool else None,
+        initial=initial,
     )
     error = checkpoint.metrics["validation"]["error"]
     print(f"{options.output}: version {checkpoint.version}, validation error {error:.2%}")

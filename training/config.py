@@ -140,6 +140,9 @@ class PoolOptions(Checked):
         default=Path("runs/outliers.safetensors"), metadata=about("the file to write")
     )
     count: int = setting(16_000, "images for training, of all kinds together", 1, 1_000_000)
+    digits: int = setting(
+        0, "digits that MNIST hardly has, such as ones with a flag, to learn as well", 0, 100_000
+    )
     kept_back: int = setting(500, "images of each kind that only calibration sees", 1, 100_000)
     validation_images: int = setting(5000, "images held out, the same as in training", 1, 59_999)
     seed: int = setting(0, "determines every image", 0, 2**53 - 1)
@@ -188,6 +191,9 @@ class TrainOptions(RunOptions):
     )
     pool: Path | None = field(
         default=None, metadata=about("with --outliers: a file of dropserve-train outliers")
+    )
+    initial: Path | None = field(
+        default=None, metadata=about("a checkpoint of an MLP, to go on from its weights")
     )
 
 

@@ -53,6 +53,7 @@ METADATA_KEY = "teacher"
 _CHANNELS = (32, 48, 64, 128)
 _DROPOUT = 0.4
 _CHUNK = 1000  # images that are scored at a time
+_CERTAIN = 20.0  # logit of the label of an image that the teacher is not asked about
 _STRENGTHS = 20  # of the augmentation of views while it fades
 
 
@@ -138,6 +139,8 @@ class Views:
     distorted again. Runs with other seeds use the same views. While the augmentation fades, its
     strength is rounded to a twentieth, and the epochs go round a twentieth of the views at each
     strength.
+
+    Only the first `taught` images are the teacher's; of the others it knows less than their labels.
     """
 
     def __init__(
@@ -146,12 +149,15 @@ class Views:
         training: Images,
         teacher: Teacher,
         pool: NDArray[np.uint8] | None = None,
+        *,
+        taught: int | None = None,
     ) -> None:
         self._config, self._teacher = config, teacher
+        self._taught = len(training) if taught is None else taught
         self._dataset, self._pool = training.dataset, pool
         self._pixels = torch.from_numpy(training.pixels)
         self._labels = torch.from_numpy(training.labels)
-        digest = hashlib.sha256(training.pixels.tobytes())
+        digest = hashlib.sha256(training.pixels[: self._taught].tobytes())
         digest.update(repr(asdict(full_distortion(config))).encode())
         digest.update(teacher.version.encode())
         self._folder = teacher.folder / digest.hexdigest()[:12]
@@ -171,9 +177,12 @@ class Views:
         path = self._folder / f"{strength:.2f}-{number:04d}.safetensors"
         chunks = self._distort(strength, number, device)
         if not path.exists():
-            logits = torch.cat([self._teacher.logits(chunk).cpu().half() for chunk in chunks])
+            asked = torch.split(torch.cat(chunks)[: self._taught], DISTORTION_CHUNK)
+            logits = torch.cat([self._teacher.logits(chunk).cpu().half() for chunk in asked])
             write_atomically(path, save_tensors({"logits": logits}))
-        return torch.cat(chunks).cpu(), load_file(path)["logits"]
+        logits = load_file(path)["logits"]
+        known = nn.functional.one_hot(self._labels[self._taught :], logits.shape[1])
+        return torch.cat(chunks).cpu(), torch.cat([logits, _CERTAIN * known.half()])
 
     def _distort(self, strength: float, number: int, device: torch.device) -> list[Tensor]:
         """The images of a view, uint8, (N, 28, 28), in chunks."""

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from model.checkpoint import AnyCheckpoint, load_any_checkpoint, save_checkpoint
+from model.checkpoint import AnyCheckpoint, Checkpoint, load_any_checkpoint, save_checkpoint
 from model.errors import CheckpointError
 from model.sampling.masks import Passes, draw_masks, round_rate, split_by_site
 from training.augmentation import (
@@ -38,7 +38,7 @@ from training.data import FILES, MNIST, Dataset, Images
 from training.distil import Teacher, Views, distillation_loss
 from training.errors import TrainingError
 from training.metrics import Scores, score
-from training.network import Trainable, build_network
+from training.network import Trainable, TrainableMLP, build_network
 from training.optimisation import (
     best_epoch,
     build_optimiser,
@@ -72,6 +72,7 @@ def train(
     resume: bool = False,
     teacher: Teacher | None = None,
     pool: Pool | None = None,
+    initial: Checkpoint | None = None,
     measure: Callable[[Trainable], Row] | None = None,
     on_epoch: Callable[[Row], None] | None = None,
 ) -> AnyCheckpoint:
@@ -84,7 +85,8 @@ def train(
         device: what computes.
         resume: continue the interrupted run at `output`, or begin where there is none.
         teacher: networks whose answers to the distorted images are learned, too.
-        pool: images that are no digits, of which outliers are drawn.
+        pool: images that are no digits, of which outliers are drawn, and digits.
+        initial: whose weights the training begins with; None: with random ones.
         measure: what else to record after each epoch, of the averaged network.
         on_epoch: called with each row of the history; without it a progress bar is shown.
 
@@ -95,17 +97,19 @@ def train(
         TrainingError: `output` holds an unfinished run and `resume` is false, or a run with other
             settings; or there are too few images, or the loss became infinite.
     """
-    recipe, files = recipe_of(config, teacher, images.dataset, pool), RunFiles(output)
+    recipe, files = recipe_of(config, teacher, images.dataset, pool, initial), RunFiles(output)
     if resume and files.is_finished:
         return _finished(recipe, files)
     training, validation = _split(images, config)
     files.begin(resume=resume)
-    run = start(config, training, device)
+    drawn, learned = None, training
+    if pool is not None:
+        drawn, learned = pool.pixels(), pool.with_digits(training)
+    run = start(config, learned, device, initial)
     run.restore(recipe, files)
-    drawn = None if pool is None else pool.pixels()
-    source: EpochSource = FreshImages(config, training, drawn)
+    source: EpochSource = FreshImages(config, learned, drawn)
     if teacher is not None:
-        source = Views(config, training, teacher, drawn)
+        source = Views(config, learned, teacher, drawn, taught=len(training))
 
     with nullcontext(on_epoch) if on_epoch else progress(config.epochs, run.epoch) as show:
         for epoch in make_epochs(source, run.epoch, config.epochs, device):
@@ -230,15 +234,26 @@ class Run:
         return {name: getattr(self, name) for name in names}
 
 
-def start(config: TrainConfig, training: Images, device: torch.device) -> Run:
+def start(
+    config: TrainConfig,
+    training: Images,
+    device: torch.device,
+    initial: Checkpoint | None = None,
+) -> Run:
     """A network with its initial weights, its optimiser and its schedule."""
     mean, std = 0.0, 1.0
     if config.normalisation == "standard":
         scaled = training.pixels / np.float32(255)
         mean = round(float(scaled.mean(dtype=np.float64)), 4)
         std = round(float(scaled.std(dtype=np.float64)), 4)
-    network = build_network(config, training.dataset.labels, mean, std)
-    initialise(network, config, torch.Generator().manual_seed(stream_seed(config.seed, WEIGHTS)))
+    if initial is None:
+        network = build_network(config, training.dataset.labels, mean, std)
+        weights = torch.Generator().manual_seed(stream_seed(config.seed, WEIGHTS))
+        initialise(network, config, weights)
+    else:
+        rates = tuple(map(round_rate, config.dropout))
+        begun = replace(initial.network.config, dropout_rates=rates)
+        network = TrainableMLP.from_network(replace(initial.network, config=begun))
     network.to(device)
     optimizer = build_optimiser(network, config)
     steps = config.epochs * (len(training) // config.batch_size)
@@ -313,6 +328,7 @@ def recipe_of(
     teacher: Teacher | None = None,
     dataset: Dataset = MNIST,
     pool: Pool | None = None,
+    initial: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Every setting that makes a difference: the seed, teacher, pool and another data set too."""
     recipe = config.recipe()
@@ -322,6 +338,9 @@ def recipe_of(
         recipe["teacher"] = list(teacher.cards)
     if pool is not None:
         recipe["pool"] = pool.card()
+    if initial is not None:
+        before = {name: initial.training.get(name) for name in ("recipe", "seed")}
+        recipe["initial"] = {"version": initial.version, **before}
     return recipe if dataset is MNIST else {**recipe, "dataset": dataset.name}
 
 

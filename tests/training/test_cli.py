@@ -196,7 +196,8 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     places = ["--output", str(output), "--data-dir", str(data_dir), "--device", "cpu"]
     assert run("train", *arguments, *places, "--resume") == 0
     assert recorder.arguments == (wanted, ("train", data_dir, MNIST), output)
-    expected = {"device": torch.device("cpu"), "resume": True, "teacher": None, "pool": None}
+    files = dict.fromkeys(("teacher", "pool", "initial"))
+    expected = {"device": torch.device("cpu"), "resume": True, **files}
     assert recorder.options == expected
 
 

@@ -144,6 +144,18 @@ def test_labels_and_teacher_logits_stay_with_their_images(tmp_path: Path) -> Non
     assert sorted(epoch.labels.tolist()) == sorted(TRAINING.labels.tolist())
 
 
+def test_the_teacher_is_not_asked_about_what_it_was_not_taught(tmp_path: Path) -> None:
+    oracle, taught = Oracle(), len(TRAINING) - 7
+    views = Views(TINY, TRAINING, teacher_of(tmp_path, oracle), taught=taught)
+    epoch = views.prepare(0, CPU)
+    assert oracle.asked == taught
+    assert epoch.teacher_logits is not None
+    largest, likeliest = epoch.teacher_logits.max(dim=1)
+    is_taught = largest <= 0  # a teacher's are logarithms of probabilities
+    assert torch.equal(likeliest[~is_taught], epoch.labels[~is_taught])
+    assert sorted(epoch.labels[~is_taught].tolist()) == sorted(TRAINING.labels[taught:].tolist())
+
+
 def test_another_teacher_or_augmentation_has_views_of_its_own(tmp_path: Path) -> None:
     one, two = Oracle(), Oracle()
     Views(TINY, TRAINING, teacher_of(tmp_path, one)).prepare(0, CPU)

@@ -23,7 +23,7 @@ from training.errors import TrainingError
 from training.evaluate import evaluate
 from training.report import measurements
 from training.report.measurements import ANGLES
-from training.report.pages import shown_outliers
+from training.report.pages import drawn_digits, shown_outliers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,6 +176,13 @@ def test_the_card_says_what_this_network_was_shown(
     text = shown_outliers(recipe)
     assert said in text
     assert unsaid not in text
+
+
+@pytest.mark.parametrize(("digits", "said"), [({"flagged_one": 3}, True), ({}, False)])
+def test_the_card_says_that_digits_were_drawn(digits: dict[str, int], said: bool) -> None:
+    text = drawn_digits({"pool": {"version": "0", "images": 5, "digits": digits}})
+    assert ("Ones with a flag" in text) is said
+    assert drawn_digits({}) == ""
 
 
 def test_a_checkpoint_of_unknown_data_cannot_be_evaluated(

@@ -1,5 +1,6 @@
 """The pool of pictures that are no digits: what is drawn, what is left out, and its file."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from training.augmentation import make_outliers
 from training.config import PoolOptions, TrainConfig
 from training.data import MNIST, Images
 from training.errors import TrainingError
-from training.pool import Pool, drawings, glyphs, load_pool, making, save_pool
+from training.pool import Pool, digits, drawings, glyphs, load_pool, making, save_pool
 from training.pool.making import KEPT_BACK, SHOWN, Picture, Resemblance, cut, draw, joined, prepare
 from training.pool.pen import SIDE, wander, write
 
@@ -108,22 +109,83 @@ def test_a_cut_digit_is_half_of_one_and_joined_ones_are_wider_than_high() -> Non
     assert columns[columns.argmax() : len(columns) - columns[::-1].argmax()].all()
 
 
+@pytest.mark.parametrize("kind", making.DIGITS)
+def test_digits_are_drawn_as_a_server_prepares_them(kind: Picture) -> None:
+    drawn = making.draw_digits(kind, 20, seeded())
+    assert drawn.shape == (20, 28, 28)
+    assert sum(map(follows_convention, drawn)) >= 18
+    assert len({each.tobytes() for each in drawn}) == 20
+    assert np.array_equal(making.draw_digits(kind, 20, seeded()), drawn)
+
+
+def overhang(picture: Pixels, share: tuple[float, float]) -> float:
+    """How far a part of the ink reaches over the stem on its left, as a share of the width."""
+    rows = np.flatnonzero(picture.max(axis=1) > 127)
+    top, height = rows[0], len(rows)
+    lower = picture[top + height // 2 : top + height * 4 // 5] > 127
+    upper = picture[top + round(share[0] * height) : top + round(share[1] * height)] > 127
+    left = [np.flatnonzero(part.any(axis=0))[0] for part in (upper, lower)]
+    return float((left[1] - left[0]) / picture.shape[1])
+
+
+def test_a_flag_falls_off_to_the_left_and_a_bar_crosses_the_stem() -> None:
+    generator = seeded()
+    flags = [overhang(digits.flagged_one(generator), (0.0, 0.4)) for _ in range(40)]
+    assert np.median(flags) > 0.08
+    assert min(flags) > -0.05
+    stems = []
+    for _ in range(40):
+        seven = digits.barred_seven(generator)
+        rows = np.flatnonzero(seven.max(axis=1) > 127)
+        widths = [(seven[row] > 127).sum() for row in rows]
+        stems.append(max(widths[len(rows) // 3 : len(rows) * 7 // 8]) / np.median(widths))
+    assert np.median(stems) > 1.5
+
+
+def test_a_turned_seven_is_turned_further_than_augmentation_turns() -> None:
+    bar: Pixels = np.zeros((1, 28, 28), np.uint8)
+    bar[0, 4:24, 13:15] = 255
+    generator, angles = seeded(), []
+    for _ in range(30):
+        y, x = np.nonzero(digits.turned_seven(bar, generator) > 127)
+        _, _, slope = np.linalg.svd(np.stack([x - x.mean(), y - y.mean()], axis=1))
+        angles.append(np.degrees(np.arctan(slope[0, 0] / slope[0, 1])))
+    assert all(14 < abs(angle) < 51 for angle in angles)
+    assert min(angles) < 0 < max(angles)
+
+
+def test_digits_of_a_pool_come_behind_the_images() -> None:
+    pool = small_pool()
+    images = strokes(6, 1)
+    every = pool.with_digits(images)
+    assert np.array_equal(every.pixels[:6], images.pixels)
+    assert every.labels.tolist() == [*images.labels.tolist(), 7, 7, 1, 1, 1]
+    assert np.array_equal(every.pixels[6:8], pool.digits["barred_seven", "7"])
+    assert pool.card()["digits"] == {"barred_seven": 2, "flagged_one": 3}
+
+
 def small_pool() -> Pool:
     generator = seeded()
     images = generator.integers(0, 255, size=(3, 5, 28, 28), dtype=np.uint8)
     shown = {("sign", "auto"): images[0], ("sign", "none"): images[1]}
-    return Pool(shown, {("runes", "auto"): images[2]})
+    written = {("barred_seven", "7"): images[2, :2], ("flagged_one", "1"): images[2, 2:]}
+    return Pool(shown, {("runes", "auto"): images[2]}, written)
 
 
 def test_a_pool_is_read_as_it_was_written(tmp_path: Path) -> None:
     save_pool(tmp_path / "pool", small_pool())
     found = load_pool(tmp_path / "pool")
-    for part in ("shown", "kept_back"):
+    for part in ("shown", "kept_back", "digits"):
         wanted = getattr(small_pool(), part)
         assert {key: each.tobytes() for key, each in getattr(found, part).items()} == {
             key: each.tobytes() for key, each in wanted.items()
         }
-    assert found.card() == {"version": found.version, "images": 10, "kinds": ["sign"]}
+    assert found.card() == {
+        "version": found.version,
+        "images": 10,
+        "kinds": ["sign"],
+        "digits": {"barred_seven": 2, "flagged_one": 3},
+    }
     save_pool(tmp_path / "again", small_pool())
     assert load_pool(tmp_path / "again").version == found.version
 
@@ -142,7 +204,9 @@ def test_the_pool_is_drawn_in_the_shares_of_its_kinds_and_repeats(
 ) -> None:
     monkeypatch.setattr(making, "SHOWN", {drawings.sign: 3, drawings.shape: 1})
     monkeypatch.setattr(making, "KEPT_BACK", (drawings.runes,))
-    options = PoolOptions(count=24, kept_back=2, validation_images=20)
+    monkeypatch.setattr(making, "DIGITS", {digits.flagged_one: (2, 1)})
+    monkeypatch.setattr(making, "TURNED_SEVENS", 1)
+    options = PoolOptions(count=24, digits=9, kept_back=2, validation_images=20)
     images = strokes(60, 1)
     pool = making.make_pool(images, options)
     # Of 24 images and 10 shares, a half of each kind in each form.
@@ -155,6 +219,9 @@ def test_the_pool_is_drawn_in_the_shares_of_its_kinds_and_repeats(
         ("runes", "auto"): 2,
         ("runes", "none"): 2,
     }
+    written = {key: len(each) for key, each in pool.digits.items()}
+    assert written == {("flagged_one", "1"): 6, ("turned_seven", "7"): 3}
+    assert not making.make_pool(images, replace(options, digits=0)).digits
     again = making.make_pool(images, options)
     assert np.array_equal(pool.pixels(), again.pixels())
 

@@ -288,6 +288,24 @@ def mean_entropy(checkpoint: Checkpoint) -> float:
         return float(-(probs * probs.log()).sum(dim=1).mean())
 
 
+def test_a_training_goes_on_from_a_checkpoints_weights(tmp_path: Path) -> None:
+    train(TINY, IMAGES, tmp_path / "first", device=CPU, on_epoch=lambda row: None)
+    first = load_checkpoint(tmp_path / "first")
+    config = replace(TINY, dropout=(0.25, 0.0, 0.5), seed=5, normalisation="none")
+    begun = start(config, IMAGES, CPU, first).network.to_network()
+    assert begun.config == replace(first.network.config, dropout_rates=(0.25, 0.0, 0.5))
+    for one, other in zip(begun.layers, first.network.layers, strict=True):
+        assert np.array_equal(one.weight, other.weight)
+        assert np.array_equal(one.bias, other.bias)
+
+    output = tmp_path / "second"
+    made = train(config, IMAGES, output, device=CPU, initial=first, on_epoch=lambda row: None)
+    recorded = made.training["recipe"]["initial"]
+    assert recorded["version"] == first.version
+    assert recorded["recipe"] == first.training["recipe"]
+    assert made.version != first.version
+
+
 def test_without_dropout_a_step_follows_the_gradient_of_both_losses() -> None:
     config = replace(
         WITH_OUTLIERS, dropout=(0.0, 0.0, 0.0), optimiser="sgd", schedule="constant",

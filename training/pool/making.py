@@ -19,7 +19,7 @@ from model.errors import NoInkError
 from model.literals import Preprocess
 from training.config import PoolOptions
 from training.data import Images
-from training.pool import Pool, drawings, glyphs
+from training.pool import Pool, digits, drawings, glyphs
 from training.pool.pen import SIDE
 
 Picture = Callable[[np.random.Generator], Pixels]
@@ -41,6 +41,12 @@ KEPT_BACK: tuple[Picture, ...] = (
     drawings.curve,
     drawings.blob,
 )
+# Shares of the kinds of digits, of any sum, with their labels.
+DIGITS: Mapping[Picture, tuple[float, int]] = {
+    digits.flagged_one: (6, 1),
+    digits.barred_seven: (3, 7),
+}
+TURNED_SEVENS = 4
 # Longer sides of pictures that are not prepared, pixels of 28.
 _SIDES = (14, 28)
 # A picture resembles a digit if a training digit is as near to it as to this share of the
@@ -64,9 +70,9 @@ def make_pool(images: Images, options: PoolOptions) -> Pool:
     held_out = len(images) - options.validation_images
     training, validation = images[:held_out], images[held_out:]
     resembles = Resemblance(training, validation)
-    digits = training.pixels
+    pixels = training.pixels
     shown = dict(SHOWN)
-    shown |= {partial(cut, digits): 3, partial(joined, digits): 3}
+    shown |= {partial(cut, pixels): 3, partial(joined, pixels): 3}
     total = sum(shown.values())
     wanted = [(kind, round(options.count * share / total / 2)) for kind, share in shown.items()]
     wanted += [(kind, options.kept_back) for kind in KEPT_BACK]
@@ -74,10 +80,19 @@ def make_pool(images: Images, options: PoolOptions) -> Pool:
     for kind, count in tqdm(wanted, "outliers", unit="kind"):
         for form in get_args(Preprocess):
             drawn[name_of(kind), form] = draw(kind, count, generator, resembles, form)
+    turned = partial(digits.turned_seven, pixels[training.labels == 7])
+    shares: dict[Picture, tuple[float, int]] = {**DIGITS, turned: (TURNED_SEVENS, 7)}
+    each = options.digits / sum(share for share, _ in shares.values())
+    written = {
+        (name_of(kind), str(label)): draw_digits(kind, round(each * share), generator)
+        for kind, (share, label) in shares.items()
+        if options.digits
+    }
     kept_back = {name_of(kind) for kind in KEPT_BACK}
     return Pool(
         {key: pixels for key, pixels in drawn.items() if key[0] not in kept_back},
         {key: pixels for key, pixels in drawn.items() if key[0] in kept_back},
+        written,
     )
 
 
@@ -104,6 +119,16 @@ def draw(
                 drawn.append(image)
         batch = np.stack(drawn)
         kept.extend(batch[~resembles(batch)])
+    return np.stack(kept) if kept else np.zeros((0, 28, 28), np.uint8)
+
+
+def draw_digits(kind: Picture, count: int, generator: np.random.Generator) -> Pixels:
+    """Digits of one kind as a server prepares them, (count, 28, 28)."""
+    kept: list[Pixels] = []
+    while len(kept) < count:
+        image = prepare(kind(generator))
+        if image is not None:
+            kept.append(image)
     return np.stack(kept) if kept else np.zeros((0, 28, 28), np.uint8)
 
 

@@ -13,6 +13,8 @@ SIDE = 112
 EXTENT = 80
 # Widths of strokes, as shares of `EXTENT`: those of MNIST's digits are 0.08 to 0.2 of 20 pixels.
 _WIDTHS = (0.05, 0.2)
+# Largest turn, radians, and slant of what is written.
+_UNSTEADINESS = 0.25
 FRACTION = 4  # bits of a coordinate behind the point
 # Points of a stroke that is written freely.
 _POINTS = 40
@@ -25,13 +27,17 @@ def blank() -> Pixels:
     return np.zeros((SIDE, SIDE), np.uint8)
 
 
-def write(strokes: Sequence[Stroke], generator: np.random.Generator) -> Pixels:
+def write(
+    strokes: Sequence[Stroke],
+    generator: np.random.Generator,
+    unsteadiness: float = _UNSTEADINESS,
+) -> Pixels:
     """Writes strokes of any size and place, fitted to the canvas, with a pen of random width.
 
     The hand is unsteady: every stroke is slanted, stretched and bent a little, and its width
     changes along it.
     """
-    fitted = fit([bend(stroke, generator) for stroke in strokes], generator)
+    fitted = fit([bend(stroke, generator) for stroke in strokes], generator, unsteadiness)
     canvas, width = blank(), EXTENT * generator.uniform(*_WIDTHS)
     for stroke in fitted:
         pressure = 1 + 0.25 * np.sin(
@@ -63,10 +69,14 @@ def bend(stroke: Stroke, generator: np.random.Generator) -> Stroke:
     return points
 
 
-def fit(strokes: Iterable[Stroke], generator: np.random.Generator) -> list[Stroke]:
+def fit(
+    strokes: Iterable[Stroke],
+    generator: np.random.Generator,
+    unsteadiness: float = _UNSTEADINESS,
+) -> list[Stroke]:
     """Slants and stretches strokes together, and fits them into the middle of the canvas."""
     strokes = list(strokes)
-    matrix = random_matrix(generator)
+    matrix = random_matrix(generator, unsteadiness)
     moved = [stroke @ matrix.T for stroke in strokes]
     every = np.concatenate(moved)
     low, high = every.min(axis=0), every.max(axis=0)
@@ -74,9 +84,11 @@ def fit(strokes: Iterable[Stroke], generator: np.random.Generator) -> list[Strok
     return [(stroke - (low + high) / 2) * scale + SIDE / 2 for stroke in moved]
 
 
-def random_matrix(generator: np.random.Generator) -> NDArray[np.float64]:
+def random_matrix(
+    generator: np.random.Generator, unsteadiness: float = _UNSTEADINESS
+) -> NDArray[np.float64]:
     """A turn, a slant and a change of proportions, each small, (2, 2)."""
-    angle, slant = generator.uniform(-0.25, 0.25, size=2)
+    angle, slant = generator.uniform(-unsteadiness, unsteadiness, size=2)
     across, down = generator.uniform(0.75, 1.3, size=2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix: NDArray[np.float64] = np.diag([across, down]) @ turn @ np.array([[1, slant], [0, 1]])

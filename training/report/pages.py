@@ -32,8 +32,8 @@ _LIMITS = """\
 - It knows ten digits and nothing else. Most other pictures raise its uncertainty, and some do not:
   the table above says how many are accepted.
 - MNIST was written by American census workers and students around 1990. Other hands, pens and
-  cultures (a 1 with a long upstroke, a 7 with a bar) are read less well, and calibration,
-  thresholds and prediction sets hold for images like MNIST's only.
+  cultures are read less well, and calibration, thresholds and prediction sets hold for images like
+  MNIST's only.{digits}
 {outliers}- One digit at a time: of two digits in one picture it reads neither.
 - Turned by more than about 30 degrees a digit is another sign, and often another digit, to it.
 - MC dropout is an approximation of Bayesian inference. Its uncertainty is useful, not exact; it
@@ -53,6 +53,9 @@ _OUTLIERS_APART = """\
   its passes were trained to disagree about them. Images of such kinds raise the mutual information;
   where digits blur into each other, the passes agree, and the expected entropy rises.
 """
+_DIGITS = (
+    " Ones with a flag and sevens with a bar, of which MNIST has few, were drawn for training."
+)
 _POOL = """\
 - Printed letters, of other fonts than notMNIST's, were among these images. KMNIST's characters, and
   handwriting of any other alphabet, were not.
@@ -170,7 +173,7 @@ def model_card(report: Report) -> str:
         _image("unfamiliar"),
         *prepared_section(report),
         "## Limits",
-        _LIMITS.format(outliers=shown_outliers(recipe)),
+        _LIMITS.format(outliers=shown_outliers(recipe), digits=drawn_digits(recipe)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -183,9 +186,14 @@ def shown_outliers(recipe: Mapping[str, Any]) -> str:
     return shown + (_POOL if "pool" in recipe else "")
 
 
+def drawn_digits(recipe: Mapping[str, Any]) -> str:
+    """What the network was shown of digits that MNIST hardly has."""
+    return _DIGITS if recipe.get("pool", {}).get("digits") else ""
+
+
 def _recipe(recipe: Mapping[str, Any]) -> str:
     """Every setting and, of a teacher, its members without their own recipes."""
-    lists = ("pool", "teacher")
+    lists = ("pool", "teacher", "initial")
     parts = [f"{name} {value}" for name, value in sorted(recipe.items()) if name not in lists]
     if "pool" in recipe:
         parts.append(f"pool {recipe['pool']['version']} of {recipe['pool']['images']:,} outliers")
@@ -194,6 +202,9 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
         f"{share(member['validation_error'], 'not recorded')}"
         for member in recipe.get("teacher", [])
     ]
+    if "initial" in recipe:
+        begun = recipe["initial"]["recipe"] | {"version": recipe["initial"]["version"]}
+        parts.append(f"begun with {begun['version']}, whose recipe is: {_recipe(begun)}")
     return ", ".join(parts)
 
 
