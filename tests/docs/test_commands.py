@@ -251,23 +251,30 @@ def test_the_first_command_sets_up_and_serves(servers: ServerStarter, tmp_path: 
 def test_the_recipe_is_the_one_that_the_committed_network_records() -> None:
     training = load_checkpoint(DEFAULT_CHECKPOINT).training
     student = training["recipe"]
-    by_kind = {member["kind"]: member["recipe"] for member in student["teacher"]}
-    first, convnet, pool, taught, calibrate, plain = (command.split()[1:] for command in RECIPE)
+    plain, first = student["teacher"]
+    convnet, _ = first["recipe"]["teacher"]
+    made_before = student["initial"]["recipe"] | {"seed": student["initial"]["seed"]}
+    assert made_before == first["recipe"]
     parser = build_parser()
+    every = (parser.parse_args(command.split()[1:]) for command in RECIPE)
+    make_plain, make_convnet, draw, make_first, draw_digits, go_on, calibrate, calibrate_plain = (
+        every
+    )
 
-    options = parser.parse_args(first)
-    assert recipe_of(config_from(options, TrainConfig)) == by_kind["mlp"]
-    teachers = [str(options.output)]
-    options = parser.parse_args(convnet)
-    assert asdict(config_from(options, TeacherConfig)) == by_kind["convnet"]
-    teachers.append(str(options.output))
-    options = parser.parse_args(taught)
-    assert {str(path) for path in options.teacher} == set(teachers)
-    read = {name: student[name] for name in ("teacher", "pool")}  # from files
-    recipe = config_from(options, TrainConfig).recipe() | read
-    assert recipe == {**student, "seed": training["seed"]}
-    assert options.output == parser.parse_args(calibrate).checkpoint
-    drawn = parser.parse_args(pool)
-    assert drawn.output == options.pool == parser.parse_args(calibrate).pool
-    assert drawn.count == student["pool"]["images"]
-    assert str(parser.parse_args(plain).checkpoint) == teachers[0]
+    assert recipe_of(config_from(make_plain, TrainConfig)) == plain["recipe"]
+    assert asdict(config_from(make_convnet, TeacherConfig)) == convnet["recipe"]
+    assert make_first.teacher == [make_convnet.output, make_plain.output]
+    assert go_on.teacher == [make_plain.output, make_first.output]
+    assert go_on.initial == make_first.output
+    for options, pool, made in (
+        (make_first, draw, first["recipe"]),
+        (go_on, draw_digits, student | {"seed": training["seed"]}),
+    ):
+        read = {name: made[name] for name in ("teacher", "pool", "initial") if name in made}
+        assert config_from(options, TrainConfig).recipe() | read == made
+        assert options.pool == pool.output
+        assert pool.count == made["pool"]["images"]
+        assert pool.digits == sum(made["pool"].get("digits", {}).values())
+    assert calibrate.checkpoint == go_on.output
+    assert calibrate_plain.checkpoint == make_plain.output
+    assert calibrate.pool == calibrate_plain.pool == draw.output  # both keep the same back

@@ -74,7 +74,7 @@ class Run:
         page = (ROOT / "docs" / "training.md").read_text()
         commands = re.findall(r"^\$ dropserve-train (train .*)$", page, re.MULTILINE)
         (plain,) = (each for each in commands if "--output runs/mnist-plain" in each)
-        (distilled,) = (each for each in commands if "--teacher" in each)
+        (distilled,) = (each for each in commands if "--output runs/first" in each)
         words = shlex.split(plain if name == "mnist-plain" else distilled)
         for option in ("--output", "--epochs"):
             if option in words:

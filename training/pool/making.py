@@ -43,10 +43,10 @@ KEPT_BACK: tuple[Picture, ...] = (
 )
 # Shares of the kinds of digits, of any sum, with their labels.
 DIGITS: Mapping[Picture, tuple[float, int]] = {
-    digits.flagged_one: (6, 1),
-    digits.barred_seven: (3, 7),
+    digits.flagged_one: (2, 1),
+    digits.barred_seven: (1, 7),
 }
-TURNED_SEVENS = 4
+TURNED_SEVENS = 2
 # Longer sides of pictures that are not prepared, pixels of 28.
 _SIDES = (14, 28)
 # A picture resembles a digit if a training digit is as near to it as to this share of the
