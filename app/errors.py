@@ -139,12 +139,13 @@ class ApiError(Exception):
 
     Attributes:
         steps: of preparing the picture, if they were asked for; see `schemas.Prediction`.
-        recheck: asks again for a request like the refused one, with the beginning of its body:
-            milliseconds that it would wait; None: it is not refused, or nobody can say.
+        recheck: asks again for a request like the refused one, with the beginning of its body,
+            and whether that is all of it: milliseconds that it would wait; None: it is not refused,
+            or nobody can say.
     """
 
     steps: Mapping[str, str] | None = None
-    recheck: Callable[[bytes], int | None] | None = None
+    recheck: Callable[[bytes, bool], int | None] | None = None
 
     def __init__(
         self,

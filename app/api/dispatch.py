@@ -47,7 +47,7 @@ def check_one(
         raise
 
 
-def _of_one_image(recheck: Recheck, start: bytes) -> int | None:
+def _of_one_image(recheck: Recheck, start: bytes, _is_whole: bool) -> int | None:
     return recheck(1, _cost_of(start))
 
 

@@ -169,8 +169,9 @@ async def _answer_batch(request: Request, parameters_type: type[PredictParameter
     return JsonResponse(PredictionBatch(predictions=predictions))
 
 
-def _of_batch(recheck: Recheck, start: bytes) -> int | None:
-    return None if names_passes(start) else recheck(count_images(start))
+def _of_batch(recheck: Recheck, start: bytes, is_whole: bool) -> int | None:
+    # What is not seen may ask for fewer passes.
+    return recheck(count_images(start)) if is_whole and not names_passes(start) else None
 
 
 def _failed_image(error: ApiError) -> FailedImage:

@@ -59,14 +59,14 @@ class Recheck(NamedTuple):
 
 
 def note_recheck(
-    error: ApiError, recheck: Recheck, ask: Callable[[Recheck, bytes], int | None]
+    error: ApiError, recheck: Recheck, ask: Callable[[Recheck, bytes, bool], int | None]
 ) -> None:
     """Notes how to ask about further requests with the head of one that was refused.
 
     Args:
         error: that it was refused with.
         recheck: of what the head says.
-        ask: with the beginning of their bodies.
+        ask: with the beginning of their bodies, and whether that is all of it.
     """
     if error.kind is ErrorCode.OVERLOADED:
         error.recheck = partial(ask, recheck)
@@ -119,7 +119,7 @@ class Admission:
             self.scheduler.check(least)
         except ApiError as error:
             recheck = Recheck(self.scheduler, self._reader, least, math.inf)
-            note_recheck(error, recheck, lambda smallest, _: smallest(1))
+            note_recheck(error, recheck, lambda smallest, *_: smallest(1))
             raise
 
     def check_request(

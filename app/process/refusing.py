@@ -80,7 +80,8 @@ class RefusingProtocol(BoundedProtocol):
         if known is None or self.transport.is_closing():
             return 0
         received = min(known.body_bytes, len(data) - body)
-        if (answer := known.refuse(data[body : body + min(received, _LOOKED_AT)])) is None:
+        start = data[body : body + min(received, _LOOKED_AT)]
+        if (answer := known.refuse(start, len(start) == known.body_bytes)) is None:
             return 0
         self.remembered.move_to_end(self._head)
         self.server_state.total_requests += 1

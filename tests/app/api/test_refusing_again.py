@@ -114,8 +114,9 @@ async def test_a_batchs_images_count_unless_its_body_may_name_passes() -> None:
         asked.append(images)
         return 5
 
-    assert _of_batch(recheck, BATCH) == 5  # type: ignore[arg-type]
-    assert _of_batch(recheck, BATCH + b'name="passes"') is None  # type: ignore[arg-type]
+    assert _of_batch(recheck, BATCH, True) == 5  # type: ignore[arg-type]
+    assert _of_batch(recheck, BATCH[:-1], False) is None  # type: ignore[arg-type]
+    assert _of_batch(recheck, BATCH + b'name="passes"', True) is None  # type: ignore[arg-type]
     assert asked == [3]
 
 
