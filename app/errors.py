@@ -140,12 +140,12 @@ class ApiError(Exception):
     Attributes:
         steps: of preparing the picture, if they were asked for; see `schemas.Prediction`.
         recheck: asks again for a request like the refused one, with the beginning of its body,
-            and whether that is all of it: milliseconds that it would wait; None: it is not refused,
+            and the size of the whole: milliseconds that it would wait; None: it is not refused,
             or nobody can say.
     """
 
     steps: Mapping[str, str] | None = None
-    recheck: Callable[[bytes, bool], int | None] | None = None
+    recheck: Callable[[bytes, int], int | None] | None = None
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ Fields = Iterable[tuple[str, Any]]
 async def read_image_request(
     request: Request,
     parameters_type: type[P],
-    check: Callable[[P | None, bytes], None],
+    check: Callable[[P | None, bytes, int], None],
     spec: InputSpec | None = None,
 ) -> tuple[Image, P]:
     """Reads and validates a request for one image: the image and the parameters.
@@ -65,8 +65,8 @@ async def read_image_request(
         request: whose body is read.
         parameters_type: of the route.
         check: refuses what would wait too long; called before the body is read, and with the first
-            part of a body that arrives in several. Takes the parameters, None if the body may
-            have some; and the beginning of the image, as far as it is there.
+            part of a large body. Takes the parameters, None if the body may have some; the
+            beginning of the image, as far as it is there; and the size of the whole.
         spec: of the network's inputs; None: pictures of digits.
 
     Raises:
@@ -79,7 +79,7 @@ async def read_image_request(
     asked = None
     if is_image and len(query) <= _REMEMBERED_QUERY:
         asked = _parameters_of_query(query, parameters_type, settings)
-    check(asked, b"")
+    check(asked, b"", 0)
     is_encoded = b"content-encoding" in headers
     look = None if asked is None or is_encoded else partial(check, asked)
     body = await read_body(request, headers, settings.max_body_bytes, look)

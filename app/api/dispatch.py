@@ -24,6 +24,7 @@ def check_one(
     parameters_type: type[PredictParameters],
     parameters: PredictParameters | None,
     start: bytes,
+    size: int,
 ) -> None:
     """Refuses a request for one image that would be refused once it is read, if that is known.
 
@@ -32,6 +33,7 @@ def check_one(
         parameters_type: of the route.
         parameters: None if they are not known yet.
         start: the beginning of the image file, or nothing.
+        size: of the file, bytes, as far as it is known.
 
     Raises:
         ApiError: see `predictor_of` and `Predictor.check_request`.
@@ -40,19 +42,16 @@ def check_one(
     if parameters is None:
         predictor.check(parameters_type)
         return
+    decoding_cost = picture_cost(start, size) if start else 0
     try:
-        predictor.check_request(1, parameters, decoding_cost=_cost_of(start))
+        predictor.check_request(1, parameters, decoding_cost=decoding_cost)
     except ApiError as error:
         note_recheck(error, predictor.recheck(parameters), _of_one_image)
         raise
 
 
-def _of_one_image(recheck: Recheck, start: bytes, _is_whole: bool) -> int | None:
-    return recheck(1, _cost_of(start))
-
-
-def _cost_of(start: bytes) -> int:
-    return picture_cost(start, is_whole=False) if start else 0
+def _of_one_image(recheck: Recheck, start: bytes, size: int) -> int | None:
+    return recheck(1, start, size)
 
 
 def predictor_of(request: Request) -> "Predictor":

@@ -47,9 +47,9 @@ _NO_TIMINGS = Timings()
 
 logger = logging.getLogger("dropserve")
 
-# Takes the beginning of a body, and whether that is all of it. Returns the headers and the body of
-# the answer, or None: the request is not refused, or has to be looked at.
-Refuse = Callable[[bytes, bool], bytes | None]
+# Takes the beginning of a body, and the size of the whole. Returns the headers and the body of the
+# answer, or None: the request is not refused, or has to be looked at.
+Refuse = Callable[[bytes, int], bytes | None]
 _ID_HERE = "0" * 32  # as long as the ids
 
 
@@ -158,7 +158,7 @@ class RequestContextMiddleware:
 
     def _refusing(
         self,
-        recheck: Callable[[bytes, bool], int | None],
+        recheck: Callable[[bytes, int], int | None],
         method: str,
         route: str,
         path: str,
@@ -172,9 +172,9 @@ class RequestContextMiddleware:
         parts = (head + b"\r\n" + like.body).split(_ID_HERE.encode())
         status = like.status_code
 
-        def refuse(start: bytes, is_whole: bool) -> bytes | None:
+        def refuse(start: bytes, size: int) -> bytes | None:
             started = time.monotonic()
-            if (wait := recheck(start, is_whole)) is None:
+            if (wait := recheck(start, size)) is None:
                 return None
             request_id, seconds = self._next_id(), time.monotonic() - started
             record = RequestRecord(

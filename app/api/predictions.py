@@ -169,9 +169,10 @@ async def _answer_batch(request: Request, parameters_type: type[PredictParameter
     return JsonResponse(PredictionBatch(predictions=predictions))
 
 
-def _of_batch(recheck: Recheck, start: bytes, is_whole: bool) -> int | None:
+def _of_batch(recheck: Recheck, start: bytes, size: int) -> int | None:
     # What is not seen may ask for fewer passes.
-    return recheck(count_images(start)) if is_whole and not names_passes(start) else None
+    is_known = len(start) == size and not names_passes(start)
+    return recheck(count_images(start)) if is_known else None
 
 
 def _failed_image(error: ApiError) -> FailedImage:

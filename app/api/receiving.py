@@ -15,6 +15,8 @@ from app.inference.json_structure import INLINE_JSON_BYTES
 # and not a broken pipe.
 _DISCARDED_BYTES = 32 * 2**20
 _DISCARDING_SECONDS = 2.0
+# Most images are smaller, and cost little.
+_SMALL_BYTES = 4096
 # All bodies that arrive in pieces hold at most the memory of this many of the largest, whatever the
 # number of connections.
 _MOST_UNREAD_BODIES = 8
@@ -32,7 +34,7 @@ async def read_body(
     request: Request,
     headers: Headers,
     limit: int,
-    look: Callable[[bytes], None] | None = None,
+    look: Callable[[bytes, int], None] | None = None,
 ) -> bytes:
     """The whole body.
 
@@ -40,7 +42,8 @@ async def read_body(
         request: whose body is read.
         headers: its headers.
         limit: the most bytes.
-        look: called with the first part of a body that arrives in several; may refuse it.
+        look: called with the first part of a large body, and the least size of the whole; may
+            refuse it.
 
     Raises:
         ApiError: body_too_large, after a little of the rest was read off;
@@ -57,9 +60,10 @@ async def read_body(
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     chunk: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        if look is not None:
-            look(chunk)
+    more_body = message.get("more_body", False)
+    if look is not None and (more_body or len(chunk) > _SMALL_BYTES):
+        look(chunk, int(declared) if declared.isdigit() else len(chunk) + more_body)
+    if more_body:
         return await _read_rest(request, chunk, limit)
     if len(chunk) > limit:
         _raise_too_large(limit)

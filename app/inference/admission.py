@@ -43,30 +43,39 @@ class Recheck(NamedTuple):
     cost: int
     timeout: float
 
-    def __call__(self, images: int, decoding_cost: int = 0) -> int | None:
+    def __call__(self, images: int, start: bytes = b"", size: int = 0) -> int | None:
         """Milliseconds that a request would wait; None: that is not too long.
 
         What is not refused counts until the end of this turn of the event loop, when its own task
         admits it: others in this turn are asked about before.
+
+        Args:
+            images: their number.
+            start: of the file of one image, see `picture_cost`; nothing: decoding it costs nothing.
+            size: of that file.
         """
-        cost = self.cost * images
-        wait = self.scheduler.wait_if_too_long(cost, self.reader.wait(decoding_cost), self.timeout)
+        cost, decoding_cost = self.cost * images, 0
+        wait = self.scheduler.wait_if_too_long(cost, 0, self.timeout)
+        if wait is None and start and (decoding_cost := self.reader.cost(start, size)):
+            before = self.reader.wait(decoding_cost)
+            wait = self.scheduler.wait_if_too_long(cost, before, self.timeout)
         if wait is None:
             counted = ExitStack()
             counted.enter_context(Charge(self.scheduler.backlog, cost))
+            counted.enter_context(Charge(self.reader.backlog, decoding_cost))
             asyncio.get_running_loop().call_soon(counted.close)
         return wait
 
 
 def note_recheck(
-    error: ApiError, recheck: Recheck, ask: Callable[[Recheck, bytes, bool], int | None]
+    error: ApiError, recheck: Recheck, ask: Callable[[Recheck, bytes, int], int | None]
 ) -> None:
     """Notes how to ask about further requests with the head of one that was refused.
 
     Args:
         error: that it was refused with.
         recheck: of what the head says.
-        ask: with the beginning of their bodies, and whether that is all of it.
+        ask: with the beginning of their bodies, and the size of the whole.
     """
     if error.kind is ErrorCode.OVERLOADED:
         error.recheck = partial(ask, recheck)

@@ -32,26 +32,27 @@ _FINDING, _FINDING_PIXEL, _MOST_FINDING = 1_000_000, 4, 8_000_000
 _MOST_JPEG_SEGMENTS = 200
 
 
-def decoding_cost(data: bytes, *, is_whole: bool = True) -> int:
+def decoding_cost(data: bytes, size: int | None = None) -> int:
     """Microseconds that a file takes in a thread; 0: it is small, and read on the event loop.
 
     Args:
-        data: of an image, or of anything else.
-        is_whole: whether nothing of the file is missing at its end; if not, the least it can take.
+        data: of an image, or of anything else; or the beginning of that.
+        size: of the whole, bytes, if that is more; the cost is then the least that it can be.
     """
     image_format = identify(data)
     if image_format is None:
         return 0  # it will be refused
+    size = size or len(data)
     pixels = _pixels(data, image_format)
     has_size = pixels > 0 and image_format != "GIF"  # whose first frame may exceed the screen
-    may_be_small = has_size and len(data) <= INLINE_BYTES and pixels <= INLINE_PIXELS
+    may_be_small = has_size and size <= INLINE_BYTES and pixels <= INLINE_PIXELS
     if may_be_small and pixels * _visits(data) <= INLINE_PIXELS:
         return 0
-    if pixels == 0 and not is_whole and image_format not in _WITHOUT_SIZE:
+    if pixels == 0 and size > len(data) and image_format not in _WITHOUT_SIZE:
         return 0  # its size may follow
     of_pixel, of_byte = _OF_FORMAT[image_format]
     finding = min(_FINDING + _FINDING_PIXEL * pixels, _MOST_FINDING)
-    cost = int((of_pixel * pixels + of_byte * len(data) + finding) / 1000)
+    cost = int((of_pixel * pixels + of_byte * size + finding) / 1000)
     return cost if has_size else max(LARGE, cost)
 
 

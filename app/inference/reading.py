@@ -98,12 +98,12 @@ def read_picture(
     raise refusal
 
 
-def picture_cost(image: Image | ApiError, *, is_whole: bool = True) -> int:
+def picture_cost(image: Image | ApiError, size: int | None = None) -> int:
     """What reading a picture in a thread costs; 0: it is read on the event loop.
 
-    Of the beginning of a file, if it is not whole: what the file costs at least.
+    Of the beginning of a file of this size, bytes: what the file costs at least.
     """
-    return decoding_cost(image, is_whole=is_whole) if isinstance(image, bytes) else 0
+    return decoding_cost(image, size) if isinstance(image, bytes) else 0
 
 
 class _Task(NamedTuple):

@@ -9,6 +9,7 @@ is parsed, and its body is skipped; all else takes the usual way.
 
 import re
 from collections import OrderedDict
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -81,15 +82,14 @@ class RefusingProtocol(BoundedProtocol):
             return 0
         received = min(known.body_bytes, len(data) - body)
         start = data[body : body + min(received, _LOOKED_AT)]
-        if (answer := known.refuse(start, len(start) == known.body_bytes)) is None:
+        if (answer := known.refuse(start, known.body_bytes)) is None:
             return 0
         self.remembered.move_to_end(self._head)
         self.server_state.total_requests += 1
         self._waits_for = ("head", None)  # or it would be closed as one that asked for nothing
-        headers = [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
-        if known.closes:
-            headers.append(b"connection: close\r\n")
-        self.transport.write(b"".join((STATUS_LINE[429], *headers, answer)))
+        lines = _head_lines(tuple(self.server_state.default_headers))
+        close = b"connection: close\r\n" if known.closes else b""
+        self.transport.write(lines + close + answer)
         self._skipped = known.body_bytes - received
         if known.closes:
             self._ignores_input = True
@@ -112,6 +112,11 @@ class RefusingProtocol(BoundedProtocol):
                 if len(self.remembered) > MOST_REMEMBERED:
                     self.remembered.popitem(last=False)
         super().on_response_complete()
+
+
+@lru_cache(maxsize=4)  # uvicorn has others every second
+def _head_lines(default_headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    return STATUS_LINE[429] + b"".join(b"%s: %s\r\n" % header for header in default_headers)
 
 
 def refusing_protocol(settings: Settings, metrics: Metrics | None = None) -> type[RefusingProtocol]:

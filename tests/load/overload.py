@@ -51,6 +51,7 @@ _RECOVERED = 0.8
 Kinds = Mapping[str, Load]
 # By kind and outcome, which is "200", or status and error code; seconds.
 Latencies = Mapping[tuple[str, str], list[float]]
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,18 @@ class Round:
         """What the answers cost, processor seconds in a second."""
         return sum(costs[kind] * count for kind, count in self.answered.items()) / self.seconds
 
+    def joined(self, other: "Round") -> "Round":
+        """Both as one; the latencies and the memory are this one's."""
+        answered = {kind: count + other.answered[kind] for kind, count in self.answered.items()}
+        return replace(
+            self,
+            seconds=self.seconds + other.seconds,
+            answered=answered,
+            refused=self.refused + other.refused,
+            unanswered=self.unanswered + other.unanswered,
+            used=self.used + other.used,
+        )
+
 
 async def load(
     server: Server, kinds: Kinds, seconds: int, *, rate: float = 0, pause_ms: int | None = None
@@ -155,6 +168,7 @@ async def send_at_rate(address: str, kinds: Kinds, rate: float, seconds: float) 
     """
     latencies: dict[tuple[str, str], list[float]] = {}
     in_turn, pngs = list(kinds.items()), example_pngs()
+    kept: list[Connection] = []
     start = time.perf_counter()
 
     async def send(number: int) -> None:
@@ -162,34 +176,61 @@ async def send_at_rate(address: str, kinds: Kinds, rate: float, seconds: float) 
         bodies = kind.bodies or pngs
         due = start + number / rate
         await asyncio.sleep(due - time.perf_counter())
-        outcome = await _post(address, kind, bodies[number % len(bodies)])
+        outcome = await _post(address, kind, bodies[number % len(bodies)], kept)
         latencies.setdefault((name, outcome), []).append(time.perf_counter() - due)
 
     await asyncio.gather(*(send(number) for number in range(round(rate * seconds))))
+    for _, writer in kept:
+        writer.close()
     return latencies
 
 
-async def _post(address: str, kind: Load, body: bytes) -> str:
-    """The outcome of a request; httpx would take more time of a core than the server does."""
+async def _post(address: str, kind: Load, body: bytes, kept: list[Connection]) -> str:
+    """The outcome of a request; httpx would take more time of a core than the server does.
+
+    Args:
+        kept: connections that wait for a request, as clients keep them.
+    """
     host, port = address.removeprefix("http://").split(":")
-    headers = {**(kind.headers or PNG), "content-length": str(len(body)), "connection": "close"}
+    headers = {**(kind.headers or PNG), "host": host, "content-length": str(len(body))}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request = f"POST {kind.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                writer.write(f"POST {kind.path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
-                answer = await reader.read()
-            finally:
-                writer.close()
-    except OSError as error:
+            while True:
+                is_kept = bool(kept)
+                connection = kept.pop() if kept else await asyncio.open_connection(host, int(port))
+                try:
+                    head, content = await _exchange(connection, request)
+                except (EOFError, ConnectionError):
+                    connection[1].close()
+                    if not is_kept:  # or the server has closed it meanwhile
+                        raise
+                except BaseException:
+                    connection[1].close()
+                    raise
+                else:
+                    break
+    except (EOFError, OSError) as error:
         return type(error).__name__
-    head, _, content = answer.partition(b"\r\n\r\n")
-    status = head.split(maxsplit=2)[1].decode() if head else "no answer"
+    if b"connection: close" in head:
+        connection[1].close()
+    else:
+        kept.append(connection)
+    status = head.split(maxsplit=2)[1].decode()
     if status != "200":
         with suppress(ValueError, KeyError, TypeError):  # of another server
             status += " " + json.loads(content)["error"]["code"]
     return status
+
+
+async def _exchange(connection: Connection, request: bytes) -> tuple[bytes, bytes]:
+    """Sends a request; the answer's head in lower case, and its body."""
+    reader, writer = connection
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
+    return head, await reader.readexactly(length)
 
 
 async def _sample_memory(pid: int, samples: list[float]) -> None:
@@ -206,7 +247,8 @@ class Figures:
         overload: what was sent.
         costs: processor seconds of an answer of each kind.
         own_ms: the median latency of each kind alone.
-        full: all kinds at once from few connections, which are never refused.
+        full: all kinds at once from few connections, which are never refused; half of it before
+            the overload and half after it, since what a shared machine gives changes.
         overloaded: under the overload.
         recovery: as `full` after the overload, second by second.
         recovered_after: seconds from the end of the overload; None: it did not recover.
@@ -261,6 +303,8 @@ async def measure(server: Server, overload: Overload, seconds: int) -> Figures:
             recovery.append(await load(server, kinds, 1))
             if recovered is None and recovery[-1].work(costs) >= _RECOVERED * full.work(costs):
                 recovered = max(0.0, time.monotonic() - ends - 1)
+    with suppress(httpx.HTTPError):
+        full = full.joined(await load(server, kinds, short))
     own_ms = {name: one.p50_ms[name] for name, one in alone.items()}
     return Figures(overload, costs, own_ms, full, overloaded, recovery, recovered)
 

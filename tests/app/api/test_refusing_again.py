@@ -4,20 +4,22 @@ import asyncio
 import gc
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.api.predictions import _of_batch
 from app.errors import ApiError
+from app.inference.backlog import Charge
 from app.process.refusing import RefusingProtocol, refusing_protocol
 from model.checkpoint import Checkpoint
 from tests.app.api.conversation import full, serving
-from tests.app.api.request_bodies import FORM, form_bytes, network_input, small, threaded
+from tests.app.api.request_bodies import FORM, encode, form_bytes, network_input, small, threaded
 from tests.app.open_inference.inference_requests import json_body
 from tests.app.process.waiting import PATIENCE_SECONDS, until
 from tests.conftest import connect
@@ -107,6 +109,32 @@ async def test_a_refusal_by_its_head_is_the_usual_one(
         assert (await connection.post(path, kind, body))[0] == "HTTP/1.1 200 OK"
 
 
+async def test_a_picture_that_came_whole_is_refused_by_its_head(
+    default_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only the threads that decode have too much to do; small pictures need none."""
+    picture, asked = encode(Image.new("L", (1500, 1500)), "JPEG"), []
+    usual = RefusingProtocol._refuse_again
+
+    def note(self: RefusingProtocol, data: bytes, start: int) -> int:
+        asked.append(bool(usual(self, data, start)))
+        return asked[-1] and len(data)
+
+    monkeypatch.setattr(RefusingProtocol, "_refuse_again", note)
+    async with serving(default_checkpoint) as app, connected(app) as connection:
+        backlog = app.state.models.predictor._reader.backlog
+        with ExitStack() as queued:
+            for _ in range(200):
+                queued.enter_context(Charge(backlog, 10_000))
+            for _ in range(2):
+                answer = await connection.post("/predict", "image/jpeg", picture)
+                assert answer[0] == "HTTP/1.1 429 Too Many Requests"
+            answer = await connection.post("/predict", "image/png", small("7.png"))
+            assert answer[0] == "HTTP/1.1 200 OK"
+
+    assert asked == [False, True, False]
+
+
 async def test_a_batchs_images_count_unless_its_body_may_name_passes() -> None:
     asked = []
 
@@ -114,9 +142,10 @@ async def test_a_batchs_images_count_unless_its_body_may_name_passes() -> None:
         asked.append(images)
         return 5
 
-    assert _of_batch(recheck, BATCH, True) == 5  # type: ignore[arg-type]
-    assert _of_batch(recheck, BATCH[:-1], False) is None  # type: ignore[arg-type]
-    assert _of_batch(recheck, BATCH + b'name="passes"', True) is None  # type: ignore[arg-type]
+    assert _of_batch(recheck, BATCH, len(BATCH)) == 5  # type: ignore[arg-type]
+    assert _of_batch(recheck, BATCH[:-1], len(BATCH)) is None  # type: ignore[arg-type]
+    named = BATCH + b'name="passes"'
+    assert _of_batch(recheck, named, len(named)) is None  # type: ignore[arg-type]
     assert asked == [3]
 
 

@@ -35,7 +35,8 @@ class Scheduler:
 def make_admission(deterministic: int = 20, per_pass: int = 3) -> tuple[Any, Scheduler]:
     """An admission whose decoding takes a second for each unit of its cost."""
     scheduler = Scheduler()
-    reader = SimpleNamespace(cost=len, wait=float)
+    reader = SimpleNamespace(cost=lambda image, size=None: size or len(image), wait=float)
+    reader.backlog = Backlog(1.0)
     shared: Any = SimpleNamespace(scheduler=scheduler, reader=reader)
     cost: Any = SimpleNamespace(deterministic=deterministic, per_pass=per_pass, per_image=32)
     answers: Any = SimpleNamespace(check=lambda parameters: None)
@@ -77,29 +78,30 @@ def test_a_timeout_of_the_requests_own_is_milliseconds() -> None:
 
 def test_a_request_like_a_refused_one_is_asked_about_by_its_images_and_picture() -> None:
     asked: list[tuple[int, float, float]] = []
+    each = 7 * 3 + 32
 
-    def wait_if_too_long(cost: int, before: float, timeout: float) -> int:
+    def wait_if_too_long(cost: int, before: float, timeout: float) -> int | None:
         asked.append((cost, before, timeout))
-        return 7
+        return 7 if before or cost > each else None
 
     admission, scheduler = make_admission()
     scheduler.wait_if_too_long = wait_if_too_long  # type: ignore[attr-defined]
     recheck = admission.recheck(McParameters(passes=7, timeout_ms=250))
-    assert (recheck(1), recheck(3, 4)) == (7, 7)
+    assert (recheck(3), recheck(1, b"x", 4)) == (7, 7)
 
-    each = 7 * 3 + 32
-    assert asked == [(each, 0, 0.25), (3 * each, 4, 0.25)]
+    assert asked == [(3 * each, 0, 0.25), (each, 0, 0.25), (each, 4, 0.25)]
     assert scheduler.backlog.total == 0
 
 
 async def test_what_is_not_refused_counts_until_it_is_admitted_itself() -> None:
     admission, scheduler = make_admission()
     scheduler.wait_if_too_long = lambda *asked: None  # type: ignore[attr-defined]
-    assert admission.recheck(PLAIN)(2) is None
-    assert scheduler.backlog.total == 2 * 20
+    recheck = admission.recheck(PLAIN)
+    assert recheck(2, b"x", 4) is None
+    assert (scheduler.backlog.total, recheck.reader.backlog.total) == (2 * 20, 4)
 
     await asyncio.sleep(0)
-    assert scheduler.backlog.total == 0
+    assert (scheduler.backlog.total, recheck.reader.backlog.total) == (0, 0)
 
 
 def test_who_is_closed_asks_the_scheduler_for_nothing() -> None:

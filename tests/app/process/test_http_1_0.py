@@ -1,6 +1,7 @@
 """Clients of HTTP/1.0, such as some proxies: one answer in a connection, and no chunks."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -31,7 +32,9 @@ async def test_an_answer_of_unknown_length_ends_with_the_connection() -> None:
             whole = await asyncio.wait_for(client.reader.read(), PATIENCE_SECONDS)
             answers.append(whole.split(b"\r\n\r\n", 1))
 
-    (old_head, old_body), (head, body) = answers
+    (old_head, old_body), (head, body) = (
+        (re.sub(rb"\r\ndate: [^\r]*", b"", head), body) for head, body in answers
+    )
     assert old_body == b"one, two"
     assert body == b"5\r\none, \r\n3\r\ntwo\r\n0\r\n\r\n"
     assert head.replace(b"\r\ntransfer-encoding: chunked", b"") == old_head

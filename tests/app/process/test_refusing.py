@@ -31,7 +31,7 @@ class Door:
         self.is_shut = True
         self.shown: list[bytes] = []
 
-    def refuse(self, start: bytes, _is_whole: bool) -> bytes | None:
+    def refuse(self, start: bytes, _size: int) -> bytes | None:
         self.shown.append(start)
         return b"content-length: 5\r\n\r\nagain" if self.is_shut else None
 
