@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -47,10 +47,21 @@ _NO_TIMINGS = Timings()
 
 logger = logging.getLogger("dropserve")
 
-# Takes the beginning of a body, and the size of the whole. Returns the headers and the body of the
-# answer, or None: the request is not refused, or has to be looked at.
-Refuse = Callable[[bytes, int], bytes | None]
 _ID_HERE = "0" * 32  # as long as the ids
+
+
+class Refusal(NamedTuple):
+    """How requests are refused whose head is that of a refused one.
+
+    Attributes:
+        wait: takes the beginning of a body, and the size of the whole; milliseconds that the
+            request would wait, or None: it is not refused, or has to be looked at.
+        answer: takes these milliseconds, and the seconds that the request has taken, and records
+            it; the headers and the body of the answer.
+    """
+
+    wait: Callable[[bytes, int], int | None]
+    answer: Callable[[int, float], bytes]
 
 
 class CorsMiddleware(CORSMiddleware):
@@ -163,8 +174,8 @@ class RequestContextMiddleware:
         route: str,
         path: str,
         model: str | None,
-    ) -> Refuse:
-        """What refuses further requests that have the head of a refused one, and records them."""
+    ) -> Refusal:
+        """Of requests that have the head of a refused one."""
         code = ErrorCode.OVERLOADED
         like = error_answer({"request_id": _ID_HERE, "path": path}, code(headers={}))
         headers = [*like.raw_headers, *SECURITY_HEADERS, (_HEADER_BYTES, _ID_HERE.encode())]
@@ -172,11 +183,8 @@ class RequestContextMiddleware:
         parts = (head + b"\r\n" + like.body).split(_ID_HERE.encode())
         status = like.status_code
 
-        def refuse(start: bytes, size: int) -> bytes | None:
-            started = time.monotonic()
-            if (wait := recheck(start, size)) is None:
-                return None
-            request_id, seconds = self._next_id(), time.monotonic() - started
+        def answer(wait: int, seconds: float) -> bytes:
+            request_id = self._next_id()
             record = RequestRecord(
                 request_id, method, route, status, code.text, seconds, _NO_TIMINGS, model
             )
@@ -188,7 +196,7 @@ class RequestContextMiddleware:
             retry = b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (-(-wait // 1000), wait)
             return retry + request_id.encode().join(parts)
 
-        return refuse
+        return Refusal(recheck, answer)
 
 
 def _given_ids(scope: Scope) -> tuple[str | None, TraceContext | None]:

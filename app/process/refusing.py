@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from app.api.middleware import Refuse
+from app.api.middleware import Refusal
 from app.process.connections import BoundedProtocol
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -35,7 +35,7 @@ _UNUSUAL = re.compile(
 
 
 class _Remembered(NamedTuple):
-    refuse: Refuse
+    refusal: Refusal
     body_bytes: int
     closes: bool
 
@@ -44,12 +44,16 @@ class RefusingProtocol(BoundedProtocol):
     """One connection; `refusing_protocol` makes the class that has the settings."""
 
     remembered: ClassVar[OrderedDict[bytes, _Remembered]]
+    # And the milliseconds that they would wait, and when they came, on the loop's clock.
+    unwritten: ClassVar[dict["RefusingProtocol", tuple[_Remembered, int, float]]]
     _head = b""  # of the latest request, if it came in one piece with nothing before it
     _skipped = 0  # bytes that are left of a refused request's body
 
     def data_received(self, data: bytes) -> None:
         if self._ignores_input:
             return
+        if self in self.unwritten:
+            self._write_all()
         start = min(self._skipped, len(data))
         self._skipped -= start
         if start < len(data) and self._waits_for_head():
@@ -82,16 +86,17 @@ class RefusingProtocol(BoundedProtocol):
             return 0
         received = min(known.body_bytes, len(data) - body)
         start = data[body : body + min(received, _LOOKED_AT)]
-        if (answer := known.refuse(start, known.body_bytes)) is None:
+        if (wait := known.refusal.wait(start, known.body_bytes)) is None:
             return 0
         self.remembered.move_to_end(self._head)
         self.server_state.total_requests += 1
-        self._waits_for = ("head", None)  # or it would be closed as one that asked for nothing
-        lines = _head_lines(tuple(self.server_state.default_headers))
-        close = b"connection: close\r\n" if known.closes else b""
-        self.transport.write(lines + close + answer)
+        self._waits_for = ("answer", None)  # or it would be closed as one that asked for nothing
+        if not self.unwritten:
+            self.loop.call_soon(self._write_all)
+        self.unwritten[self] = known, wait, self.loop.time()
         self._skipped = known.body_bytes - received
         if known.closes:
+            self._write_all()
             self._ignores_input = True
             if self._skipped:
                 self._linger()
@@ -99,6 +104,21 @@ class RefusingProtocol(BoundedProtocol):
                 self.transport.close()
         size, self._head = len(self._head) + received, b""
         return size
+
+    def _write_all(self) -> None:
+        """Writes the refusals of this turn of the event loop.
+
+        One after the other they take half as long: all that they need is in the caches.
+        """
+        lines, now = _head_lines(tuple(self.server_state.default_headers)), self.loop.time()
+        for protocol, (known, wait, since) in self.unwritten.items():
+            close = b"connection: close\r\n" if known.closes else b""
+            protocol.transport.write(lines + close + known.refusal.answer(wait, now - since))
+        self.unwritten.clear()
+
+    def shutdown(self) -> None:
+        self._write_all()
+        super().shutdown()
 
     def on_response_complete(self) -> None:
         """Remembers the head of a request that was refused as too much."""
@@ -122,5 +142,11 @@ def _head_lines(default_headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
 def refusing_protocol(settings: Settings, metrics: Metrics | None = None) -> type[RefusingProtocol]:
     """The protocol with these settings, for uvicorn; `metrics` counts what it refuses."""
     remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
-    members = {"settings": settings, "metrics": metrics, "remembered": remembered}
+    unwritten: dict[RefusingProtocol, tuple[_Remembered, int, float]] = {}
+    members = {
+        "settings": settings,
+        "metrics": metrics,
+        "remembered": remembered,
+        "unwritten": unwritten,
+    }
     return type("RefusingProtocol", (RefusingProtocol,), members)

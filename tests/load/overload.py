@@ -41,8 +41,8 @@ WANTED_REFUSAL_MS = 50
 ALLOWED_OUTCOMES = frozenset({"200", "429 overloaded", "504 deadline_exceeded"})
 # After that long the client that records gives a request up, as httpx does by default.
 _PATIENCE_SECONDS = 5
-# wrk's, of each kind: more than wait for an answer at a time, so that waiting slows wrk little.
-_OVERLOAD_CONNECTIONS = 96
+# wrk's, of each kind: more than wait for an answer at a time.
+_OVERLOAD_CONNECTIONS = 192
 _SAMPLING_SECONDS = 0.25
 # After the overload the work is measured once a second, until it is most of that at full load.
 _RECOVERY_SECONDS, _LONGEST_RECOVERY_SECONDS = 3, 30
@@ -291,7 +291,9 @@ async def measure(server: Server, overload: Overload, seconds: int) -> Figures:
     recorded = min(rate, overload.recorded_rate)
     connections = _OVERLOAD_CONNECTIONS if rate > recorded else 0
     many = {name: replace(kind, connections=connections) for name, kind in kinds.items()}
-    pause_ms = round(1e3 * len(kinds) * _OVERLOAD_CONNECTIONS / max(1, rate - recorded))
+    # What is admitted waits for about half of the longest wait, and its connection with it.
+    asking = len(kinds) * _OVERLOAD_CONNECTIONS - capacity * MAX_WAIT_MS / 2e3
+    pause_ms = round(1e3 * asking / max(1, rate - recorded))
     ends = time.monotonic() + seconds
     overloaded = await load(server, many, seconds, rate=recorded, pause_ms=pause_ms)
     recovery: list[Round] = []

@@ -10,6 +10,7 @@ import uvloop
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from app.api.middleware import Refusal
 from app.process import refusing
 from app.settings import Settings
 from tests.app.process.raw_clients import WHOLE, App, Client, Server, serving
@@ -31,12 +32,16 @@ class Door:
         self.is_shut = True
         self.shown: list[bytes] = []
 
-    def refuse(self, start: bytes, _size: int) -> bytes | None:
+    def wait(self, start: bytes, _size: int) -> int | None:
         self.shown.append(start)
-        return b"content-length: 5\r\n\r\nagain" if self.is_shut else None
+        return 7 if self.is_shut else None
+
+    def refuse(self, wait: int, seconds: float) -> bytes:
+        assert (wait, seconds >= 0) == (7, True)
+        return b"content-length: 5\r\n\r\nagain"
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["refuse_like_this"] = lambda: self.refuse
+        scope["state"]["refuse_like_this"] = lambda: Refusal(self.wait, self.refuse)
         await PlainTextResponse("first", status_code=429)(scope, receive, send)
 
 
@@ -230,6 +235,31 @@ def test_a_client_that_is_only_refused_is_not_idle(door: Door) -> None:
             assert await ask(client) == (429, "again")
 
     run(scenario, Settings(keep_alive_seconds=3))
+
+
+def test_a_client_that_was_only_refused_by_its_head_is_not_silent(door: Door) -> None:
+    async def scenario(server: Server) -> None:
+        await ask(await server.connect())
+        client = await server.connect()
+        for _ in range(8):
+            assert await ask(client) == (429, "again")
+            await asyncio.sleep(0.2)
+
+    run(scenario, Settings(max_head_seconds=1))
+
+
+def test_refusals_are_written_before_the_connections_end(door: Door) -> None:
+    async def scenario(server: Server) -> None:
+        client = await server.connect()
+        await ask(client)
+        (connection,) = server.state.connections
+        assert isinstance(connection, refusing.RefusingProtocol)
+        connection.data_received(MUCH)
+        connection.shutdown()
+        assert (await client.answer())[:2] == (429, "again")
+        assert await client.is_ended()
+
+    run(scenario)
 
 
 def test_a_large_body_is_not_waited_for(door: Door) -> None:
