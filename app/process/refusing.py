@@ -1,4 +1,4 @@
-"""Refuses again, for a third of the cost, what was refused as too much a moment ago.
+"""Refuses again, for a fraction of the cost, what was refused as too much a moment ago.
 
 Under overload nearly everything is refused, and clients repeat themselves: the next request has the
 same head, byte for byte. To parse it, to make a task for it and to pass the application's layers
@@ -44,7 +44,8 @@ class RefusingProtocol(BoundedProtocol):
     """One connection; `refusing_protocol` makes the class that has the settings."""
 
     remembered: ClassVar[OrderedDict[bytes, _Remembered]]
-    # And the milliseconds that they would wait, and when they came, on the loop's clock.
+    # Of the requests that are refused and not answered yet: the milliseconds that they would wait,
+    # and when they came, on the loop's clock.
     unwritten: ClassVar[dict["RefusingProtocol", tuple[_Remembered, int, float]]]
     _head = b""  # of the latest request, if it came in one piece with nothing before it
     _skipped = 0  # bytes that are left of a refused request's body

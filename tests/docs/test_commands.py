@@ -251,30 +251,32 @@ def test_the_first_command_sets_up_and_serves(servers: ServerStarter, tmp_path: 
 def test_the_recipe_is_the_one_that_the_committed_network_records() -> None:
     training = load_checkpoint(DEFAULT_CHECKPOINT).training
     student = training["recipe"]
-    plain, first = student["teacher"]
-    convnet, _ = first["recipe"]["teacher"]
+    convnet, other_convnet, first = student["teacher"]
+    assert first["recipe"]["teacher"][:2] == [convnet, other_convnet]
+    plain = first["recipe"]["teacher"][2]
     made_before = student["initial"]["recipe"] | {"seed": student["initial"]["seed"]}
     assert made_before == first["recipe"]
     parser = build_parser()
     every = (parser.parse_args(command.split()[1:]) for command in RECIPE)
-    make_plain, make_convnet, draw, make_first, draw_digits, go_on, calibrate, calibrate_plain = (
-        every
-    )
+    make_plain, *make_convnets, draw, make_first, go_on, calibrate, calibrate_plain = every
 
     assert recipe_of(config_from(make_plain, TrainConfig)) == plain["recipe"]
-    assert asdict(config_from(make_convnet, TeacherConfig)) == convnet["recipe"]
-    assert make_first.teacher == [make_convnet.output, make_plain.output]
-    assert go_on.teacher == [make_plain.output, make_first.output]
+    for command, made in zip(make_convnets, (convnet, other_convnet), strict=True):
+        assert asdict(config_from(command, TeacherConfig)) == made["recipe"]
+    outputs = [command.output for command in make_convnets]
+    assert make_first.teacher == [*outputs, make_plain.output]
+    assert go_on.teacher == [*outputs, make_first.output]
     assert go_on.initial == make_first.output
-    for options, pool, made in (
-        (make_first, draw, first["recipe"]),
-        (go_on, draw_digits, student | {"seed": training["seed"]}),
+    assert draw.count == student["pool"]["images"]
+    assert draw.digits == sum(student["pool"]["digits"].values())
+    for options, made in (
+        (make_first, first["recipe"]),
+        (go_on, student | {"seed": training["seed"]}),
     ):
         read = {name: made[name] for name in ("teacher", "pool", "initial") if name in made}
         assert config_from(options, TrainConfig).recipe() | read == made
-        assert options.pool == pool.output
-        assert pool.count == made["pool"]["images"]
-        assert pool.digits == sum(made["pool"].get("digits", {}).values())
+        assert options.pool == draw.output
+        assert made["pool"] == student["pool"]
     assert calibrate.checkpoint == go_on.output
     assert calibrate_plain.checkpoint == make_plain.output
     assert calibrate.pool == calibrate_plain.pool == draw.output  # both keep the same back
