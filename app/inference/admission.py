@@ -1,10 +1,9 @@
 """What a predictor takes on, and what it refuses before it has computed anything."""
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,8 +45,7 @@ class Recheck(NamedTuple):
     def __call__(self, images: int, start: bytes = b"", size: int = 0) -> int | None:
         """Milliseconds that a request would wait; None: that is not too long.
 
-        What is not refused counts until the end of this turn of the event loop, when its own task
-        admits it: others in this turn are asked about before.
+        What is not refused counts until its own task admits it, in the next turn of the event loop.
 
         Args:
             images: their number.
@@ -60,10 +58,8 @@ class Recheck(NamedTuple):
             before = self.reader.wait(decoding_cost)
             wait = self.scheduler.wait_if_too_long(cost, before, self.timeout)
         if wait is None:
-            counted = ExitStack()
-            counted.enter_context(Charge(self.scheduler.backlog, cost))
-            counted.enter_context(Charge(self.reader.backlog, decoding_cost))
-            asyncio.get_running_loop().call_soon(counted.close)
+            decoding = Charge(self.reader.backlog, decoding_cost)
+            self.scheduler.expected.add(Charge(self.scheduler.backlog, cost), decoding)
         return wait
 
 

@@ -5,6 +5,7 @@ oldest gets a quarter of the time whatever its size, so that it is not starved. 
 delays a small one by its share only, however large it is.
 """
 
+import asyncio
 import math
 from collections.abc import Callable
 from types import TracebackType
@@ -15,8 +16,9 @@ _SHARE_OF_OLDEST = 0.25
 # What the oldest gets for each unit that others get.
 _OLDEST_TO_OTHERS = _SHARE_OF_OLDEST / (1 - _SHARE_OF_OLDEST)
 SIZES = 16
-# The pace is that of so much time; the first guess counts like as much.
-_MEMORY_SECONDS = 1.0
+# The pace is that of so much time; the first guess counts like as much. In a longer time too much
+# is admitted when overload begins and each thread gets less of the processor.
+_MEMORY_SECONDS = 0.4
 
 
 def size_of(cost: int) -> int:
@@ -139,3 +141,26 @@ class Charge:
         self.settle(0)
         if self._note is not None:
             self._note(-1)
+
+
+class Expected:
+    """Counts requests that were let in until the next turn of the event loop.
+
+    Their own tasks are admitted there, once all of them have stopped counting here.
+    """
+
+    def __init__(self) -> None:
+        self._charges: list[Charge] = []
+
+    def add(self, *charges: Charge) -> None:
+        """Counts what a request costs."""
+        if not self._charges:
+            asyncio.get_running_loop().call_soon(self._end)
+        for charge in charges:
+            charge.settle(charge.cost)
+            self._charges.append(charge)
+
+    def _end(self) -> None:
+        for charge in self._charges:
+            charge.settle(0)
+        self._charges.clear()

@@ -19,7 +19,7 @@ ROUND_SECONDS = 0.001
 _SHARE_SECONDS = 0.05
 # Under overload one wait in a hundred was up to this multiple of the predicted one, in
 # `python -m tests.load.overload`; of batches more.
-_LONGEST_TO_PREDICTED = 1.8
+_LONGEST_TO_PREDICTED = 2.0
 
 
 class Resources:

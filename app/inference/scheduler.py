@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from app.errors import ApiError, ErrorCode
-from app.inference.backlog import SIZES, Backlog, Charge
+from app.inference.backlog import SIZES, Backlog, Charge, Expected
 
 logger = logging.getLogger("dropserve")
 
@@ -129,6 +129,7 @@ class Scheduler(Generic[J, R]):
         self._job_cost = job_cost
         self._clock = clock
         # What is admitted and not computed yet.
+        self.expected = Expected()
         self.backlog = Backlog(passes_per_second, note_queued)
         self._requests: deque[_Request[J, R]] = deque()  # the oldest first
         self._sizes: list[deque[_Request[J, R]]] = [deque() for _ in range(SIZES)]
