@@ -45,7 +45,7 @@ _WEIGHT = 0.05
 # The longest round, over the usual one.
 _MOST_ROUNDS = 5
 # The same while requests are refused: many in one turn take less time than one in each of many.
-_REFUSING_ROUNDS = 15
+_REFUSING_ROUNDS = 18
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")

@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import ErrorCode
 from app.inference.admission import Admission
-from app.inference.backlog import Backlog, Charge, Expected
+from app.inference.backlog import Backlog, Charge, Expected, Pace
 from app.schemas import McParameters, PredictParameters
 from app.settings import Settings
 from tests.api_errors import raises_error
@@ -150,6 +150,6 @@ def test_a_request_that_waits_more_than_10_ms_may_take_long() -> None:
     with Charge(scheduler.backlog, 1) as charge:
         for left, pace in ((1, 100.0), (1, 99.0)):
             charge.settle(left)
-            scheduler.backlog._pace._done = pace
+            scheduler.backlog._pace = Pace(pace)
             waits = scheduler.backlog.wait(7 * 3 + 32)
             assert admission.may_take_long(b"", SAMPLED) == (waits > 0.01) == (pace == 99.0)
