@@ -128,9 +128,9 @@ class Scheduler(Generic[J, R]):
         self._max_wait_seconds = max_wait_seconds
         self._job_cost = job_cost
         self._clock = clock
-        # What is admitted and not computed yet.
-        self.expected = Expected()
+        # What is admitted and not computed yet, and with it for a moment what is let in.
         self.backlog = Backlog(passes_per_second, note_queued)
+        self.expected = Expected()
         self._requests: deque[_Request[J, R]] = deque()  # the oldest first
         self._sizes: list[deque[_Request[J, R]]] = [deque() for _ in range(SIZES)]
         self._round_ended: float | None = None  # None: there was nothing more to do
