@@ -151,7 +151,9 @@ class Settings(BaseModel):
         5, "Seconds to keep serving after SIGTERM, while /health/ready answers 503", ge=0
     )
     max_connections: int = _setting(
-        800, "Most connections per worker; beyond them, the longest idle ones are closed", ge=1
+        800,
+        "Most connections per worker; for a request beyond them, an idle one is closed",
+        ge=1,
     )
     max_head_seconds: float = _setting(10, "Seconds to receive the request headers", gt=0)
     keep_alive_seconds: int = _setting(

@@ -24,7 +24,6 @@ from app.api.answers import JsonResponse
 from app.api.middleware import SECURITY_HEADERS
 from app.api.routes import OPEN_ROUTES
 from app.errors import ApiError, ErrorCode
-from app.process.file_limit import SPARE_CONNECTIONS
 from app.process.pipelining import PipeliningProtocol
 from app.schemas import error_body
 from app.settings import Settings
@@ -40,7 +39,7 @@ _LINGER_SECONDS = 2.0
 _CLOSED_SHARE = 10
 _SEARCH_SECONDS = 0.05
 _CHUNKED = b"transfer-encoding: chunked\r\n"
-_HEALTH = frozenset(route.encode() for route in OPEN_ROUTES if "/health/" in route)
+_HEALTH = frozenset(route for route in OPEN_ROUTES if "/health/" in route)
 
 # What a connection waits for: another request; request headers, those of the
 # first request included; a request body; a client that reads; or the server's own answer.
@@ -57,9 +56,12 @@ class BoundedProtocol(PipeliningProtocol):
     # A body must bring this many bytes per second, measured after the first seconds.
     least_rate = 1024
     least_rate_after_seconds = 5.0
-    _next_search: ClassVar[float] = 0.0  # of `_make_room`
+    # Connections beyond the limit, the oldest first. Each has until the first check of its timer to
+    # bring a request; another's end makes room for it only then.
+    spare: ClassVar[dict["BoundedProtocol", None]]
+    most_spare: ClassVar[int]
+    _next_searches: ClassVar[tuple[float, float]] = (0.0, 0.0)  # of `_make_room`
     _ignores_input = False
-    _is_spare = False
     _refused_at: float | None = None
     _chunk_bytes = 0
     _body_bytes = 0  # received since the latest head, with its chunk
@@ -70,20 +72,27 @@ class BoundedProtocol(PipeliningProtocol):
     _waits_for: tuple[Phase, RequestResponseCycle | None] = ("head", None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Closes connections that wait for their clients if there are too many."""
+        """Lets a connection beyond the limit wait for its request, in place of the oldest such."""
         super().connection_made(transport)
         self._answers = _Answers(self)
         self._waits_since = self.loop.time()
         self._timer = self.loop.call_later(self.check_seconds, self._check_timeouts)
-        most = self.settings.max_connections
-        if len(self.connections) > most and not self._make_room():
-            self._is_spare = True
-            if len(self.connections) > most + SPARE_CONNECTIONS:
-                self._refuse(ErrorCode.OVERLOADED)
+        if len(self.connections) - len(self.spare) > self.settings.max_connections:
+            self.spare[self] = None
+            if len(self.spare) > self.most_spare:
+                next(other for other in self.spare if other._phase() != "answer")._end_for_another()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        self.spare.pop(self, None)
         super().connection_lost(exc)
+        # With these it would refer to itself, and wait for the garbage collector, as all do then.
+        self.cycle = self._answers = self._waiting = None  # type: ignore[assignment]
+        self._waits_for, self._ahead = ("idle", None), ()
+
+    def _abort(self) -> None:
+        self.spare.pop(self, None)
+        super()._abort()
 
     def _feed(self, data: bytes) -> None:
         """Parses as uvicorn does, without its own answers and warnings."""
@@ -107,7 +116,9 @@ class BoundedProtocol(PipeliningProtocol):
                 self._partial_bytes += self._chunk_bytes
             else:  # a part of the chunk may be another request's
                 self._partial, self._partial_bytes = self.scope, 0
-            if self._partial_bytes > MAX_HEAD_BYTES:
+            if self in self.spare and self._body_bytes > SMALL_BODY:
+                self._refuse_request(ErrorCode.OVERLOADED)
+            elif self._partial_bytes > MAX_HEAD_BYTES:
                 self._refuse_request(ErrorCode.HEAD_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -121,9 +132,7 @@ class BoundedProtocol(PipeliningProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Refuses too large headers, or too many connections, before the request's task is made."""
-        if self._is_spare and not self._may_be_served():
-            raise _RefusedError(ErrorCode.OVERLOADED)
+        """Refuses too large headers before the request's task is made."""
         # Headers within one small chunk are not worth counting.
         if self._chunk_bytes > MAX_HEAD_BYTES or self._partial is self.scope:
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -163,12 +172,27 @@ class BoundedProtocol(PipeliningProtocol):
         is_small = 0 < self._body_left <= SMALL_BODY and not self.flow.read_paused
         if cycle.more_body and is_small and not cycle.waiting_for_100_continue:
             return
+        if self in self.spare and not self._is_admitted(cycle):
+            return
         waiting, self._waiting = self._waiting, None
         super()._start_asgi_task(*waiting)
 
-    def _may_be_served(self) -> bool:
-        is_health_check = self.url.partition(b"?")[0] in _HEALTH
-        return is_health_check or len(self.connections) <= self.settings.max_connections
+    def _is_admitted(self, cycle: RequestResponseCycle) -> bool:
+        """Whether a request beyond the limit of connections may start, for which others may end.
+
+        A whole one need not wait. Where a body is still to come, it waits for those that are slow.
+        """
+        if cycle.scope["path"] in _HEALTH:
+            return True
+        if self._make_room(new_too=not cycle.more_body):
+            del self.spare[self]
+            return True
+        if cycle.more_body and self._body_bytes <= SMALL_BODY:
+            self.flow.pause_reading()
+        else:
+            self._waiting = None
+            self._refuse(ErrorCode.OVERLOADED)
+        return False
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Goes on in HTTP/1.1 where a client offers another protocol, as Java's does.
@@ -221,6 +245,9 @@ class BoundedProtocol(PipeliningProtocol):
             self._abort()
             return
         settings, (phase, waited) = self.settings, self._observe(now)
+        if self in self.spare and phase != "answer":
+            self._end_spare(phase)
+            return
         limit = settings.max_head_seconds if phase == "head" else settings.max_body_seconds
         if phase == "body" and self._body_bytes < self.least_rate * waited:
             limit = min(limit, self.least_rate_after_seconds)
@@ -236,34 +263,52 @@ class BoundedProtocol(PipeliningProtocol):
         else:
             self._abort()
 
-    def _make_room(self) -> bool:
-        """Closes connections that wait for their clients; whether there is room then.
+    def _end_spare(self, phase: Phase) -> None:
+        """Ends a connection beyond the limit that has had its time, or begins its request."""
+        if self._waiting is not None and self._make_room(new_too=False):
+            del self.spare[self]
+            self.flow.resume_reading()
+            self._start_waiting()
+        elif phase == "idle":
+            self.transport.close()
+        else:
+            self._refuse_request(ErrorCode.OVERLOADED)
+
+    def _make_room(self, *, new_too: bool) -> bool:
+        """Closes connections that wait for their clients; whether there is room for another then.
 
         First those that have been slow to send a body or to read an answer for a second, then those
-        that have waited for a request as long, then both kinds of new ones: of each those that have
-        asked for nothing, then the oldest.
+        that have waited for a request as long, then both kinds of new ones if these may end: of
+        each those that have asked for nothing, then the oldest.
         """
         now, protocol, most = self.loop.time(), type(self), self.settings.max_connections
-        if now < protocol._next_search and len(self.connections) <= most + SPARE_CONNECTIONS:
+        if len(self.connections) - len(self.spare) < most:
+            return True
+        if now < protocol._next_searches[new_too]:
             return False
         found: tuple[list[BoundedProtocol], ...] = ([], [], [], [])
         for other in self.connections:
-            if isinstance(other, BoundedProtocol) and other is not self:
+            if isinstance(other, BoundedProtocol) and other not in self.spare:
                 phase, waited = other._observe(now)
                 is_new, is_idle = waited < 1.0, phase in _IDLE
                 enough = 4 * self.least_rate * max(1.0, waited)
                 is_slow = phase == "body" and other._body_bytes < enough
                 if is_idle or is_slow or (phase == "reader" and not is_new):
                     found[2 * is_new + is_idle].append(other)
-        closed = next(filter(None, found), [])
+        closed = next(filter(None, found if new_too else found[:2]), [])
         closed.sort(key=lambda other: (other.cycle is not None, other._waits_since))
         for connection in closed[: max(1, most // _CLOSED_SHARE)]:
-            if connection._waits_for[0] != "idle" and self.metrics is not None:
-                self.metrics.count_refusal(ErrorCode.OVERLOADED.text)
-            connection._abort()
+            connection._end_for_another()
         if not closed:
-            protocol._next_search = now + _SEARCH_SECONDS
-        return len(self.connections) <= most
+            again = now + _SEARCH_SECONDS
+            protocol._next_searches = (again, again if new_too else protocol._next_searches[True])
+        return bool(closed)
+
+    def _end_for_another(self) -> None:
+        is_counted = self._waits_for[0] == "idle" or self._refused_at is not None
+        if self.metrics is not None and not is_counted:
+            self.metrics.count_refusal(ErrorCode.OVERLOADED.text)
+        self._abort()
 
     def _refuse_request(self, code: ErrorCode) -> None:
         """Refuses the request that is being received; whole ones before it are answered first."""
@@ -315,7 +360,7 @@ class _Answers:
         self.is_closing = protocol.transport.is_closing
 
     def close(self) -> None:
-        if self._protocol.cycle.more_body:
+        if not self.is_closing() and self._protocol.cycle.more_body:
             self._protocol._linger()
         else:
             self._protocol.transport.close()

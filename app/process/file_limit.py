@@ -6,11 +6,11 @@ from contextlib import suppress
 
 from app.settings import Settings
 
-# Beyond the limit of connections, for health checks only.
-SPARE_CONNECTIONS = 8
+# Beyond the limit of connections, each for a second in which it may ask.
+_LEAST_SPARE, _MOST_SPARE = 8, 4096
 ACCEPTED_AT_A_TIME = 8  # each by a listener of its own
 # Those, and a worker's own: about twenty, and some for reloading.
-_OTHER_FILES = SPARE_CONNECTIONS + ACCEPTED_AT_A_TIME + 32
+_OTHER_FILES = _LEAST_SPARE + ACCEPTED_AT_A_TIME + 32
 # Connections that the event loop may accept before any is closed for them.
 _MOST_PENDING = 2048
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("dropserve")
 
 def fit_to_file_limit(settings: Settings) -> Settings:
     """Raises the limit of this process and its children, or lowers that of connections to fit."""
-    files = _raise_limit(settings.max_connections + _MOST_PENDING + _OTHER_FILES)
+    files = _raise_limit(settings.max_connections + _MOST_SPARE + _MOST_PENDING + _OTHER_FILES)
     left = files - _OTHER_FILES
     if settings.max_connections <= left * 7 // 8:
         return settings
@@ -29,9 +29,19 @@ def fit_to_file_limit(settings: Settings) -> Settings:
     return settings.model_copy(update={"max_connections": connections})
 
 
+def spare_connections(settings: Settings) -> int:
+    """The number of connections beyond the limit, which wait for their turn."""
+    return min(_LEAST_SPARE + _left(settings) // 2, _MOST_SPARE)
+
+
 def pending_connections(settings: Settings) -> int:
     """The number of connections that the kernel may hold until they are accepted."""
-    return max(1, min(_raise_limit(0) - _OTHER_FILES - settings.max_connections, _MOST_PENDING))
+    return max(1, min(_left(settings) // 2, _MOST_PENDING))
+
+
+def _left(settings: Settings) -> int:
+    """The files that connections within the limit leave."""
+    return max(0, _raise_limit(0) - _OTHER_FILES - settings.max_connections)
 
 
 def _raise_limit(wanted: int) -> int:

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.api.middleware import Refusal
 from app.process.connections import BoundedProtocol
+from app.process.file_limit import spare_connections
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -149,5 +150,7 @@ def refusing_protocol(settings: Settings, metrics: Metrics | None = None) -> typ
         "metrics": metrics,
         "remembered": remembered,
         "unwritten": unwritten,
+        "spare": {},
+        "most_spare": spare_connections(settings),
     }
     return type("RefusingProtocol", (RefusingProtocol,), members)

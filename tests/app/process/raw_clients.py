@@ -115,11 +115,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Server]:
+async def serving(
+    settings: Settings, metrics: Metrics | None = None, check_seconds: float = 0.02
+) -> AsyncIterator[Server]:
     """The protocol, looking often, and a small application behind it."""
     app, state = App(), ServerState()
     protocol = refusing_protocol(settings, metrics)
-    protocol.check_seconds = 0.02
+    protocol.check_seconds = check_seconds
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)

@@ -1,14 +1,15 @@
 """Connections whose other end is slow, silent, greedy or no HTTP: over real sockets."""
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 
 import pytest
 
 from app.api.routes import ROUTE_LABELS
 from app.process.connections import MAX_HEAD_BYTES, MAX_HEADERS, SMALL_BODY
-from app.process.file_limit import SPARE_CONNECTIONS
 from app.process.server import configure
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -32,6 +33,21 @@ async def test_the_protocol_serves_as_any_other() -> None:
         client.send(WHOLE * 3)
         for _ in range(3):
             assert (await client.answer())[:2] == (200, "/whole 4")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTT", WHOLE[:-1], WHOLE, b"garbage\r\n\r\n"])
+async def test_a_lost_connection_is_freed_without_the_garbage_collector(sent: bytes) -> None:
+    async with serving(HASTY) as server:
+        client = await server.connect()
+        client.send(sent)
+        await until(lambda: bool(server.state.connections))
+        (connection,) = map(weakref.ref, server.state.connections)
+        gc.disable()
+        try:
+            server.close()
+            await until(lambda: connection() is None)
+        finally:
+            gc.enable()
 
 
 # Slow and silent
@@ -244,17 +260,17 @@ async def test_what_follows_a_chunked_body_is_no_header() -> None:
 
 
 async def test_where_all_are_connected_the_longest_idle_give_way() -> None:
-    async with serving(Settings(max_connections=3)) as server:
+    async with serving(Settings(max_connections=3), check_seconds=1.0) as server:
         server.app.may_answer.clear()
         busy = await server.connect()
         busy.send(WHOLE)
         await until(lambda: bool(server.app.scopes))
         first, second, third = [await server.connect() for _ in range(3)]
+        third.send(WHOLE)
 
         assert await first.is_ended()
         server.app.may_answer.set()
-        for client in (second, third):
-            client.send(WHOLE)
+        second.send(WHOLE)
         for client in (busy, second, third):
             assert (await client.answer())[:2] == (200, "/whole 4")
 
@@ -271,7 +287,7 @@ async def fill(server: Server, count: int) -> list[Client]:
 
 async def test_where_all_are_busy_another_gets_a_429() -> None:
     metrics = Metrics(ROUTE_LABELS)
-    async with serving(Settings(max_connections=2), metrics) as server:
+    async with serving(Settings(max_connections=2), metrics, 1.0) as server:
         busy = await fill(server, 2)
         other = await server.connect()
         other.send(WHOLE)
@@ -288,10 +304,11 @@ async def test_where_all_are_busy_another_gets_a_429() -> None:
 
 
 async def test_where_all_are_busy_health_is_answered() -> None:
-    async with serving(Settings(max_connections=2)) as server:
+    async with serving(Settings(max_connections=2), check_seconds=1.0) as server:
         await fill(server, 2)
-        for _ in range(2 * SPARE_CONNECTIONS):  # who is silent there gives way, too
-            await server.connect()
+        server.protocol.most_spare = 4
+        silent = [await server.connect() for _ in range(5)]
+        assert await silent[0].is_ended()  # for the fifth
         check = await server.connect()
         check.send(b"GET /health/live?from=lb HTTP/1.1\r\n\r\n")
 
@@ -300,13 +317,14 @@ async def test_where_all_are_busy_health_is_answered() -> None:
 
 async def test_half_bodies_give_way_and_are_counted() -> None:
     metrics = Metrics(ROUTE_LABELS)
-    async with serving(Settings(max_connections=20), metrics) as server:
+    async with serving(Settings(max_connections=20), metrics, 1.0) as server:
+        server.protocol.most_spare = 10
         for _ in range(5 * 20):
             (await server.connect()).send(HALF)
             client = await server.connect()
             client.send(b"GET /health/live HTTP/1.1\r\n\r\n")
             assert (await client.answer())[0] == 200
-            assert len(server.state.connections) <= 20
+            assert len(server.state.connections) <= 20 + 10
         client = await server.connect()
         client.send(WHOLE)
         assert (await client.answer())[0] == 200
@@ -314,17 +332,49 @@ async def test_half_bodies_give_way_and_are_counted() -> None:
     assert scrape.by("code", "connections_refused_total")["overloaded"] > 20
 
 
+@pytest.mark.parametrize("request_begun", [b"", b"GET /slow HTTP/1.1\r\n", HALF])
+async def test_who_brings_no_request_beyond_the_limit_ends_nobody(request_begun: bytes) -> None:
+    async with serving(Settings(max_connections=1)) as server:
+        resting = await server.connect()
+        resting.send(WHOLE)
+        await resting.answer()
+        other = await server.connect()
+        other.send(request_begun)
+
+        assert await other.refusal() == (429, "overloaded")
+        resting.send(WHOLE)
+        assert (await resting.answer())[:2] == (200, "/whole 4")
+
+
+async def test_a_large_body_beyond_the_limit_waits_for_who_is_slow() -> None:
+    async with serving(Settings(max_connections=1), check_seconds=1.2) as server:
+        slow, large, larger = [await server.connect() for _ in range(3)]
+        slow.send(HALF)
+        await until(lambda: any(one.cycle for one in server.state.connections))  # type: ignore[union-attr]
+        head = b"POST /whole HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+        larger.send(head % (3 * SMALL_BODY) + bytes(2 * SMALL_BODY))  # too much to be kept
+        large.send(head % (2 * SMALL_BODY) + bytes(SMALL_BODY // 2))
+
+        assert (await larger.answer())[0] == 429
+        assert await slow.is_ended()
+        large.send(bytes(2 * SMALL_BODY - SMALL_BODY // 2))
+        assert (await large.answer())[:2] == (200, f"/whole {2 * SMALL_BODY}")
+
+
 async def test_a_slow_body_and_a_slow_reader_give_way_before_who_rests() -> None:
-    async with serving(Settings(max_connections=4)) as server:
+    async with serving(Settings(max_connections=4), check_seconds=0.3) as server:
         resting, slow, reader, fast = [await server.connect(limit=1024) for _ in range(4)]
         resting.send(WHOLE)
         await resting.answer()
         slow.send(HALF)
         reader.send(b"GET /large HTTP/1.1\r\n\r\n")
         fast.send(b"POST /whole HTTP/1.1\r\nContent-Length: 200001\r\n\r\n" + bytes(200_000))
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(1.5)
 
         others = [await server.connect() for _ in range(2)]
+        for client in others:
+            client.send(WHOLE)
+            assert (await client.answer())[:2] == (200, "/whole 4")
         assert await slow.is_ended()
         for client in (resting, *others):
             client.send(WHOLE)
@@ -334,14 +384,16 @@ async def test_a_slow_body_and_a_slow_reader_give_way_before_who_rests() -> None
 
 
 async def test_who_was_answered_stays_before_who_has_asked_for_nothing() -> None:
-    async with serving(Settings(max_connections=2)) as server:
+    async with serving(Settings(max_connections=2), check_seconds=0.2) as server:
         known = await server.connect()
         known.send(WHOLE)
         await known.answer()
         (kept,) = server.state.connections
         await until(lambda: getattr(kept, "_waits_for", "")[0] == "idle")  # longer than the others
-        silent, _ = [await server.connect() for _ in range(2)]
+        silent, other = [await server.connect() for _ in range(2)]
+        other.send(WHOLE)
 
+        assert (await other.answer())[:2] == (200, "/whole 4")
         assert await silent.is_ended()
         known.send(WHOLE)
         assert (await known.answer())[:2] == (200, "/whole 4")
