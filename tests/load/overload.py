@@ -63,12 +63,15 @@ class Overload:
         times: the load, over what the server can answer.
         wanted: the share of the work at full load that is still answered.
         recorded_rate: of the client whose requests are recorded, at most, per second.
+        keeps_connections: whether that client sends another request over the connection of an
+            answer, rather than each over one of its own.
     """
 
     kinds: Kinds
     times: float
     wanted: float
     recorded_rate: float = 100
+    keeps_connections: bool = True
 
 
 def overloads() -> list[Overload]:
@@ -126,7 +129,13 @@ class Round:
 
 
 async def load(
-    server: Server, kinds: Kinds, seconds: int, *, rate: float = 0, pause_ms: int | None = None
+    server: Server,
+    kinds: Kinds,
+    seconds: int,
+    *,
+    rate: float = 0,
+    pause_ms: int | None = None,
+    keeps: bool = True,
 ) -> Round:
     """Loads the server by wrk, and by a client at a constant rate of requests per second.
 
@@ -140,7 +149,7 @@ async def load(
         for name, kind in kinds.items()
         if kind.connections
     }
-    latencies = await send_at_rate(server.address, kinds, rate, seconds)
+    latencies = await send_at_rate(server.address, kinds, rate, seconds, keeps=keeps)
     found = {name: await asyncio.to_thread(wrk.result) for name, wrk in running.items()}
     sampling.cancel()
     counts = Counter({key: len(each) for key, each in latencies.items()})
@@ -160,7 +169,9 @@ async def load(
     )
 
 
-async def send_at_rate(address: str, kinds: Kinds, rate: float, seconds: float) -> Latencies:
+async def send_at_rate(
+    address: str, kinds: Kinds, rate: float, seconds: float, *, keeps: bool = True
+) -> Latencies:
     """Latencies of an open loop, which sends the kinds in turn: a slow server does not slow it.
 
     A latency counts from when the request was due. A client that waits for one answer before it
@@ -177,6 +188,8 @@ async def send_at_rate(address: str, kinds: Kinds, rate: float, seconds: float) 
         due = start + number / rate
         await asyncio.sleep(due - time.perf_counter())
         outcome = await _post(address, kind, bodies[number % len(bodies)], kept)
+        while kept and not keeps:
+            kept.pop()[1].close()
         latencies.setdefault((name, outcome), []).append(time.perf_counter() - due)
 
     await asyncio.gather(*(send(number) for number in range(round(rate * seconds))))
@@ -295,7 +308,8 @@ async def measure(server: Server, overload: Overload, seconds: int) -> Figures:
     asking = len(kinds) * _OVERLOAD_CONNECTIONS - capacity * MAX_WAIT_MS / 2e3
     pause_ms = round(1e3 * asking / max(1, rate - recorded))
     ends = time.monotonic() + seconds
-    overloaded = await load(server, many, seconds, rate=recorded, pause_ms=pause_ms)
+    keeps = overload.keeps_connections
+    overloaded = await load(server, many, seconds, rate=recorded, pause_ms=pause_ms, keeps=keeps)
     recovery: list[Round] = []
     recovered = None
     while time.monotonic() - ends < _LONGEST_RECOVERY_SECONDS and (

@@ -2,6 +2,8 @@
 
 `python -m tests.load.peers.overload` sends each server batches of 32 digits with 50 passes each, 50
 as one batch of the peer's, at a constant rate for half a minute. A client waits 5 s for an answer.
+Each request comes over a connection of its own, as from many clients, or with `--keep` over those
+of earlier answers, as from a few.
 Goodput is the work that is answered in time, as a share of that at full load. The last column is
 the mix of `tests.load.overload`, which the peers cannot answer.
 """
@@ -32,7 +34,7 @@ _CONNECTIONS = 4
 PASSES = 50
 
 
-def overload_of(peer: Peer) -> Overload:
+def overload_of(peer: Peer, *, keeps_connections: bool) -> Overload:
     """Ten times what a server can answer of batches, which its client makes."""
     if peer in OURS:
         load = replace(batch(32, PASSES), connections=_CONNECTIONS)
@@ -40,14 +42,17 @@ def overload_of(peer: Peer) -> Overload:
         request = peer.requests[BATCH]
         headers = {"content-type": request.content_type}
         load = Load(request.path, _CONNECTIONS, request.bodies, headers)
-    return Overload({BATCH: load}, times=10, wanted=0, recorded_rate=_RECORDED_RATE)
+    return Overload({BATCH: load}, 10, 0, _RECORDED_RATE, keeps_connections)
 
 
-def servers(peers: Sequence[Peer]) -> Iterator[tuple[str, Peer, Overload]]:
+def servers(
+    peers: Sequence[Peer], *, keeps_connections: bool
+) -> Iterator[tuple[str, Peer, Overload]]:
     """The columns of the table."""
     for peer in (OURS[0], *peers):
-        yield peer.name, peer, overload_of(peer)
-    yield f"{OURS[0].name}, mix", OURS[0], overloads()[0]
+        yield peer.name, peer, overload_of(peer, keeps_connections=keeps_connections)
+    mix = replace(overloads()[0], keeps_connections=keeps_connections)
+    yield f"{OURS[0].name}, mix", OURS[0], mix
 
 
 def describe(rows: dict[str, list[Figures]]) -> Iterator[str]:
@@ -99,13 +104,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=30, help="of each overload")
     parser.add_argument("--peers", nargs="*", default=[peer.name for peer in PEERS])
+    parser.add_argument("--keep", action="store_true", help="send over the connections of answers")
     options = parser.parse_args()
     require_wrk()
     server_core, own_core = assign_cores()
     rows: dict[str, list[Figures]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
-            for name, peer, overload in servers([p for p in PEERS if p.name in options.peers]):
+            chosen = [peer for peer in PEERS if peer.name in options.peers]
+            for name, peer, overload in servers(chosen, keeps_connections=options.keep):
                 sys.stderr.write(f"round {number + 1} of {options.rounds}: {name}\n")
                 one = configured(peer, "expanded", OFF, PASSES, Path(folder))
                 with running(one, server_core) as (server, _), on_core(own_core):
