@@ -269,10 +269,10 @@ class BoundedProtocol(PipeliningProtocol):
             del self.spare[self]
             self.flow.resume_reading()
             self._start_waiting()
-        elif phase == "idle":
-            self.transport.close()
-        else:
+        elif phase == "body" or self._is_partial_head():
             self._refuse_request(ErrorCode.OVERLOADED)
+        else:
+            self._end_for_another()
 
     def _make_room(self, *, new_too: bool) -> bool:
         """Closes connections that wait for their clients; whether there is room for another then.
