@@ -52,7 +52,6 @@ class TrainConfig(Checked):
     relax: float = setting(0.15, "share of the epochs, at the end, of fading augmentation", 0, 1)
     relax_to: float = option(0.0, "strength of the augmentation at the end; 1: no fading", 0, 1)
     augmentation: float = option(1.0, "strength of all augmentation; 0: none", 0, 1)
-    passes: int = option(1, "of each image and step, whose mean is to be right", 1, 64)
     corruption: float = option(0.0, "share of the images with noise, blur, dots, lines, ...", 0, 1)
     outliers: float = option(
         0.0, "images that are not digits, made from digits, per digit", 0, 10, group="outliers"

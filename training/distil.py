@@ -58,24 +58,14 @@ _STRENGTHS = 20  # of the augmentation of views while it fades
 
 
 def distillation_loss(
-    loss: Tensor,
-    logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    weight: float,
-    temperature: float,
-    smoothing: float = 0.0,
+    loss: Tensor, logits: Tensor, teacher_logits: Tensor, *, weight: float, temperature: float
 ) -> Tensor:
     """The loss of the labels and, in part, that of the teacher's softened probabilities.
 
     With w the weight and t the temperature it is (1 - w) loss +
     w t^2 CE(softmax(teacher_logits / t), softmax(logits / t)), Hinton et al. 2015, section 2: t^2
-    keeps the size of the gradient. Of the teacher's probabilities, `smoothing` is spread over all
-    classes first, as label smoothing does with labels.
+    keeps the size of the gradient.
     """
-    if smoothing > 0:
-        probs = teacher_logits.softmax(dim=1)
-        teacher_logits = torch.log((1 - smoothing) * probs + smoothing / probs.shape[1])
     targets = (teacher_logits / temperature).softmax(dim=1)
     soft = nn.functional.cross_entropy(logits / temperature, targets)
     return (1 - weight) * loss + weight * temperature**2 * soft

@@ -118,7 +118,8 @@ def outlier_loss(logits: Tensor, plain: Tensor | None, config: TrainConfig) -> T
     """
     logs = logits.log_softmax(dim=1)
     if config.disagreement > 0:
-        mean_logs = mean_log_probabilities(logs, config.outlier_passes)
+        passes = logs.view(config.outlier_passes, -1, logs.shape[1])  # (K, M, C)
+        mean_logs = passes.logsumexp(dim=0) - math.log(len(passes))
         entropy = -(mean_logs.exp() * mean_logs).sum(dim=1).mean()
         expected_entropy = -(logs.exp() * logs).sum(dim=1).mean()
         loss = math.log(logs.shape[1]) - entropy + config.disagreement / 2 * expected_entropy
@@ -128,16 +129,6 @@ def outlier_loss(logits: Tensor, plain: Tensor | None, config: TrainConfig) -> T
     if plain is None:
         return loss
     return loss - config.plain_outlier_weight * plain.log_softmax(dim=1).mean()
-
-
-def mean_log_probabilities(logs: Tensor, passes: int) -> Tensor:
-    """The logarithm of the mean probabilities of K passes, (N, C).
-
-    Args:
-        logs: log-probabilities, (K N, C), the first pass of all images first.
-        passes: K.
-    """
-    return logs.view(passes, -1, logs.shape[1]).logsumexp(dim=0) - math.log(passes)
 
 
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Any], None]:

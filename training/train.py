@@ -47,7 +47,6 @@ from training.optimisation import (
     drop_inputs,
     initialise,
     keep_inputs,
-    mean_log_probabilities,
     moving_average,
     outlier_loss,
     patience_has_ended,
@@ -57,7 +56,7 @@ from training.pool import Pool
 from training.runs import Row, RunFiles, progress
 
 # A step's normalised pixels of B images and M outliers, (B + M, 784), the image of each pass,
-# (P B + K M,), its keep-masks per hidden layer, (P B + K M, units), the labels, (B,), and with a
+# (B + K M,), its keep-masks per hidden layer, (B + K M, units), the labels, (B,), and with a
 # teacher its logits, (B, C).
 Batch = tuple[Tensor, Tensor, Sequence[Tensor], Tensor, Tensor | None]
 # Without a teacher these change nothing, and are not part of a recipe.
@@ -150,10 +149,8 @@ def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, f
     total_loss = torch.zeros((), device=device)
     correct = torch.zeros((), device=device, dtype=torch.int64)
     for x, rows, masks, labels, teacher_logits in batches(run, config, epoch):
-        B, P = len(labels), config.passes
-        logits, outlier_logits = network(x, masks, rows).split([P * B, len(rows) - P * B])
-        if P > 1:
-            logits = mean_log_probabilities(logits.log_softmax(dim=1), P)
+        B = len(labels)
+        logits, outlier_logits = network(x, masks, rows).split([B, len(rows) - B])
         loss = _loss(logits, labels, teacher_logits, config)
         objective = loss
         if len(x) > B:
@@ -287,8 +284,7 @@ def batches(run: Run, config: TrainConfig, epoch: Epoch) -> Iterator[Batch]:
     steps = len(epoch.labels) // B
     device, sites = epoch.labels.device, run.network.dropout_sites
     K = config.outlier_passes if config.disagreement > 0 else 1
-    images = torch.arange(B).repeat(config.passes), torch.arange(B, B + M).repeat(K)
-    passes = torch.cat(images).to(device)
+    passes = torch.cat([torch.arange(B), torch.arange(B, B + M).repeat(K)]).to(device)
     dropout_seed = stream_seed(config.seed, DROPOUT)
     input_seed = stream_seed(config.seed, INPUT_DROPOUT)
     input_rate = round_rate(config.input_dropout)
@@ -318,14 +314,8 @@ def _loss(
     loss = nn.functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
     if teacher_logits is None:
         return loss
-    return distillation_loss(
-        loss,
-        logits,
-        teacher_logits,
-        weight=config.distillation_weight,
-        temperature=config.distillation_temperature,
-        smoothing=config.label_smoothing,
-    )
+    weight, temperature = config.distillation_weight, config.distillation_temperature
+    return distillation_loss(loss, logits, teacher_logits, weight=weight, temperature=temperature)
 
 
 def _weights_of(network: Trainable) -> list[Tensor]:

@@ -205,7 +205,6 @@ def weights_of(checkpoint: Checkpoint) -> list[Floats]:
         ("augmentation", 0.5),
         ("outliers", 0.4),
         ("corruption", 0.5),
-        ("passes", 2),
         ("training_images", 250),
     ],
 )
@@ -346,29 +345,6 @@ def test_the_passes_of_an_outlier_have_masks_of_their_own_and_digits_one_each() 
         assert [len(mask) for mask in masks] == 3 * [len(passes)]
     drawn = {mask.numpy().tobytes() for _, _, masks, *_ in steps for mask in masks[0]}
     assert len(drawn) == 2 * 55
-
-
-def test_with_several_passes_their_mean_is_to_be_right() -> None:
-    config = replace(
-        WITH_OUTLIERS, passes=3, optimiser="sgd", schedule="constant", learning_rate=0.1,
-        weight_decay=0.0, outlier_weight=0.0,
-    )  # fmt: skip
-    pixels, labels = torch.from_numpy(IMAGES.pixels[:25]), torch.from_numpy(IMAGES.labels[:25])
-    run, other = start(config, IMAGES, CPU), start(config, IMAGES, CPU)
-    epoch = Epoch(pixels, labels, outliers=pixels[:10])
-    ((x, passes, masks, *_),) = batches(other, config, epoch)
-    assert passes.tolist() == [*3 * list(range(25)), *range(25, 35)]
-
-    network = other.network
-    each = network(x, masks, passes)[:75].softmax(dim=1).view(3, 25, 10)
-    loss = -each.mean(dim=0)[torch.arange(25), labels].log().mean()
-    loss.backward()
-    found, _ = train_epoch(run, config, epoch)
-    assert found == pytest.approx(loss.item(), rel=1e-5)
-    for after, before in zip(run.network.parameters(), network.parameters(), strict=True):
-        assert before.grad is not None
-        expected = before.detach() - 0.1 * before.grad
-        torch.testing.assert_close(after.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
 def disagreement_of(checkpoint: Checkpoint) -> tuple[float, float]:
