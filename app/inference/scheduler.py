@@ -44,8 +44,9 @@ class Job(Protocol):
 _WEIGHT = 0.05
 # The longest round, over the usual one.
 _MOST_ROUNDS = 5
-# The same while requests are refused: many in one turn take less time than one in each of many.
-_REFUSING_ROUNDS = 18
+# The same, and the turns, while requests are refused: many in one turn take less time than one in
+# each of many, and those that come meanwhile need not wait for another round to be refused.
+_REFUSING_ROUNDS, _REFUSING_TURNS = 18, 8
 
 J = TypeVar("J", bound=Job)
 R = TypeVar("R")
@@ -135,6 +136,7 @@ class Scheduler(Generic[J, R]):
         self._sizes: list[deque[_Request[J, R]]] = [deque() for _ in range(SIZES)]
         self._round_ended: float | None = None  # None: there was nothing more to do
         self._is_refusing = False  # since the latest round
+        self._turns = TURNS_OF_A_ROUND
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -281,7 +283,7 @@ class Scheduler(Generic[J, R]):
                     logger.exception("the scheduler failed")
                     self._fail_all(_as_internal(error))
                 if self._requests:
-                    for _ in range(TURNS_OF_A_ROUND):
+                    for _ in range(self._turns):
                         await asyncio.sleep(0)
                     continue
                 self._round_ended = None
@@ -307,8 +309,10 @@ class Scheduler(Generic[J, R]):
         # As long as others had the event loop, so that these, and refusals, cannot starve it.
         longest = _MOST_ROUNDS * self._round_seconds
         round_seconds = max(self._round_seconds, min(started - since, longest))
+        self._turns = TURNS_OF_A_ROUND
         if self._is_refusing:
             round_seconds, self._is_refusing = _REFUSING_ROUNDS * self._round_seconds, False
+            self._turns = _REFUSING_TURNS
         self._drop_ended(now)
         while now - started < round_seconds and (smallest := self._smallest()) is not None:
             oldest = _first_open(self._requests) or smallest

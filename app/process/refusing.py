@@ -10,6 +10,7 @@ is parsed, and its body is skipped; all else takes the usual way.
 import re
 from collections import OrderedDict
 from functools import lru_cache
+from random import shuffle
 from typing import ClassVar, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -45,26 +46,73 @@ class RefusingProtocol(BoundedProtocol):
     """One connection; `refusing_protocol` makes the class that has the settings."""
 
     remembered: ClassVar[OrderedDict[bytes, _Remembered]]
-    # Of the requests that are refused and not answered yet: the milliseconds that they would wait,
-    # and when they came, on the loop's clock.
-    unwritten: ClassVar[dict["RefusingProtocol", tuple[_Remembered, int, float]]]
+    # What has come over connections whose request has a head that is remembered, since `_ask_all`.
+    asking: ClassVar[dict["RefusingProtocol", list[bytes]]]
+    # Of the requests that are refused and not answered yet: the milliseconds that they would wait.
+    unwritten: ClassVar[dict["RefusingProtocol", tuple[_Remembered, int]]]
     _head = b""  # of the latest request, if it came in one piece with nothing before it
+    _asked_at = 0.0  # on the loop's clock
     _skipped = 0  # bytes that are left of a refused request's body
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.asking.pop(self, None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._ignores_input:
             return
-        if self in self.unwritten:
-            self._write_all()
+        if self in self.asking:
+            self.asking[self].append(data)
+            return
         start = min(self._skipped, len(data))
         self._skipped -= start
         if start < len(data) and self._waits_for_head():
             end = data.find(_HEAD_END, start, start + _LONGEST_HEAD)
             self._head = data[start : end + len(_HEAD_END)] if end >= 0 else b""
-            # One of each piece of input: a client that sends hundreds at once goes the usual way.
-            start += self._refuse_again(data, start + len(self._head))
+            if self._head in self.remembered:
+                if not self.asking:
+                    self.loop.call_soon(self.loop.call_soon, self._ask_all)
+                self.asking[self], self._asked_at = [data[start:]], self.loop.time()
+                return
         if start < len(data):
             super().data_received(data[start:])
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        self._ask_now()
+        return super().eof_received()
+
+    def shutdown(self) -> None:
+        self._ask_now()
+        super().shutdown()
+
+    def _ask_now(self) -> None:
+        if (received := self.asking.pop(self, None)) is not None:
+            self._ask(received)
+            self._write_all()
+
+    def _ask_all(self) -> None:
+        """Refuses or begins the requests of two turns of the event loop, in random order.
+
+        A new connection is read a turn later than those that were kept, which would have taken all
+        room by then, however many times it asks.
+        """
+        asking = list(self.asking.items())
+        self.asking.clear()
+        shuffle(asking)
+        for protocol, received in asking:
+            protocol._ask(received)
+        self._write_all()
+
+    def _ask(self, received: list[bytes]) -> None:
+        first, *others = received
+        # One of each piece of input: a client that sends hundreds at once goes the usual way.
+        start = self._refuse_again(first, len(self._head))
+        if start < len(first):
+            if start:
+                self._write_all()
+            super().data_received(first[start:])
+        for data in others:
+            self.data_received(data)
 
     def _waits_for_head(self) -> bool:
         """Whether the next input is another request, and nothing is before it."""
@@ -93,9 +141,7 @@ class RefusingProtocol(BoundedProtocol):
         self.remembered.move_to_end(self._head)
         self.server_state.total_requests += 1
         self._waits_for = ("answer", None)  # or it would be closed as one that asked for nothing
-        if not self.unwritten:
-            self.loop.call_soon(self._write_all)
-        self.unwritten[self] = known, wait, self.loop.time()
+        self.unwritten[self] = known, wait
         self._skipped = known.body_bytes - received
         if known.closes:
             self._write_all()
@@ -108,19 +154,16 @@ class RefusingProtocol(BoundedProtocol):
         return size
 
     def _write_all(self) -> None:
-        """Writes the refusals of this turn of the event loop.
+        """Writes the refusals that were decided.
 
         One after the other they take half as long: all that they need is in the caches.
         """
         lines, now = _head_lines(tuple(self.server_state.default_headers)), self.loop.time()
-        for protocol, (known, wait, since) in self.unwritten.items():
+        for protocol, (known, wait) in self.unwritten.items():
             close = b"connection: close\r\n" if known.closes else b""
-            protocol.transport.write(lines + close + known.refusal.answer(wait, now - since))
+            answer = known.refusal.answer(wait, now - protocol._asked_at)
+            protocol.transport.write(lines + close + answer)
         self.unwritten.clear()
-
-    def shutdown(self) -> None:
-        self._write_all()
-        super().shutdown()
 
     def on_response_complete(self) -> None:
         """Remembers the head of a request that was refused as too much."""
@@ -144,11 +187,12 @@ def _head_lines(default_headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
 def refusing_protocol(settings: Settings, metrics: Metrics | None = None) -> type[RefusingProtocol]:
     """The protocol with these settings, for uvicorn; `metrics` counts what it refuses."""
     remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
-    unwritten: dict[RefusingProtocol, tuple[_Remembered, int, float]] = {}
+    unwritten: dict[RefusingProtocol, tuple[_Remembered, int]] = {}
     members = {
         "settings": settings,
         "metrics": metrics,
         "remembered": remembered,
+        "asking": {},
         "unwritten": unwritten,
         "spare": {},
         "most_spare": spare_connections(settings),
