@@ -48,7 +48,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MODULES = (
     "digits.fitting",
     "digits.paper",
-    "digits.parts",
     "engines.kernels",
     "png",
     "sampling.masks",

@@ -5,9 +5,7 @@ ModelError
 ├── ShapeError             arrays or tensors do not fit together
 ├── DeviceError            a device does not exist
 ├── PrecisionError         a device cannot compute in a precision
-└── ImageError             an image cannot be answered
-    ├── InvalidPixelsError
-    └── NoInkError
+└── NoInkError             an image holds no digit
 """
 
 
@@ -31,13 +29,5 @@ class PrecisionError(ModelError):
     """The device cannot compute in the requested precision."""
 
 
-class ImageError(ModelError):
-    """The image could be read but cannot be answered."""
-
-
-class InvalidPixelsError(ImageError):
-    """Pixel values or dimensions are outside the network's input range."""
-
-
-class NoInkError(ImageError):
+class NoInkError(ModelError):
     """The image holds no digit: it is uniform, or its marks are not strokes of a pen."""

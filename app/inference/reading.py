@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, cast
@@ -18,9 +18,9 @@ from app.inference.plain_inputs import fit_plain, require_pictures
 from app.settings import Settings
 from model.arrays import Pixels
 from model.digits.preprocessing import Preprocessed, find_digits
-from model.errors import ImageError, InvalidPixelsError, NoInkError
+from model.errors import NoInkError
 from model.layered import InputSpec
-from model.literals import Preprocess
+from model.literals import SIDE, Preprocess
 
 T = TypeVar("T")
 Steps = dict[str, str]  # pictures in base64, by name
@@ -34,16 +34,6 @@ _THREADS = 2
 _AHEAD = 20_000
 # Of anything else that is done in a thread.
 _OTHER_COST = 2000
-
-_FROM_MODEL: Mapping[type[ImageError], ErrorCode] = {
-    InvalidPixelsError: ErrorCode.INVALID_PIXELS,
-    NoInkError: ErrorCode.NO_INK,
-}
-
-
-def from_image_error(error: ImageError) -> ApiError:
-    """What the API answers when `model` refuses an image; the message stays."""
-    return ApiError(_FROM_MODEL[type(error)], str(error))
 
 
 def read_picture(
@@ -84,11 +74,19 @@ def read_picture(
     shown: dict[str, Pixels] = {}
     if isinstance(picture, bytes):
         picture, factor = decode(picture, max_pixels=max_pixels, max_memory=max_memory)
+    pixels = cast(Pixels, picture)
     try:
-        pixels = cast(Pixels, picture)
-        return find_digits(pixels, mode, None if steps is None else shown).magnified(factor)
-    except ImageError as error:
-        refusal = from_image_error(error)
+        if mode != "none":
+            return find_digits(pixels, shown).magnified(factor)
+        height, width = pixels.shape
+        if height == width == SIDE:
+            return Preprocessed(pixels)
+        refusal = ErrorCode.INVALID_PIXELS(
+            f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height}; "
+            "send it with preprocess=auto"
+        )
+    except NoInkError as error:
+        refusal = ErrorCode.NO_INK(str(error))
         refusal.steps = steps
     finally:
         if steps is not None:

@@ -2,7 +2,6 @@
 
 import math
 from functools import cache
-from typing import Any
 
 import cv2
 import numpy as np
@@ -92,16 +91,16 @@ def follows_convention(image: Pixels) -> bool:
     """
     if image.shape != (SIDE, SIDE):
         return False
-    total, moment_x, moment_y = 0, 0, 0
-    left, right, top, bottom = SIDE, 0, SIDE, 0
+    sums = np.zeros((2, SIDE), np.int64)  # of rows and columns
     for y in range(SIDE):
         for x in range(SIDE):
-            ink: Any = np.int64(image[y, x])
-            total += ink
-            moment_x += ink * x
-            moment_y += ink * y
-            if ink:
-                left, right = min(left, x), max(right, x + 1)
-                top, bottom = min(top, y), y + 1
-    is_centred = 27 * total <= 2 * moment_x < 29 * total and 27 * total <= 2 * moment_y < 29 * total
-    return is_centred and BOX - 1 <= max(right - left, bottom - top) <= BOX
+            sums[0, y] += image[y, x]
+            sums[1, x] += image[y, x]
+    longest = 0
+    for line in sums:
+        total, moment = line.sum(), (line * np.arange(SIDE)).sum()
+        if not 27 * total <= 2 * moment < 29 * total:
+            return False
+        inked = np.flatnonzero(line)
+        longest = max(longest, inked[-1] - inked[0] + 1)
+    return BOX - 1 <= longest <= BOX

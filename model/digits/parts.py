@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.arrays import Integers, Pixels
-from model.compiling import compiled
+from model.arrays import Pixels
 
 # As shares of the main part:
 _LEAST_PART = 0.015  # parts with a smaller area are dust
@@ -40,7 +39,6 @@ class Part(NamedTuple):
     numbers: list[int]  # of the parts, in the picture of numbers
     box: Box  # left, top, right and bottom, the last two exclusive
     area: int  # pixels
-    mass: int  # sum of their darkness
     # The share of the outline that is along the picture's edge, half of it for a part as high as
     # the picture, which was cut to it: of a shadow along a whole side that is still more than 0.25.
     along_edge: float
@@ -56,46 +54,29 @@ class Part(NamedTuple):
         return self.box[2] - self.box[0] >= _FLAT * (self.box[3] - self.box[1])
 
 
-def find_parts(ink: Pixels, darkness: Pixels) -> tuple[NDArray[np.int32], list[Part]]:
+def find_parts(ink: Pixels) -> tuple[NDArray[np.int32], list[Part]]:
     """Finds the connected parts of the ink, which is not 0.
 
     Returns:
-        The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts, the one with
-        most ink first.
+        The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts, the largest
+        first.
     """
-    count, numbers = cv2.connectedComponentsWithAlgorithm(ink, 8, cv2.CV_32S, cv2.CCL_SAUF)
+    how = 8, cv2.CV_32S, cv2.CCL_SAUF
+    count, numbers, table, _ = cv2.connectedComponentsWithStatsWithAlgorithm(ink, *how)
+    outer = np.concatenate((numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]))
+    edges = np.bincount(outer, minlength=count).tolist()
     parts = []
-    for number, row in enumerate(_measure_parts(numbers, darkness, count)[1:].tolist(), 1):
-        left, top, right, bottom, area, mass, edge = row
-        height = bottom - top
-        along = edge / (2 * (right - left + height)) / (1 + (height == len(ink)))
-        parts.append(Part([number], (left, top, right, bottom), area, mass, along))
-    return numbers, sorted(parts, key=lambda part: -part.mass)
-
-
-@compiled("int64[:, ::1](int32[:, ::1], uint8[:, ::1], int64)")
-def _measure_parts(numbers: NDArray[np.int32], darkness: Pixels, count: int) -> Integers:
-    """The box, the area, the mass and the length along the picture's edge of each part."""
-    height, width = numbers.shape
-    table = np.zeros((count, 7), np.int64)
-    table[:, 0], table[:, 1] = width, height
-    for y in range(height):
-        for x in range(width):
-            if numbers[y, x]:
-                part = table[numbers[y, x]]
-                part[0], part[1] = min(part[0], x), min(part[1], y)
-                part[2], part[3] = max(part[2], x + 1), y + 1
-                part[4] += 1
-                part[5] += darkness[y, x]
-                part[6] += (x == 0) + (y == 0) + (x == width - 1) + (y == height - 1)
-    return table
+    for number, (left, top, width, height, area) in enumerate(table[1:].tolist(), 1):
+        along = edges[number] / (2 * (width + height)) / (1 + (height == len(ink)))
+        parts.append(Part([number], (left, top, left + width, top + height), area, along))
+    return numbers, sorted(parts, key=lambda part: -part.area)
 
 
 def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
-    """Groups parts, the one with most ink first, into digits.
+    """Groups parts, the largest first, into digits.
 
     Returns:
-        The digits, the one with most ink first; none if the ink does not look like handwriting.
+        The digits, the largest first; none if the ink does not look like handwriting.
     """
     least = max(2, _LEAST_PART * parts[0].area)
     marks = parts[:1]
@@ -103,7 +84,7 @@ def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
     if len(marks) > _MOST_PARTS:
         return []
     order = [part for part in marks if not _is_frame(part, marks, numbers)]
-    ink = sum(part.mass for part in order)
+    ink = sum(part.area for part in order)
     digits: list[Part] = []
     while order:
         digit = order.pop(0)
@@ -113,7 +94,7 @@ def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
         is_whole = not digit.is_flat and digit.along_edge <= _MOST_ALONG_EDGE
         if not digits or (is_whole and digit.side >= _LEAST_DIGIT * digits[0].side):
             digits.append(digit)
-    return digits if sum(digit.mass for digit in digits) >= _LEAST_SHARE * ink else []
+    return digits if sum(digit.area for digit in digits) >= _LEAST_SHARE * ink else []
 
 
 def _is_frame(part: Part, marks: list[Part], numbers: NDArray[np.int32]) -> bool:
@@ -150,9 +131,8 @@ def _belongs_to(part: Part, digit: Part) -> bool:
 def _joined(some: Part, other: Part) -> Part:
     a, b = some.box, other.box
     box = min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-    area, mass = some.area + other.area, some.mass + other.mass
     along_edge = max(some.along_edge, other.along_edge)
-    return Part(some.numbers + other.numbers, box, area, mass, along_edge)
+    return Part(some.numbers + other.numbers, box, some.area + other.area, along_edge)
 
 
 def crop(picture: Pixels, box: Box) -> Pixels:

@@ -21,8 +21,8 @@ from model.digits.fitting import (
 from model.digits.paper import clean, find_ink, find_sheets, is_ink_dark, measure_darkness, reduce
 from model.digits.parts import ALONG_EDGE, Box, Part, crop, find_parts, group_parts, magnified
 from model.digits.ruling import remove_lines, strip_line
-from model.errors import InvalidPixelsError, NoInkError
-from model.literals import SIDE, Preprocess
+from model.errors import NoInkError
+from model.literals import SIDE
 
 # Digits are searched in a picture reduced to at most the first longer side, and if there are none,
 # to the second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
@@ -85,34 +85,18 @@ class Look(NamedTuple):
     is_filled: bool  # it was an outline, and was filled
 
 
-def preprocess_image(image: Pixels, mode: Preprocess = "auto") -> Pixels:
-    """Returns the pixels of `find_digits` alone."""
-    return find_digits(image, mode).pixels
-
-
-def find_digits(
-    image: Pixels, mode: Preprocess = "auto", steps: dict[str, Pixels] | None = None
-) -> Preprocessed:
-    """Brings a greyscale picture into MNIST's convention.
+def find_digits(image: Pixels, steps: dict[str, Pixels] | None = None) -> Preprocessed:
+    """Finds the digit in any picture; MNIST's own images are unchanged, but for their polarity.
 
     Args:
         image: brightness 0 to 255, (H, W).
-        mode: "auto" finds the digit in any picture and leaves MNIST's own images unchanged, but for
-            their polarity. "none" takes a 28x28 image, white ink on black, unchanged.
         steps: takes small pictures of the steps, by name.
 
     Raises:
-        InvalidPixelsError: the mode is "none" and the image is not 28x28.
-        NoInkError: the mode is "auto" and the picture holds no digit.
+        NoInkError: the picture holds no digit.
     """
     has_mnists_size = image.shape == (SIDE, SIDE)
-    if mode == "none" and not has_mnists_size:
-        height, width = image.shape
-        raise InvalidPixelsError(
-            f"preprocess=none needs a {SIDE}x{SIDE} image, and this one is {width}x{height}; "
-            "send it with preprocess=auto"
-        )
-    if mode == "none" or follows_convention(image):
+    if follows_convention(image):
         return Preprocessed(image)
     if has_mnists_size and follows_convention(~image):
         return Preprocessed(~image)
@@ -160,7 +144,7 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     hollow = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
     if (ink := fill_outline(hollow)) is not hollow:
         darkness = cv2.max(darkness, ink)
-    numbers, parts = find_parts(ink, darkness)
+    numbers, parts = find_parts(ink)
     digits = group_parts(parts, numbers)
     if not digits:
         raise NoInkError(f"no ink: {_ALL_OVER}")
@@ -168,7 +152,7 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
     chosen[digits[0].numbers] = 1
     mask = chosen[numbers]
     strip_line(mask, digits[0].box)
-    is_clean = parts[0].mass > _CLEAN * sum(part.mass for part in parts)
+    is_clean = parts[0].area > _CLEAN * sum(part.area for part in parts)
     look = Look(digits, mask, stroke_width(mask), darkness, is_dark, is_clean, ink is not hollow)
     _check_pen(grey, look)
     return look
@@ -182,7 +166,7 @@ def _check_pen(grey: Pixels, look: Look) -> None:
     if digit.area < _LEAST_AREA:
         raise NoInkError(f"no ink: {_SPECKS}")
     reach = digit.side // _EDGE_SHARE
-    if digit.mass < _FAINT * digit.area:
+    if cv2.sumElems(look.darkness * look.mask)[0] < _FAINT * digit.area:
         reach = min(reach, int(width) // 8)
     paper = cv2.divide(grey, ~look.darkness, scale=255)
     half = cv2.addWeighted(paper, 0.5, grey, 0.5, 0)

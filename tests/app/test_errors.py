@@ -2,10 +2,8 @@ import json
 
 import pytest
 
-import model.errors
 from app.errors import ApiError, ErrorCode
 from app.inference.encoding import encode_json
-from app.inference.reading import from_image_error
 from app.schemas import error_body
 
 
@@ -50,26 +48,6 @@ def test_every_error_has_words_of_its_own(kind: ErrorCode) -> None:
     assert [code for code in ErrorCode if code.message == error.message] == [kind]
     assert str(error) == error.message
     assert not error.message.endswith(".")
-
-
-@pytest.mark.parametrize(
-    ("raised", "kind"),
-    [
-        (model.errors.InvalidPixelsError("send 28x28"), ErrorCode.INVALID_PIXELS),
-        (model.errors.NoInkError("send ink"), ErrorCode.NO_INK),
-    ],
-)
-def test_what_the_model_refuses_becomes_an_answer(
-    raised: model.errors.ImageError, kind: ErrorCode
-) -> None:
-    error = from_image_error(raised)
-
-    assert (error.kind, error.message) == (kind, str(raised))
-
-
-def test_every_image_error_of_the_model_has_an_answer() -> None:
-    for error_class in model.errors.ImageError.__subclasses__():
-        assert from_image_error(error_class("because")).status == 422
 
 
 def test_the_body_has_one_shape() -> None:

@@ -19,8 +19,8 @@ from PIL import Image
 from app.cli.machine import describe_machine
 from app.inference.decoding import decode
 from model.compiling import compile_all
-from model.digits.preprocessing import find_digits, preprocess_image
-from tests.samples.draw import draw_digit
+from model.digits.preprocessing import find_digits
+from tests.samples.draw import draw_digit, preprocess_image
 
 MAX_PIXELS = 50_000_000
 # Width, height, format and mode of each picture. 12 and 48 megapixels are what phones make.

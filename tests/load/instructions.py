@@ -31,10 +31,10 @@ from app.api.examples import example_pngs
 from app.inference.decoding import decode
 from app.process.server import configure
 from app.settings import Settings
-from model.digits.preprocessing import preprocess_image
 from model.literals import SIDE
 from model.sampling.masks import Passes
 from tests.load.servers import ROOT
+from tests.samples.draw import preprocess_image
 
 BASELINE = Path(__file__).with_suffix(".json")
 MOST_CHANGE = 0.03

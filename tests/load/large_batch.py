@@ -24,13 +24,13 @@ from app.cli.machine import describe_machine
 from app.inference.decoding import decode_inline
 from model.arrays import Pixels
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.digits.preprocessing import preprocess_image
 from model.engines import build_engine
 from model.engines.protocol import Engine, sample_probs
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
 from tests.load.processes import assign_cores, on_core
 from tests.load.servers import serving
+from tests.samples.draw import preprocess_image
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.digits.preprocessing import preprocess_image
 from model.errors import ShapeError
 from model.network import MLP, Linear, MLPConfig, normalise
 from model.sampling.masks import DropoutSite, round_rate
 from tests.model.digits.pictures import draw
+from tests.samples.draw import preprocess_image
 
 
 def zeros(config: MLPConfig) -> MLP:

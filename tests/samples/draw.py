@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.digits.preprocessing import preprocess_image
+from model.arrays import Pixels
+from model.digits.preprocessing import find_digits
 
 Point = tuple[float, float]
 Stroke = Sequence[Point]
@@ -175,6 +176,11 @@ STAR: tuple[Stroke, ...] = (
 )
 
 _POINTS_PER_PIECE = 12
+
+
+def preprocess_image(picture: Pixels) -> Pixels:
+    """The 28x28 pixels that the network sees of a picture; (H, W)."""
+    return find_digits(picture).pixels
 
 
 def draw_digit(

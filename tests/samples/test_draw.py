@@ -4,10 +4,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoint import DEFAULT_CHECKPOINT, load_checkpoint
-from model.digits.preprocessing import preprocess_image
 from model.network import MLP, normalise
 from tests.model.engines.torch_reference import forward
-from tests.samples.draw import FOLDER, committed_samples, draw_digit
+from tests.samples.draw import FOLDER, committed_samples, draw_digit, preprocess_image
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from model.arrays import Pixels
-from model.digits.preprocessing import preprocess_image
 from tests.conftest import sample
+from tests.samples.draw import preprocess_image
 
 BOUNDARY = "b0undary"
 JSON = "application/json"

@@ -21,8 +21,8 @@ import app.api.health
 import app.api.predictions
 import app.schemas
 from app.schemas import ErrorBody, McParameters, PredictParameters
-from model.digits.preprocessing import preprocess_image
 from tests.conftest import assert_error, sample
+from tests.samples.draw import preprocess_image
 
 SINGLE: dict[str, type[PredictParameters]] = {
     "/predict": PredictParameters,

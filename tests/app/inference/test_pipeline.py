@@ -20,7 +20,6 @@ from app.schemas import McParameters, Prediction, PredictParameters
 from app.settings import Settings
 from model.arrays import Probs
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import preprocess_image
 from model.network import normalise
 from model.uncertainty.statistics import Summary, summarise
 from tests.api_errors import is_error, raises_error
@@ -43,6 +42,7 @@ from tests.app.api.request_bodies import (
 from tests.app.inference.failing_engine import FailingSample
 from tests.conftest import assert_error, connect, sample
 from tests.model.engines.torch_reference import sample_probs
+from tests.samples.draw import preprocess_image
 from training.network import TrainableMLP
 
 # Batches

@@ -218,6 +218,29 @@ async def test_what_cannot_be_read_is_refused_the_same_on_the_loop_and_in_the_th
         read_picture(picture, mode, max_pixels=784)
 
 
+def test_none_takes_a_28x28_image_as_it_is() -> None:
+    generator = np.random.default_rng(0)
+    for image in (
+        np.zeros((28, 28), dtype=np.uint8),
+        np.full((28, 28), 255, dtype=np.uint8),
+        generator.integers(0, 256, (28, 28), dtype=np.uint8),
+    ):
+        assert read_picture(image, "none", max_pixels=784).pixels.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(27, 28), (28, 27), (29, 29), (1, 784), (56, 14)])
+def test_none_refuses_another_size_and_names_it(shape: tuple[int, int]) -> None:
+    height, width = shape
+    words = f"28x28 image, and this one is {width}x{height};"
+    with raises_error(ErrorCode.INVALID_PIXELS, match=words):
+        read_picture(np.zeros(shape, dtype=np.uint8), "none", max_pixels=784)
+
+
+def test_the_words_of_a_refusal_are_those_of_the_preparation() -> None:
+    with raises_error(ErrorCode.NO_INK, match="the image is uniform"):
+        read_picture(np.zeros((28, 28), dtype=np.uint8), "auto", max_pixels=784)
+
+
 def test_boxes_are_in_pixels_of_the_picture_before_it_was_scaled_down() -> None:
     two = np.concatenate([np.array(draw_digit(digit)) for digit in (4, 2)], axis=1)
     plain = read_picture(two, "auto", max_pixels=10**8)

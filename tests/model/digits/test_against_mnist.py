@@ -8,10 +8,11 @@ from PIL import Image
 
 from model.checkpoint import Checkpoint
 from model.digits.fitting import follows_convention
-from model.digits.preprocessing import find_digits, preprocess_image
+from model.digits.preprocessing import find_digits
 from model.network import normalise
 from tests.model.digits.pictures import distance, draw, row_of
 from tests.model.engines.torch_reference import forward
+from tests.samples.draw import preprocess_image
 from training.data import load_images
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.digits.preprocessing import preprocess_image
 from model.errors import NoInkError
 from tests.conftest import ROOT
 from tests.model.digits.pictures import draw_varied
+from tests.samples.draw import preprocess_image
 
 # What the CPU here does not have cannot be disabled, and OpenCV only says so.
 _FEATURES = "AVX,AVX2,FMA3,FP16,AVX512-SKX,AVX512-COMMON,AVX512-ICL"

@@ -8,8 +8,9 @@ import pytest
 
 from model.arrays import Pixels
 from model.digits.fitting import follows_convention
-from model.digits.preprocessing import find_digits, preprocess_image
+from model.digits.preprocessing import find_digits
 from tests.model.digits.pictures import centre_of_mass, distance, draw
+from tests.samples.draw import preprocess_image
 
 Disturb = Callable[[Pixels, np.random.Generator], Pixels]
 

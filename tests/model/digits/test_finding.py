@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from model.arrays import Pixels
-from model.digits.preprocessing import find_digits, preprocess_image
+from model.digits.preprocessing import find_digits
 from model.errors import NoInkError
 from tests.model.digits.pictures import distance, draw, draw_varied, row_of
+from tests.samples.draw import preprocess_image
 
 
 def test_a_small_digit_is_read_from_the_whole_resolution() -> None:

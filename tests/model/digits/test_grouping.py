@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from model.digits.preprocessing import find_digits, preprocess_image
+from model.digits.preprocessing import find_digits
 from tests.model.digits.pictures import distance, draw, ink_extent, row_of
-from tests.samples.draw import draw_strokes
+from tests.samples.draw import draw_strokes, preprocess_image
 
 
 def test_a_speck_of_dust_far_away_changes_nothing() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from model.digits.preprocessing import preprocess_image
 from model.errors import NoInkError
 from tests.model.digits.pictures import distance, draw, ink_extent
+from tests.samples.draw import preprocess_image
 
 
 @pytest.mark.parametrize("digit", range(10))

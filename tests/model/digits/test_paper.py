@@ -7,9 +7,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from model.arrays import Pixels
-from model.digits.preprocessing import find_digits, preprocess_image
+from model.digits.preprocessing import find_digits
 from model.errors import NoInkError
 from tests.model.digits.pictures import distance, draw
+from tests.samples.draw import preprocess_image
 
 # Of 255, at most: widths are rounded another way where a digit lies elsewhere. The nearest two
 # digits are 14 apart.

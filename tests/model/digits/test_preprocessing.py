@@ -5,9 +5,9 @@ import pytest
 
 from model.arrays import Pixels
 from model.digits.fitting import follows_convention
-from model.digits.preprocessing import Preprocessed, preprocess_image
-from model.errors import ImageError, InvalidPixelsError, NoInkError
+from model.digits.preprocessing import Preprocessed
 from tests.model.digits.pictures import bar, centre_of_mass, distance, draw, draw_varied, ink_extent
+from tests.samples.draw import preprocess_image
 
 MIDDLE = 14  # the centre of mass, in pixel numbers, that MNIST's images have
 
@@ -113,26 +113,3 @@ def test_a_centre_of_mass_between_two_pixels_is_always_moved_the_same_way() -> N
 def test_magnified_boxes_are_those_of_a_larger_picture() -> None:
     found = Preprocessed(draw(1, size=28), ((1, 2, 3, 4), (5, 6, 7, 8)))
     assert found.magnified(8).boxes == ((8, 16, 24, 32), (40, 48, 56, 64))
-
-
-def test_none_takes_a_28x28_image_as_it_is() -> None:
-    generator = np.random.default_rng(0)
-    for image in (
-        np.zeros((28, 28), dtype=np.uint8),
-        np.full((28, 28), 255, dtype=np.uint8),
-        generator.integers(0, 256, (28, 28), dtype=np.uint8),
-        draw(5, size=28),
-    ):
-        assert preprocess_image(image, "none").tobytes() == image.tobytes()
-
-
-@pytest.mark.parametrize("shape", [(27, 28), (28, 27), (29, 29), (1, 784), (56, 14)])
-def test_none_refuses_another_size_and_names_it(shape: tuple[int, int]) -> None:
-    height, width = shape
-    with pytest.raises(InvalidPixelsError, match=f"28x28 image, and this one is {width}x{height};"):
-        preprocess_image(np.zeros(shape, dtype=np.uint8), "none")
-
-
-def test_refusals_are_image_errors() -> None:
-    assert issubclass(NoInkError, ImageError)
-    assert issubclass(InvalidPixelsError, ImageError)

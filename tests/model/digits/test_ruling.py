@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from model.digits.preprocessing import preprocess_image
 from tests.model.digits.pictures import distance, draw, ink_extent
+from tests.samples.draw import preprocess_image
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from model.digits.fitting import stroke_width
-from model.digits.preprocessing import preprocess_image
 from tests.model.digits.pictures import distance, draw
-from tests.samples.draw import draw_digit
+from tests.samples.draw import draw_digit, preprocess_image
 
 
 @pytest.mark.parametrize("thickness", [0.01, 0.02, 0.04, 0.25])

@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 
 from model.arrays import Array, Floats, KeepMasks, Pixels
-from model.digits.preprocessing import preprocess_image
 from model.engines.protocol import Engine, predict_probs, sample_probs
 from model.literals import MAX_SEED, Estimator
 from model.network import MLP, Linear, MLPConfig
 from model.sampling.masks import DropoutSite, Passes, draw_masks, split_by_site
-from tests.samples.draw import DIGITS, draw_digit, draw_strokes
+from tests.samples.draw import DIGITS, draw_digit, draw_strokes, preprocess_image
 
 BOTH: tuple[Estimator, ...] = ("independent", "balanced")
 RATES = (77 / 256, 26 / 256, 128 / 256, 51 / 256)

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from model.arrays import Array
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import preprocess_image
 from model.errors import ShapeError
 from model.literals import Estimator
 from model.network import MLPConfig, normalise
 from tests.model.engines.networks import mean, variance
 from tests.model.engines.torch_reference import draw_tensors, sample_probs
-from tests.samples.draw import DIGITS, FOUR_OR_NINE, STAR, draw_strokes
+from tests.samples.draw import DIGITS, FOUR_OR_NINE, STAR, draw_strokes, preprocess_image
 from training.network import TrainableMLP
 
 pytestmark = pytest.mark.usefixtures("one_thread")

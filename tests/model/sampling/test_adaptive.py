@@ -7,14 +7,13 @@ import pytest
 
 from model.arrays import Floats, Pixels
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import preprocess_image
 from model.engines import build_engine
 from model.engines.protocol import Engine, sample_probs
 from model.literals import StopReason
 from model.sampling.adaptive import CHECK_PASSES, LEAST_PASSES, sufficient_passes
 from model.sampling.masks import Passes
 from model.uncertainty.statistics import summarise
-from tests.samples.draw import DIGITS, FOUR_OR_NINE, STAR, Stroke, draw_strokes
+from tests.samples.draw import DIGITS, FOUR_OR_NINE, STAR, Stroke, draw_strokes, preprocess_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,6 @@ import pytest
 
 from model.arrays import Array, KeepMasks, Pixels
 from model.checkpoint import Checkpoint
-from model.digits.preprocessing import preprocess_image
 from model.engines import build_engine
 from model.engines.protocol import Engine, sample_probs
 from model.literals import Estimator
@@ -21,7 +20,7 @@ from model.sampling.masks import (
     dropped_units,
 )
 from tests.model.engines.networks import mean, variance
-from tests.samples.draw import DIGITS, draw_strokes
+from tests.samples.draw import DIGITS, draw_strokes, preprocess_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
