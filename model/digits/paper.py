@@ -117,7 +117,11 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
         reach: strokes of up to twice this width, or of up to this width at the picture's edge, are
             ink; wider dark areas are shadow.
     """
-    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, None, iterations=reach)
+    paper = grey
+    for morph in (cv2.dilate, cv2.erode):
+        # OpenCV takes a third of the time where the width is a multiple of 32.
+        wider = cv2.copyMakeBorder(paper, 0, 0, 0, -grey.shape[1] % 32, cv2.BORDER_REPLICATE)
+        paper = morph(wider, None, iterations=reach)[:, : grey.shape[1]]
     contrast = cv2.subtract(paper, grey)
     # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
     contrast = cv2.subtract(contrast, quantile(contrast, 0.2))

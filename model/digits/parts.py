@@ -61,7 +61,7 @@ def find_parts(ink: Pixels) -> tuple[NDArray[np.int32], list[Part]]:
         The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts, the largest
         first.
     """
-    how = 8, cv2.CV_32S, cv2.CCL_SAUF
+    how = 8, cv2.CV_32S, cv2.CCL_BBDT
     count, numbers, table, _ = cv2.connectedComponentsWithStatsWithAlgorithm(ink, *how)
     outer = np.concatenate((numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]))
     edges = np.bincount(outer, minlength=count).tolist()

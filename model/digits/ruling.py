@@ -16,9 +16,11 @@ _THICKEST, _FAINTEST = 0.03, 6
 # What is darker than this share of the darkest is ink on a line, or along it.
 _LINE = 0.75
 
-# A line that the digit stands on or hangs from ends beyond it on both sides, by at least `_BEYOND`,
-# and is at least `_LONG` and at most `_THICK`, as shares of the longer side of both together.
-_BEYOND, _LONG, _THICK = 0.12, 0.88, 0.16
+# A digit and a line that it stands on or hangs from are at least this wide, as a share of their
+# height. The line is all that there is at both sides for at least `_BEYOND` and together at most
+# `_MOST_BEYOND` of the width, and within `_THICK` of it from the edge.
+# Of 5,000 of MNIST's training images, enlarged, none is like this.
+_WIDE, _BEYOND, _MOST_BEYOND, _THICK = 0.88, 0.12, 0.85, 0.16
 
 
 def remove_lines(darkness: Pixels) -> Pixels:
@@ -57,26 +59,20 @@ def _erase_lines(darkness: Pixels) -> tuple[int, Pixels]:
 
 
 def strip_line(mask: Pixels, box: Box) -> None:
-    """Erases from a digit a line under it or over it, which it touches."""
-    ink = crop(mask, box)
-    height, width = ink.shape
-    side = max(width, height)
-    if width < _LONG * height:
+    """Erases from a digit a line over it or under it, which it touches."""
+    upright = crop(mask, box)
+    height, width = upright.shape
+    if width < _WIDE * height:
         return
-    counts = ink.sum(axis=0, dtype=np.int64)
-    first, last = ink.argmax(axis=0), height - 1 - ink[::-1].argmax(axis=0)
-    middle = (first + last) / 2
     y, x = np.arange(height)[:, None], np.arange(width)
-    for below in (False, True):
-        from_edge = height - 1 - middle if below else middle
-        alone = (last - first + 1 <= max(2, _THICK * side)) & (from_edge <= _THICK * side)
-        ends = int(np.append(alone, False).argmin()), int(np.append(alone[::-1], False).argmin())
-        if min(ends) < max(2, _BEYOND * side) or sum(ends) > 0.95 * width:
+    for ink in (upright, upright[::-1]):
+        lowest = height - 1 - ink[::-1].argmax(axis=0)
+        is_line = lowest <= max(2, _THICK * width)
+        left, right = (int(np.append(side, False).argmin()) for side in (is_line, is_line[::-1]))
+        if min(left, right) < max(2, _BEYOND * width) or left + right > _MOST_BEYOND * width:
             continue
-        rows = middle[: ends[0]].mean(), middle[width - ends[1] :].mean()
-        slope = (rows[1] - rows[0]) / (width - (ends[0] + ends[1]) / 2)
-        line = rows[0] + slope * (x - ends[0] / 2)
-        thick = max(counts[: ends[0]].max(), counts[width - ends[1] :].max()) / 2 + 0.5
-        beyond = np.rint(line - thick - 0.5 if below else line + thick + 0.5).astype(np.int64)
-        crossed = ink[beyond.clip(0, height - 1), x] > 0
-        ink[(np.abs(y - line) <= thick) & ~crossed] = 0
+        # Between the ends, the lower edge of the line goes straight on.
+        edges = lowest[:left].mean(), lowest[width - right :].mean()
+        edge = np.interp(x, (left / 2, width - right / 2), edges)
+        ink[y <= edge + 1] = 0
+        ink[:, :left] = ink[:, width - right :] = 0

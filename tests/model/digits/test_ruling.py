@@ -1,4 +1,6 @@
-"""Printed lines are erased, and bars of digits are kept."""
+"""Printed lines and underlines are erased, and bars of digits are kept."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -25,3 +27,17 @@ def test_the_bar_of_a_digit_that_fills_the_picture_is_no_line() -> None:
     picture[:, 60:63] = 0
     image = preprocess_image(picture)
     assert ink_extent(image) == (20, 16)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_line_that_the_digit_touches_is_left_out(above: bool) -> None:
+    for digit in range(10):
+        picture = np.pad(draw(digit, size=120), 60, constant_values=255)
+        rows, columns = (np.flatnonzero((picture < 128).any(axis=axis)) for axis in (1, 0))
+        row = rows[0] - 4 if above else rows[-1]
+        lined = picture.copy()
+        # Ends well beyond the digit, and askew by two pixels.
+        for left, right in itertools.pairwise(np.linspace(columns[0] - 35, columns[-1] + 35, 4)):
+            lined[row : row + 6, int(left) : int(right)] = 0
+            row += 1
+        assert distance(preprocess_image(lined), preprocess_image(picture)) < 16
