@@ -1,67 +1,62 @@
 """Fits the ink of a digit into 28x28 pixels, with strokes as wide as MNIST's."""
 
 import math
-from functools import cache
 
 import cv2
 import numpy as np
 
 from model.arrays import Pixels
 from model.compiling import compiled
-from model.digits.paper import SPECKED
 from model.literals import SIDE
 
 # The longer side of a digit in MNIST's convention. Strokes are widened at MNIST's resolution times
 # `_FINE`, to this width in MNIST's pixels: 25 % of MNIST's training images have less.
 BOX, _FINE, _THINNEST = 20, 3, 2.0
-# Lines of an outline are at most twice this apart, as a share of the longer side, and filled they
-# have at least this many times the ink. The loops of a thin digit have less.
-_GAP, _FILLED = 0.1, 1.6
+# Lines of an outline are at most 4 pixels apart. Its longer side is 18 to 22 pixels, and filled it
+# has at least 1.6 times the ink; the loops of a thin digit have less.
+_GAP = np.ones((5, 5), np.uint8)
+_GAP[::4, ::4] = 0  # a disc
+_OUTLINE_SIDES, _FILLED = (18, 22), 1.6
 
 
 def fit(ink: Pixels) -> Pixels:
-    """Brings the ink of a digit alone, with a margin of paper, into MNIST's convention.
+    """Brings the ink of a digit alone into MNIST's convention.
 
     Args:
         ink: the share of each pixel that strokes cover, 0 to 255, (H, W).
     """
-    cover = _scaled(ink, _FINE * BOX, *_extent(ink)[2:])
-    ink = cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1]
-    missing = _THINNEST * _FINE - stroke_width(ink)
-    cover = cv2.dilate(cover, disc(max(0, round(missing / 2))))
-    left, top, width, height = _extent(cover)
-    digit = _scaled(cover[top : top + height, left : left + width], BOX, width, height)
+    cover = _scaled(ink, _FINE * BOX)
+    missing = _THINNEST * _FINE - stroke_width(cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1])
+    wider = max(0, round(missing / 2))
+    cover = cv2.copyMakeBorder(cover, *4 * (wider,), cv2.BORDER_CONSTANT)
+    digit = _scaled(cv2.dilate(cover, None, iterations=wider), BOX)
     digit = cv2.convertScaleAbs(digit, alpha=255 / max(cv2.minMaxLoc(digit)[1], 1))
-    image, moments = np.zeros((SIDE, SIDE), np.uint8), cv2.moments(digit)
+    moments = cv2.moments(digit)
     # The centre of mass goes to the middle, and if that is half way between two pixels up and left,
     # as `follows_convention` expects.
     x, y = (math.ceil((SIDE - 1) / 2 - moments[axis] / moments["m00"]) for axis in ("m10", "m01"))
     height, width = digit.shape
     left, top = min(max(x, 0), SIDE - width), min(max(y, 0), SIDE - height)
-    image[top : top + height, left : left + width] = digit
-    return image
+    margins = top, SIDE - height - top, left, SIDE - width - left
+    return cv2.copyMakeBorder(digit, *margins, cv2.BORDER_CONSTANT)
 
 
-def _extent(ink: Pixels) -> tuple[int, int, int, int]:
-    """The box of what is more than half as dark as the darkest: left, top, width, height."""
+def _scaled(ink: Pixels, side: int) -> Pixels:
+    """Scales the box of what is more than half as dark as the darkest to this longer side."""
     dark = cv2.threshold(ink, int(cv2.minMaxLoc(ink)[1]) // 2, 1, cv2.THRESH_BINARY)[1]
-    return cv2.boundingRect(dark)
-
-
-def _scaled(ink: Pixels, side: int, *extent: int) -> Pixels:
-    """Scales a picture so that its ink, of this extent, has this longer side."""
-    scale = side / max(extent)
-    height, width = (max(1, round(length * scale)) for length in ink.shape)
+    left, top, width, height = cv2.boundingRect(dark)
+    scale = side / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     how = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-    return cv2.resize(ink, (width, height), interpolation=how)
+    return cv2.resize(ink[top : top + height, left : left + width], size, interpolation=how)
 
 
 def fill_outline(ink: Pixels) -> Pixels:
-    """Fills a small digit that is drawn as its outline: lines near each other, one around all."""
-    side, whole = max(cv2.boundingRect(ink)[2:]), max(ink.shape)
-    if whole >= SPECKED or not whole / 2 <= side <= 0.8 * whole:
+    """Fills a digit of MNIST's size that is drawn as its outline: lines near each other."""
+    least, most = _OUTLINE_SIDES
+    if ink.shape != (SIDE, SIDE) or not least <= max(cv2.boundingRect(ink)[2:]) <= most:
         return ink
-    filled = cv2.morphologyEx(ink, cv2.MORPH_CLOSE, disc(round(_GAP * side)))
+    filled = cv2.morphologyEx(ink, cv2.MORPH_CLOSE, _GAP)
     if cv2.countNonZero(filled) < _FILLED * cv2.countNonZero(ink):
         return ink
     outer = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -73,13 +68,6 @@ def stroke_width(ink: Pixels) -> float:
     outlines = cv2.findContours(ink, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]
     length = sum(cv2.arcLength(outline, True) for outline in outlines)
     return float(2 * cv2.countNonZero(ink) / max(length, 1.0))
-
-
-@cache
-def disc(radius: int) -> Pixels:
-    """Returns a disc of ones, as a neighbourhood."""
-    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    return (x * x + y * y <= radius * (radius + 0.5)).view(np.uint8)
 
 
 @compiled("boolean(Array(uint8, 2, 'A', readonly=True))")

@@ -3,6 +3,9 @@
 All that OpenCV does here is exact, so that its bits do not depend on a CPU's instructions.
 """
 
+import math
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
@@ -12,15 +15,24 @@ from model.compiling import compiled
 cv2.setNumThreads(1)
 
 # Paper has at least these shares of the picture and of the smallest rectangle around it, an ellipse
-# 0.79 of that; and marks with this share of its longer side, or it could be a shadow.
+# 0.79 of that; and marks with this share of its longer side, or it could be a shadow. It is along
+# at most two of the picture's edges: strips between lines are no paper.
 _LEAST_PAPER, _LEAST_RECTANGLE, _LEAST_MARK = 0.04, 0.86, 0.12
 # The surroundings of a pixel, as a share of the picture's longer side.
 _SURROUNDINGS = 0.25
 # In smaller pictures, pixels, a single one can be the hole of a loop.
 SPECKED = 50
-# Ink has this contrast in standard deviations of the noise, and at least this share of the typical
-# darkness of ink.
-_NOISE_REACH, _FAINTEST = 4, 0.55
+# Ink has at least this contrast, in standard deviations of the noise.
+_NOISE_REACH = 4
+
+# A line is visible in at least this share of the picture, in a picture of at least this side.
+_LEAST_LINE, _LEAST_SIDE = 0.75, 60
+# The steepest line on a sheet that is held by hand, as a tangent: 5 degrees. Steps of 0.4 degrees.
+_STEEPEST, _STEP = 0.09, 0.0075
+# Lines are at most this thick, as a share of the picture's longer side, and at least this dark.
+_THICKEST, _FAINTEST = 0.03, 6
+# What is darker than this share of the darkest is ink on a line, or along it.
+_LINE = 0.75
 
 _AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
 _BEND = np.array([1, -2, 1], np.float32)
@@ -34,18 +46,16 @@ def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
         of the squares.
     """
     factor = -(-max(image.shape) // longest)
-    if factor <= 1:
-        return image, 1
     height, width = (side - side % factor or side for side in image.shape)
     size = max(1, width // factor), max(1, height // factor)
     return cv2.resize(image[:height, :width], size, interpolation=cv2.INTER_AREA), factor
 
 
-def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
+def find_sheets(grey: Pixels) -> Iterator[tuple[Pixels, bool]]:
     """Finds the paper: polygons of one brightness with marks of another.
 
-    Returns:
-        Pictures with what surrounds the paper covered by its own brightness, the smallest paper
+    Yields:
+        A picture with what surrounds the paper covered by its own brightness, of the smallest paper
         first, and whether marks on it are dark.
     """
     light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
@@ -54,26 +64,22 @@ def find_sheets(grey: Pixels) -> list[tuple[Pixels, bool]]:
     apart = cv2.erode(wider, np.ones((2, 2), np.uint8))
     how = cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE
     contours, tree = cv2.findContours(apart, *how, offset=(-1, -1))
-    sheets = []
-    for number, contour in enumerate(contours):
-        # Nothing is on it, or it is small.
-        if tree[0, number, 2] < 0 or (area := cv2.contourArea(contour)) < _LEAST_PAPER * grey.size:
+    areas = list(map(cv2.contourArea, contours))
+    for number in np.argsort(areas).tolist():
+        contour = contours[number]
+        if areas[number] < _LEAST_PAPER * grey.size:
             continue
         left, top, width, height = cv2.boundingRect(contour)
         edges = left < 0, top < 0, left + width > grey.shape[1], top + height > grey.shape[0]
-        rectangle = cv2.minAreaRect(contour)[1]
-        # It is along more than two of the picture's edges, or no rectangle.
-        if sum(edges) > 2 or area < _LEAST_RECTANGLE * rectangle[0] * rectangle[1]:
-            continue
-        marks = (contours[each] for each in np.flatnonzero(tree[0, :, 3] == number))
-        largest = max(max(cv2.boundingRect(mark)[2:]) for mark in marks)
-        if largest >= _LEAST_MARK * max(width, height):
+        is_paper = areas[number] >= _LEAST_RECTANGLE * math.prod(cv2.minAreaRect(contour)[1])
+        marks = [contours[each] for each in np.flatnonzero(tree[0, :, 3] == number)]
+        largest = max((max(cv2.boundingRect(mark)[2:]) for mark in marks), default=0)
+        if is_paper and sum(edges) <= 2 and largest >= _LEAST_MARK * max(width, height):
             is_light = cv2.contourArea(contour, oriented=True) < 0  # holes turn the other way
             inside = cv2.drawContours(np.zeros_like(grey), [contour], -1, 1, cv2.FILLED)
             paper = quantile(grey[(inside > 0) & (light == is_light)][None], 0.5)
             inside = cv2.erode(inside, None, borderValue=1)
-            sheets.append((area, np.where(inside, grey, np.uint8(paper)), is_light))
-    return [(sheet, is_light) for _, sheet, is_light in sorted(sheets, key=lambda each: each[0])]
+            yield np.where(inside, grey, np.uint8(paper)), is_light
 
 
 def is_ink_dark(grey: Pixels) -> bool:
@@ -130,19 +136,47 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
     return cv2.divide(contrast, paper, scale=255)
 
 
-def find_ink(darkness: Pixels) -> tuple[int, int]:
-    """Finds the darkness above which marks are ink, and that of most ink; (0, 0) without marks.
+def remove_lines(darkness: Pixels) -> Pixels:
+    """Erases lines from edge to edge, except where ink crosses them."""
+    ends = (min(map(cv2.countNonZero, (each[0], each[-1]))) for each in (darkness, darkness.T))
+    if min(darkness.shape) < _LEAST_SIDE or sum(ends) < 2:
+        return darkness
+    return cv2.transpose(_erase_lines(cv2.transpose(_erase_lines(darkness))))
 
-    The threshold is Otsu's between faint and dark marks, or a share of the typical darkness of ink
-    if that is less; Otsu 1979, "A Threshold Selection Method from Gray-Level Histograms".
+
+def _erase_lines(darkness: Pixels) -> Pixels:
+    """Erases roughly horizontal lines, where it is not as dark above and below them.
+
+    They are found by a Hough transform of what is thin.
+    """
+    height, width = darkness.shape
+    post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), np.uint8)
+    opened = cv2.morphologyEx(darkness, cv2.MORPH_OPEN, post, borderType=cv2.BORDER_REPLICATE)
+    thin = cv2.threshold(cv2.subtract(darkness, opened), _FAINTEST, 255, cv2.THRESH_BINARY)[1]
+    angles = {"min_theta": np.pi / 2 - _STEEPEST, "max_theta": np.pi / 2 + _STEEPEST}
+    lines = cv2.HoughLines(thin, 1, _STEP, round(_LEAST_LINE * width), **angles)
+    if lines is None:
+        return darkness
+    where = np.zeros_like(darkness)
+    for distance, angle in lines[:, 0].tolist():
+        rows = [round((distance - x * np.cos(angle)) / np.sin(angle)) for x in (0, width - 1)]
+        cv2.line(where, (0, rows[0]), (width - 1, rows[1]), 1, len(post) - 1)
+    is_line = (where > 0) & (darkness <= _LINE * cv2.minMaxLoc(darkness)[1])
+    return np.where(is_line, opened, darkness)
+
+
+def typical_darkness(darkness: Pixels) -> int:
+    """Computes the median darkness of ink, which is what is not faint; 0 without marks.
+
+    The threshold between faint and dark marks is that of Otsu 1979, "A Threshold Selection Method
+    from Gray-Level Histograms".
     """
     marks = darkness[darkness > 0]
     if not marks.size:
-        return 0, 0
-    threshold = int(cv2.threshold(marks, 0, 0, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0])
+        return 0
+    threshold = cv2.threshold(marks, 0, 0, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]
     dark = marks[marks > threshold]
-    typical = quantile((dark if dark.size else marks)[None], 0.5)
-    return min(threshold, int(_FAINTEST * typical)), typical
+    return quantile((dark if dark.size else marks)[None], 0.5)
 
 
 @compiled("int64(Array(uint8, 2, 'A', readonly=True), float64)")

@@ -30,6 +30,12 @@ _FLAT, _OFF_MIDDLE = 2.0, 0.17
 # A frame holds a part with at least this share of its longer side. Its remains are along their box.
 _LEAST_HELD = 0.2
 
+# A digit and a line that it stands on or hangs from are at least this wide, as a share of their
+# height. The line is all that there is at both sides for at least `_BEYOND` and together at most
+# `_MOST_BEYOND` of the width, and within `_THICK` of it from the edge.
+# Of 5,000 of MNIST's training images, enlarged, none is like this.
+_WIDE, _BEYOND, _MOST_BEYOND, _THICK = 0.88, 0.12, 0.85, 0.16
+
 Box = tuple[int, int, int, int]
 
 
@@ -105,8 +111,7 @@ def _is_frame(part: Part, marks: list[Part], numbers: NDArray[np.int32]) -> bool
     if any(left < a and top < b and c < right and d < bottom for a, b, c, d in large):
         return True
     inset = 2 + part.side // 16
-    holds_any = any(0.3 * part.side <= other.side < 0.9 * part.side for other in others)
-    if min(right - left, bottom - top) <= 3 * inset or not holds_any:
+    if not others or min(right - left, bottom - top) <= 3 * inset:
         return False
     inner = numbers[top + inset : bottom - inset, left + inset : right - inset]
     return int(np.count_nonzero(inner == part.numbers[0])) < 0.02 * part.area
@@ -119,7 +124,7 @@ def _belongs_to(part: Part, digit: Part) -> bool:
     gap = max(a - right, left - c)
     if max(gap, b - bottom, top - d) > _NEAR * digit.side:
         return False
-    if part.is_flat and c - a >= 0.3 * digit.side:
+    if part.is_flat:
         is_centred = abs(a + c - left - right) / 2 < _OFF_MIDDLE * (right - left)
         if (d <= top and is_centred) or b >= bottom - 0.1 * digit.side:
             return False
@@ -135,11 +140,27 @@ def _joined(some: Part, other: Part) -> Part:
     return Part(some.numbers + other.numbers, box, some.area + other.area, along_edge)
 
 
-def crop(picture: Pixels, box: Box) -> Pixels:
-    """Returns what is in a box."""
-    return picture[box[1] : box[3], box[0] : box[2]]
+def strip_line(mask: Pixels, box: Box) -> None:
+    """Erases from a digit a line over it or under it, which it touches."""
+    upright = crop(mask, box)
+    height, width = upright.shape
+    if width < _WIDE * height:
+        return
+    y, x = np.arange(height)[:, None], np.arange(width)
+    for ink in (upright, upright[::-1]):
+        lowest = height - 1 - ink[::-1].argmax(axis=0)
+        is_line = lowest <= max(2, _THICK * width)
+        left, right = (int(np.append(side, False).argmin()) for side in (is_line, is_line[::-1]))
+        if min(left, right) < max(2, _BEYOND * width) or left + right > _MOST_BEYOND * width:
+            continue
+        # Between the ends, the lower edge of the line goes straight on.
+        edges = lowest[:left].mean(), lowest[width - right :].mean()
+        edge = np.interp(x, (left / 2, width - right / 2), edges)
+        ink[y <= edge + 1] = 0
+        ink[:, :left] = ink[:, width - right :] = 0
 
 
-def magnified(box: Box, factor: int) -> Box:
-    """Returns a box in a picture `factor` times as large."""
-    return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
+def crop(picture: Pixels, box: Box, factor: int = 1) -> Pixels:
+    """Returns what is in a box, in a picture `factor` times as large."""
+    left, top, right, bottom = (factor * side for side in box)
+    return picture[top:bottom, left:right]

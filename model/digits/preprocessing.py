@@ -10,37 +10,30 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
-from model.digits.fitting import (
-    BOX,
-    disc,
-    fill_outline,
-    fit,
-    follows_convention,
-    stroke_width,
-)
-from model.digits.paper import clean, find_ink, find_sheets, is_ink_dark, measure_darkness, reduce
-from model.digits.parts import ALONG_EDGE, Box, Part, crop, find_parts, group_parts, magnified
-from model.digits.ruling import remove_lines, strip_line
+from model.digits import fitting, paper, parts
+from model.digits.parts import Box, Part, crop
 from model.errors import NoInkError
 from model.literals import SIDE
 
 # Digits are searched in a picture reduced to at most the first longer side, and if there are none,
 # to the second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
 _LOOK_SIDES, _DIGIT_SIDE = (128, 320), 120
-# Ink has at least this contrast to the paper, in grey levels; less is a sensor's noise. The second
-# is for averages of pixels, and where ink was found.
-_LEAST_CONTRASTS = 16, 10
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
+# Ink has at least this contrast to the paper, in grey levels; less is a sensor's noise. The second
+# is for averages of pixels, and where ink was found.
+_LEAST_CONTRASTS = 16, 10
+# Ink has at least this share of the darkness of most ink.
+_LIGHTEST = 0.55
 # A digit has at least this number of pixels: less is dust. A pen's strokes have at most this
-# length, in longer sides (in 1,000 renderings at most 4), and at most this number of pieces; noise,
-# textures and text have more.
-_LEAST_AREA, _LONGEST_STROKES, _MOST_PIECES = 5, 6, 40
+# length, in longer sides (in 1,000 renderings at most 4); noise, textures and text have more.
+_LEAST_AREA, _LONGEST_STROKES = 5, 6
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
 # its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
 # than `_FAINT` are more often shadows: they need it within an eighth of their stroke's width.
 _SHARP, _EDGE_SHARE, _FAINT = 0.7, 12, 0.3 * 255
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 # A picture of MNIST's size is in MNIST's form if its outer 4 pixels hold less than this share of
 # the ink, if it is disturbed, or of a clean digit that is longer than MNIST's box: with more it was
@@ -70,7 +63,8 @@ class Preprocessed(NamedTuple):
 
     def magnified(self, factor: int) -> "Preprocessed":
         """Returns the result with the boxes of a picture `factor` times as large."""
-        return Preprocessed(self.pixels, tuple(magnified(box, factor) for box in self.boxes))
+        boxes = ((a * factor, b * factor, c * factor, d * factor) for a, b, c, d in self.boxes)
+        return Preprocessed(self.pixels, tuple(boxes))
 
 
 class Look(NamedTuple):
@@ -96,84 +90,90 @@ def find_digits(image: Pixels, steps: dict[str, Pixels] | None = None) -> Prepro
         NoInkError: the picture holds no digit.
     """
     has_mnists_size = image.shape == (SIDE, SIDE)
-    if follows_convention(image):
+    if fitting.follows_convention(image):
         return Preprocessed(image)
-    if has_mnists_size and follows_convention(~image):
+    if has_mnists_size and fitting.follows_convention(~image):
         return Preprocessed(~image)
     steps = {} if steps is None else steps
     steps["paper"] = image
-    for longest in _LOOK_SIDES:
-        small, factor = reduce(image, longest)
-        found = _search(small, _LEAST_CONTRASTS[factor > 1])
-        if isinstance(found, Look) or factor == 1:
-            break
-    if isinstance(found, NoInkError):
-        raise found
+    found, factor = _search(image)
     if has_mnists_size and _is_disturbed(found):
         return Preprocessed(~image if found.is_dark else image)
     ink = _cut_out(image, found, factor)
     steps |= {"ink": found.darkness, "digit": ink}
-    boxes = sorted(magnified(digit.box, factor) for digit in found.digits)
-    return Preprocessed(fit(ink), tuple(boxes) if len(boxes) > 1 else ())
+    boxes = sorted(digit.box for digit in found.digits)
+    return Preprocessed(fitting.fit(ink), tuple(boxes) if boxes[1:] else ()).magnified(factor)
 
 
-def _search(grey: Pixels, least: int) -> Look | NoInkError:
-    """Finds the digits on paper in the picture or in all of it, as dark or light ink."""
-    refusals: list[NoInkError] = []
-    usual = is_ink_dark(grey)
-    for sheet, is_dark in [*find_sheets(grey), (grey, usual), (grey, not usual)]:
-        # Where the picture is full of marks, as of text, what is between them is no ink.
-        if is_dark != usual and refusals and all(_ALL_OVER in str(each) for each in refusals):
+def _search(image: Pixels) -> tuple[Look, int]:
+    """Looks for dark and for light ink on paper in the picture, or else in all of it.
+
+    Returns:
+        What was found, and the side of the squares of pixels that were averaged for it.
+    """
+    for longest in _LOOK_SIDES:
+        refusals: list[str] = []
+        grey, factor = paper.reduce(image, longest)
+        usual = paper.is_ink_dark(grey)
+        for sheet, is_dark in [*paper.find_sheets(grey), (grey, usual), (grey, not usual)]:
+            # Where the picture is full of marks, as of text, what is between them is no ink.
+            if is_dark != usual and set(refusals) == {_ALL_OVER}:
+                break
+            for share in _REACHES:
+                found = _look_at(sheet, is_dark, share, _LEAST_CONTRASTS[factor > 1])
+                if isinstance(found, Look):
+                    return found, factor
+                refusals.append(found)
+        if factor == 1:
             break
-        for share in _REACHES:
-            try:
-                return _look_at(sheet, is_dark, share, least)
-            except NoInkError as refusal:
-                refusals.append(refusal)
-    return refusals[0]
+    raise NoInkError(f"no ink: {refusals[0]}")
 
 
-def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look:
-    """Measures the ink, leaves out lines and frames, and groups strokes into digits."""
-    grey, noise = clean(sheet if is_dark else ~sheet)
+def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look | str:
+    """Measures the ink, leaves out lines and frames, and groups strokes into digits.
+
+    Returns:
+        What was found, or why there is no digit.
+    """
+    grey, noise = paper.clean(sheet if is_dark else ~sheet)
     reach = max(1, round(share * max(grey.shape)))
-    darkness = remove_lines(measure_darkness(grey, least, noise, reach))
-    threshold, typical = find_ink(darkness)
+    darkness = paper.remove_lines(paper.measure_darkness(grey, least, noise, reach))
+    typical = paper.typical_darkness(darkness)
     if not typical:
-        raise NoInkError(f"no ink: {_UNIFORM if noise < least else _ALL_OVER}")
-    hollow = cv2.threshold(darkness, threshold, 255, cv2.THRESH_BINARY)[1]
-    if (ink := fill_outline(hollow)) is not hollow:
+        return _UNIFORM if noise < least else _ALL_OVER
+    hollow = cv2.threshold(darkness, int(_LIGHTEST * typical), 255, cv2.THRESH_BINARY)[1]
+    if (ink := fitting.fill_outline(hollow)) is not hollow:
         darkness = cv2.max(darkness, ink)
-    numbers, parts = find_parts(ink)
-    digits = group_parts(parts, numbers)
+    numbers, found = parts.find_parts(ink)
+    digits = parts.group_parts(found, numbers)
     if not digits:
-        raise NoInkError(f"no ink: {_ALL_OVER}")
-    chosen = np.zeros(len(parts) + 1, np.uint8)
+        return _ALL_OVER
+    chosen = np.zeros(len(found) + 1, np.uint8)
     chosen[digits[0].numbers] = 1
     mask = chosen[numbers]
-    strip_line(mask, digits[0].box)
-    is_clean = parts[0].area > _CLEAN * sum(part.area for part in parts)
-    look = Look(digits, mask, stroke_width(mask), darkness, is_dark, is_clean, ink is not hollow)
-    _check_pen(grey, look)
-    return look
+    parts.strip_line(mask, digits[0].box)
+    width = fitting.stroke_width(mask)
+    is_clean = found[0].area > _CLEAN * sum(part.area for part in found)
+    look = Look(digits, mask, width, darkness, is_dark, is_clean, ink is not hollow)
+    return _judge_strokes(grey, look) or look
 
 
-def _check_pen(grey: Pixels, look: Look) -> None:
-    """Refuses what no pen could have written: its strokes are few, and have sharp edges."""
+def _judge_strokes(grey: Pixels, look: Look) -> str:
+    """Says why no pen could have written a digit: its strokes are few, and have sharp edges."""
     digit, width = look.digits[0], look.stroke_width
-    if digit.area > _LONGEST_STROKES * digit.side * width or len(digit.numbers) > _MOST_PIECES:
-        raise NoInkError(f"no ink: {_ALL_OVER}")
+    if digit.area > _LONGEST_STROKES * digit.side * width:
+        return _ALL_OVER
     if digit.area < _LEAST_AREA:
-        raise NoInkError(f"no ink: {_SPECKS}")
+        return _SPECKS
     reach = digit.side // _EDGE_SHARE
     if cv2.sumElems(look.darkness * look.mask)[0] < _FAINT * digit.area:
         reach = min(reach, int(width) // 8)
-    paper = cv2.divide(grey, ~look.darkness, scale=255)
-    half = cv2.addWeighted(paper, 0.5, grey, 0.5, 0)
+    sheet = cv2.divide(grey, ~look.darkness, scale=255)
+    half = cv2.addWeighted(sheet, 0.5, grey, 0.5, 0)
     is_sharp = cv2.dilate(grey, None, iterations=max(1, reach)) >= half
-    sharp = is_sharp[look.mask > cv2.erode(look.mask, disc(1))]
-    if digit.along_edge > ALONG_EDGE or np.count_nonzero(sharp) < _SHARP * sharp.size:
-        raise NoInkError(f"no ink: {_SHADOW}")
+    sharp = is_sharp[look.mask > cv2.erode(look.mask, _CROSS)]
+    is_shadow = digit.along_edge > parts.ALONG_EDGE or sharp.sum() < _SHARP * sharp.size
+    return _SHADOW if is_shadow else ""
 
 
 def _is_disturbed(look: Look) -> bool:
@@ -181,7 +181,7 @@ def _is_disturbed(look: Look) -> bool:
 
     A network reads such an image better as it is than after what is cut out of it.
     """
-    if look.is_clean and (look.digits[0].side <= BOX or look.is_filled):
+    if look.is_clean and (look.digits[0].side <= fitting.BOX or look.is_filled):
         return False
     most = _CLEAN_MARGIN if look.is_clean else _DISTURBED
     middle = look.darkness[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
@@ -196,14 +196,13 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     mask, darkness = crop(look.mask, box), crop(look.darkness, box)
     near = cv2.dilate(mask, None, iterations=2)
     if factor > 1:
-        part = crop(image, magnified(box, factor))
-        part, closer = reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
-        grey, noise = clean(part)
+        part = crop(image, box, factor)
+        part, closer = paper.reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
+        grey, noise = paper.clean(part)
         reach = round(_WIDEST_STROKE * look.stroke_width * factor / closer) + 2
-        darkness = measure_darkness(grey, _LEAST_CONTRASTS[1], noise / 2, reach)
+        darkness = paper.measure_darkness(grey, _LEAST_CONTRASTS[1], noise / 2, reach)
         near = cv2.resize(near, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
     ink = darkness * near
     if not cv2.countNonZero(ink):
         ink = crop(look.darkness, box) * mask
-    ink = cv2.convertScaleAbs(ink, alpha=255 / find_ink(ink)[1])
-    return cv2.copyMakeBorder(ink, 4, 4, 4, 4, cv2.BORDER_CONSTANT)
+    return cv2.convertScaleAbs(ink, alpha=255 / paper.typical_darkness(ink))
