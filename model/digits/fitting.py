@@ -20,16 +20,16 @@ _OUTLINE_SIDES, _FILLED = (18, 22), 1.6
 
 
 def fit(ink: Pixels) -> Pixels:
-    """Brings the ink of a digit alone into MNIST's convention.
+    """Brings the ink of a digit alone, with a margin of paper, into MNIST's convention.
 
     Args:
         ink: the share of each pixel that strokes cover, 0 to 255, (H, W).
     """
-    cover = _scaled(ink, _FINE * BOX)
+    cover = _scaled(ink, _FINE * BOX, *_extent(ink)[2:])
     missing = _THINNEST * _FINE - stroke_width(cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1])
-    wider = max(0, round(missing / 2))
-    cover = cv2.copyMakeBorder(cover, *4 * (wider,), cv2.BORDER_CONSTANT)
-    digit = _scaled(cv2.dilate(cover, None, iterations=wider), BOX)
+    cover = cv2.dilate(cover, None, iterations=max(0, round(missing / 2)))
+    left, top, width, height = _extent(cover)
+    digit = _scaled(cover[top : top + height, left : left + width], BOX, width, height)
     digit = cv2.convertScaleAbs(digit, alpha=255 / max(cv2.minMaxLoc(digit)[1], 1))
     moments = cv2.moments(digit)
     # The centre of mass goes to the middle, and if that is half way between two pixels up and left,
@@ -41,14 +41,18 @@ def fit(ink: Pixels) -> Pixels:
     return cv2.copyMakeBorder(digit, *margins, cv2.BORDER_CONSTANT)
 
 
-def _scaled(ink: Pixels, side: int) -> Pixels:
-    """Scales the box of what is more than half as dark as the darkest to this longer side."""
+def _extent(ink: Pixels) -> tuple[int, int, int, int]:
+    """The box of what is more than half as dark as the darkest: left, top, width, height."""
     dark = cv2.threshold(ink, int(cv2.minMaxLoc(ink)[1]) // 2, 1, cv2.THRESH_BINARY)[1]
-    left, top, width, height = cv2.boundingRect(dark)
-    scale = side / max(width, height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.boundingRect(dark)
+
+
+def _scaled(ink: Pixels, side: int, *extent: int) -> Pixels:
+    """Scales a picture so that its ink, of this extent, has this longer side."""
+    scale = side / max(extent)
+    height, width = (max(1, round(length * scale)) for length in ink.shape)
     how = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-    return cv2.resize(ink[top : top + height, left : left + width], size, interpolation=how)
+    return cv2.resize(ink, (width, height), interpolation=how)
 
 
 def fill_outline(ink: Pixels) -> Pixels:

@@ -205,4 +205,5 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     ink = darkness * near
     if not cv2.countNonZero(ink):
         ink = crop(look.darkness, box) * mask
-    return cv2.convertScaleAbs(ink, alpha=255 / paper.typical_darkness(ink))
+    ink = cv2.convertScaleAbs(ink, alpha=255 / paper.typical_darkness(ink))
+    return cv2.copyMakeBorder(ink, 4, 4, 4, 4, cv2.BORDER_CONSTANT)
