@@ -46,6 +46,8 @@ def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
         of the squares.
     """
     factor = -(-max(image.shape) // longest)
+    if factor == 1:
+        return image, 1
     height, width = (side - side % factor or side for side in image.shape)
     size = max(1, width // factor), max(1, height // factor)
     return cv2.resize(image[:height, :width], size, interpolation=cv2.INTER_AREA), factor
@@ -67,13 +69,14 @@ def find_sheets(grey: Pixels) -> Iterator[tuple[Pixels, bool]]:
     areas = list(map(cv2.contourArea, contours))
     for number in np.argsort(areas).tolist():
         contour = contours[number]
-        if areas[number] < _LEAST_PAPER * grey.size:
+        # Nothing is on it, or it is small.
+        if tree[0, number, 2] < 0 or areas[number] < _LEAST_PAPER * grey.size:
             continue
         left, top, width, height = cv2.boundingRect(contour)
         edges = left < 0, top < 0, left + width > grey.shape[1], top + height > grey.shape[0]
         is_paper = areas[number] >= _LEAST_RECTANGLE * math.prod(cv2.minAreaRect(contour)[1])
         marks = [contours[each] for each in np.flatnonzero(tree[0, :, 3] == number)]
-        largest = max((max(cv2.boundingRect(mark)[2:]) for mark in marks), default=0)
+        largest = max(max(cv2.boundingRect(mark)[2:]) for mark in marks)
         if is_paper and sum(edges) <= 2 and largest >= _LEAST_MARK * max(width, height):
             is_light = cv2.contourArea(contour, oriented=True) < 0  # holes turn the other way
             inside = cv2.drawContours(np.zeros_like(grey), [contour], -1, 1, cv2.FILLED)

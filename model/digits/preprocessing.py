@@ -172,7 +172,7 @@ def _judge_strokes(grey: Pixels, look: Look) -> str:
     half = cv2.addWeighted(sheet, 0.5, grey, 0.5, 0)
     is_sharp = cv2.dilate(grey, None, iterations=max(1, reach)) >= half
     sharp = is_sharp[look.mask > cv2.erode(look.mask, _CROSS)]
-    is_shadow = digit.along_edge > parts.ALONG_EDGE or sharp.sum() < _SHARP * sharp.size
+    is_shadow = digit.along_edge > parts.ALONG_EDGE or np.count_nonzero(sharp) < _SHARP * sharp.size
     return _SHADOW if is_shadow else ""
 
 
