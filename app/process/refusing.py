@@ -100,7 +100,8 @@ class RefusingProtocol(BoundedProtocol):
         self.asking.clear()
         shuffle(asking)
         for protocol, received in asking:
-            protocol._ask(received)
+            if not protocol.transport.is_closing():  # it was closed for another one
+                protocol._ask(received)
         self._write_all()
 
     def _ask(self, received: list[bytes]) -> None:

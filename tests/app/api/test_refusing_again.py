@@ -5,6 +5,7 @@ import gc
 import re
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
@@ -184,9 +185,11 @@ async def test_any_of_the_requests_that_came_in_the_same_turns_may_be_the_first(
     protocol = refusing_protocol(Settings())
     monkeypatch.setattr(protocol, "_ask", lambda self, received: asked.append(self))
     config = uvicorn.Config(lambda: None, log_config=None)
-    kept, new = (protocol(config, ServerState(), {}) for _ in range(2))
+    kept, new, closed = (protocol(config, ServerState(), {}) for _ in range(3))
+    for each in (kept, new, closed):
+        each.transport = Mock(is_closing=Mock(return_value=each is closed))
     for _ in range(100):
-        protocol.asking.update({kept: [b""], new: [b""]})
+        protocol.asking.update({kept: [b""], new: [b""], closed: [b""]})
         kept._ask_all()
     assert set(asked[::2]) == {kept, new}
     assert asked.count(kept) == asked.count(new) == 100
