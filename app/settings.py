@@ -152,7 +152,7 @@ class Settings(BaseModel):
     )
     max_connections: int = _setting(
         800,
-        "Most connections per worker; for a request beyond them, an idle one is closed",
+        "Most connections per worker; for a request beyond them, a slow or idle one is closed",
         ge=1,
     )
     max_head_seconds: float = _setting(10, "Seconds to receive the request headers", gt=0)

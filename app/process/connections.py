@@ -305,8 +305,9 @@ class BoundedProtocol(PipeliningProtocol):
         return bool(closed)
 
     def _end_for_another(self) -> None:
-        is_counted = self._waits_for[0] == "idle" or self._refused_at is not None
-        if self.metrics is not None and not is_counted:
+        """Ends it; counted as a refusal unless it has been refused, or was answered and rests."""
+        is_refusal = self._waits_for[0] != "idle" and self._refused_at is None
+        if self.metrics is not None and is_refusal:
             self.metrics.count_refusal(ErrorCode.OVERLOADED.text)
         self._abort()
 
