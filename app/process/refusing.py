@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from app.api.middleware import Refusal
 from app.process.connections import BoundedProtocol
 from app.process.file_limit import spare_connections
+from app.process.skimming import Skimmer
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -26,6 +27,8 @@ _LONGEST_HEAD = 2048
 # A larger body is refused by its first part, with its connection, rather than skipped.
 LONGEST_BODY = 2**20
 _LOOKED_AT = 2**14  # bytes of a body, which says how many images it has, or how large one is
+# A connection whose body of that size was refused is read by the beginnings of its requests.
+_SKIMMED_BODY = 2**16
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})\r\n", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
@@ -53,9 +56,11 @@ class RefusingProtocol(BoundedProtocol):
     _head = b""  # of the latest request, if it came in one piece with nothing before it
     _asked_at = 0.0  # on the loop's clock
     _skipped = 0  # bytes that are left of a refused request's body
+    _skimmer: Skimmer | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.asking.pop(self, None)
+        self._skimmer = None  # they refer to each other
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -73,6 +78,8 @@ class RefusingProtocol(BoundedProtocol):
                 if not self.asking:
                     self.loop.call_soon(self.loop.call_soon, self._ask_all)
                 self.asking[self], self._asked_at = [data[start:]], self.loop.time()
+                if self._skimmer is not None:
+                    self.flow.pause_reading()
                 return
         if start < len(data):
             super().data_received(data[start:])
@@ -106,6 +113,8 @@ class RefusingProtocol(BoundedProtocol):
 
     def _ask(self, received: list[bytes]) -> None:
         first, *others = received
+        if self._skimmer is not None:
+            self.flow.resume_reading()
         # One of each piece of input: a client that sends hundreds at once goes the usual way.
         start = self._refuse_again(first, len(self._head))
         if start < len(first):
@@ -114,6 +123,7 @@ class RefusingProtocol(BoundedProtocol):
             super().data_received(first[start:])
         for data in others:
             self.data_received(data)
+        self._drop_rest()
 
     def _waits_for_head(self) -> bool:
         """Whether the next input is another request, and nothing is before it."""
@@ -144,6 +154,10 @@ class RefusingProtocol(BoundedProtocol):
         self._waits_for = ("answer", None)  # or it would be closed as one that asked for nothing
         self.unwritten[self] = known, wait
         self._skipped = known.body_bytes - received
+        if known.body_bytes > _SKIMMED_BODY and self._skimmer is None and self.scheme == "http":
+            self.flow.pause_reading()
+            self._skimmer = Skimmer(self.transport, self, self._expects_body, self._drop_rest)
+            self.flow.resume_reading()
         if known.closes:
             self._write_all()
             self._ignores_input = True
@@ -153,6 +167,14 @@ class RefusingProtocol(BoundedProtocol):
                 self.transport.close()
         size, self._head = len(self._head) + received, b""
         return size
+
+    def _drop_rest(self) -> None:
+        """Skips what has come in of a refused body, once all that was read is."""
+        if self._skimmer is not None and self._skipped:
+            self._skipped -= self._skimmer.drop(self._skipped)
+
+    def _expects_body(self) -> bool:
+        return self._body_left > 0
 
     def _write_all(self) -> None:
         """Writes the refusals that were decided.

@@ -10,7 +10,12 @@ import pytest
 
 from app.errors import ErrorCode
 from app.inference.backlog import Charge
-from app.inference.scheduler import _REFUSING_ROUNDS, TURNS_OF_A_ROUND, Scheduler
+from app.inference.scheduler import (
+    _REFUSING_ROUNDS,
+    _REFUSING_TURNS,
+    TURNS_OF_A_ROUND,
+    Scheduler,
+)
 from tests.api_errors import is_error, raises_error
 from tests.app.inference.fake_jobs import (
     NEVER,
@@ -67,20 +72,31 @@ async def test_what_was_ready_before_the_deadline_keeps_its_answer() -> None:
 # Rounds
 
 
-async def test_rounds_are_longer_while_requests_are_refused() -> None:
-    async def steps_of_a_turn(*, is_refusing: bool) -> int:
-        step = Adder()
-        async with serving(step) as scheduler:
-            ask(scheduler, Sum(1, 1000 * ROUND))
-            await turns(TURNS_OF_A_ROUND)
-            before = len(step.steps)
-            if is_refusing:
-                assert scheduler.wait_if_too_long(1, 1e9, NEVER) is not None
-            await turns(TURNS_OF_A_ROUND)
-            return len(step.steps) - before
+@pytest.mark.parametrize(
+    ("is_refusing", "steps", "rest"),
+    [(False, 1, TURNS_OF_A_ROUND), (True, _REFUSING_ROUNDS, _REFUSING_TURNS)],
+)
+async def test_rounds_and_pauses_are_longer_while_requests_are_refused(
+    is_refusing: bool, steps: int, rest: int
+) -> None:
+    step = Adder()
 
-    assert await steps_of_a_turn(is_refusing=False) == 1
-    assert await steps_of_a_turn(is_refusing=True) == _REFUSING_ROUNDS
+    async def turns_until_a_step() -> int:
+        count, before = 0, len(step.steps)
+        while len(step.steps) == before:
+            await turns(1)
+            count += 1
+        return count
+
+    async with serving(step) as scheduler:
+        ask(scheduler, Sum(1, 1000 * ROUND))
+        await turns_until_a_step()
+        if is_refusing:
+            assert scheduler.wait_if_too_long(1, 1e9, NEVER) is not None
+        before = len(step.steps)
+        await turns_until_a_step()
+        assert len(step.steps) - before == steps
+        assert await turns_until_a_step() == rest
 
 
 # Admission: a pass takes a second of the clock
