@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from app.api.middleware import Refusal
 from app.process.connections import BoundedProtocol
 from app.process.file_limit import spare_connections
-from app.process.skimming import Skimmer
+from app.process.skimming import BUFFER_BYTES, Skimmer
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -53,6 +53,7 @@ class RefusingProtocol(BoundedProtocol):
     asking: ClassVar[dict["RefusingProtocol", list[bytes]]]
     # Of the requests that are refused and not answered yet: the milliseconds that they would wait.
     unwritten: ClassVar[dict["RefusingProtocol", tuple[_Remembered, int]]]
+    buffer: ClassVar[memoryview]  # see `Skimmer`
     _head = b""  # of the latest request, if it came in one piece with nothing before it
     _asked_at = 0.0  # on the loop's clock
     _skipped = 0  # bytes that are left of a refused request's body
@@ -156,7 +157,8 @@ class RefusingProtocol(BoundedProtocol):
         self._skipped = known.body_bytes - received
         if known.body_bytes > _SKIMMED_BODY and self._skimmer is None and self.scheme == "http":
             self.flow.pause_reading()
-            self._skimmer = Skimmer(self.transport, self, self._expects_body, self._drop_rest)
+            asked = self._expects_body, self._drop_rest
+            self._skimmer = Skimmer(self.transport, self, self.buffer, *asked)
             self.flow.resume_reading()
         if known.closes:
             self._write_all()
@@ -217,6 +219,7 @@ def refusing_protocol(settings: Settings, metrics: Metrics | None = None) -> typ
         "remembered": remembered,
         "asking": {},
         "unwritten": unwritten,
+        "buffer": memoryview(bytearray(BUFFER_BYTES)),
         "spare": {},
         "most_spare": spare_connections(settings),
     }

@@ -9,11 +9,8 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-BEGINNING_BYTES = 2**14 + 2048
-# Each is of all connections, since none is read while another is.
-_read = memoryview(bytearray(2**18))
-_beginning = _read[:BEGINNING_BYTES]
-_dropped = bytearray(2**18)
+BEGINNING_BYTES, BUFFER_BYTES = 2**14 + 2048, 2**18
+_dropped = bytearray(BUFFER_BYTES)
 _DROP = socket.MSG_TRUNC | getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -24,6 +21,7 @@ class Skimmer(asyncio.BufferedProtocol):
         transport: of the connection.
         protocol: gets all that is received: of the beginning of a request no more at once than must
             be looked at, since the rest can still be dropped.
+        buffer: of `BUFFER_BYTES`; of all connections of an event loop, which reads one at a time.
         expects_body: whether the next input is the body of a request that was begun.
         drop_rest: called after each input.
     """
@@ -32,10 +30,11 @@ class Skimmer(asyncio.BufferedProtocol):
         self,
         transport: asyncio.Transport,
         protocol: asyncio.Protocol,
+        buffer: memoryview,
         expects_body: Callable[[], bool],
         drop_rest: Callable[[], None],
     ) -> None:
-        self._transport = transport
+        self._transport, self._buffer = transport, buffer
         self._data_received = protocol.data_received
         self._expects_body, self._drop_rest = expects_body, drop_rest
         self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]
@@ -45,10 +44,10 @@ class Skimmer(asyncio.BufferedProtocol):
         transport.set_protocol(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _read if self._expects_body() else _beginning
+        return self._buffer if self._expects_body() else self._buffer[:BEGINNING_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._data_received(bytes(_read[:nbytes]))
+        self._data_received(bytes(self._buffer[:nbytes]))
         self._drop_rest()
 
     def drop(self, most: int) -> int:
