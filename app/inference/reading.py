@@ -77,7 +77,7 @@ def read_picture(
     pixels = cast(Pixels, picture)
     try:
         if mode != "none":
-            return find_digits(pixels, shown).magnified(factor)
+            return find_digits(pixels, shown, factor)
         height, width = pixels.shape
         if height == width == SIDE:
             return Preprocessed(pixels)

@@ -30,20 +30,17 @@ _LEAST_LINE, _LEAST_SIDE = 0.75, 60
 # The steepest line on a sheet that is held by hand, as a tangent: 5 degrees. Steps of 0.4 degrees.
 _STEEPEST, _STEP = 0.09, 0.0075
 # Lines are at most this thick, as a share of the picture's longer side, and at least this dark.
-_THICKEST, _FAINTEST = 0.03, 6
-# What is darker than this share of the darkest is ink on a line, or along it.
-_LINE = 0.75
+# What is darker than the last share of the darkest is ink on a line, or along it.
+_THICKEST, _FAINTEST, _LINE = 0.03, 6, 0.75
 
 _AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
 _BEND = np.array([1, -2, 1], np.float32)
 
 
 def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
-    """Averages squares of pixels until the longer side is at most `longest`.
+    """Averages squares of pixels until the longer side is at most `longest`, and says how large.
 
-    Returns:
-        The picture, without what does not fill a square at its right and lower edge; and the side
-        of the squares.
+    What does not fill a square at the right and lower edge is left out.
     """
     factor = -(-max(image.shape) // longest)
     if factor == 1:
@@ -54,11 +51,9 @@ def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
 
 
 def find_sheets(grey: Pixels) -> Iterator[tuple[Pixels, bool]]:
-    """Finds the paper: polygons of one brightness with marks of another.
+    """Finds the paper: polygons of one brightness with marks of another, the smallest first.
 
-    Yields:
-        A picture with what surrounds the paper covered by its own brightness, of the smallest paper
-        first, and whether marks on it are dark.
+    Yields pictures with what surrounds the paper covered by its brightness; are marks on it dark?
     """
     light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
     # Eroded: regions that touch over a corner are two, as on both sides of a thin line.
@@ -112,7 +107,6 @@ def clean(grey: Pixels) -> tuple[Pixels, float]:
     return grey, quantile(left, 0.5) / (6 * 0.6745)
 
 
-@compiled("uint8[:, ::1](Array(uint8, 2, 'A', readonly=True), float64, float64, int64)")
 def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
     """Measures how dark each pixel is against the paper around it: 0, or up to 255 for black.
 
@@ -127,30 +121,13 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
         reach: strokes of up to twice this width, or of up to this width at the picture's edge, are
             ink; wider dark areas are shadow.
     """
-    paper = grey.copy()
-    for turn in range(4):  # columns, rows; and of the negative, whose largest is the smallest
-        height, width = paper.shape
-        wider = np.zeros((height + 2 * reach, width), np.uint8)
-        wider[reach : reach + height] = paper
-        values, done = wider.reshape(-1), 1
-        while done <= 2 * reach:
-            # The largest of 2 n is the larger one of the first and the last n.
-            further = min(done, 2 * reach + 1 - done)
-            values = np.maximum(values[: -further * width], values[further * width :])
-            done += further
-        paper = values.reshape(height, width)
-        paper = ~paper if turn % 2 else paper.T.copy()
-    darkness = paper - grey
+    square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square)
+    darkness = cv2.subtract(paper, grey)
     # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
-    lifted = quantile(darkness, 0.2)
-    least = max(least, _NOISE_REACH * noise) - 0.5
-    for y in range(height):
-        for x in range(width):
-            contrast = int(darkness[y, x]) - lifted
-            # Rounded half to even: no quotient of these numbers is nearer to half than a double.
-            share = 255 * contrast / max(paper[y, x], 1) if contrast >= least else 0.0
-            darkness[y, x] = min(255, round(share))
-    return darkness
+    contrast = cv2.subtract(darkness, quantile(darkness, 0.2))
+    marks = contrast >= max(least, _NOISE_REACH * noise) - 0.5
+    return cv2.divide(contrast * marks, paper, scale=255)
 
 
 def remove_lines(darkness: Pixels) -> Pixels:
@@ -162,10 +139,7 @@ def remove_lines(darkness: Pixels) -> Pixels:
 
 
 def _erase_lines(darkness: Pixels) -> Pixels:
-    """Erases roughly horizontal lines, where it is not as dark above and below them.
-
-    They are found by a Hough transform of what is thin.
-    """
+    """Erases the roughly horizontal of the thin lines, where it is not as dark above and below."""
     height, width = darkness.shape
     post = np.ones((max(5, round(_THICKEST * max(height, width)) + 1), 1), np.uint8)
     opened = cv2.morphologyEx(darkness, cv2.MORPH_OPEN, post, borderType=cv2.BORDER_REPLICATE)
@@ -183,11 +157,7 @@ def _erase_lines(darkness: Pixels) -> Pixels:
 
 
 def typical_darkness(darkness: Pixels) -> int:
-    """Computes the median darkness of ink, which is what is not faint; 0 without marks.
-
-    The threshold between faint and dark marks is that of Otsu 1979, "A Threshold Selection Method
-    from Gray-Level Histograms".
-    """
+    """Computes the median darkness of ink: of the darker marks, after Otsu 1979; 0 without any."""
     marks = darkness[darkness > 0]
     if not marks.size:
         return 0

@@ -8,18 +8,15 @@ from numpy.typing import NDArray
 
 from model.arrays import Pixels
 
-# As shares of the main part:
-_LEAST_PART = 0.015  # parts with a smaller area are dust
-_NEAR = 0.3  # the largest gap between parts of a digit, as a share of its longer side
+# Parts with a smaller share of the main one's area are dust. The largest gap between parts of a
+# digit, as a share of its longer side.
+_LEAST_PART, _NEAR = 0.015, 0.3
 # Further digits have at least this share of the main one's longer side, and at most this share of
-# their outline along the picture's edge.
-_LEAST_DIGIT, _MOST_ALONG_EDGE = 0.5, 0.05
-# A part with more than this share of its outline along the picture's edge is a shadow.
-ALONG_EDGE = 0.25
-# Handwriting has at most this number of parts; noise, textures and print have more.
-# Digits have at least this share of all ink.
+# their outline along the picture's edge; a part with more than `ALONG_EDGE` of it is a shadow.
+_LEAST_DIGIT, _MOST_ALONG_EDGE, ALONG_EDGE = 0.5, 0.05, 0.25
+# Handwriting has at most this number of parts; noise, textures and print have more. Digits have at
+# least this share of all ink.
 _MOST_PARTS, _LEAST_SHARE = 60, 0.4
-
 # Separate digits have between them more than the first share of the taller one's height, in print
 # 0.1 and within a 4 less; and they have in common at least the second share of it.
 _LEAST_GAP, _LEAST_COMMON_HEIGHT = 0.08, 0.5
@@ -31,22 +28,21 @@ _FLAT, _OFF_MIDDLE = 2.0, 0.17
 _LEAST_HELD = 0.2
 
 # A digit and a line that it stands on or hangs from are at least this wide, as a share of their
-# height. The line is all that there is at both sides for at least `_BEYOND` and together at most
-# `_MOST_BEYOND` of the width, and within `_THICK` of it from the edge.
-# Of 5,000 of MNIST's training images, enlarged, none is like this.
+# height. The line is all there is at both sides for at least `_BEYOND` and together `_MOST_BEYOND`
+# of the width, and within `_THICK` of it from the edge; not so in 5,000 of MNIST's, enlarged.
 _WIDE, _BEYOND, _MOST_BEYOND, _THICK = 0.88, 0.12, 0.85, 0.16
 
-Box = tuple[int, int, int, int]
+Box = tuple[int, ...]  # left, top, right and bottom, the last two exclusive
 
 
 class Part(NamedTuple):
     """One or several 8-connected parts of the ink."""
 
     numbers: list[int]  # of the parts, in the picture of numbers
-    box: Box  # left, top, right and bottom, the last two exclusive
+    box: Box
     area: int  # pixels
-    # The share of the outline that is along the picture's edge, half of it for a part as high as
-    # the picture, which was cut to it: of a shadow along a whole side that is still more than 0.25.
+    # The share of the outline along the picture's edge; half of it for a part as high as a picture
+    # that was cut to it: of a shadow along a whole side that is still more than 0.25.
     along_edge: float
 
     @property
@@ -61,12 +57,7 @@ class Part(NamedTuple):
 
 
 def find_parts(ink: Pixels) -> tuple[NDArray[np.int32], list[Part]]:
-    """Finds the connected parts of the ink, which is not 0.
-
-    Returns:
-        The number of each pixel's part from 1 on, 0 for paper, (H, W); and the parts, the largest
-        first.
-    """
+    """Numbers the connected parts of the ink, from 1 on, (H, W); and the parts, largest first."""
     how = 8, cv2.CV_32S, cv2.CCL_BBDT
     count, numbers, table, _ = cv2.connectedComponentsWithStatsWithAlgorithm(ink, *how)
     outer = np.concatenate((numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]))
@@ -79,11 +70,7 @@ def find_parts(ink: Pixels) -> tuple[NDArray[np.int32], list[Part]]:
 
 
 def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
-    """Groups parts, the largest first, into digits.
-
-    Returns:
-        The digits, the largest first; none if the ink does not look like handwriting.
-    """
+    """Groups parts into digits, both the largest first; none if it is no handwriting."""
     least = max(2, _LEAST_PART * parts[0].area)
     marks = parts[:1]
     marks += [each for each in parts[1:] if each.area >= least and each.along_edge <= ALONG_EDGE]

@@ -15,17 +15,15 @@ from model.digits.parts import Box, Part, crop
 from model.errors import NoInkError
 from model.literals import SIDE
 
-# Digits are searched in a picture reduced to at most the first longer side, and if there are none,
-# to the second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
+# Digits are searched in a picture of at most the first longer side, and if there are none, of the
+# second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
 _LOOK_SIDES, _DIGIT_SIDE = (128, 320), 120
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
 # Ink has at least this contrast to the paper, in grey levels; less is a sensor's noise. The second
-# is for averages of pixels, and where ink was found.
-_LEAST_CONTRASTS = 16, 10
-# Ink has at least this share of the darkness of most ink.
-_LIGHTEST = 0.55
+# is for averages of pixels, and where ink was found. And it has this share of most ink's darkness.
+_LEAST_CONTRASTS, _LIGHTEST = (16, 10), 0.55
 # A digit has at least this number of pixels: less is dust. A pen's strokes have at most this
 # length, in longer sides (in 1,000 renderings at most 4); noise, textures and text have more.
 _LEAST_AREA, _LONGEST_STROKES = 5, 6
@@ -61,11 +59,6 @@ class Preprocessed(NamedTuple):
     pixels: Pixels
     boxes: tuple[Box, ...] = ()
 
-    def magnified(self, factor: int) -> "Preprocessed":
-        """Returns the result with the boxes of a picture `factor` times as large."""
-        boxes = ((a * factor, b * factor, c * factor, d * factor) for a, b, c, d in self.boxes)
-        return Preprocessed(self.pixels, tuple(boxes))
-
 
 class Look(NamedTuple):
     """The digits that were found in a picture at reduced size, the clearest first."""
@@ -76,15 +69,17 @@ class Look(NamedTuple):
     darkness: Pixels  # of ink against the paper, 0 elsewhere, (H, W)
     is_dark: bool  # ink is darker than paper
     is_clean: bool  # nearly all ink is one connected part
-    is_filled: bool  # it was an outline, and was filled
 
 
-def find_digits(image: Pixels, steps: dict[str, Pixels] | None = None) -> Preprocessed:
+def find_digits(
+    image: Pixels, steps: dict[str, Pixels] | None = None, scale: int = 1
+) -> Preprocessed:
     """Finds the digit in any picture; MNIST's own images are unchanged, but for their polarity.
 
     Args:
         image: brightness 0 to 255, (H, W).
         steps: takes small pictures of the steps, by name.
+        scale: how many times as large the original picture is.
 
     Raises:
         NoInkError: the picture holds no digit.
@@ -101,16 +96,12 @@ def find_digits(image: Pixels, steps: dict[str, Pixels] | None = None) -> Prepro
         return Preprocessed(~image if found.is_dark else image)
     ink = _cut_out(image, found, factor)
     steps |= {"ink": found.darkness, "digit": ink}
-    boxes = sorted(digit.box for digit in found.digits)
-    return Preprocessed(fitting.fit(ink), tuple(boxes) if boxes[1:] else ()).magnified(factor)
+    boxes = sorted(tuple(factor * scale * x for x in digit.box) for digit in found.digits)
+    return Preprocessed(fitting.fit(ink), tuple(boxes) if boxes[1:] else ())
 
 
 def _search(image: Pixels) -> tuple[Look, int]:
-    """Looks for dark and for light ink on paper in the picture, or else in all of it.
-
-    Returns:
-        What was found, and the side of the squares of pixels that were averaged for it.
-    """
+    """Looks for ink on paper in the picture, or else in all of it; and in what reduction."""
     for longest in _LOOK_SIDES:
         refusals: list[str] = []
         grey, factor = paper.reduce(image, longest)
@@ -130,20 +121,14 @@ def _search(image: Pixels) -> tuple[Look, int]:
 
 
 def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look | str:
-    """Measures the ink, leaves out lines and frames, and groups strokes into digits.
-
-    Returns:
-        What was found, or why there is no digit.
-    """
+    """Measures the ink, leaves out lines and groups strokes; or says why there is no digit."""
     grey, noise = paper.clean(sheet if is_dark else ~sheet)
     reach = max(1, round(share * max(grey.shape)))
     darkness = paper.remove_lines(paper.measure_darkness(grey, least, noise, reach))
     typical = paper.typical_darkness(darkness)
     if not typical:
         return _UNIFORM if noise < least else _ALL_OVER
-    hollow = cv2.threshold(darkness, int(_LIGHTEST * typical), 255, cv2.THRESH_BINARY)[1]
-    if (ink := fitting.fill_outline(hollow)) is not hollow:
-        darkness = cv2.max(darkness, ink)
+    ink = cv2.threshold(darkness, int(_LIGHTEST * typical), 255, cv2.THRESH_BINARY)[1]
     numbers, found = parts.find_parts(ink)
     digits = parts.group_parts(found, numbers)
     if not digits:
@@ -154,7 +139,7 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look | s
     parts.strip_line(mask, digits[0].box)
     width = fitting.stroke_width(mask)
     is_clean = found[0].area > _CLEAN * sum(part.area for part in found)
-    look = Look(digits, mask, width, darkness, is_dark, is_clean, ink is not hollow)
+    look = Look(digits, mask, width, darkness, is_dark, is_clean)
     return _judge_strokes(grey, look) or look
 
 
@@ -181,7 +166,7 @@ def _is_disturbed(look: Look) -> bool:
 
     A network reads such an image better as it is than after what is cut out of it.
     """
-    if look.is_clean and (look.digits[0].side <= fitting.BOX or look.is_filled):
+    if look.is_clean and look.digits[0].side <= fitting.BOX:
         return False
     most = _CLEAN_MARGIN if look.is_clean else _DISTURBED
     middle = look.darkness[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]

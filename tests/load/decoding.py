@@ -74,7 +74,7 @@ def make_picture(name: str) -> bytes:
 def prepare(data: bytes) -> None:
     """Prepares an image as the server does."""
     grey, factor = decode(data, max_pixels=MAX_PIXELS)
-    find_digits(grey).magnified(factor)
+    find_digits(grey, scale=factor)
 
 
 def measure(data: bytes) -> tuple[list[float], float]:

@@ -1,4 +1,4 @@
-"""Small pictures that are in MNIST's form but for noise, lines or dots; and drawn outlines."""
+"""Small pictures that are in MNIST's form but for noise, lines or dots."""
 
 from collections.abc import Callable
 
@@ -52,12 +52,3 @@ def test_an_image_with_marks_in_its_corners_alone_is_cut_out() -> None:
     image[10:19, 13:15] = 255
     image[:4, :4] = image[-4:, -4:] = 255
     assert find_digits(image).pixels.tobytes() != image.tobytes()
-
-
-@pytest.mark.parametrize("digit", range(10))
-def test_a_small_digit_drawn_as_its_outline_is_filled(digit: int) -> None:
-    image = preprocess_image(draw(digit))
-    ink = np.where(image > 127, 255, 0).astype(np.uint8)
-    hollow = cv2.subtract(cv2.dilate(ink, np.ones((3, 3), np.uint8)), ink)
-    filled = preprocess_image(hollow)
-    assert distance(filled, image) < 0.9 * distance(hollow, image)

@@ -5,7 +5,7 @@ import pytest
 
 from model.arrays import Pixels
 from model.digits.fitting import follows_convention
-from model.digits.preprocessing import Preprocessed
+from model.digits.preprocessing import find_digits
 from tests.model.digits.pictures import bar, centre_of_mass, distance, draw, draw_varied, ink_extent
 from tests.samples.draw import preprocess_image
 
@@ -110,6 +110,10 @@ def test_a_centre_of_mass_between_two_pixels_is_always_moved_the_same_way() -> N
     assert centre_of_mass(even) == pytest.approx([13.5, 13.5])
 
 
-def test_magnified_boxes_are_those_of_a_larger_picture() -> None:
-    found = Preprocessed(draw(1, size=28), ((1, 2, 3, 4), (5, 6, 7, 8)))
-    assert found.magnified(8).boxes == ((8, 16, 24, 32), (40, 48, 56, 64))
+def test_boxes_are_in_pixels_of_the_original_picture() -> None:
+    picture = np.hstack([draw(1, size=100), draw(2, size=100)])
+    boxes = find_digits(picture).boxes
+    assert len(boxes) == 2
+    assert find_digits(picture, scale=8).boxes == tuple(
+        tuple(8 * side for side in box) for box in boxes
+    )
