@@ -25,7 +25,7 @@ FIGURES = {
     ("docs/quality.md", "evaluate"): ["0.46", "96.67", "0.05"],
     ("docs/performance.md", "bench-engine"): ["61.5"],
     ("docs/capacity.md", "capacity"): ["25"],
-    ("docs/comparison.md", "comparison"): ["5.0", "5.5", "2.7", "3.6", "2.3", "0.9"],
+    ("docs/comparison.md", "comparison"): ["4.3", "5.8", "3.6", "2.8", "1.7", "0.7"],
     ("docs/protocol.md", "v2-mutations"): ["20,000"],
     ("docs/experiments.md", "compare-relu"): ["0.0002"],
     ("docs/experiments.md", "regularisers"): ["1.61", "1.49", "0.12", "0.17", "0.18"],
