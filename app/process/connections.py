@@ -14,6 +14,7 @@ state.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import httptools
@@ -25,6 +26,7 @@ from app.api.middleware import SECURITY_HEADERS
 from app.api.routes import OPEN_ROUTES
 from app.errors import ApiError, ErrorCode
 from app.process.pipelining import PipeliningProtocol
+from app.process.turns import Turns
 from app.schemas import error_body
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -60,6 +62,7 @@ class BoundedProtocol(PipeliningProtocol):
     # bring a request; another's end makes room for it only then.
     spare: ClassVar[dict["BoundedProtocol", None]]
     most_spare: ClassVar[int]
+    turns: ClassVar[Turns]
     _next_searches: ClassVar[tuple[float, float]] = (0.0, 0.0)  # of `_make_room`
     _ignores_input = False
     _refused_at: float | None = None
@@ -175,7 +178,8 @@ class BoundedProtocol(PipeliningProtocol):
         if self in self.spare and not self._is_admitted(cycle):
             return
         waiting, self._waiting = self._waiting, None
-        super()._start_asgi_task(*waiting)
+        start = partial(super()._start_asgi_task, *waiting)
+        start() if cycle.scope["path"] in _HEALTH else self.turns.call(start)
 
     def _is_admitted(self, cycle: RequestResponseCycle) -> bool:
         """Whether a request beyond the limit of connections may start, for which others may end.

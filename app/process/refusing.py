@@ -19,6 +19,7 @@ from app.api.middleware import Refusal
 from app.process.connections import BoundedProtocol
 from app.process.file_limit import spare_connections
 from app.process.skimming import BUFFER_BYTES, Skimmer
+from app.process.turns import Turns
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -222,5 +223,6 @@ def refusing_protocol(settings: Settings, metrics: Metrics | None = None) -> typ
         "buffer": memoryview(bytearray(BUFFER_BYTES)),
         "spare": {},
         "most_spare": spare_connections(settings),
+        "turns": Turns(),
     }
     return type("RefusingProtocol", (RefusingProtocol,), members)
