@@ -53,7 +53,7 @@ def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
 def find_sheets(grey: Pixels) -> Iterator[tuple[Pixels, bool]]:
     """Finds the paper: polygons of one brightness with marks of another, the smallest first.
 
-    Yields pictures with what surrounds the paper covered by its brightness; are marks on it dark?
+    Yields pictures with what surrounds the paper in its brightness, and whether marks are dark.
     """
     light = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
     # Eroded: regions that touch over a corner are two, as on both sides of a thin line.

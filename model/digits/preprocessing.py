@@ -101,7 +101,7 @@ def find_digits(
 
 
 def _search(image: Pixels) -> tuple[Look, int]:
-    """Looks for ink on paper in the picture, or else in all of it; and in what reduction."""
+    """Finds digits on paper, or else anywhere; and the side of the squares that were averaged."""
     for longest in _LOOK_SIDES:
         refusals: list[str] = []
         grey, factor = paper.reduce(image, longest)
