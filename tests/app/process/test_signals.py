@@ -99,20 +99,21 @@ async def worker() -> AsyncIterator[tuple[_WorkerServer, Connection]]:
             asyncio.get_running_loop().remove_reader(its.fileno())
 
 
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-async def test_a_worker_ends_with_the_signal_that_it_is_passed(sig: signal.Signals) -> None:
+async def test_a_worker_ends_with_the_signal_that_it_is_passed() -> None:
     async with worker() as (server, supervisor):
-        supervisor.send(sig)
+        supervisor.send(signal.SIGINT)
         await until(lambda: server.should_exit)
 
-        assert (server.last_signal, server.force_exit) == (sig, False)
+        assert (server.last_signal, server.force_exit) == (signal.SIGINT, False)
         supervisor.send(signal.SIGINT)
         await until(lambda: server.force_exit)
 
 
-async def test_a_worker_drains_when_it_is_passed_sigterm() -> None:
+@pytest.mark.parametrize("requests", [0, 1])
+async def test_a_worker_drains_when_it_is_passed_sigterm(requests: int) -> None:
+    """Also one that has just begun to serve: the clients of another worker come to it, too."""
     async with worker() as (server, supervisor):
-        server.server_state.total_requests = 1
+        server.server_state.total_requests = requests
         supervisor.send(signal.SIGTERM)
         await until(lambda: server.app.state.is_draining)
 
