@@ -179,7 +179,7 @@ class _WorkerServer(_Server):
     """A worker: it handles the signals that the supervisor sends, and ends when there is none."""
 
     handled_signals = (signal.SIGTERM,)
-    _has_to_end = False
+    _got_sigterm = False
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class _WorkerServer(_Server):
 
     def _is_known(self) -> bool:
         # Clients know another worker, or the supervisor would have ended without a word.
-        return self._has_to_end or super()._is_known()
+        return self._got_sigterm or super()._is_known()
 
     def begin_to_serve(self) -> None:
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._receive)
@@ -229,7 +229,7 @@ class _WorkerServer(_Server):
     def _receive(self) -> None:
         try:
             message: int | Answer = self._pipe.recv()
-            self._has_to_end = message == signal.SIGTERM
+            self._got_sigterm = message == signal.SIGTERM
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(self._pipe.fileno())
             message = signal.SIGTERM

@@ -86,7 +86,8 @@ async def _keep_sending(
             is_kept = True
             while is_kept and not over.is_set():
                 is_kept = await _exchange(reader, writer, request, seen)
-        except (OSError, EOFError, ValueError) as error:
+        # RuntimeError is uvloop's, of a connection that was closed before its request.
+        except (OSError, EOFError, ValueError, RuntimeError) as error:
             seen.failures.append((own_port, type(error).__name__))
         finally:
             writer.close()
