@@ -25,8 +25,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
+from app.process.listening import stop_connecting
+
 # Together less than two seconds, the longest that the end may take after the drain: the wait for
-# requests on their way, and uvicorn's own timeout, which counts whole seconds.
+# handshakes and for requests on their way, and uvicorn's own timeout, which counts whole seconds.
+_HANDSHAKE_SECONDS = 0.1
 _FINISH_SECONDS = 0.5
 UVICORN_SECONDS = 1
 _POLL_SECONDS = 0.02
@@ -88,10 +91,13 @@ class DrainingServer(uvicorn.Server):
     async def _close_listeners(self) -> None:
         """Accepts whoever the kernel has connected, which a close would reset, and closes.
 
-        The event loop closes its copy of a listener first: nothing may run between the last
-        `accept` of the other copy and its close, since the kernel goes on connecting.
+        The event loop closes its copy of a listener first: where the kernel goes on connecting,
+        nothing may run between the last `accept` of the other copy and its close.
         """
         listeners = [listener.dup() for server in self.servers for listener in server.sockets]
+        for listener in listeners:
+            stop_connecting(listener)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
         for server in self.servers:
             server.close()
         await asyncio.sleep(0)

@@ -1,11 +1,13 @@
 """Where the server listens: its addresses are bound before anything large is loaded."""
 
+import ctypes
 import errno
 import os
 import socket
+import struct
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import MappingProxyType
 
 from app.process.file_limit import ACCEPTED_AT_A_TIME
@@ -73,6 +75,37 @@ def copies_of(listeners: Sequence[socket.socket]) -> list[socket.socket]:
         for listener in listeners
         for _ in range(ACCEPTED_AT_A_TIME - 1)
     ]
+
+
+# For setsockopt(2) of Linux; Python has no name for it.
+_SO_ATTACH_FILTER = 26
+# A packet filter in the instructions of `linux/filter.h`, each an operation, two jumps and an
+# operand. It drops the packets that begin a handshake, SYN without ACK, and keeps all others.
+_NO_BEGINNINGS = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # A = the flags of the TCP header
+        (0x54, 0, 0, 0x12),  # A &= SYN | ACK
+        (0x15, 0, 1, 0x02),  # if A is SYN, go on; otherwise skip one
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # keep all of it
+    )
+)
+
+
+def stop_connecting(listener: socket.socket) -> None:
+    """Has Linux connect nobody to a listener whose handshake has not begun.
+
+    Otherwise the kernel goes on between the last `accept` and the close, and the close resets
+    whoever it connected. Clients that begin now try again after a second, and are refused then.
+    It holds for every process that has the listener, and elsewhere does nothing.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(_NO_BEGINNINGS, len(_NO_BEGINNINGS))
+        length = len(_NO_BEGINNINGS) // 8
+        option = struct.pack("@HP", length, ctypes.addressof(program))
+        with suppress(OSError):  # a sandbox may refuse it
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> SettingsError:

@@ -124,6 +124,13 @@ MUTANTS = (
         _TESTS_OF_DRAINING,
     ),
     Mutant(
+        "the kernel connects clients to the end",
+        _DRAINING,
+        "            stop_connecting(listener)",
+        "            pass",
+        _TESTS_OF_DRAINING,
+    ),
+    Mutant(
         "requests on their way are not waited for",
         _DRAINING,
         "if self.force_exit or not self._is_anyone_waiting():",

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -162,6 +163,19 @@ async def test_who_is_connected_but_not_accepted_yet_is_answered() -> None:
             client.settimeout(PATIENCE_SECONDS)
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
             client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can stop to connect")
+async def test_the_kernel_connects_nobody_new_once_the_end_begins() -> None:
+    async with serving(drain_seconds=60) as running:
+        listener = running.server.servers[0].sockets[0].dup()  # whose last copy stays open
+        await running.server.shutdown()
+
+        with pytest.raises(TimeoutError):
+            socket.create_connection(running.address, timeout=0.2)
+        listener.setblocking(False)
+        with listener, pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 @pytest.mark.parametrize(
