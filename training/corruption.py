@@ -1,4 +1,4 @@
-"""Corruptions that people's pictures have: noise, blur, dots, lines, spatter, contrast.
+"""Corruptions that people's pictures have: noise, blur, dots, lines, spatter, contrast, outlines.
 
 Mu and Gilmer 2019, "MNIST-C: A Robustness Benchmark for Computer Vision", arXiv 1906.02337, judges
 networks by 15 corruptions; the strengths here were chosen on others (docs/training.md).
@@ -97,4 +97,15 @@ def contrast(images: Floats, generator: np.random.Generator) -> Floats:
     return greyed
 
 
-CORRUPTIONS: tuple[Corruption, ...] = (noise, blur, dots, lines, spatter, contrast)
+def hollow(images: Floats, generator: np.random.Generator) -> Floats:
+    """Leaves the outline of the strokes, as of digits that somebody writes hollow."""
+    outlined = np.empty_like(images)
+    strengths = generator.uniform(1, 3, size=len(images))
+    sides = generator.integers(2, 4, size=len(images))
+    for outline, image, strength, side in zip(outlined, images, strengths, sides, strict=True):
+        kernel = np.ones((side, side), np.uint8)
+        outline[:] = strength * cv2.morphologyEx(image, cv2.MORPH_GRADIENT, kernel)
+    return outlined
+
+
+CORRUPTIONS: tuple[Corruption, ...] = (noise, blur, dots, lines, spatter, contrast, hollow)

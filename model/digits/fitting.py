@@ -27,8 +27,7 @@ def fit(ink: Pixels) -> Pixels:
     digit = _scaled(cover[top : top + height, left : left + width], BOX, width, height)
     digit = cv2.convertScaleAbs(digit, alpha=255 / max(cv2.minMaxLoc(digit)[1], 1))
     moments = cv2.moments(digit)
-    # The centre of mass goes to the middle, and if that is half way between two pixels up and left,
-    # as `follows_convention` expects.
+    # The centre of mass goes to the middle; half way between two pixels, up and left.
     x, y = (math.ceil((SIDE - 1) / 2 - moments[axis] / moments["m00"]) for axis in ("m10", "m01"))
     height, width = digit.shape
     left, top = min(max(x, 0), SIDE - width), min(max(y, 0), SIDE - height)
@@ -61,8 +60,7 @@ def stroke_width(ink: Pixels) -> float:
 def follows_convention(image: Pixels) -> bool:
     """Whether an image (H, W) follows MNIST's convention, as all of MNIST's test images do.
 
-    The longer side of the ink is 19 or 20 pixels, and its centre of mass in [13.5, 14.5) on both
-    axes. Compiled, since an image that does needs nothing else.
+    The ink's longer side is 19 or 20 pixels, and its centre of mass in [13.5, 14.5) on both axes.
     """
     if image.shape != (SIDE, SIDE):
         return False

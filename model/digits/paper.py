@@ -13,10 +13,8 @@ from model.arrays import Pixels
 from model.compiling import compiled
 
 cv2.setNumThreads(1)
-
-# Paper has at least these shares of the picture and of the smallest rectangle around it, an ellipse
-# 0.79 of that; and marks with this share of its longer side, or it could be a shadow. It is along
-# at most two of the picture's edges: strips between lines are no paper.
+# Paper has at least these shares of the picture and of the smallest rectangle around it (ellipses
+# have 0.79), and marks with this share of its longer side; and is along at most two of the edges.
 _LEAST_PAPER, _LEAST_RECTANGLE, _LEAST_MARK = 0.04, 0.86, 0.12
 # The surroundings of a pixel, as a share of the picture's longer side.
 _SURROUNDINGS = 0.25
@@ -24,15 +22,13 @@ _SURROUNDINGS = 0.25
 SPECKED = 50
 # Ink has at least this contrast, in standard deviations of the noise.
 _NOISE_REACH = 4
-
 # A line is visible in at least this share of the picture, in a picture of at least this side.
 _LEAST_LINE, _LEAST_SIDE = 0.75, 60
 # The steepest line on a sheet that is held by hand, as a tangent: 5 degrees. Steps of 0.4 degrees.
 _STEEPEST, _STEP = 0.09, 0.0075
-# Lines are at most this thick, as a share of the picture's longer side, and at least this dark.
-# What is darker than the last share of the darkest is ink on a line, or along it.
+# Lines are at most this thick, as a share of the picture's longer side, at least this dark, and at
+# most this share of the darkest: that is ink.
 _THICKEST, _FAINTEST, _LINE = 0.03, 6, 0.75
-
 _AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
 _BEND = np.array([1, -2, 1], np.float32)
 
@@ -95,9 +91,8 @@ def is_ink_dark(grey: Pixels) -> bool:
 def clean(grey: Pixels) -> tuple[Pixels, float]:
     """Takes away salt, pepper and pinholes, and estimates the noise's standard deviation.
 
-    Without salt no pixel is darker or lighter than all of its neighbours. Noise is what is left of
-    each 3x3 neighbourhood without its local plane; Immerkaer 1996, "Fast Noise Variance
-    Estimation". Its median hardly depends on strokes.
+    No pixel stays darker or lighter than all of its neighbours. Noise is what 3x3 neighbourhoods
+    have besides a plane, by the median; Immerkaer 1996, "Fast Noise Variance Estimation".
     """
     if max(grey.shape) >= SPECKED:
         lightest, darkest = cv2.dilate(grey, _AROUND), cv2.erode(grey, _AROUND)
@@ -110,9 +105,8 @@ def clean(grey: Pixels) -> tuple[Pixels, float]:
 def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
     """Measures how dark each pixel is against the paper around it: 0, or up to 255 for black.
 
-    Darkness is a ratio of brightnesses, which is the same in light and in shadow. The brightness of
-    the paper under the ink is that of a morphological closing, which keeps the edges of shadows,
-    unlike a mean.
+    Darkness is a ratio of brightnesses, the same in light and in shadow. That of the paper under
+    the ink is a morphological closing's, which keeps the edges of shadows, unlike a mean.
 
     Args:
         grey: brightness of dark ink on light paper, (H, W).

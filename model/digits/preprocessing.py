@@ -4,6 +4,8 @@ MNIST's convention (LeCun, Cortes and Burges): white ink on black, 28x28, the di
 20-pixel box with antialiasing, its centre of mass in the middle of the image.
 """
 
+import itertools
+import math
 from typing import NamedTuple
 
 import cv2
@@ -21,23 +23,21 @@ _LOOK_SIDES, _DIGIT_SIDE = (128, 320), 120
 # The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
 # widths of the strokes that were found.
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
-# Ink has at least this contrast to the paper, in grey levels; less is a sensor's noise. The second
-# is for averages of pixels, and where ink was found. And it has this share of most ink's darkness.
+# Ink has at least this contrast to the paper, in grey levels; the second for averages of pixels,
+# and where ink was found. And it has this share of most ink's darkness.
 _LEAST_CONTRASTS, _LIGHTEST = (16, 10), 0.55
-# A digit has at least this number of pixels: less is dust. A pen's strokes have at most this
-# length, in longer sides (in 1,000 renderings at most 4); noise, textures and text have more.
+# A digit has at least this number of pixels. A pen's strokes have at most this length, in longer
+# sides (in 1,000 renderings at most 4); noise, textures and text have more.
 _LEAST_AREA, _LONGEST_STROKES = 5, 6
 # At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
-# its longer side, as it does for a digit that is out of focus by 5 % of its height. Marks fainter
-# than `_FAINT` are more often shadows: they need it within an eighth of their stroke's width.
+# its longer side, as where it is out of focus by 5 % of its height; in marks fainter than `_FAINT`,
+# which are more often shadows, within an eighth of their stroke's width.
 _SHARP, _EDGE_SHARE, _FAINT = 0.7, 12, 0.3 * 255
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-
 # A picture of MNIST's size is in MNIST's form if its outer 4 pixels hold less than this share of
-# the ink, if it is disturbed, or of a clean digit that is longer than MNIST's box: with more it was
-# enlarged. One part with this share of all ink is clean.
-_MARGIN, _DISTURBED, _CLEAN_MARGIN, _CLEAN = 4, 0.4, 0.25, 0.95
-
+# the ink; the second, if nearly all of it, `_CLEAN`, is one part that is longer than `_ENLARGED`.
+# What disturbs one part is at an end of it: the rest is in the middle, but for `_OFF` pixels.
+_MARGIN, _MOST_IN_MARGIN, _CLEAN, _ENLARGED, _OFF = 4, (0.4, 0.25), 0.95, 25, 3.5
 _UNIFORM = "the image is uniform; send a digit that stands out from its background"
 _ALL_OVER = (
     "marks are all over the image, as in noise, a texture or a page of text; "
@@ -166,11 +166,24 @@ def _is_disturbed(look: Look) -> bool:
 
     A network reads such an image better as it is than after what is cut out of it.
     """
-    if look.is_clean and look.digits[0].side <= fitting.BOX:
+    digit = look.digits[0]
+    is_moved = _off_middle(look.darkness, digit.box) > _OFF
+    if look.is_clean and (digit.side <= fitting.BOX or is_moved):
         return False
-    most = _CLEAN_MARGIN if look.is_clean else _DISTURBED
+    most = _MOST_IN_MARGIN[look.is_clean and digit.side > _ENLARGED]
     middle = look.darkness[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
     return int(middle.sum()) > (1 - most) * int(look.darkness.sum())
+
+
+def _off_middle(darkness: Pixels, box: Box) -> float:
+    """How far the centre of mass is from the middle, cut to MNIST's box from the best corner."""
+    starts = ({low, max(low, high - fitting.BOX)} for low, high in (box[::2], box[1::2]))
+    distances = []
+    for x, y in itertools.product(*starts):
+        cut = cv2.moments(crop(darkness, (x, y, x + fitting.BOX, y + fitting.BOX)))
+        centre = (at + cut[axis] / max(cut["m00"], 1) for at, axis in ((x, "m10"), (y, "m01")))
+        distances.append(math.dist([*centre], [(SIDE - 1) / 2] * 2))
+    return min(distances)
 
 
 def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:

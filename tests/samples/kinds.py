@@ -89,6 +89,7 @@ KINDS: Mapping[str, Kind] = {
     "printed 1": _of_ones(photographed.printed_one),
     "1 with a flag": _of_ones(photographed.drawn_one),
     "other range": _of_strokes(saved.other_range),
+    "28x28, anywhere": _of_strokes(saved.shrunk),
     "8x8 to 8000x6000": _of_strokes(saved.any_size),
 }
 

@@ -143,6 +143,15 @@ def _enlarged(values: Values, parameters: Parameters, low: float, high: float) -
 # Sizes
 
 
+def shrunk(strokes: Shares, parameters: Parameters) -> bytes:
+    """A canvas that a page has shrunk to MNIST's size, on which somebody has drawn anywhere."""
+    if parameters.chance(0.5):
+        strokes = thicken(strokes, max(strokes.shape) * parameters.between(0.01, 0.05))
+    digit, box = put(strokes, Box(0, 0, 28, 28), parameters, (0.5, 1.0))
+    cover = lay(digit, box, 28, 28)
+    return encode(255 * (cover if parameters.chance(0.5) else 1 - cover))
+
+
 def any_size(strokes: Shares, parameters: Parameters) -> bytes:
     """8x8 to 8000x6000; few of the largest."""
     large = parameters.chance(0.06)

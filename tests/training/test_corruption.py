@@ -11,6 +11,7 @@ from training.corruption import (
     contrast,
     corrupt,
     dots,
+    hollow,
     lines,
     spatter,
 )
@@ -80,3 +81,10 @@ def test_spatter_only_adds_ink_and_lines_remove_some_too() -> None:
 def test_contrast_keeps_ink_brighter_than_the_paper_around_it() -> None:
     after = contrast(digits(50), seeded())
     assert (after[:, 14, 13] > after[:, 14, 8]).all()
+
+
+def test_hollow_strokes_are_bright_along_their_edges_alone() -> None:
+    after = hollow(digits(20), seeded()).clip(0, 255)
+    assert (after[:, 10:18, 12:16] == 0).all()
+    assert (after[:, 8, 12] >= 200).all()
+    assert (after[:, :6] == 0).all()

@@ -41,6 +41,27 @@ def test_mnists_digits_enlarged_are_not_several(mnist_folder: Path) -> None:
         assert find_digits(~np.array(large)).boxes == ()
 
 
+@pytest.mark.parametrize("side", [22, 24, 28])
+def test_a_larger_digit_anywhere_in_a_small_picture_is_read(
+    side: int, mnist_folder: Path, default_checkpoint: Checkpoint
+) -> None:
+    network, generator = default_checkpoint.network, np.random.default_rng(side)
+    images = load_images("train", mnist_folder)[slice(-300, None)]
+    wrong = 0
+    for image, label in zip(images.pixels, images.labels, strict=True):
+        rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+        ink = Image.fromarray(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        size = [round(length * side / max(ink.size)) for length in ink.size]
+        canvas = Image.new("L", (28, 28))
+        place = [int(generator.integers(0, 29 - length)) for length in size]
+        canvas.paste(ink.resize((size[0], size[1]), Image.Resampling.BICUBIC), (place[0], place[1]))
+        x = normalise(find_digits(np.array(canvas)).pixels, network.config)
+        wrong += int(forward(network, x).argmax()) != label
+    # Of 1,000 images at most 6.9 % were; 17 % where all that is a little too large was left as it
+    # is.
+    assert wrong <= 0.09 * len(images)
+
+
 def test_the_digit_that_is_read_is_one_of_them(default_checkpoint: Checkpoint) -> None:
     network = default_checkpoint.network
     x = normalise(find_digits(row_of(8, 3)).pixels, network.config)

@@ -46,6 +46,23 @@ def test_a_clean_digit_off_the_middle_is_centred(shift: tuple[int, int]) -> None
         assert distance(centred, image) < 12
 
 
+@pytest.mark.parametrize("row", [1, 24])
+def test_a_jagged_line_at_an_end_of_a_digit_is_left_with_it(row: int) -> None:
+    points = np.array([(x, row + x // 3 % 2 * 3) for x in range(4, 25, 3)])
+    for digit in range(10):
+        image = preprocess_image(draw(digit))
+        cv2.polylines(image, [points], False, 255)
+        cv2.line(image, (14, 14), (14, row), 255, 2)  # the digit and the line are one part
+        assert find_digits(image).pixels.tobytes() == image.tobytes()
+
+
+def test_two_lines_that_meet_in_a_corner_are_cut_out() -> None:
+    """Half of the windows in which the digit would be are empty."""
+    image = np.zeros((28, 28), np.uint8)
+    image[24:26, 2:26] = image[2:26, 24:26] = 255
+    assert find_digits(image).pixels.tobytes() != image.tobytes()
+
+
 def test_an_image_with_marks_in_its_corners_alone_is_cut_out() -> None:
     """Not in MNIST's form: a small digit, and more ink in the margin than in the middle."""
     image = np.zeros((28, 28), np.uint8)
