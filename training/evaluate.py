@@ -12,6 +12,7 @@ from model.arrays import Array
 from model.checkpoint import DEFAULT_CHECKPOINT
 from model.layered import LayeredConfig, LayeredNetwork
 from model.network import MLP
+from model.sampling.sites import round_rate
 from model.uncertainty.statistics import entropy
 from training.answers import Subject, answer_all, dataset_of, load_digit_network
 from training.config import EvaluateOptions
@@ -128,7 +129,7 @@ def _describe(subject: Subject) -> dict[str, Any]:
         "version": checkpoint.version,
         "network": describe_network(checkpoint.network),
         "serving_rates": rates,
-        "training_rates": list(checkpoint.training.get("dropout_rates", rates)),
+        "training_rates": list(map(round_rate, checkpoint.training.get("dropout_rates", rates))),
         "training": dict(checkpoint.training),
         "calibration": dict(checkpoint.calibration),
     }

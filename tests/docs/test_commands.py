@@ -72,7 +72,7 @@ ELSEWHERE = {
     r"python -m tests\.training\.measure_": "minutes; tests/training/test_operating_points.py",
     r"python -m tests\.load\.scoring actors$": "minutes, and needs Ray; tests/app/scoring",
     r"python -m tests\.load\.v2_(mutations|rate)": "minutes; tests/app/open_inference",
-    r"python -m tests\.load\.peers\.(compare|overload|report)$": "installs 5 GB; tests/load/peers",
+    r"python -m tests\.load\.peers\.(compare|overload|report)$": "installs 6 GB; tests/load/peers",
     r"python -m tests\.deployment\.check_container$": "tests/deployment/test_image.py",
 }
 
@@ -258,7 +258,7 @@ def test_the_recipe_is_the_one_that_the_committed_network_records() -> None:
     assert made_before == first["recipe"]
     parser = build_parser()
     every = (parser.parse_args(command.split()[1:]) for command in RECIPE)
-    make_plain, *make_convnets, draw, make_first, go_on, calibrate, calibrate_plain = every
+    make_plain, *make_convnets, draw, calibrate_plain, make_first, go_on, calibrate = every
 
     assert recipe_of(config_from(make_plain, TrainConfig)) == plain["recipe"]
     for command, made in zip(make_convnets, (convnet, other_convnet), strict=True):

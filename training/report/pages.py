@@ -37,7 +37,7 @@ _LIMITS = """\
 {outliers}- One digit at a time: of two digits in one picture it reads neither.
 - Turned by more than about 30 degrees a digit is another sign, and often another digit, to it.
 - MC dropout is an approximation of Bayesian inference. Its uncertainty is useful, not exact; it
-  was calibrated with independent masks. Fewer passes understate it a little.
+  was calibrated with independent masks. With few passes it is too small, for letters by half.
 - An adversary can make it sure of anything."""
 
 _NO_OUTLIERS = """\

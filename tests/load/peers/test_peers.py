@@ -29,7 +29,7 @@ from tests.pages import command_for
 
 needs_peers = pytest.mark.skipif(
     "PEERS" not in os.environ,
-    reason=f"installs 5 GB: {command_for('the peers of the comparison')}",
+    reason=f"installs 6 GB: {command_for('the peers of the comparison')}",
 )
 PIXELS = np.stack(example_digits()[:4]).reshape(4, SIDE * SIDE)
 
