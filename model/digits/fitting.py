@@ -15,11 +15,7 @@ BOX, _FINE, _THINNEST = 20, 3, 2.0
 
 
 def fit(ink: Pixels) -> Pixels:
-    """Brings the ink of a digit alone, with a margin of paper, into MNIST's convention.
-
-    Args:
-        ink: the share of each pixel that strokes cover, 0 to 255, (H, W).
-    """
+    """Brings a digit's ink alone, shares 0 to 255, (H, W), with a margin, into MNIST's form."""
     cover = _scaled(ink, _FINE * BOX, *_extent(ink)[2:])
     missing = _THINNEST * _FINE - stroke_width(cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1])
     cover = cv2.dilate(cover, None, iterations=max(0, round(missing / 2)))
@@ -60,7 +56,7 @@ def stroke_width(ink: Pixels) -> float:
 def follows_convention(image: Pixels) -> bool:
     """Whether an image (H, W) follows MNIST's convention, as all of MNIST's test images do.
 
-    The ink's longer side is 19 or 20 pixels, and its centre of mass in [13.5, 14.5) on both axes.
+    Its ink is 19 or 20 pixels long, and its centre of mass in [13.5, 14.5) on both axes.
     """
     if image.shape != (SIDE, SIDE):
         return False

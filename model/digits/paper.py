@@ -13,31 +13,25 @@ from model.arrays import Pixels
 from model.compiling import compiled
 
 cv2.setNumThreads(1)
-# Paper has at least these shares of the picture and of the smallest rectangle around it (ellipses
+# A sheet has at least these shares of the picture and of the smallest rectangle around it (ellipses
 # have 0.79), and marks with this share of its longer side; and is along at most two of the edges.
 _LEAST_PAPER, _LEAST_RECTANGLE, _LEAST_MARK = 0.04, 0.86, 0.12
-# The surroundings of a pixel, as a share of the picture's longer side.
-_SURROUNDINGS = 0.25
-# In smaller pictures, pixels, a single one can be the hole of a loop.
-SPECKED = 50
-# Ink has at least this contrast, in standard deviations of the noise.
-_NOISE_REACH = 4
+# Paper that is even has at least these shares of the picture and of its edges.
+_MOST_PAPER, _EDGES = 0.7, 0.9
+SPECKED = 50  # In smaller pictures, pixels, a single one can be the hole of a loop.
+_NOISE_REACH = 4  # The least contrast of ink, in standard deviations of the noise.
 # A line is visible in at least this share of the picture, in a picture of at least this side.
 _LEAST_LINE, _LEAST_SIDE = 0.75, 60
 # The steepest line on a sheet that is held by hand, as a tangent: 5 degrees. Steps of 0.4 degrees.
 _STEEPEST, _STEP = 0.09, 0.0075
-# Lines are at most this thick, as a share of the picture's longer side, at least this dark, and at
-# most this share of the darkest: that is ink.
+# Lines have at most this share of the longer side, at least this darkness, and less than ink has.
 _THICKEST, _FAINTEST, _LINE = 0.03, 6, 0.75
 _AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
 _BEND = np.array([1, -2, 1], np.float32)
 
 
 def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
-    """Averages squares of pixels until the longer side is at most `longest`, and says how large.
-
-    What does not fill a square at the right and lower edge is left out.
-    """
+    """Averages squares of pixels until the longer side is at most `longest`, and says how large."""
     factor = -(-max(image.shape) // longest)
     if factor == 1:
         return image, 1
@@ -47,7 +41,7 @@ def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
 
 
 def find_sheets(grey: Pixels) -> Iterator[tuple[Pixels, bool]]:
-    """Finds the paper: polygons of one brightness with marks of another, the smallest first.
+    """Finds polygons of one brightness with marks of another, the smallest first.
 
     Yields pictures with what surrounds the paper in its brightness, and whether marks are dark.
     """
@@ -77,22 +71,26 @@ def find_sheets(grey: Pixels) -> Iterator[tuple[Pixels, bool]]:
 
 
 def is_ink_dark(grey: Pixels) -> bool:
-    """Whether the ink is darker than the paper, where shadows hide the paper's outline.
-
-    Ink is sparse: most pixels differ little from the mean of their surroundings, and few, which are
-    ink, differ much. The skewness of the differences has the sign of the ink.
-    """
-    side = 2 * max(1, round(_SURROUNDINGS * max(grey.shape))) + 1
+    """Whether ink, the few pixels that differ much from those around, is dark: by the skewness."""
+    side = 2 * max(1, round(max(grey.shape) / 4)) + 1
     mean = cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE)
     difference = cv2.subtract(grey, mean, dtype=cv2.CV_32F)
     return cv2.sumElems(difference * difference * difference)[0] <= 0
 
 
-def clean(grey: Pixels) -> tuple[Pixels, float]:
-    """Takes away salt, pepper and pinholes, and estimates the noise's standard deviation.
+def find_even(grey: Pixels) -> int | None:
+    """The brightness of even paper, as of a drawing: of most pixels and along the edges."""
+    value = quantile(grey, 0.5)
+    same = grey == value
+    edges = np.concatenate((same[0], same[-1], same[:, 0], same[:, -1]))
+    return value if same.mean() >= _MOST_PAPER and edges.mean() >= _EDGES else None
 
-    No pixel stays darker or lighter than all of its neighbours. Noise is what 3x3 neighbourhoods
-    have besides a plane, by the median; Immerkaer 1996, "Fast Noise Variance Estimation".
+
+def clean(grey: Pixels) -> tuple[Pixels, float]:
+    """Leaves no pixel darker or lighter than all around it, and estimates the noise's deviation.
+
+    It is the median of what 3x3 pixels have besides a plane; Immerkaer 1996, "Fast Noise Variance
+    Estimation".
     """
     if max(grey.shape) >= SPECKED:
         lightest, darkest = cv2.dilate(grey, _AROUND), cv2.erode(grey, _AROUND)
@@ -102,7 +100,9 @@ def clean(grey: Pixels) -> tuple[Pixels, float]:
     return grey, quantile(left, 0.5) / (6 * 0.6745)
 
 
-def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pixels:
+def measure_darkness(
+    grey: Pixels, least: float, noise: float, reach: int, even: int | None = None
+) -> Pixels:
     """Measures how dark each pixel is against the paper around it: 0, or up to 255 for black.
 
     Darkness is a ratio of brightnesses, the same in light and in shadow. That of the paper under
@@ -111,12 +111,15 @@ def measure_darkness(grey: Pixels, least: float, noise: float, reach: int) -> Pi
     Args:
         grey: brightness of dark ink on light paper, (H, W).
         least: the least contrast of ink, grey levels.
-        noise: standard deviation of the noise, grey levels.
-        reach: strokes of up to twice this width, or of up to this width at the picture's edge, are
-            ink; wider dark areas are shadow.
+        noise: its standard deviation, grey levels.
+        reach: strokes of up to twice this width are ink, at the edge up to this; wider ones shadow.
+        even: the brightness of paper that is even.
     """
-    square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square)
+    if even is None:
+        square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+        paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square)
+    else:
+        paper = np.full_like(grey, even)
     darkness = cv2.subtract(paper, grey)
     # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
     contrast = cv2.subtract(darkness, quantile(darkness, 0.2))

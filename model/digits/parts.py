@@ -8,25 +8,24 @@ from numpy.typing import NDArray
 
 from model.arrays import Pixels
 
-# Parts with a smaller share of the main one's area are dust. The largest gap between parts of a
-# digit, as a share of its longer side.
+# Parts with less of the main one's area are dust; the largest gap in a digit, in longer sides.
 _LEAST_PART, _NEAR = 0.015, 0.3
 # Further digits have at least this share of the main one's longer side, and at most this share of
-# their outline along the picture's edge; a part with more than `ALONG_EDGE` of it is a shadow.
+# their outline along the edge; a part with more than `ALONG_EDGE` of it is a shadow.
 _LEAST_DIGIT, _MOST_ALONG_EDGE, ALONG_EDGE = 0.5, 0.05, 0.25
 # Handwriting has at most this number of parts, print more. Digits have this share of all ink.
 _MOST_PARTS, _LEAST_SHARE = 60, 0.4
-# Separate digits have between them more than the first share of the taller one's height, in print
-# 0.1 and within a 4 less; and they have in common at least the second share of it.
+# Separate digits have a gap of more than the first share of the taller one's height, in print 0.1
+# and within a 4 less; and they have in common at least the second share of it.
 _LEAST_GAP, _LEAST_COMMON_HEIGHT = 0.08, 0.5
-# A line at a digit is this much wider than high, and over it off its middle by at most this share
-# of its width. Of the 158 detached bars of fives in MNIST's training set 97 % are more.
+# A line at a digit is this much wider than high, and over it off its middle by less than this share
+# of its width. Of 158 detached bars of fives in MNIST's training set 97 % are more.
 _FLAT, _OFF_MIDDLE = 2.0, 0.17
 # A frame holds a part with at least this share of its longer side. Its remains are along their box.
 _LEAST_HELD = 0.2
-# A digit and a line that it stands on or hangs from are at least this wide, as a share of their
-# height. The line is all there is at both sides for at least `_BEYOND` and together `_MOST_BEYOND`
-# of the width, and within `_THICK` of it from the edge; not so in 5,000 of MNIST's, enlarged.
+# A digit and a line that it touches are at least this wide, in heights. The line is all there is at
+# both sides for at least `_BEYOND` and together `_MOST_BEYOND` of the width, and within `_THICK` of
+# it from the edge; not so in 5,000 of MNIST's, enlarged.
 _WIDE, _BEYOND, _MOST_BEYOND, _THICK = 0.88, 0.12, 0.85, 0.16
 Box = tuple[int, ...]  # left, top, right and bottom, the last two exclusive
 

@@ -4,7 +4,6 @@ MNIST's convention (LeCun, Cortes and Burges): white ink on black, 28x28, the di
 20-pixel box with antialiasing, its centre of mass in the middle of the image.
 """
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -17,47 +16,37 @@ from model.digits.parts import Box, Part, crop
 from model.errors import NoInkError
 from model.literals import SIDE
 
-# Digits are searched in a picture of at most the first longer side, and if there are none, of the
-# second, where thin strokes do not vanish. What is cut out has at most `_DIGIT_SIDE`.
+# Longer sides of the pictures in which digits are searched; in the second, if there are none in the
+# first, since thin strokes vanish. What is cut out has at most `_DIGIT_SIDE`.
 _LOOK_SIDES, _DIGIT_SIDE = (128, 320), 120
-# The widest strokes that are searched, as shares of the picture's longer side; and later, in mean
-# widths of the strokes that were found.
+# The widest strokes, at first in longer sides of the picture, later in mean widths of those found.
 _REACHES, _WIDEST_STROKE = (0.25, 0.08), 2
-# Ink has at least this contrast to the paper, in grey levels; the second for averages of pixels,
-# and where ink was found. And it has this share of most ink's darkness.
+# Ink's least contrast, grey levels, the second for averages of pixels and where ink was found; and
+# its least share of most ink's darkness.
 _LEAST_CONTRASTS, _LIGHTEST = (16, 10), 0.55
 # A digit has at least this number of pixels. A pen's strokes have at most this length, in longer
 # sides (in 1,000 renderings at most 4); noise, textures and text have more.
 _LEAST_AREA, _LONGEST_STROKES = 5, 6
-# At this share of a digit's outline the brightness rises to half of the paper's within a twelfth of
-# its longer side, as where it is out of focus by 5 % of its height; in marks fainter than `_FAINT`,
-# which are more often shadows, within an eighth of their stroke's width.
+# At this share of its outline a digit's brightness rises to half of the paper's within a twelfth of
+# its side, in focus or not; in marks fainter than `_FAINT`, often shadows, an eighth of a stroke.
 _SHARP, _EDGE_SHARE, _FAINT = 0.7, 12, 0.3 * 255
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 # A picture of MNIST's size is in MNIST's form if its outer 4 pixels hold less than this share of
 # the ink; the second, if nearly all of it, `_CLEAN`, is one part that is longer than `_ENLARGED`.
 # What disturbs one part is at an end of it: the rest is in the middle, but for `_OFF` pixels.
 _MARGIN, _MOST_IN_MARGIN, _CLEAN, _ENLARGED, _OFF = 4, (0.4, 0.25), 0.95, 25, 3.5
+_FILLED = 0.5  # Strokes cover less of a square; a black square with a white digit has 0.86.
 _UNIFORM = "the image is uniform; send a digit that stands out from its background"
-_ALL_OVER = (
-    "marks are all over the image, as in noise, a texture or a page of text; "
-    "send a picture of one digit"
-)
+_ALL_OVER = "marks are all over the image, as in noise or text; send a picture of one digit"
 _SHADOW = "only a shadow stands out; send a digit with clearer strokes"
 _SPECKS = "only specks stand out; send a larger digit"
 
 
 class Preprocessed(NamedTuple):
-    """A picture in MNIST's convention.
+    """A picture in MNIST's convention."""
 
-    Attributes:
-        pixels: ink 0 to 255, (28, 28). If there are several digits, the one with most ink.
-        boxes: if there are several digits, the box of each from left to right, in pixels of the
-            original picture; empty for a single digit.
-    """
-
-    pixels: Pixels
-    boxes: tuple[Box, ...] = ()
+    pixels: Pixels  # ink 0 to 255, (28, 28); of several digits that with most ink
+    boxes: tuple[Box, ...] = ()  # of several digits from left to right, in the original picture
 
 
 class Look(NamedTuple):
@@ -68,7 +57,13 @@ class Look(NamedTuple):
     stroke_width: float  # of that digit, pixels
     darkness: Pixels  # of ink against the paper, 0 elsewhere, (H, W)
     is_dark: bool  # ink is darker than paper
-    is_clean: bool  # nearly all ink is one connected part
+    is_clean: bool  # nearly all ink is one connected part, the first digit
+    even: int | None  # the brightness of paper that is even, after `is_dark`
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there is nothing but strokes: no filled area, which may be another paper."""
+        return self.is_clean and self.digits[0].area < _FILLED * self.digits[0].side ** 2
 
 
 def find_digits(
@@ -82,7 +77,7 @@ def find_digits(
         scale: how many times as large the original picture is.
 
     Raises:
-        NoInkError: the picture holds no digit.
+        NoInkError: there is no digit.
     """
     has_mnists_size = image.shape == (SIDE, SIDE)
     if fitting.follows_convention(image):
@@ -105,13 +100,19 @@ def _search(image: Pixels) -> tuple[Look, int]:
     for longest in _LOOK_SIDES:
         refusals: list[str] = []
         grey, factor = paper.reduce(image, longest)
+        least = _LEAST_CONTRASTS[factor > 1]
+        if (even := paper.find_even(grey)) is not None:
+            is_dark = cv2.mean(grey)[0] < even
+            found = _look_at(grey, is_dark, _REACHES[0], least, even if is_dark else 255 - even)
+            if isinstance(found, Look) and found.is_drawn:
+                return found, factor
         usual = paper.is_ink_dark(grey)
         for sheet, is_dark in [*paper.find_sheets(grey), (grey, usual), (grey, not usual)]:
             # Where the picture is full of marks, as of text, what is between them is no ink.
             if is_dark != usual and set(refusals) == {_ALL_OVER}:
                 break
             for share in _REACHES:
-                found = _look_at(sheet, is_dark, share, _LEAST_CONTRASTS[factor > 1])
+                found = _look_at(sheet, is_dark, share, least)
                 if isinstance(found, Look):
                     return found, factor
                 refusals.append(found)
@@ -120,11 +121,14 @@ def _search(image: Pixels) -> tuple[Look, int]:
     raise NoInkError(f"no ink: {refusals[0]}")
 
 
-def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look | str:
+def _look_at(
+    sheet: Pixels, is_dark: bool, share: float, least: int, even: int | None = None
+) -> Look | str:
     """Measures the ink, leaves out lines and groups strokes; or says why there is no digit."""
-    grey, noise = paper.clean(sheet if is_dark else ~sheet)
+    grey = sheet if is_dark else ~sheet
+    grey, noise = paper.clean(grey) if even is None else (grey, 0)
     reach = max(1, round(share * max(grey.shape)))
-    darkness = paper.remove_lines(paper.measure_darkness(grey, least, noise, reach))
+    darkness = paper.remove_lines(paper.measure_darkness(grey, least, noise, reach, even))
     typical = paper.typical_darkness(darkness)
     if not typical:
         return _UNIFORM if noise < least else _ALL_OVER
@@ -138,8 +142,9 @@ def _look_at(sheet: Pixels, is_dark: bool, share: float, least: int) -> Look | s
     mask = chosen[numbers]
     parts.strip_line(mask, digits[0].box)
     width = fitting.stroke_width(mask)
-    is_clean = found[0].area > _CLEAN * sum(part.area for part in found)
-    look = Look(digits, mask, width, darkness, is_dark, is_clean)
+    area = sum(part.area for part in found)
+    is_clean = digits[0].numbers == found[0].numbers and found[0].area > _CLEAN * area
+    look = Look(digits, mask, width, darkness, is_dark, is_clean, even)
     return _judge_strokes(grey, look) or look
 
 
@@ -162,10 +167,7 @@ def _judge_strokes(grey: Pixels, look: Look) -> str:
 
 
 def _is_disturbed(look: Look) -> bool:
-    """Whether an image of MNIST's size is in MNIST's form but for noise, lines or spatter.
-
-    A network reads such an image better as it is than after what is cut out of it.
-    """
+    """Whether an image of MNIST's size is in MNIST's form but for noise, lines or spatter."""
     digit = look.digits[0]
     is_moved = _off_middle(look.darkness, digit.box) > _OFF
     if look.is_clean and (digit.side <= fitting.BOX or is_moved):
@@ -177,13 +179,12 @@ def _is_disturbed(look: Look) -> bool:
 
 def _off_middle(darkness: Pixels, box: Box) -> float:
     """How far the centre of mass is from the middle, cut to MNIST's box from the best corner."""
-    starts = ({low, max(low, high - fitting.BOX)} for low, high in (box[::2], box[1::2]))
-    distances = []
-    for x, y in itertools.product(*starts):
+    xs, ys = ({low, max(low, high - fitting.BOX)} for low, high in (box[::2], box[1::2]))
+    centres = []
+    for x, y in ((x, y) for x in xs for y in ys):
         cut = cv2.moments(crop(darkness, (x, y, x + fitting.BOX, y + fitting.BOX)))
-        centre = (at + cut[axis] / max(cut["m00"], 1) for at, axis in ((x, "m10"), (y, "m01")))
-        distances.append(math.dist([*centre], [(SIDE - 1) / 2] * 2))
-    return min(distances)
+        centres.append([x + cut["m10"] / max(cut["m00"], 1), y + cut["m01"] / max(cut["m00"], 1)])
+    return min(math.dist(centre, [(SIDE - 1) / 2] * 2) for centre in centres)
 
 
 def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
@@ -195,10 +196,10 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     near = cv2.dilate(mask, None, iterations=2)
     if factor > 1:
         part = crop(image, box, factor)
-        part, closer = paper.reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
-        grey, noise = paper.clean(part)
+        grey, closer = paper.reduce(part if look.is_dark else ~part, _DIGIT_SIDE)
+        grey, noise = paper.clean(grey) if look.even is None else (grey, 0)
         reach = round(_WIDEST_STROKE * look.stroke_width * factor / closer) + 2
-        darkness = paper.measure_darkness(grey, _LEAST_CONTRASTS[1], noise / 2, reach)
+        darkness = paper.measure_darkness(grey, _LEAST_CONTRASTS[1], noise / 2, reach, look.even)
         near = cv2.resize(near, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
     ink = darkness * near
     if not cv2.countNonZero(ink):

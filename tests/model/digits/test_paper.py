@@ -7,9 +7,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from model.arrays import Pixels
+from model.digits import paper
 from model.digits.preprocessing import find_digits
 from model.errors import NoInkError
-from tests.model.digits.pictures import distance, draw
+from tests.model.digits.pictures import distance, draw, draw_varied
 from tests.samples.draw import preprocess_image
 
 # Of 255, at most: widths are rounded another way where a digit lies elsewhere. The nearest two
@@ -62,6 +63,34 @@ def test_white_on_black_in_a_white_margin_is_white_ink() -> None:
     for digit in range(10):
         figure = np.pad(255 - draw(digit), 60, constant_values=255)
         assert distance(preprocess_image(figure), preprocess_image(draw(digit))) < _ALIKE
+
+
+def test_a_drawing_is_read_as_with_grain_and_costs_no_search_for_paper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = np.random.default_rng(0)
+    drawings = [picture for picture in draw_varied() if paper.find_even(picture) is not None]
+    assert len(drawings) > 100
+    with_grain = []
+    for picture in drawings:
+        grain = generator.integers(0, 3, picture.shape).astype(np.uint8)
+        grainy = np.clip(picture.astype(int) - 2, 0, 253).astype(np.uint8) + grain
+        assert paper.find_even(grainy) is None
+        with_grain.append(find_digits(grainy).pixels)
+
+    monkeypatch.setattr(paper, "find_sheets", None)
+    for picture, expected in zip(drawings, with_grain, strict=True):
+        assert distance(find_digits(picture).pixels, expected) < _ALIKE
+
+
+def test_paper_is_even_where_most_of_it_and_of_the_edges_has_one_brightness() -> None:
+    drawing = draw(4)
+    on_a_desk = np.pad(drawing, 4, constant_values=200)
+    shaded = np.minimum(drawing, np.linspace(150, 255, 140).astype(np.uint8))
+    assert paper.find_even(drawing) == 255
+    assert paper.find_even(~drawing) == 0
+    assert paper.find_even(on_a_desk) is None
+    assert paper.find_even(shaded) is None
 
 
 def test_the_steps_are_given_out() -> None:
