@@ -83,7 +83,8 @@ def find_even(grey: Pixels) -> int | None:
     value = quantile(grey, 0.5)
     same = grey == value
     edges = np.concatenate((same[0], same[-1], same[:, 0], same[:, -1]))
-    return value if same.mean() >= _MOST_PAPER and edges.mean() >= _EDGES else None
+    most, at_edges = (np.count_nonzero(each) / each.size for each in (same, edges))
+    return value if most >= _MOST_PAPER and at_edges >= _EDGES else None
 
 
 def clean(grey: Pixels) -> tuple[Pixels, float]:

@@ -71,6 +71,7 @@ ELSEWHERE = {
     r"python -m tests\.load\.(capacity$|curves --figures )": "tests/load/test_load.py",
     r"python -m tests\.training\.measure_": "minutes; tests/training/test_operating_points.py",
     r"python -m tests\.load\.scoring actors$": "minutes, and needs Ray; tests/app/scoring",
+    r"python -m tests\.load\.ray_serve( --haproxy)?$": "minutes; tests/deployment/test_ray.py",
     r"python -m tests\.load\.v2_(mutations|rate)": "minutes; tests/app/open_inference",
     r"python -m tests\.load\.peers\.(compare|overload|report)$": "installs 6 GB; tests/load/peers",
     r"python -m tests\.deployment\.check_container$": "tests/deployment/test_image.py",
