@@ -112,7 +112,7 @@ def measure_darkness(
     Args:
         grey: brightness of dark ink on light paper, (H, W).
         least: the least contrast of ink, grey levels.
-        noise: its standard deviation, grey levels.
+        noise: standard deviation of the noise, grey levels.
         reach: strokes of up to twice this width are ink, at the edge up to this; wider ones shadow.
         even: the brightness of paper that is even.
     """
