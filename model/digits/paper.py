@@ -24,7 +24,7 @@ _NOISE_REACH = 4  # The least contrast of ink, in standard deviations of the noi
 _LEAST_LINE, _LEAST_SIDE = 0.75, 60
 # The steepest line on a sheet that is held by hand, as a tangent: 5 degrees. Steps of 0.4 degrees.
 _STEEPEST, _STEP = 0.09, 0.0075
-# Lines have at most this share of the longer side, at least this darkness, and less than ink has.
+# A line's greatest thickness, in longer sides, least darkness, and greatest share of the darkest.
 _THICKEST, _FAINTEST, _LINE = 0.03, 6, 0.75
 _AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
 _BEND = np.array([1, -2, 1], np.float32)
