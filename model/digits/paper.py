@@ -123,9 +123,10 @@ def measure_darkness(
         paper = np.full_like(grey, even)
     darkness = cv2.subtract(paper, grey)
     # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
-    contrast = cv2.subtract(darkness, quantile(darkness, 0.2))
-    marks = contrast >= max(least, _NOISE_REACH * noise) - 0.5
-    return cv2.divide(contrast * marks, paper, scale=255)
+    if lift := quantile(darkness, 0.2):
+        darkness = cv2.subtract(darkness, lift)
+    least = max(least, _NOISE_REACH * noise) - 0.5
+    return cv2.divide(cv2.threshold(darkness, least, 0, cv2.THRESH_TOZERO)[1], paper, scale=255)
 
 
 def remove_lines(darkness: Pixels) -> Pixels:
