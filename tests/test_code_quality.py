@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("app", "model", "training")
 
-MOST_LINES = {"app": 16_220, "training": 8_115, "model/digits": 600}
+MOST_LINES = {"app": 16_310, "training": 8_115, "model/digits": 600}
 MOST_LINES_OF_A_FILE = 400
 MOST_ENTRIES = 12
 LONGEST_CHAIN = 9

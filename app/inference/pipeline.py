@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -118,7 +118,8 @@ class Predictor(Admission):
         self._answers.check(parameters)
         steps: Steps | None = {} if parameters.return_steps else None
         started = time.monotonic()
-        read = self._reader.read_inline(image, parameters.preprocess, self.spec, steps)
+        mode = parameters.preprocess
+        read = await self._reader.read_inline(image, mode, self.spec, steps)
         if read is None:
             decoding = self._reader.charge([image])
             with self._admit([image], parameters, decoding), decoding:
@@ -132,6 +133,7 @@ class Predictor(Admission):
         else:
             answer = self._predict(read, parameters, steps)
         timings = Timings(decoded - started, 0.0, time.monotonic() - decoded)
+        await self._reader.cohort.begin_stage()
         self._recorder.note(image, parameters, answer)
         return answer, timings
 
@@ -227,12 +229,11 @@ class Predictor(Admission):
         parameters: PredictParameters,
         deadline: float,
         steps: Steps | None = None,
-        *,
-        cost: int | None = None,
+        **options: Any,
     ) -> Preprocessed:
         """What the network sees; see `PictureReader.read`."""
         mode = parameters.preprocess
-        return await self._reader.read(image, mode, deadline, self.spec, steps, cost=cost)
+        return await self._reader.read(image, mode, deadline, self.spec, steps, **options)
 
     async def _read_of_batch(
         self, image: Image | ApiError, parameters: PredictParameters, deadline: float
@@ -240,7 +241,7 @@ class Predictor(Admission):
         if isinstance(image, ApiError):
             return image
         try:
-            return await self._read(image, parameters, deadline)
+            return await self._read(image, parameters, deadline, in_stages=False)
         except ApiError as error:
             if error.kind is ErrorCode.DEADLINE_EXCEEDED:
                 raise

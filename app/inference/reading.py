@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import Backlog, Charge, size_of
+from app.inference.cohort import Cohort
 from app.inference.decoding import Image, decode, decode_as_shown, decode_inline
 from app.inference.decoding_cost import LARGE, decoding_cost
 from app.inference.encoding import encode_small
@@ -111,7 +112,11 @@ class _Task(NamedTuple):
 
 
 class PictureReader:
-    """Reads small pictures on the event loop and larger ones in a thread."""
+    """Reads small pictures on the event loop and larger ones in a thread.
+
+    Attributes:
+        cohort: of the requests with small pictures, or with none.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._max_pixels = settings.max_pixels
@@ -122,6 +127,7 @@ class PictureReader:
         self._running: list[_Task] = []
         self._since = 0.0  # when the latest of them ended, or the first began
         self._is_closed = False
+        self.cohort = Cohort()
         # What is admitted and not decoded yet.
         self.backlog = Backlog(_COSTS_PER_SECOND)
 
@@ -135,7 +141,7 @@ class PictureReader:
         """Seconds that pictures of this cost would wait for a thread; see `charge`."""
         return self.backlog.wait(cost) if cost else 0.0
 
-    def read_inline(
+    async def read_inline(
         self,
         image: Image,
         mode: Preprocess,
@@ -143,8 +149,11 @@ class PictureReader:
         steps: Steps | None = None,
         *,
         cost: int | None = None,
+        in_stages: bool = True,
     ) -> Preprocessed | None:
         """As `read`, on the event loop; None: it takes long enough to be worth the thread."""
+        cohort = self.cohort if in_stages else Cohort()
+        await cohort.begin()
         if picture_cost(image) if cost is None else cost:
             return None
         if isinstance(image, bytes) and (spec is None or spec.preparation != "none"):
@@ -152,7 +161,10 @@ class PictureReader:
             if grey is None:
                 return None
             image = grey
-        return read_picture(image, mode, spec, max_pixels=self._max_pixels, steps=steps)
+        await cohort.begin_stage()
+        read = read_picture(image, mode, spec, max_pixels=self._max_pixels, steps=steps)
+        await cohort.begin_stage()
+        return read
 
     async def read(
         self,
@@ -163,6 +175,7 @@ class PictureReader:
         steps: Steps | None = None,
         *,
         cost: int | None = None,
+        in_stages: bool = True,
     ) -> Preprocessed:
         """The pixels that the network sees.
 
@@ -173,11 +186,12 @@ class PictureReader:
             spec: of the input; None: pictures of digits.
             steps: see `read_picture`.
             cost: see `picture_cost`, where it is known.
+            in_stages: with the pictures of other requests, see `Cohort`.
 
         Raises:
             ApiError: the image cannot be decoded, or shows nothing; deadline_exceeded.
         """
-        read = self.read_inline(image, mode, spec, steps, cost=cost)
+        read = await self.read_inline(image, mode, spec, steps, cost=cost, in_stages=in_stages)
         if read is None:
             read = await self.in_thread(
                 lambda: read_picture(

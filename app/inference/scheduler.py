@@ -2,9 +2,9 @@
 
 A request brings one or many jobs, one for each image. The engine computes one step of one job at a
 time. The number of its passes follows from their measured speed, so that a step is short enough to
-run on the event loop, which gets some turns after each round of steps. Smaller requests come first,
-the oldest has its share of the time, and requests of one size take turns; see `backlog`. Waiting
-for company would only add its delay: a pass costs the same in any company.
+run on the event loop, which gets some turns after each round of steps and the answers due by then.
+Smaller requests come first, the oldest has its share of the time, and requests of one size take
+turns; see `backlog`. Waiting for company would only add its delay: a pass costs the same in any.
 
 This module knows asyncio and a clock. What a job computes is known to two functions only.
 """
@@ -16,82 +16,29 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from app.errors import ApiError, ErrorCode
 from app.inference.backlog import SIZES, Backlog, Charge, Expected
+from app.inference.queued import J, QueuedRequest, R
 
 logger = logging.getLogger("dropserve")
 
 # Of the event loop after each round. From its arrival a request takes several turns to come here,
-# and as many to be answered: with one turn a round it would wait for a round at each of them.
-TURNS_OF_A_ROUND = 4
-
-
-class Job(Protocol):
-    """The computation of one image, in steps."""
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether its answer can be made."""
-
-    @property
-    def has_partial_result(self) -> bool:
-        """Whether a partial result is due after this step."""
-
-
+# see `Cohort`, and some to be answered: with one turn a round it would wait for a round at each.
+TURNS_OF_A_ROUND = 8
 # Of the latest step in the exponential moving average of their speed.
 _WEIGHT = 0.05
 # The longest round, over the usual one.
 _MOST_ROUNDS = 5
-# The same, and the turns, while requests are refused: many in one turn take less time than one in
-# each of many, and those that come meanwhile need not wait for another round to be refused.
-_REFUSING_ROUNDS, _REFUSING_TURNS = 18, 8
-
-J = TypeVar("J", bound=Job)
-R = TypeVar("R")
+# The same while requests are refused: many in one turn take less time than one in each of many, and
+# those that come meanwhile need not wait for another round to be refused.
+_REFUSING_ROUNDS = 18
 
 # Computes passes of the job of about the cost that is given; returns what they cost.
 Step = Callable[[J, int], int]
 # Makes the answer of a job from the passes computed so far.
 MakeAnswer = Callable[[J], R]
-
-
-class _Request(Generic[J, R]):
-    """The jobs of one request, in the order of its answers."""
-
-    def __init__(
-        self, jobs: Sequence[J], deadline: float, charge: Charge, done: "asyncio.Future[None]"
-    ) -> None:
-        self.open = deque(jobs)  # not answered yet
-        self.charge = charge
-        self.cost_of_job = charge.cost // len(jobs)
-        self.done_of_job = 0  # passes of the first open job
-        self.answers: list[R | Exception] = []
-        self.deadline = deadline
-        self.done = done
-        self.events: asyncio.Queue[R | None] | None = None  # None in it is the end
-        self.spent = 0.0  # seconds of its steps since it was last put behind others of its size
-        self.seconds = 0.0  # of all its steps
-
-    def settle(self, done_of_job: int) -> None:
-        """Notes how much of the first open job is computed, in passes."""
-        self.done_of_job = done_of_job
-        left = self.cost_of_job * len(self.open) - done_of_job
-        self.charge.settle(max(0, left))
-
-    def fail(self, error: Exception) -> None:
-        """Ends every job that is not answered yet with the error."""
-        self.answers += [error] * len(self.open)
-        self.finish()
-
-    def finish(self) -> None:
-        """Wakes the caller, if there still is one."""
-        self.open.clear()
-        if self.events is not None:
-            self.events.put_nowait(None)
-        if not self.done.done():
-            self.done.set_result(None)
 
 
 class Scheduler(Generic[J, R]):
@@ -132,11 +79,13 @@ class Scheduler(Generic[J, R]):
         # What is admitted and not computed yet, and with it for a moment what is let in.
         self.backlog = Backlog(passes_per_second, note_queued)
         self.expected = Expected()
-        self._requests: deque[_Request[J, R]] = deque()  # the oldest first
-        self._sizes: list[deque[_Request[J, R]]] = [deque() for _ in range(SIZES)]
+        self._requests: deque[QueuedRequest[J, R]] = deque()  # the oldest first
+        self._sizes: list[deque[QueuedRequest[J, R]]] = [deque() for _ in range(SIZES)]
+        # Whose answers are due after the steps of this round, with what a job failed with.
+        self._due: list[tuple[QueuedRequest[J, R], J, ApiError | None]] = []
+        self._answer_seconds = 0.0  # the same average, of making an answer
         self._round_ended: float | None = None  # None: there was nothing more to do
         self._is_refusing = False  # since the latest round
-        self._turns = TURNS_OF_A_ROUND
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -260,13 +209,13 @@ class Scheduler(Generic[J, R]):
         if self._serving is not None:
             self._serving.cancel()
 
-    def _enqueue(self, jobs: Sequence[J], deadline: float, charge: Charge) -> _Request[J, R]:
+    def _enqueue(self, jobs: Sequence[J], deadline: float, charge: Charge) -> QueuedRequest[J, R]:
         if self._is_stopped:
             raise ErrorCode.NOT_READY()
         loop = asyncio.get_running_loop()
         if self._serving is None or self._serving.done():
             self._serving = loop.create_task(self._serve(), name="scheduler")
-        request: _Request[J, R] = _Request(jobs, deadline, charge, loop.create_future())
+        request: QueuedRequest[J, R] = QueuedRequest(jobs, deadline, charge, loop.create_future())
         self._requests.append(request)
         self._sizes[charge.size].append(request)
         self._idle.clear()
@@ -280,10 +229,9 @@ class Scheduler(Generic[J, R]):
                 try:
                     self._run_round()
                 except Exception as error:  # a defect here must not leave callers waiting for ever
-                    logger.exception("the scheduler failed")
-                    self._fail_all(_as_internal(error))
+                    self._fail_all(_internal("the scheduler", error))
                 if self._requests:
-                    for _ in range(self._turns):
+                    for _ in range(TURNS_OF_A_ROUND):
                         await asyncio.sleep(0)
                     continue
                 self._round_ended = None
@@ -298,6 +246,10 @@ class Scheduler(Generic[J, R]):
             self._idle.set()
 
     def _fail_all(self, error: Exception) -> None:
+        for request, _, _ in self._due:
+            request.answers.append(error)
+            request.finish()
+        self._due.clear()
         for request in self._requests:
             request.fail(error)
         self._requests.clear()
@@ -309,12 +261,12 @@ class Scheduler(Generic[J, R]):
         # As long as others had the event loop, so that these, and refusals, cannot starve it.
         longest = _MOST_ROUNDS * self._round_seconds
         round_seconds = max(self._round_seconds, min(started - since, longest))
-        self._turns = TURNS_OF_A_ROUND
         if self._is_refusing:
             round_seconds, self._is_refusing = _REFUSING_ROUNDS * self._round_seconds, False
-            self._turns = _REFUSING_TURNS
         self._drop_ended(now)
-        while now - started < round_seconds and (smallest := self._smallest()) is not None:
+        while (smallest := self._smallest()) is not None:
+            if now - started + len(self._due) * self._answer_seconds >= round_seconds:
+                break
             oldest = _first_open(self._requests) or smallest
             is_larger = oldest.charge.size > smallest.charge.size
             request = oldest if is_larger and self.backlog.takes_oldest else smallest
@@ -332,7 +284,6 @@ class Scheduler(Generic[J, R]):
                 cost += self._job_cost
             same_size = self._sizes[request.charge.size]
             if not request.open:
-                request.finish()
                 _first_open(same_size)
             elif request.spent >= self._share_seconds:
                 request.spent = 0.0
@@ -340,11 +291,12 @@ class Scheduler(Generic[J, R]):
                     same_size.rotate(-1)
             if request.events is not None:
                 break  # its reader gets each partial result while the next is computed
+        self._answer_due()
         _first_open(self._requests)
-        self.backlog.measure(cost, now - since)
-        self._round_ended = now
+        self._round_ended = self._clock()
+        self.backlog.measure(cost, self._round_ended - since)
 
-    def _smallest(self) -> _Request[J, R] | None:
+    def _smallest(self) -> QueuedRequest[J, R] | None:
         for requests in self._sizes:
             if requests and (first := _first_open(requests)) is not None:
                 return first
@@ -357,40 +309,61 @@ class Scheduler(Generic[J, R]):
                 request.fail(ErrorCode.DEADLINE_EXCEEDED())
         self._requests = deque(request for request in self._requests if request.open)
 
-    def _take_step(self, request: _Request[J, R]) -> int:
-        """Computes a step of the first open job, and its answer if one is due.
+    def _take_step(self, request: QueuedRequest[J, R]) -> int:
+        """Computes a step of the first open job, and notes whether an answer is due.
 
         Returns:
             The number of passes computed; 0 if the job failed.
         """
         job, passes = request.open[0], 0
-        answer: R | Exception
+        failure: ApiError | None = None
         try:
             passes = self._step(job, max(1, round(self._passes_per_second * self._round_seconds)))
             request.settle(request.done_of_job + passes)
-            if not (job.is_finished or job.has_partial_result):
-                return passes
-            answer = self._make_answer(job)
         except Exception as error:
-            logger.exception("a job failed")
-            answer = _as_internal(error)
-        if job.is_finished or isinstance(answer, Exception):
+            failure = _internal("a job", error)
+        if job.is_finished or failure is not None:
             request.open.popleft()
-            request.answers.append(answer)
             request.settle(0)
-        elif request.events is not None:
-            request.events.put_nowait(answer)
+            self._due.append((request, job, failure))
+        elif job.has_partial_result and request.events is not None:
+            self._due.append((request, job, None))
         return passes
 
+    def _answer_due(self) -> None:
+        """Makes the answers that are due after a round's steps, all in a row; see `Cohort`."""
+        before = self._clock()
+        for request, job, failure in self._due:
+            answer: R | ApiError
+            try:
+                answer = failure or self._make_answer(job)
+            except Exception as error:
+                answer = _internal("a job", error)
+            if job.is_finished or failure is not None:
+                request.answers.append(answer)
+            elif isinstance(answer, ApiError):
+                request.fail(answer)
+            elif request.events is not None:
+                request.events.put_nowait(answer)
+            now = self._clock()
+            request.seconds += now - before
+            self._answer_seconds += _WEIGHT * (now - before - self._answer_seconds)
+            before = now
+        for request, _, _ in self._due:
+            if not request.open:
+                request.finish()
+        self._due.clear()
 
-def _first_open(requests: deque[_Request[J, R]]) -> _Request[J, R] | None:
+
+def _first_open(requests: deque[QueuedRequest[J, R]]) -> QueuedRequest[J, R] | None:
     """The first that has anything left to compute; drops those before it."""
     while requests and not requests[0].open:
         requests.popleft()
     return requests[0] if requests else None
 
 
-def _as_internal(error: Exception) -> ApiError:
+def _internal(failed: str, error: Exception) -> ApiError:
+    logger.error("%s failed", failed, exc_info=error)
     internal = ErrorCode.INTERNAL()
     internal.__cause__ = error
     return internal

@@ -75,6 +75,38 @@ async def test_requests_share_a_round_until_its_time_is_over() -> None:
     assert set(seen) == {0, 4, 8, 12}
 
 
+class Noting(Adder):
+    """Notes steps and answers, of which each takes a round's time."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        super().__init__(before=lambda _: self.log.append("step"))
+
+    def make_answer(self, job: Sum) -> Answer:
+        self.log.append("answer")
+        self.clock.now += ROUND
+        return super().make_answer(job)
+
+
+async def test_the_answers_of_a_round_are_made_after_its_steps() -> None:
+    step = Noting()
+    async with serving(step) as scheduler:
+        await asyncio.gather(*(ask(scheduler, Sum(number, 5)) for number in range(3)))
+
+    assert step.log == ["step"] * 3 + ["answer"] * 3
+
+
+async def test_what_answers_take_is_of_a_round_as_steps_are() -> None:
+    step = Noting()
+    async with serving(step) as scheduler:
+        for _ in range(100):
+            await ask(scheduler, Sum(0, 5))  # so that it is known
+        step.log.clear()
+        await asyncio.gather(*(ask(scheduler, Sum(number, 5)) for number in range(3)))
+
+    assert step.log == ["step", "answer"] * 3
+
+
 async def test_the_event_loop_has_a_turn_between_any_two_rounds() -> None:
     step = Adder()
     async with serving(step) as scheduler, turns_between(step) as seen:
@@ -312,7 +344,7 @@ async def test_a_request_cancelled_between_rounds_is_computed_no_further() -> No
     async with serving(step) as scheduler:
         leaving = ask(scheduler, Sum(1, 50 * ROUND))
         staying = ask(scheduler, Sum(2, 4 * ROUND))
-        await turns(6)
+        await turns(TURNS_OF_A_ROUND + 2)
         assert len(step.steps) >= 2
         leaving.cancel()
 
