@@ -347,7 +347,11 @@ def describe(figures: Figures) -> Iterator[str]:
     yield (
         f"goodput: {figures.goodput():.0%} of that at full load (wanted: "
         f"{figures.overload.wanted:.0%}), {figures.efficiency():.0%} for the same processor time; "
-        f"a refusal costs {figures.refusal_us():.0f} us"
+        + (
+            f"a refusal costs {figures.refusal_us():.0f} us"
+            if overloaded.refused
+            else "none refused"
+        )
     )
     memory, middle = overloaded.memory, len(overloaded.memory) // 2
     yield (
