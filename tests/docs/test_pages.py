@@ -25,7 +25,7 @@ FIGURES = {
     ("docs/quality.md", "evaluate"): ["0.42", "96.66", "0.02"],
     ("docs/performance.md", "bench-engine"): ["75.3"],
     ("docs/capacity.md", "capacity"): ["25"],
-    ("docs/comparison.md", "comparison"): ["4.7", "6.6", "3.6", "2.9", "2.1", "0.9"],
+    ("docs/comparison.md", "comparison"): ["4.6", "6.3", "4.2", "3.4", "2.4", "1.3"],
     ("docs/protocol.md", "v2-mutations"): ["20,000"],
     ("docs/experiments.md", "compare-relu"): ["0.0002"],
     ("docs/experiments.md", "regularisers"): ["1.52", "1.45", "0.07", "0.06", "0.02", "0.21"],
