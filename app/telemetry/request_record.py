@@ -10,7 +10,7 @@ class Timings(NamedTuple):
     """Seconds that a prediction spent in each stage.
 
     Attributes:
-        decode: decoding and preprocessing images, including the wait for the decoding thread.
+        decode: decoding and preparing images, with the wait for a thread or for others' stages.
         queue: waiting for the engine.
         compute: computing its passes and making its answers.
     """
