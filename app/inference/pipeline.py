@@ -118,8 +118,7 @@ class Predictor(Admission):
         self._answers.check(parameters)
         steps: Steps | None = {} if parameters.return_steps else None
         started = time.monotonic()
-        mode = parameters.preprocess
-        read = await self._reader.read_inline(image, mode, self.spec, steps)
+        read = await self._reader.read_inline(image, parameters.preprocess, self.spec, steps)
         if read is None:
             decoding = self._reader.charge([image])
             with self._admit([image], parameters, decoding), decoding:

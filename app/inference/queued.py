@@ -54,9 +54,9 @@ class QueuedRequest(Generic[J, R]):
         self.finish()
 
     def finish(self) -> None:
-        """Wakes the caller, if there still is one."""
+        """Wakes the caller, if there still is one; once."""
         self.open.clear()
-        if self.events is not None:
-            self.events.put_nowait(None)
         if not self.done.done():
             self.done.set_result(None)
+            if self.events is not None:
+                self.events.put_nowait(None)

@@ -83,7 +83,7 @@ class Scheduler(Generic[J, R]):
         self._sizes: list[deque[QueuedRequest[J, R]]] = [deque() for _ in range(SIZES)]
         # Whose answers are due after the steps of this round, with what a job failed with.
         self._due: list[tuple[QueuedRequest[J, R], J, ApiError | None]] = []
-        self._answer_seconds = 0.0  # the same average, of making an answer
+        self._answer_seconds = 0.0  # exponential moving average, of making an answer
         self._round_ended: float | None = None  # None: there was nothing more to do
         self._is_refusing = False  # since the latest round
         self._wake = asyncio.Event()
