@@ -92,7 +92,9 @@ def compiled(signature: str = "") -> Callable[[F], F]:
         for name in function.__code__.co_names:
             if isinstance(value := function.__globals__.get(name), int | float):
                 _constants.add((name, value))
-        made: F = numba.njit(nogil=True, error_model="numpy")(function)
+        # A call would count references to its arrays, which takes as long as a short loop.
+        inline = "never" if signature else "always"
+        made: F = numba.njit(nogil=True, error_model="numpy", inline=inline)(function)
         if signature and not config.DISABLE_JIT:
             _declared.append((made, signature))
         return made
