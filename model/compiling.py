@@ -47,8 +47,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 # The modules with functions that Python calls.
 _MODULES = (
     "digits.fitting",
-    "digits.paper",
     "engines.kernels",
+    "pixels",
     "png",
     "sampling.masks",
     "uncertainty.calibration",

@@ -5,12 +5,13 @@ All that OpenCV does here is exact, so that its bits do not depend on a CPU's in
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import cv2
 import numpy as np
 
 from model.arrays import Pixels
-from model.compiling import compiled
+from model.pixels import even_paper, quantile
 
 cv2.setNumThreads(1)
 # A sheet has at least these shares of the picture and of the smallest rectangle around it (ellipses
@@ -80,11 +81,7 @@ def is_ink_dark(grey: Pixels) -> bool:
 
 def find_even(grey: Pixels) -> int | None:
     """The brightness of even paper, as of a drawing: of most pixels and along the edges."""
-    value = quantile(grey, 0.5)
-    same = grey == value
-    edges = np.concatenate((same[0], same[-1], same[:, 0], same[:, -1]))
-    most, at_edges = (np.count_nonzero(each) / each.size for each in (same, edges))
-    return value if most >= _MOST_PAPER and at_edges >= _EDGES else None
+    return None if (value := even_paper(grey, _MOST_PAPER, _EDGES)) < 0 else value
 
 
 def clean(grey: Pixels) -> tuple[Pixels, float]:
@@ -116,23 +113,35 @@ def measure_darkness(
         reach: strokes of up to twice this width are ink, at the edge up to this; wider ones shadow.
         even: the brightness of paper that is even.
     """
-    if even is None:
-        square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square)
-    else:
-        paper = np.full_like(grey, even)
-    darkness = cv2.subtract(paper, grey)
+    if even is not None:
+        return cv2.LUT(grey, _darkness_on_even(even, least))
+    square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, square)
+    contrast = cv2.subtract(paper, grey)
     # Noise lifts the paper: a fifth of all pixels is as light as the paper or lighter.
-    if lift := quantile(darkness, 0.2):
-        darkness = cv2.subtract(darkness, lift)
-    least = max(least, _NOISE_REACH * noise) - 0.5
-    return cv2.divide(cv2.threshold(darkness, least, 0, cv2.THRESH_TOZERO)[1], paper, scale=255)
+    if lift := quantile(contrast, 0.2):
+        contrast = cv2.subtract(contrast, lift)
+    return _share(contrast, paper, max(least, _NOISE_REACH * noise))
+
+
+@cache
+def _darkness_on_even(even: int, least: float) -> Pixels:
+    """The darkness of each brightness, (256, 1)."""
+    paper = np.full(256, even, np.uint8)
+    return _share(cv2.subtract(paper, np.arange(256, dtype=np.uint8)), paper, least)
+
+
+def _share(contrast: Pixels, paper: Pixels, least: float) -> Pixels:
+    """Contrasts as 255ths of the paper's brightness, 0 where less than the least."""
+    marks = cv2.threshold(contrast, least - 0.5, 0, cv2.THRESH_TOZERO)[1]
+    return cv2.divide(marks, paper, scale=255)
 
 
 def remove_lines(darkness: Pixels) -> Pixels:
     """Erases lines from edge to edge, except where ink crosses them."""
-    ends = (min(map(cv2.countNonZero, (each[0], each[-1]))) for each in (darkness, darkness.T))
-    if min(darkness.shape) < _LEAST_SIDE or sum(ends) < 2:
+    sides = (darkness[0], darkness[-1]), (darkness[:, 0], darkness[:, -1])
+    ends = sum((n := cv2.countNonZero(a)) and min(n, cv2.countNonZero(b)) for a, b in sides)
+    if min(darkness.shape) < _LEAST_SIDE or ends < 2:
         return darkness
     return cv2.transpose(_erase_lines(cv2.transpose(_erase_lines(darkness))))
 
@@ -153,23 +162,3 @@ def _erase_lines(darkness: Pixels) -> Pixels:
         cv2.line(where, (0, rows[0]), (width - 1, rows[1]), 1, len(post) - 1)
     is_line = (where > 0) & (darkness <= _LINE * cv2.minMaxLoc(darkness)[1])
     return np.where(is_line, opened, darkness)
-
-
-def typical_darkness(darkness: Pixels) -> int:
-    """Computes the median darkness of ink: of the darker marks, after Otsu 1979; 0 without any."""
-    marks = darkness[darkness > 0]
-    if not marks.size:
-        return 0
-    threshold = cv2.threshold(marks, 0, 0, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]
-    dark = marks[marks > threshold]
-    return quantile((dark if dark.size else marks)[None], 0.5)
-
-
-@compiled("int64(Array(uint8, 2, 'A', readonly=True), float64)")
-def quantile(values: Pixels, share: float) -> int:
-    """Finds the value that this share of all is below, 0 to 255; (H, W)."""
-    counts = np.zeros((4, 256), np.int64)  # in turn: adding to the same number again has to wait
-    for row in values:
-        for x in range(len(row)):
-            counts[x & 3, row[x]] += 1
-    return int(np.searchsorted(counts.sum(axis=0).cumsum(), share * values.size, side="right"))

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
+from model.pixels import connected_parts
 
 # Parts with less of the main one's area are dust; the largest gap in a digit, in longer sides.
 _LEAST_PART, _NEAR = 0.015, 0.3
@@ -52,19 +52,19 @@ class Part(NamedTuple):
 
 def find_parts(ink: Pixels) -> tuple[NDArray[np.int32], list[Part]]:
     """Numbers the connected parts of the ink, from 1 on, (H, W); and the parts, largest first."""
-    how = 8, cv2.CV_32S, cv2.CCL_BBDT
-    count, numbers, table, _ = cv2.connectedComponentsWithStatsWithAlgorithm(ink, *how)
-    outer = np.concatenate((numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]))
-    edges = np.bincount(outer, minlength=count).tolist()
+    numbers, table = connected_parts(ink)
     parts = []
-    for number, (left, top, width, height, area) in enumerate(table[1:].tolist(), 1):
-        along = edges[number] / (2 * (width + height)) / (1 + (height == len(ink)))
-        parts.append(Part([number], (left, top, left + width, top + height), area, along))
+    for number, (left, top, right, bottom, area, outer) in enumerate(table.tolist(), 1):
+        height = bottom - top
+        along = outer / (2 * (right - left + height)) / (1 + (height == len(ink)))
+        parts.append(Part([number], (left, top, right, bottom), area, along))
     return numbers, sorted(parts, key=lambda part: -part.area)
 
 
 def group_parts(parts: list[Part], numbers: NDArray[np.int32]) -> list[Part]:
     """Groups parts into digits, both the largest first; none if it is no handwriting."""
+    if len(parts) == 1:
+        return parts
     least = max(2, _LEAST_PART * parts[0].area)
     marks = parts[:1]
     marks += [each for each in parts[1:] if each.area >= least and each.along_edge <= ALONG_EDGE]
@@ -145,3 +145,9 @@ def crop(picture: Pixels, box: Box, factor: int = 1) -> Pixels:
     """Returns what is in a box, in a picture `factor` times as large."""
     left, top, right, bottom = (factor * side for side in box)
     return picture[top:bottom, left:right]
+
+
+def grown(box: Box, by: int) -> Box:
+    """The box with a margin, in a picture that it may leave at the right and below."""
+    left, top, right, bottom = box
+    return max(0, left - by), max(0, top - by), right + by, bottom + by

@@ -12,9 +12,10 @@ import numpy as np
 
 from model.arrays import Pixels
 from model.digits import fitting, paper, parts
-from model.digits.parts import Box, Part, crop
+from model.digits.parts import Box, Part, crop, grown
 from model.errors import NoInkError
 from model.literals import SIDE
+from model.pixels import extent, sharp_share, stroke_width, typical_mark
 
 # Longer sides of the pictures in which digits are searched; in the second, if there are none in the
 # first, since thin strokes vanish. What is cut out has at most `_DIGIT_SIDE`.
@@ -30,7 +31,6 @@ _LEAST_AREA, _LONGEST_STROKES = 5, 6
 # At this share of its outline a digit's brightness rises to half of the paper's within a twelfth of
 # its side, in focus or not; in marks fainter than `_FAINT`, often shadows, an eighth of a stroke.
 _SHARP, _EDGE_SHARE, _FAINT = 0.7, 12, 0.3 * 255
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 # A picture of MNIST's size is in MNIST's form if its outer 4 pixels hold less than this share of
 # the ink; the second, if nearly all of it, `_CLEAN`, is one part that is longer than `_ENLARGED`.
 # What disturbs one part is at an end of it: the rest is in the middle, but for `_OFF` pixels.
@@ -80,10 +80,9 @@ def find_digits(
         NoInkError: there is no digit.
     """
     has_mnists_size = image.shape == (SIDE, SIDE)
-    if fitting.follows_convention(image):
-        return Preprocessed(image)
-    if has_mnists_size and fitting.follows_convention(~image):
-        return Preprocessed(~image)
+    for pixels in (image, ~image) if has_mnists_size else ():
+        if fitting.follows_convention(pixels):
+            return Preprocessed(pixels)
     steps = {} if steps is None else steps
     steps["paper"] = image
     found, factor = _search(image)
@@ -129,18 +128,20 @@ def _look_at(
     grey, noise = paper.clean(grey) if even is None else (grey, 0)
     reach = max(1, round(share * max(grey.shape)))
     darkness = paper.remove_lines(paper.measure_darkness(grey, least, noise, reach, even))
-    typical = paper.typical_darkness(darkness)
+    typical = typical_mark(darkness)
     if not typical:
         return _UNIFORM if noise < least else _ALL_OVER
-    ink = cv2.threshold(darkness, int(_LIGHTEST * typical), 255, cv2.THRESH_BINARY)[1]
+    ink = cv2.threshold(darkness, int(_LIGHTEST * typical), 1, cv2.THRESH_BINARY)[1]
     numbers, found = parts.find_parts(ink)
     digits = parts.group_parts(found, numbers)
     if not digits:
         return _ALL_OVER
-    chosen = np.bincount(digits[0].numbers, minlength=len(found) + 1).astype(np.uint8)
-    mask = chosen.take(numbers)  # in a third of the time of an index
+    mask = ink
+    if len(digits[0].numbers) < len(found):
+        chosen = np.bincount(digits[0].numbers, minlength=len(found) + 1).astype(np.uint8)
+        mask = chosen.take(numbers)  # in a third of the time of an index
     parts.strip_line(mask, digits[0].box)
-    width = fitting.stroke_width(mask)
+    width = stroke_width(crop(mask, digits[0].box), 1)
     area = sum(part.area for part in found)
     is_clean = digits[0].numbers == found[0].numbers and found[0].area > _CLEAN * area
     look = Look(digits, mask, width, darkness, is_dark, is_clean, even)
@@ -154,15 +155,10 @@ def _judge_strokes(grey: Pixels, look: Look) -> str:
         return _ALL_OVER
     if digit.area < _LEAST_AREA:
         return _SPECKS
-    reach = digit.side // _EDGE_SHARE
-    if cv2.sumElems(look.darkness * look.mask)[0] < _FAINT * digit.area:
-        reach = min(reach, int(width) // 8)
-    sheet = cv2.divide(grey, ~look.darkness, scale=255)
-    half = cv2.addWeighted(sheet, 0.5, grey, 0.5, 0)
-    is_sharp = cv2.dilate(grey, None, iterations=max(1, reach)) >= half
-    sharp = is_sharp[look.mask > cv2.erode(look.mask, _CROSS)]
-    is_shadow = digit.along_edge > parts.ALONG_EDGE or np.count_nonzero(sharp) < _SHARP * sharp.size
-    return _SHADOW if is_shadow else ""
+    reach = max(1, digit.side // _EDGE_SHARE)
+    faint = max(1, min(reach, int(width) // 8)), _FAINT * digit.area
+    sharp = sharp_share(grey, look.darkness, look.mask, digit.box, reach, *faint)
+    return _SHADOW if digit.along_edge > parts.ALONG_EDGE or sharp < _SHARP else ""
 
 
 def _is_disturbed(look: Look) -> bool:
@@ -188,9 +184,8 @@ def _off_middle(darkness: Pixels, box: Box) -> float:
 
 def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     """Cuts out the first digit alone, with a margin: the share of each pixel that ink covers."""
-    left, top, width, height = cv2.boundingRect(look.mask)
-    around = max(3, max(width, height) // 4)
-    box = max(0, left - around), max(0, top - around), left + width + around, top + height + around
+    left, top, right, bottom = extent(look.mask)
+    box = grown((left, top, right, bottom), max(3, max(right - left, bottom - top) // 4))
     mask, darkness = crop(look.mask, box), crop(look.darkness, box)
     near = cv2.dilate(mask, None, iterations=2)
     if factor > 1:
@@ -203,5 +198,5 @@ def _cut_out(image: Pixels, look: Look, factor: int) -> Pixels:
     ink = darkness * near
     if not cv2.countNonZero(ink):
         ink = crop(look.darkness, box) * mask
-    ink = cv2.convertScaleAbs(ink, alpha=255 / paper.typical_darkness(ink))
+    ink = cv2.convertScaleAbs(ink, alpha=255 / typical_mark(ink))
     return cv2.copyMakeBorder(ink, 4, 4, 4, 4, cv2.BORDER_CONSTANT)

@@ -6,8 +6,9 @@ import pytest
 
 from model.arrays import Pixels
 from model.digits.fitting import follows_convention
-from model.digits.paper import SPECKED, clean, measure_darkness, quantile
+from model.digits.paper import SPECKED, clean, measure_darkness
 from model.digits.parts import find_parts
+from model.pixels import quantile
 
 SHAPES = [(1, 1), (1, 2), (2, 1), (1, 60), (60, 1), (2, 55), (55, 3), (28, 28), (70, 54), (90, 120)]
 
@@ -25,11 +26,6 @@ def picture(request: pytest.FixtureRequest) -> Pixels:
     salt = np.where(generator.random(request.param) < 0.05, 255, 0).astype(np.uint8)
     picture: Pixels = cv2.max(cv2.add(paper, noise), salt)
     return picture
-
-
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.995])
-def test_quantiles(picture: Pixels, share: float) -> None:
-    assert quantile(picture, share) == np.sort(picture, axis=None)[int(share * picture.size)]
 
 
 def test_specks_and_noise(picture: Pixels) -> None:
@@ -53,6 +49,15 @@ def test_darkness(picture: Pixels, reach: int) -> None:
     contrast = paper - picture
     contrast -= quantile(contrast.astype(np.uint8), 0.2)
     expected = np.where(contrast >= 16, np.rint(255 * contrast / np.maximum(paper, 1)), 0)
+    assert np.array_equal(darkness, expected)
+
+
+@pytest.mark.parametrize("even", [255, 180, 3])
+def test_darkness_on_even_paper(picture: Pixels, even: int) -> None:
+    darkness = measure_darkness(picture, 16, 0, 1, even)
+
+    contrast = np.maximum(even - picture.astype(int), 0)
+    expected = np.where(contrast >= 16, np.rint(255 * contrast / even), 0)
     assert np.array_equal(darkness, expected)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.digits.fitting import stroke_width
+from model.pixels import stroke_width
 from tests.model.digits.pictures import distance, draw
 from tests.samples.draw import draw_digit, preprocess_image
 
@@ -12,7 +12,7 @@ from tests.samples.draw import draw_digit, preprocess_image
 def test_strokes_are_brought_to_mnists_width(thickness: float) -> None:
     for digit in range(10):
         picture = np.array(draw_digit(digit, size=1000, thickness=thickness))
-        width = stroke_width(np.where(preprocess_image(picture) > 127, 255, 0).astype(np.uint8))
+        width = stroke_width(preprocess_image(picture), 128)
         assert 1.4 < width < 4.5
 
 

@@ -1,0 +1,259 @@
+"""Measures of 8-bit pictures: each is one compiled loop, where OpenCV has several calls."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.arrays import Pixels
+from model.compiling import compiled
+
+# Numba's type of a picture, (H, W).
+PICTURE = "Array(uint8, 2, 'A', readonly=True)"
+# A class with a smaller share of the values is none for Otsu's threshold, as in OpenCV.
+_LEAST_CLASS = 2.0**-23
+
+
+@compiled(f"int64({PICTURE}, float64)")
+def quantile(values: Pixels, share: float) -> int:
+    """Finds the value that this share of all is below, 0 to 255; (H, W)."""
+    counts = np.zeros((4, 256), np.int64)  # in turn: adding to the same number again has to wait
+    for row in values:
+        for x in range(len(row)):
+            counts[x & 3, row[x]] += 1
+    return _find(counts.sum(axis=0), 0, share)
+
+
+@compiled(f"int64({PICTURE})")
+def typical_mark(values: Pixels) -> int:
+    """Computes the median of marks: of the values above 0 the larger, after Otsu 1979; (H, W).
+
+    Without any it is 0.
+    """
+    counts = np.zeros(256, np.int64)
+    for y in range(values.shape[0]):
+        for x in range(values.shape[1]):
+            if values[y, x]:
+                counts[values[y, x]] += 1
+    marks = counts.sum()
+    if not marks:
+        return 0
+    mean = (counts * np.arange(256)).sum() / marks
+    share = below = most = 0.0  # of the smaller values; their mean; variance between the classes
+    threshold = 0
+    for value in range(1, 256):
+        if not counts[value]:
+            continue
+        below *= share
+        share += counts[value] / marks
+        below = (below + value * (counts[value] / marks)) / share
+        if _LEAST_CLASS <= share <= 1 - _LEAST_CLASS:
+            gap = below - (mean - share * below) / (1 - share)
+            variance = share * (1 - share) * gap * gap
+            if variance > most:
+                threshold, most = value, variance
+    return _find(counts, threshold + 1, 0.5)
+
+
+@compiled()
+def _find(counts: NDArray[np.int64], first: int, share: float) -> int:
+    """The value from the first on that this share of them is below."""
+    left = share * counts[first:].sum()
+    value = first
+    while value < 255 and counts[value] <= left:
+        left -= counts[value]
+        value += 1
+    return value
+
+
+@compiled(f"int64({PICTURE}, float64, float64)")
+def even_paper(grey: Pixels, least: float, at_edges: float) -> int:
+    """Finds the brightness of at least these shares of a picture and of its edges; or -1.
+
+    The second is more than a half.
+    """
+    height, width = grey.shape
+    edges = np.concatenate((grey[0], grey[-1], grey[:, 0], grey[:, -1]))
+    paper: Any = np.uint8(0)
+    lead = 0  # a majority leads in the end, Boyer and Moore 1981
+    for value in edges:
+        if not lead:
+            paper = value
+        lead += 1 if value == paper else -1
+    same = 0
+    for y in range(height):
+        for x in range(width):
+            same += grey[y, x] == paper
+    is_even = same / grey.size >= least and (edges == paper).sum() / edges.size >= at_edges
+    return int(paper) if is_even else -1
+
+
+@compiled(f"Tuple((int32[:, ::1], int64[:, ::1]))({PICTURE})")
+def connected_parts(ink: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Numbers the 8-connected parts of what is not 0, from 1 on, row by row.
+
+    Returns:
+        The number of each pixel's part, 0 for none, (H, W). And for each part, (N, 6): left, top,
+        right, bottom, the last two exclusive, pixels, and pixels along the edges of the picture.
+    """
+    height, width = ink.shape
+    numbers = np.zeros((height, width), np.int32)
+    first_of = np.zeros(1 + height * (width // 2 + 1), np.int32)  # of touching numbers the smallest
+    used = 0
+    number: Any
+    for y in range(height):
+        x = 0
+        while x < width:
+            if not ink[y, x]:
+                x += 1
+                continue
+            left, number = x, np.int32(0)
+            while x < width and ink[y, x]:
+                x += 1
+            for k in range(max(0, left - 1), min(width, x + 1) if y else 0):
+                above = numbers[y - 1, k]
+                if above and above != number:
+                    while first_of[above] != above:
+                        above = first_of[above]
+                    if number:
+                        first_of[max(number, above)] = min(number, above)
+                    number = min(number, above) if number else above
+            if not number:
+                used += 1
+                number = first_of[used] = np.int32(used)
+            numbers[y, left:x] = number
+    found = 0
+    for number in range(1, used + 1):
+        if first_of[number] == number:
+            found += 1
+            first_of[number] = found
+        else:
+            first_of[number] = first_of[first_of[number]]
+    table = np.zeros((found, 6), np.int64)
+    table[:, 0], table[:, 1] = width, height
+    for y in range(height):
+        x = 0
+        while x < width:
+            number, left = numbers[y, x], x
+            while x < width and numbers[y, x] == number:
+                numbers[y, x] = first_of[number]
+                x += 1
+            if number:
+                part, at_edges = table[first_of[number] - 1], (y == 0) + (y == height - 1)
+                part[0], part[1] = min(part[0], left), min(part[1], y)
+                part[2], part[3] = max(part[2], x), y + 1
+                part[4] += x - left
+                part[5] += (left == 0) + (x == width) + at_edges * (x - left)
+    return numbers, table
+
+
+@compiled(f"float64({PICTURE}, int64)")
+def stroke_width(ink: Pixels, least: int) -> float:
+    """Computes the mean width of strokes: twice their area over the length of their outlines.
+
+    Ink is what is at least this dark, (H, W). An outline goes through the centres of pixels that
+    touch, also over a corner; of each square of four pixels it passes so much:
+
+        #.  .#  ##   3 of them   1 diagonal
+        ..  #.  ..   2 of them   2 diagonals over the corner, or 1 side
+    """
+    height, width = ink.shape
+    above, here = np.zeros(width + 2, np.uint8), np.zeros(width + 2, np.uint8)
+    area: Any = 0
+    sides: Any = 0
+    diagonals: Any = 0
+    for y in range(height + 1):
+        if y < height:
+            for x in range(width):
+                here[x + 1] = ink[y, x] >= least
+        else:
+            here[:] = 0
+        for x in range(width + 1):
+            inked = above[x] + above[x + 1] + here[x] + here[x + 1]
+            is_corner = (inked == 2) & (above[x] == here[x + 1])
+            diagonals += np.int32(inked == 3) + 2 * np.int32(is_corner)
+            sides += np.int32((inked == 2) & (above[x] != here[x + 1]))
+            area += np.int32(here[x])
+        above, here = here, above
+    return float(2 * area / max(sides + diagonals * math.sqrt(2), 1.0))
+
+
+@compiled(f"UniTuple(int64, 4)({PICTURE})")
+def extent(picture: Pixels) -> tuple[int, int, int, int]:
+    """The box of what is more than half as light as the lightest: left, top, right, bottom."""
+    height, width = picture.shape
+    rows, columns = np.zeros(height, np.uint8), np.zeros(width, np.uint8)  # their lightest pixels
+    for y in range(height):
+        lightest: Any = np.uint8(0)
+        for x in range(width):
+            lightest = max(lightest, picture[y, x])
+            columns[x] = max(columns[x], picture[y, x])
+        rows[y] = lightest
+    half = rows.max() >> 1
+    top, bottom, left, right = 0, height, 0, width
+    while top < height and rows[top] <= half:
+        top += 1
+    while bottom > top and rows[bottom - 1] <= half:
+        bottom -= 1
+    while left < width and columns[left] <= half:
+        left += 1
+    while right > left and columns[right - 1] <= half:
+        right -= 1
+    return left, top, right, bottom
+
+
+@compiled(f"float64({', '.join(3 * [PICTURE])}, UniTuple(int64, 4), int64, int64, float64)")
+def sharp_share(
+    grey: Pixels,
+    darkness: Pixels,
+    mask: Pixels,
+    box: tuple[int, ...],
+    reach: int,
+    reach_if_faint: int,
+    faint: float,
+) -> float:
+    """The share of an outline within reach of half of the brightness that the paper has there.
+
+    Args:
+        grey: brightness, (H, W).
+        darkness: of ink against the paper, in 255ths of it, (H, W).
+        mask: 1 for what is outlined, else 0, (H, W).
+        box: left, top, right and bottom of what is outlined.
+        reach: pixels, to each side.
+        reach_if_faint: the same, if all darkness together is less than `faint`.
+        faint: see there.
+    """
+    height, width = mask.shape
+    left, top, right, bottom = box
+    total = 0
+    for y in range(top, bottom):
+        for x in range(left, right):
+            total += darkness[y, x] * mask[y, x]
+    if total < faint:
+        reach = reach_if_faint
+    outline = sharp = 0
+    for y in range(top, bottom):
+        for x in range(left, right):
+            if not mask[y, x] or (
+                mask[max(y - 1, 0), x]
+                and mask[min(y + 1, height - 1), x]
+                and mask[y, max(x - 1, 0)]
+                and mask[y, min(x + 1, width - 1)]
+            ):
+                continue
+            outline += 1
+            ink, light = np.float32(grey[y, x]), 255 - np.int64(darkness[y, x])
+            paper = min(np.rint(np.float32(255) * ink / np.float32(light)), 255) if light else 0
+            sharp += _has(grey, y, x, reach, np.rint((paper + ink) / 2))
+    return sharp / outline
+
+
+@compiled()
+def _has(grey: Pixels, y: int, x: int, reach: int, least: float) -> bool:
+    """Whether the square around a pixel has one that is at least as light."""
+    for row in range(max(0, y - reach), min(grey.shape[0], y + reach + 1)):
+        for column in range(max(0, x - reach), min(grey.shape[1], x + reach + 1)):
+            if grey[row, column] >= least:
+                return True
+    return False
