@@ -1,4 +1,7 @@
-"""Measures of 8-bit pictures: each is one compiled loop, where OpenCV has several calls."""
+"""Measures of 8-bit pictures: each is one compiled loop, where OpenCV has several calls.
+
+For a small picture, a call of OpenCV takes as long as the work that it does.
+"""
 
 import math
 from typing import Any
@@ -9,10 +12,23 @@ from numpy.typing import NDArray
 from model.arrays import Pixels
 from model.compiling import compiled
 
+Box = tuple[int, ...]  # left, top, right and bottom, the last two exclusive
 # Numba's type of a picture, (H, W).
 PICTURE = "Array(uint8, 2, 'A', readonly=True)"
 # A class with a smaller share of the values is none for Otsu's threshold, as in OpenCV.
 _LEAST_CLASS = 2.0**-23
+
+
+def crop(picture: Pixels, box: Box, factor: int = 1) -> Pixels:
+    """Returns what is in a box, in a picture `factor` times as large."""
+    left, top, right, bottom = (factor * side for side in box)
+    return picture[top:bottom, left:right]
+
+
+def grown(box: Box, by: int) -> Box:
+    """The box with a margin, in a picture that it may leave at the right and below."""
+    left, top, right, bottom = box
+    return max(0, left - by), max(0, top - by), right + by, bottom + by
 
 
 @compiled(f"int64({PICTURE}, float64)")
@@ -22,7 +38,9 @@ def quantile(values: Pixels, share: float) -> int:
     for row in values:
         for x in range(len(row)):
             counts[x & 3, row[x]] += 1
-    return _find(counts.sum(axis=0), 0, share)
+    for value in range(256):
+        counts[0, value] += counts[1, value] + counts[2, value] + counts[3, value]
+    return _find(counts[0], 0, share)
 
 
 @compiled(f"int64({PICTURE})")
@@ -36,10 +54,12 @@ def typical_mark(values: Pixels) -> int:
         for x in range(values.shape[1]):
             if values[y, x]:
                 counts[values[y, x]] += 1
-    marks = counts.sum()
+    marks = total = 0
+    for value in range(1, 256):
+        marks, total = marks + counts[value], total + value * counts[value]
     if not marks:
         return 0
-    mean = (counts * np.arange(256)).sum() / marks
+    mean = total / marks
     share = below = most = 0.0  # of the smaller values; their mean; variance between the classes
     threshold = 0
     for value in range(1, 256):
@@ -190,7 +210,10 @@ def extent(picture: Pixels) -> tuple[int, int, int, int]:
             lightest = max(lightest, picture[y, x])
             columns[x] = max(columns[x], picture[y, x])
         rows[y] = lightest
-    half = rows.max() >> 1
+    most: Any = np.uint8(0)
+    for y in range(height):
+        most = max(most, rows[y])
+    half = most >> 1
     top, bottom, left, right = 0, height, 0, width
     while top < height and rows[top] <= half:
         top += 1
@@ -208,7 +231,7 @@ def sharp_share(
     grey: Pixels,
     darkness: Pixels,
     mask: Pixels,
-    box: tuple[int, ...],
+    box: Box,
     reach: int,
     reach_if_faint: int,
     faint: float,

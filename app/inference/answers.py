@@ -18,8 +18,8 @@ from app.schemas import (
 )
 from model.arrays import Floats, Pixels, Probs
 from model.checkpoint import AnyCheckpoint
-from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
+from model.pixels import Box
 from model.sampling.settling import has_settled
 from model.uncertainty.calibration import (
     Calibration,

@@ -8,10 +8,10 @@ import numpy as np
 
 from app.schemas import McParameters, McPrediction
 from model.arrays import Floats
-from model.digits.parts import Box
 from model.digits.preprocessing import Preprocessed
 from model.engines.protocol import Prepared
 from model.literals import StopReason
+from model.pixels import Box
 from model.sampling.adaptive import CHECK_PASSES, sufficient_passes
 from model.sampling.masks import Passes, round_rate
 from model.sampling.settling import LOOKS, next_look

@@ -8,9 +8,8 @@ import numpy as np
 
 from model.arrays import Pixels
 from model.compiling import compiled
-from model.digits.parts import Box, crop, grown
 from model.literals import SIDE
-from model.pixels import PICTURE, extent, stroke_width
+from model.pixels import PICTURE, Box, crop, extent, grown, stroke_width
 
 # The longer side of a digit in MNIST's convention. Strokes are widened at MNIST's resolution times
 # `_FINE`, to this width in MNIST's pixels: 25 % of MNIST's training images have less.
@@ -49,7 +48,9 @@ def _centre(digit: Pixels) -> Pixels:
     left = min(max(math.ceil((SIDE - 1) / 2 - moment_x / mass), 0), SIDE - width)
     top = min(max(math.ceil((SIDE - 1) / 2 - moment_y / mass), 0), SIDE - height)
     image = np.zeros((SIDE, SIDE), np.uint8)
-    image[top : top + height, left : left + width] = ink
+    for y in range(height):
+        for x in range(width):
+            image[top + y, left + x] = ink[y, x]
     return image
 
 
@@ -70,11 +71,19 @@ def follows_convention(image: Pixels) -> bool:
     """
     if image.shape != (SIDE, SIDE):
         return False
+    across, down = np.zeros(SIDE, np.int64), np.zeros(SIDE, np.int64)
+    for y in range(SIDE):
+        for x in range(SIDE):
+            across[x] += image[y, x]
+            down[y] += image[y, x]
     longest = 0
-    for sums in (image.sum(axis=0), image.sum(axis=1)):
-        total, moment = sums.sum(), (sums * np.arange(SIDE)).sum()
+    for sums in (across, down):
+        total = moment = first = last = 0
+        for place in range(SIDE):
+            if sums[place]:
+                first, last = first if total else place, place
+                total, moment = total + sums[place], moment + place * sums[place]
         if not 27 * total <= 2 * moment < 29 * total:
             return False
-        inked = np.flatnonzero(sums)
-        longest = max(longest, inked[-1] - inked[0] + 1)
+        longest = max(longest, last - first + 1)
     return BOX - 1 <= longest <= BOX

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.arrays import Pixels
-from model.pixels import connected_parts
+from model.pixels import Box, connected_parts, crop
 
 # Parts with less of the main one's area are dust; the largest gap in a digit, in longer sides.
 _LEAST_PART, _NEAR = 0.015, 0.3
@@ -27,7 +27,6 @@ _LEAST_HELD = 0.2
 # both sides for at least `_BEYOND` and together `_MOST_BEYOND` of the width, and within `_THICK` of
 # it from the edge; not so in 5,000 of MNIST's, enlarged.
 _WIDE, _BEYOND, _MOST_BEYOND, _THICK = 0.88, 0.12, 0.85, 0.16
-Box = tuple[int, ...]  # left, top, right and bottom, the last two exclusive
 
 
 class Part(NamedTuple):
@@ -139,15 +138,3 @@ def strip_line(mask: Pixels, box: Box) -> None:
         edge = np.interp(x, (left / 2, width - right / 2), edges)
         ink[y <= edge + 1] = 0
         ink[:, :left] = ink[:, width - right :] = 0
-
-
-def crop(picture: Pixels, box: Box, factor: int = 1) -> Pixels:
-    """Returns what is in a box, in a picture `factor` times as large."""
-    left, top, right, bottom = (factor * side for side in box)
-    return picture[top:bottom, left:right]
-
-
-def grown(box: Box, by: int) -> Box:
-    """The box with a margin, in a picture that it may leave at the right and below."""
-    left, top, right, bottom = box
-    return max(0, left - by), max(0, top - by), right + by, bottom + by

@@ -12,10 +12,10 @@ import numpy as np
 
 from model.arrays import Pixels
 from model.digits import fitting, paper, parts
-from model.digits.parts import Box, Part, crop, grown
+from model.digits.parts import Part
 from model.errors import NoInkError
 from model.literals import SIDE
-from model.pixels import extent, sharp_share, stroke_width, typical_mark
+from model.pixels import Box, crop, extent, grown, sharp_share, stroke_width, typical_mark
 
 # Longer sides of the pictures in which digits are searched; in the second, if there are none in the
 # first, since thin strokes vanish. What is cut out has at most `_DIGIT_SIDE`.
