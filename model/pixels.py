@@ -21,8 +21,8 @@ _LEAST_CLASS = 2.0**-23
 
 def crop(picture: Pixels, box: Box, factor: int = 1) -> Pixels:
     """Returns what is in a box, in a picture `factor` times as large."""
-    left, top, right, bottom = (factor * side for side in box)
-    return picture[top:bottom, left:right]
+    left, top, right, bottom = box
+    return picture[factor * top : factor * bottom, factor * left : factor * right]
 
 
 def grown(box: Box, by: int) -> Box:

@@ -19,27 +19,29 @@ def undo_filters(data: NDArray[np.uint8], pixels: Pixels) -> int:
         The largest value; -1: there is no such filter.
     """
     height, width = pixels.shape
+    made, most = np.zeros(width, np.uint8), np.zeros(width, np.uint8)  # the row before; the largest
     for y in range(height):
-        row = data[y * (width + 1) :][: width + 1]
-        kind, values, made = row[0], row[1:], pixels[y]
-        above = pixels[y - 1] if y else np.zeros(width, np.uint8)
+        kind, values = data[y * (width + 1)], data[y * (width + 1) + 1 :][:width]
         if kind == 0:
-            made[:] = values
+            for x in range(width):
+                made[x] = values[x]
         elif kind == 2:
             for x in range(width):
-                made[x] = values[x] + above[x]
+                made[x] += values[x]
         elif kind <= 4:
             left = corner = 0
             for x in range(width):
-                up: Any = np.int64(above[x])
-                left = (values[x] + _predict(kind, left, up, corner)) & 255
-                made[x], corner = left, up
+                above: Any = np.int64(made[x])
+                left = (values[x] + _predict(kind, left, above, corner)) & 255
+                made[x], corner = left, above
         else:
             return -1
-    largest: Any = np.uint8(0)
-    for row in pixels:
         for x in range(width):
-            largest = max(largest, row[x])
+            pixels[y, x] = made[x]
+            most[x] = max(most[x], made[x])
+    largest: Any = np.uint8(0)
+    for x in range(width):
+        largest = max(largest, most[x])
     return int(largest)
 
 

@@ -58,9 +58,10 @@ def _scaled(ink: Pixels, box: Box, side: int) -> Pixels:
     """Scales a picture so that its ink, in this box, has this longer side."""
     left, top, right, bottom = box
     scale = side / max(right - left, bottom - top)
-    height, width = (max(1, round(length * scale)) for length in ink.shape)
+    height, width = ink.shape
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     how = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-    return cv2.resize(ink, (width, height), interpolation=how)
+    return cv2.resize(ink, size, interpolation=how)
 
 
 @compiled(f"boolean({PICTURE})")

@@ -139,8 +139,10 @@ def _share(contrast: Pixels, paper: Pixels, least: float) -> Pixels:
 
 def remove_lines(darkness: Pixels) -> Pixels:
     """Erases lines from edge to edge, except where ink crosses them."""
-    sides = (darkness[0], darkness[-1]), (darkness[:, 0], darkness[:, -1])
-    ends = sum((n := cv2.countNonZero(a)) and min(n, cv2.countNonZero(b)) for a, b in sides)
+    ends = 0
+    for some, other in (darkness[0], darkness[-1]), (darkness[:, 0], darkness[:, -1]):
+        if number := cv2.countNonZero(some):
+            ends += min(number, cv2.countNonZero(other))
     if min(darkness.shape) < _LEAST_SIDE or ends < 2:
         return darkness
     return cv2.transpose(_erase_lines(cv2.transpose(_erase_lines(darkness))))

@@ -90,8 +90,9 @@ def find_digits(
         return Preprocessed(~image if found.is_dark else image)
     ink = _cut_out(image, found, factor)
     steps |= {"ink": found.darkness, "digit": ink}
-    boxes = sorted(tuple(factor * scale * x for x in digit.box) for digit in found.digits)
-    return Preprocessed(fitting.fit(ink), tuple(boxes) if boxes[1:] else ())
+    several = found.digits if found.digits[1:] else ()
+    boxes = sorted(tuple(factor * scale * x for x in digit.box) for digit in several)
+    return Preprocessed(fitting.fit(ink), tuple(boxes))
 
 
 def _search(image: Pixels) -> tuple[Look, int]:
