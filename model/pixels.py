@@ -15,8 +15,6 @@ from model.compiling import compiled
 Box = tuple[int, ...]  # left, top, right and bottom, the last two exclusive
 # Numba's type of a picture, (H, W).
 PICTURE = "Array(uint8, 2, 'A', readonly=True)"
-# A class with a smaller share of the values is none for Otsu's threshold, as in OpenCV.
-_LEAST_CLASS = 2.0**-23
 
 
 def crop(picture: Pixels, box: Box, factor: int = 1) -> Pixels:
@@ -49,31 +47,25 @@ def typical_mark(values: Pixels) -> int:
 
     Without any it is 0.
     """
+    left, top, right, bottom = _bounds(values, 8)
     counts = np.zeros(256, np.int64)
-    for y in range(values.shape[0]):
-        for x in range(values.shape[1]):
+    for y in range(top, bottom):
+        for x in range(left, right):
             if values[y, x]:
                 counts[values[y, x]] += 1
     marks = total = 0
-    for value in range(1, 256):
+    for value in range(256):
         marks, total = marks + counts[value], total + value * counts[value]
-    if not marks:
-        return 0
-    mean = total / marks
-    share = below = most = 0.0  # of the smaller values; their mean; variance between the classes
-    threshold = 0
-    for value in range(1, 256):
-        if not counts[value]:
-            continue
-        below *= share
-        share += counts[value] / marks
-        below = (below + value * (counts[value] / marks)) / share
-        if _LEAST_CLASS <= share <= 1 - _LEAST_CLASS:
-            gap = below - (mean - share * below) / (1 - share)
-            variance = share * (1 - share) * gap * gap
+    threshold = smaller = below = 0  # how many values are smaller, and their sum
+    most = 0.0
+    for value in range(255):
+        smaller, below = smaller + counts[value], below + value * counts[value]
+        if 0 < smaller < marks:
+            gap = float(total * smaller - marks * below)
+            variance = gap * gap / (smaller * (marks - smaller))  # between the classes
             if variance > most:
                 threshold, most = value, variance
-    return _find(counts, threshold + 1, 0.5)
+    return _find(counts, threshold + 1, 0.5) if marks else 0
 
 
 @compiled()
@@ -122,16 +114,17 @@ def connected_parts(ink: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     first_of = np.zeros(1 + height * (width // 2 + 1), np.int32)  # of touching numbers the smallest
     used = 0
     number: Any
-    for y in range(height):
-        x = 0
-        while x < width:
+    first, top, last, bottom = _bounds(ink, 8)
+    for y in range(top, bottom):
+        x = first
+        while x < last:
             if not ink[y, x]:
                 x += 1
                 continue
             left, number = x, np.int32(0)
-            while x < width and ink[y, x]:
+            while x < last and ink[y, x]:
                 x += 1
-            for k in range(max(0, left - 1), min(width, x + 1) if y else 0):
+            for k in range(max(first, left - 1), min(last, x + 1) if y > top else first):
                 above = numbers[y - 1, k]
                 if above and above != number:
                     while first_of[above] != above:
@@ -142,7 +135,8 @@ def connected_parts(ink: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
             if not number:
                 used += 1
                 number = first_of[used] = np.int32(used)
-            numbers[y, left:x] = number
+            for k in range(left, x):
+                numbers[y, k] = number
     found = 0
     for number in range(1, used + 1):
         if first_of[number] == number:
@@ -152,19 +146,19 @@ def connected_parts(ink: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
             first_of[number] = first_of[first_of[number]]
     table = np.zeros((found, 6), np.int64)
     table[:, 0], table[:, 1] = width, height
-    for y in range(height):
-        x = 0
-        while x < width:
+    for y in range(top, bottom):
+        x = first
+        while x < last:
             number, left = numbers[y, x], x
-            while x < width and numbers[y, x] == number:
+            while x < last and numbers[y, x] == number:
                 numbers[y, x] = first_of[number]
                 x += 1
             if number:
-                part, at_edges = table[first_of[number] - 1], (y == 0) + (y == height - 1)
-                part[0], part[1] = min(part[0], left), min(part[1], y)
-                part[2], part[3] = max(part[2], x), y + 1
-                part[4] += x - left
-                part[5] += (left == 0) + (x == width) + at_edges * (x - left)
+                part, at_edges = first_of[number] - 1, (y == 0) + (y == height - 1)
+                table[part, 0], table[part, 1] = min(table[part, 0], left), min(table[part, 1], y)
+                table[part, 2], table[part, 3] = max(table[part, 2], x), y + 1
+                table[part, 4] += x - left
+                table[part, 5] += (left == 0) + (x == width) + at_edges * (x - left)
     return numbers, table
 
 
@@ -200,28 +194,33 @@ def stroke_width(ink: Pixels, least: int) -> float:
 
 
 @compiled(f"UniTuple(int64, 4)({PICTURE})")
-def extent(picture: Pixels) -> tuple[int, int, int, int]:
-    """The box of what is more than half as light as the lightest: left, top, right, bottom."""
+def extent(picture: Pixels) -> Box:
+    """The box of what is more than half as light as the lightest, (H, W)."""
+    return _bounds(picture, 1)
+
+
+@compiled()
+def _bounds(picture: Pixels, shift: int) -> Box:
+    """The box of what is more than the lightest pixel, shifted right by some bits."""
     height, width = picture.shape
     rows, columns = np.zeros(height, np.uint8), np.zeros(width, np.uint8)  # their lightest pixels
+    most: Any = np.uint8(0)
     for y in range(height):
         lightest: Any = np.uint8(0)
         for x in range(width):
             lightest = max(lightest, picture[y, x])
             columns[x] = max(columns[x], picture[y, x])
         rows[y] = lightest
-    most: Any = np.uint8(0)
-    for y in range(height):
-        most = max(most, rows[y])
-    half = most >> 1
-    top, bottom, left, right = 0, height, 0, width
-    while top < height and rows[top] <= half:
+        most = max(most, lightest)
+    least = most >> shift
+    left, top, right, bottom = 0, 0, width, height
+    while top < height and rows[top] <= least:
         top += 1
-    while bottom > top and rows[bottom - 1] <= half:
+    while bottom > top and rows[bottom - 1] <= least:
         bottom -= 1
-    while left < width and columns[left] <= half:
+    while left < width and columns[left] <= least:
         left += 1
-    while right > left and columns[right - 1] <= half:
+    while right > left and columns[right - 1] <= least:
         right -= 1
     return left, top, right, bottom
 
