@@ -79,11 +79,11 @@ def _find(counts: NDArray[np.int64], first: int, share: float) -> int:
     return value
 
 
-@compiled(f"int64({PICTURE}, float64, float64)")
-def even_paper(grey: Pixels, least: float, at_edges: float) -> int:
+@compiled(f"UniTuple(int64, 2)({PICTURE}, float64, float64)")
+def even_paper(grey: Pixels, least: float, at_edges: float) -> tuple[int, bool]:
     """Finds the brightness of at least these shares of a picture and of its edges; or -1.
 
-    The second is more than a half.
+    The second is more than a half. And whether the rest is darker, on average.
     """
     height, width = grey.shape
     edges = np.concatenate((grey[0], grey[-1], grey[:, 0], grey[:, -1]))
@@ -93,12 +93,27 @@ def even_paper(grey: Pixels, least: float, at_edges: float) -> int:
         if not lead:
             paper = value
         lead += 1 if value == paper else -1
-    same = 0
+    same = total = 0
     for y in range(height):
         for x in range(width):
             same += grey[y, x] == paper
+            total += grey[y, x]
     is_even = same / grey.size >= least and (edges == paper).sum() / edges.size >= at_edges
-    return int(paper) if is_even else -1
+    return int(paper) if is_even else -1, total < grey.size * int(paper)
+
+
+@compiled(f"int64({PICTURE})")
+def count_ends(picture: Pixels) -> int:
+    """Counts what is not 0 on both of opposite edges: for each two, the fewer pixels."""
+    height, width = picture.shape
+    top = bottom = left = right = 0
+    for x in range(width):
+        top += picture[0, x] > 0
+        bottom += picture[height - 1, x] > 0
+    for y in range(height):
+        left += picture[y, 0] > 0
+        right += picture[y, width - 1] > 0
+    return min(top, bottom) + min(left, right)
 
 
 @compiled(f"Tuple((int32[:, ::1], int64[:, ::1]))({PICTURE})")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from model.arrays import Pixels
-from model.pixels import even_paper, quantile
+from model.pixels import count_ends, even_paper, quantile
 
 cv2.setNumThreads(1)
 # A sheet has at least these shares of the picture and of the smallest rectangle around it (ellipses
@@ -36,7 +36,8 @@ def reduce(image: Pixels, longest: int) -> tuple[Pixels, int]:
     factor = -(-max(image.shape) // longest)
     if factor == 1:
         return image, 1
-    height, width = (side - side % factor or side for side in image.shape)
+    height, width = image.shape
+    height, width = height - height % factor or height, width - width % factor or width
     size = max(1, width // factor), max(1, height // factor)
     return cv2.resize(image[:height, :width], size, interpolation=cv2.INTER_AREA), factor
 
@@ -79,9 +80,10 @@ def is_ink_dark(grey: Pixels) -> bool:
     return cv2.sumElems(difference * difference * difference)[0] <= 0
 
 
-def find_even(grey: Pixels) -> int | None:
-    """The brightness of even paper, as of a drawing: of most pixels and along the edges."""
-    return None if (value := even_paper(grey, _MOST_PAPER, _EDGES)) < 0 else value
+def find_even(grey: Pixels) -> tuple[int, bool] | None:
+    """The brightness of even paper, as of a drawing, and whether ink is darker."""
+    paper, is_dark = even_paper(grey, _MOST_PAPER, _EDGES)
+    return None if paper < 0 else (paper, bool(is_dark))
 
 
 def clean(grey: Pixels) -> tuple[Pixels, float]:
@@ -139,11 +141,7 @@ def _share(contrast: Pixels, paper: Pixels, least: float) -> Pixels:
 
 def remove_lines(darkness: Pixels) -> Pixels:
     """Erases lines from edge to edge, except where ink crosses them."""
-    ends = 0
-    for some, other in (darkness[0], darkness[-1]), (darkness[:, 0], darkness[:, -1]):
-        if number := cv2.countNonZero(some):
-            ends += min(number, cv2.countNonZero(other))
-    if min(darkness.shape) < _LEAST_SIDE or ends < 2:
+    if min(darkness.shape) < _LEAST_SIDE or count_ends(darkness) < 2:
         return darkness
     return cv2.transpose(_erase_lines(cv2.transpose(_erase_lines(darkness))))
 

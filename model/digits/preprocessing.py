@@ -101,8 +101,8 @@ def _search(image: Pixels) -> tuple[Look, int]:
         refusals: list[str] = []
         grey, factor = paper.reduce(image, longest)
         least = _LEAST_CONTRASTS[factor > 1]
-        if (even := paper.find_even(grey)) is not None:
-            is_dark = cv2.mean(grey)[0] < even
+        if (on_even := paper.find_even(grey)) is not None:
+            even, is_dark = on_even
             found = _look_at(grey, is_dark, _REACHES[0], least, even if is_dark else 255 - even)
             if isinstance(found, Look) and found.is_drawn:
                 return found, factor

@@ -50,8 +50,20 @@ def test_even_paper_has_most_of_the_picture_and_of_its_edges() -> None:
         edges = np.concatenate((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
         value = np.bincount(picture.ravel()).argmax()
         is_even = (picture == value).mean() >= 0.6 and (edges == value).mean() >= 0.7
-        assert pixels.even_paper(picture, 0.6, 0.7) == (value if is_even else -1)
+        paper, is_darker = pixels.even_paper(picture, 0.6, 0.7)
+        assert paper == (value if is_even else -1)
+        if is_even:
+            assert is_darker == (picture.mean() < value)
         found += is_even
+    assert 20 < found < 280
+
+
+def test_ends_are_on_both_of_opposite_edges() -> None:
+    found = 0
+    for picture in pictures(7):
+        rows, columns = ((each[[0, -1]] > 0).sum(axis=1) for each in (picture, picture.T))
+        assert pixels.count_ends(picture) == rows.min() + columns.min()
+        found += pixels.count_ends(picture) > 0
     assert 20 < found < 280
 
 

@@ -87,8 +87,8 @@ def test_paper_is_even_where_most_of_it_and_of_the_edges_has_one_brightness() ->
     drawing = draw(4)
     on_a_desk = np.pad(drawing, 4, constant_values=200)
     shaded = np.minimum(drawing, np.linspace(150, 255, 140).astype(np.uint8))
-    assert paper.find_even(drawing) == 255
-    assert paper.find_even(~drawing) == 0
+    assert paper.find_even(drawing) == (255, True)
+    assert paper.find_even(~drawing) == (0, False)
     assert paper.find_even(on_a_desk) is None
     assert paper.find_even(shaded) is None
 
