@@ -1,6 +1,7 @@
-"""Measures of 8-bit pictures: each is one compiled loop, where OpenCV has several calls.
+"""Boxes, and measures of 8-bit pictures.
 
-For a small picture, a call of OpenCV takes as long as the work that it does.
+Each measure is one compiled loop where OpenCV has several functions: in a small picture, calling
+one costs as much as the work that it does.
 """
 
 import math
@@ -24,7 +25,7 @@ def crop(picture: Pixels, box: Box, factor: int = 1) -> Pixels:
 
 
 def grown(box: Box, by: int) -> Box:
-    """The box with a margin, in a picture that it may leave at the right and below."""
+    """The box with a margin, which may extend past the right and bottom edges of a picture."""
     left, top, right, bottom = box
     return max(0, left - by), max(0, top - by), right + by, bottom + by
 
@@ -43,9 +44,13 @@ def quantile(values: Pixels, share: float) -> int:
 
 @compiled(f"int64({PICTURE})")
 def typical_mark(values: Pixels) -> int:
-    """Computes the median of marks: of the values above 0 the larger, after Otsu 1979; (H, W).
+    """Computes the median of the darker marks: of values above 0 the upper class of Otsu 1979.
 
-    Without any it is 0.
+    Args:
+        values: (H, W).
+
+    Returns:
+        1 to 255; 0 if all are 0.
     """
     left, top, right, bottom = _bounds(values, 8)
     counts = np.zeros(256, np.int64)
@@ -56,8 +61,8 @@ def typical_mark(values: Pixels) -> int:
     marks = total = 0
     for value in range(256):
         marks, total = marks + counts[value], total + value * counts[value]
-    threshold = smaller = below = 0  # how many values are smaller, and their sum
-    most = 0.0
+    smaller = below = 0  # the number of values up to this one, and their sum
+    threshold, most = 0, 0.0
     for value in range(255):
         smaller, below = smaller + counts[value], below + value * counts[value]
         if 0 < smaller < marks:
@@ -70,7 +75,7 @@ def typical_mark(values: Pixels) -> int:
 
 @compiled()
 def _find(counts: NDArray[np.int64], first: int, share: float) -> int:
-    """The value from the first on that this share of them is below."""
+    """The first value, from `first` on, up to which there is more than this share of them."""
     left = share * counts[first:].sum()
     value = first
     while value < 255 and counts[value] <= left:
@@ -79,16 +84,22 @@ def _find(counts: NDArray[np.int64], first: int, share: float) -> int:
     return value
 
 
-@compiled(f"UniTuple(int64, 2)({PICTURE}, float64, float64)")
+@compiled(f"Tuple((int64, boolean))({PICTURE}, float64, float64)")
 def even_paper(grey: Pixels, least: float, at_edges: float) -> tuple[int, bool]:
-    """Finds the brightness of at least these shares of a picture and of its edges; or -1.
+    """Finds the brightness of at least these shares of a picture and of its edges, (H, W).
 
-    The second is more than a half. And whether the rest is darker, on average.
+    Args:
+        grey: brightness.
+        least: share of the picture.
+        at_edges: share of the edges, more than a half.
+
+    Returns:
+        The brightness, or -1 if there is none; and whether the rest is darker, on average.
     """
     height, width = grey.shape
     edges = np.concatenate((grey[0], grey[-1], grey[:, 0], grey[:, -1]))
     paper: Any = np.uint8(0)
-    lead = 0  # a majority leads in the end, Boyer and Moore 1981
+    lead = 0  # of the candidate in the majority vote of Boyer and Moore 1981
     for value in edges:
         if not lead:
             paper = value
@@ -104,7 +115,7 @@ def even_paper(grey: Pixels, least: float, at_edges: float) -> tuple[int, bool]:
 
 @compiled(f"int64({PICTURE})")
 def count_ends(picture: Pixels) -> int:
-    """Counts what is not 0 on both of opposite edges: for each two, the fewer pixels."""
+    """Counts pixels above 0 on opposite edges: of each two edges the smaller number."""
     height, width = picture.shape
     top = bottom = left = right = 0
     for x in range(width):
@@ -126,7 +137,7 @@ def connected_parts(ink: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """
     height, width = ink.shape
     numbers = np.zeros((height, width), np.int32)
-    first_of = np.zeros(1 + height * (width // 2 + 1), np.int32)  # of touching numbers the smallest
+    first_of = np.zeros(1 + height * (width // 2 + 1), np.int32)  # a touching number, or itself
     used = 0
     number: Any
     first, top, last, bottom = _bounds(ink, 8)
@@ -181,11 +192,10 @@ def connected_parts(ink: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
 def stroke_width(ink: Pixels, least: int) -> float:
     """Computes the mean width of strokes: twice their area over the length of their outlines.
 
-    Ink is what is at least this dark, (H, W). An outline goes through the centres of pixels that
-    touch, also over a corner; of each square of four pixels it passes so much:
-
-        #.  .#  ##   3 of them   1 diagonal
-        ..  #.  ..   2 of them   2 diagonals over the corner, or 1 side
+    Ink is what is at least `least`, (H, W). Outlines go through the centres of its outer pixels,
+    from one to the next of eight. Their length is a sum over all squares of four pixels, a method
+    of Gray 1971, "Local properties of binary images in two dimensions": one diagonal where three
+    are ink, one side where two neighbours are, two diagonals where two opposite corners are.
     """
     height, width = ink.shape
     above, here = np.zeros(width + 2, np.uint8), np.zeros(width + 2, np.uint8)
@@ -216,7 +226,7 @@ def extent(picture: Pixels) -> Box:
 
 @compiled()
 def _bounds(picture: Pixels, shift: int) -> Box:
-    """The box of what is more than the lightest pixel, shifted right by some bits."""
+    """The box of what is above 0 (`shift` 8) or above half of the lightest (1)."""
     height, width = picture.shape
     rows, columns = np.zeros(height, np.uint8), np.zeros(width, np.uint8)  # their lightest pixels
     most: Any = np.uint8(0)
@@ -250,16 +260,16 @@ def sharp_share(
     reach_if_faint: int,
     faint: float,
 ) -> float:
-    """The share of an outline within reach of half of the brightness that the paper has there.
+    """The share of an outline with a pixel near it that is half way from ink to paper, or lighter.
 
     Args:
         grey: brightness, (H, W).
         darkness: of ink against the paper, in 255ths of it, (H, W).
         mask: 1 for what is outlined, else 0, (H, W).
-        box: left, top, right and bottom of what is outlined.
-        reach: pixels, to each side.
-        reach_if_faint: the same, if all darkness together is less than `faint`.
-        faint: see there.
+        box: of what is outlined.
+        reach: how far near is, to each side, pixels.
+        reach_if_faint: the same for what is fainter than `faint`.
+        faint: the darkness of all that is outlined together.
     """
     height, width = mask.shape
     left, top, right, bottom = box
@@ -270,7 +280,9 @@ def sharp_share(
     if total < faint:
         reach = reach_if_faint
     outline = sharp = 0
+    lightest = np.zeros(width, np.uint8)  # of each column, near the row
     for y in range(top, bottom):
+        first, last, is_known = max(0, y - reach), min(height - 1, y + reach), False
         for x in range(left, right):
             if not mask[y, x] or (
                 mask[max(y - 1, 0), x]
@@ -282,15 +294,20 @@ def sharp_share(
             outline += 1
             ink, light = np.float32(grey[y, x]), 255 - np.int64(darkness[y, x])
             paper = min(np.rint(np.float32(255) * ink / np.float32(light)), 255) if light else 0
-            sharp += _has(grey, y, x, reach, np.rint((paper + ink) / 2))
+            half = np.rint((paper + ink) / 2)
+            begin, end = max(0, x - reach), min(width - 1, x + reach)
+            # Mostly the paper is seen at once, above, below or beside the stroke.
+            if max(grey[first, x], grey[last, x], grey[y, begin], grey[y, end]) >= half:
+                sharp += 1
+                continue
+            if not is_known:
+                is_known = True
+                lightest[:] = 0
+                for row in range(first, last + 1):
+                    for column in range(width):
+                        lightest[column] = max(lightest[column], grey[row, column])
+            for column in range(begin, end + 1):
+                if lightest[column] >= half:
+                    sharp += 1
+                    break
     return sharp / outline
-
-
-@compiled()
-def _has(grey: Pixels, y: int, x: int, reach: int, least: float) -> bool:
-    """Whether the square around a pixel has one that is at least as light."""
-    for row in range(max(0, y - reach), min(grey.shape[0], y + reach + 1)):
-        for column in range(max(0, x - reach), min(grey.shape[1], x + reach + 1)):
-            if grey[row, column] >= least:
-                return True
-    return False

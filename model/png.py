@@ -19,7 +19,8 @@ def undo_filters(data: NDArray[np.uint8], pixels: Pixels) -> int:
         The largest value; -1: there is no such filter.
     """
     height, width = pixels.shape
-    made, most = np.zeros(width, np.uint8), np.zeros(width, np.uint8)  # the row before; the largest
+    made = np.zeros(width, np.uint8)  # the latest row
+    most = np.zeros(width, np.uint8)  # of each column
     for y in range(height):
         kind, values = data[y * (width + 1)], data[y * (width + 1) + 1 :][:width]
         if kind == 0:

@@ -44,7 +44,8 @@ def _centre(digit: Pixels) -> Pixels:
             mass += ink[y, x]
             moment_x += x * ink[y, x]
             moment_y += y * ink[y, x]
-    # Half way between two pixels, up and left.
+    # A centre half way between two pixels goes up and left.
+    mass = max(mass, 1)
     left = min(max(math.ceil((SIDE - 1) / 2 - moment_x / mass), 0), SIDE - width)
     top = min(max(math.ceil((SIDE - 1) / 2 - moment_y / mass), 0), SIDE - height)
     image = np.zeros((SIDE, SIDE), np.uint8)

@@ -1,5 +1,6 @@
 """Each measure against OpenCV and NumPy, which need several operations for it."""
 
+import math
 from collections.abc import Iterator
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 
 from model import pixels
 from model.arrays import Array, Pixels
+from model.digits.paper import measure_darkness
 from tests.model.digits.pictures import draw_varied
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -86,7 +88,10 @@ def test_connected_parts() -> None:
 
 @pytest.mark.parametrize("least", [1, 128])
 def test_the_width_of_strokes(least: int) -> None:
-    for picture in pictures(5):
+    for whole in pictures(5):
+        picture = whole[1:, : max(1, whole.shape[1] - 2)]
+        if not picture.size:
+            continue
         ink = (picture >= least).astype(np.uint8)
         outlines = cv2.findContours(ink, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]
         length = sum(cv2.arcLength(outline, True) for outline in outlines)
@@ -104,13 +109,15 @@ def test_the_extent_of_what_is_light() -> None:
             assert (left, top, right, bottom) == (x.min(), y.min(), x.max() + 1, y.max() + 1)
 
 
-@pytest.mark.parametrize("reach", [1, 3])
+@pytest.mark.parametrize("reach", [1, 3, 8])
 def test_the_share_of_an_outline_that_is_sharp(reach: int) -> None:
     shares = []
     for number, picture in enumerate(draw_varied()):
         grey = cv2.GaussianBlur(picture, (0, 0), 0.5 + number % 5)
         grey = ~grey if np.median(grey) < 128 else grey
-        darkness = np.where(grey < 200, 255 - grey, 0).astype(np.uint8)
+        # Shaded paper, also in part of a picture: ink along its edges.
+        grey = (grey * np.linspace(0.3, 1, grey.shape[1])).astype(np.uint8)[number % 40 :, 5:]
+        darkness = measure_darkness(grey, 10, 0, max(1, max(grey.shape) // 4))
         mask = cv2.threshold(darkness, 80, 1, cv2.THRESH_BINARY)[1]
         if mask.all() or not mask.any():
             continue
@@ -132,3 +139,27 @@ def _sharp_share(grey: Pixels, darkness: Pixels, mask: Pixels, reach: int) -> Ar
     is_sharp = cv2.dilate(grey, None, iterations=reach) >= half
     share: Array = is_sharp[mask > cv2.erode(mask, _CROSS)].mean()
     return share
+
+
+def test_a_picture_of_one_part_has_no_edge_that_could_be_sharp() -> None:
+    ink = np.ones((9, 7), np.uint8)
+    assert math.isnan(pixels.sharp_share(ink, ink, ink, (0, 0, 7, 9), 1, 1, 0))
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_parts_that_meet_late_are_one(turns: int) -> None:
+    spiral = np.zeros((41, 41), np.uint8)
+    for k in range(0, 20, 2):
+        spiral[k, max(0, k - 2) : 41 - k] = spiral[k : 41 - k, 40 - k] = 1
+        spiral[40 - k, k : 41 - k] = spiral[k + 2 : 41 - k, k] = 1
+    comb = np.zeros((41, 41), np.uint8)
+    comb[:, ::2] = comb[-1] = 1
+    stairs = np.zeros((41, 41), np.uint8)
+    stairs[:, ::2] = 1
+    for k in range(1, 40, 2):
+        stairs[k, 40 - k - 1 : 40 - k + 2] = 1
+    for picture in (spiral, comb, stairs):
+        turned = np.rot90(picture, turns)
+        numbers, table = pixels.connected_parts(turned)
+        assert np.array_equal(numbers, turned)
+        assert table.tolist() == [[0, 0, 41, 41, turned.sum(), table[0, 5]]]

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from model.arrays import Pixels
-from model.digits.fitting import follows_convention
+from model.digits.fitting import BOX, fit, follows_convention
 from model.digits.paper import SPECKED, clean, measure_darkness
 from model.digits.parts import find_parts
 from model.pixels import quantile
+from tests.samples.draw import draw_digit
 
 SHAPES = [(1, 1), (1, 2), (2, 1), (1, 60), (60, 1), (2, 55), (55, 3), (28, 28), (70, 54), (90, 120)]
 
@@ -52,7 +53,7 @@ def test_darkness(picture: Pixels, reach: int) -> None:
     assert np.array_equal(darkness, expected)
 
 
-@pytest.mark.parametrize("even", [255, 180, 3])
+@pytest.mark.parametrize("even", [255, 180, 30])
 def test_darkness_on_even_paper(picture: Pixels, even: int) -> None:
     darkness = measure_darkness(picture, 16, 0, 1, even)
 
@@ -99,3 +100,31 @@ def test_mnists_convention() -> None:
     assert 20 < following < 450
     assert not follows_convention(np.zeros((28, 28), np.uint8))
     assert not follows_convention(np.full((27, 28), 9, np.uint8))
+
+
+@pytest.mark.parametrize("thickness", [0.02, 0.05, 0.2])
+def test_fitting_is_scaling_widening_scaling_and_centring(thickness: float) -> None:
+    for digit in range(10):
+        ink = ~np.array(draw_digit(digit, size=110, thickness=thickness, jitter=0.02, seed=digit))
+        cover = _scaled(ink, 3 * BOX)
+        outlines = cv2.findContours((cover > 127).astype(np.uint8), 1, 2)[0]
+        length = sum(cv2.arcLength(outline, True) for outline in outlines)
+        missing = 6 - 2 * np.count_nonzero(cover > 127) / length
+        wide = cv2.dilate(cover, None, iterations=max(0, round(missing / 2)))
+        left, top, width, height = cv2.boundingRect((wide > wide.max() // 2).astype(np.uint8))
+        small = _scaled(wide[top : top + height, left : left + width], BOX)
+        small = cv2.convertScaleAbs(small, alpha=255 / small.max())
+        places = (np.indices(small.shape) * small).sum(axis=(1, 2)) / small.sum()
+        y, x = np.ceil(13.5 - places).astype(int)
+        expected = np.zeros((28, 28), np.uint8)
+        expected[y : y + small.shape[0], x : x + small.shape[1]] = small
+        assert np.array_equal(fit(ink), expected)
+
+
+def _scaled(ink: Pixels, side: int) -> Pixels:
+    extent = cv2.boundingRect((ink > ink.max() // 2).astype(np.uint8))[2:]
+    scale = side / max(extent)
+    size = [max(1, round(length * scale)) for length in ink.shape[::-1]]
+    how = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+    scaled: Pixels = cv2.resize(ink, size, interpolation=how)
+    return scaled
