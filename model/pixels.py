@@ -296,7 +296,7 @@ def sharp_share(
             paper = min(np.rint(np.float32(255) * ink / np.float32(light)), 255) if light else 0
             half = np.rint((paper + ink) / 2)
             begin, end = max(0, x - reach), min(width - 1, x + reach)
-            # Mostly the paper is seen at once, above, below or beside the stroke.
+            # Mostly the paper is seen at once, above, below, left or right of the stroke.
             if max(grey[first, x], grey[last, x], grey[y, begin], grey[y, end]) >= half:
                 sharp += 1
                 continue

@@ -25,7 +25,7 @@ FIGURES = {
     ("docs/quality.md", "evaluate"): ["0.42", "96.66", "0.02"],
     ("docs/performance.md", "bench-engine"): ["87.1"],
     ("docs/capacity.md", "capacity"): ["25"],
-    ("docs/comparison.md", "comparison"): ["5.1", "7.2", "3.7", "3.0", "2.4", "1.3"],
+    ("docs/comparison.md", "comparison"): ["5.1", "7.0", "4.1", "4.9", "5.9", "3.6", "2.5"],
     ("docs/protocol.md", "v2-mutations"): ["20,000"],
     ("docs/experiments.md", "compare-relu"): ["0.0002"],
     ("docs/experiments.md", "regularisers"): ["1.52", "1.45", "0.07", "0.06", "0.02", "0.21"],
