@@ -83,7 +83,7 @@ def is_ink_dark(grey: Pixels) -> bool:
 def find_even(grey: Pixels) -> tuple[int, bool] | None:
     """The brightness of even paper, as of a drawing, and whether ink is darker; None: it is not."""
     paper, is_dark = even_paper(grey, _MOST_PAPER, _EDGES)
-    return None if paper < 0 else (paper, bool(is_dark))
+    return None if paper < 0 else (paper, is_dark)
 
 
 def clean(grey: Pixels) -> tuple[Pixels, float]:
@@ -113,7 +113,7 @@ def measure_darkness(
         least: the least contrast of ink, grey levels.
         noise: standard deviation of the noise, grey levels.
         reach: strokes of up to twice this width are ink, at the edge up to this; wider ones shadow.
-        even: the brightness of paper that is even, which has no noise, and strokes of any width.
+        even: the brightness of paper that is even; `noise` and `reach` are not used then.
     """
     if even is not None:
         return cv2.LUT(grey, _darkness_on_even(even, least))
