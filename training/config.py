@@ -82,6 +82,9 @@ class TrainConfig(Checked):
     optimiser: str = option(
         "adamw", "what turns gradients into steps", choices=("adamw", "sgd"), group="experiments"
     )
+    precision: str = option(
+        "float32", "of matrix products; bfloat16 is faster", choices=("float32", "bfloat16")
+    )
     momentum: float = option(0.0, "momentum of SGD", 0, 0.9999)
     schedule: str = option("one-cycle", "of the learning rate", choices=("one-cycle", "constant"))
     initialisation: str = option(

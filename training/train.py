@@ -149,12 +149,16 @@ def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, f
     total_loss = torch.zeros((), device=device)
     correct = torch.zeros((), device=device, dtype=torch.int64)
     for x, rows, masks, labels, teacher_logits in batches(run, config, epoch):
-        B = len(labels)
-        logits, outlier_logits = network(x, masks, rows).split([B, len(rows) - B])
+        B, plain = len(labels), None
+        # Weights, their gradients and the loss stay in single precision.
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            every_pass = network(x, masks, rows).float()
+            if len(x) > B and config.plain_outlier_weight > 0:
+                plain = network(x[B:]).float()
+        logits, outlier_logits = every_pass.split([B, len(rows) - B])
         loss = _loss(logits, labels, teacher_logits, config)
         objective = loss
         if len(x) > B:
-            plain = network(x[B:]) if config.plain_outlier_weight > 0 else None
             objective = loss + outlier_loss(outlier_logits, plain, config)
         if config.l1 > 0 or config.l2 > 0:
             weights = _weights_of(network)

@@ -198,6 +198,7 @@ def weights_of(checkpoint: Checkpoint) -> list[Floats]:
         ("max_norm", 1.0),
         ("input_dropout", 0.1),
         ("optimiser", "sgd"),
+        ("precision", "bfloat16"),
         ("schedule", "constant"),
         ("initialisation", "glorot"),
         ("activation", "linear"),
@@ -332,6 +333,20 @@ def test_without_dropout_a_step_follows_the_gradient_of_both_losses() -> None:
     train_epoch(run, config, Epoch(pixels, labels, outliers=outliers))
     for parameter, wanted in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), wanted)
+
+
+def test_products_in_half_precision_are_those_in_single_precision_rounded() -> None:
+    config = replace(WITH_OUTLIERS, plain_outlier_weight=0.1)
+    pixels, labels = torch.from_numpy(IMAGES.pixels[:25]), torch.from_numpy(IMAGES.labels[:25])
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        settings = replace(config, precision=precision)
+        run = start(settings, IMAGES, CPU)
+        train_epoch(run, settings, Epoch(pixels, labels, outliers=pixels[:10]))
+        gradients.append([each.grad for each in run.network.parameters() if each.grad is not None])
+    for single, half in zip(*gradients, strict=True):
+        assert single.dtype == half.dtype == torch.float32
+        assert 0 < (single - half).norm() < 0.1 * single.norm()
 
 
 def test_the_passes_of_an_outlier_have_masks_of_their_own_and_digits_one_each() -> None:
