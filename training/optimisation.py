@@ -23,15 +23,13 @@ def initialise(network: Trainable, config: TrainConfig, generator: torch.Generat
     "he" is normal with variance 2 / inputs (He et al. 2015), made for ReLU; "glorot" is uniform
     within sqrt(6 / (inputs + outputs)) (Glorot and Bengio 2010), what Keras does by default.
     """
-    for layer in network.layers:
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            continue
-        if config.initialisation == "glorot":
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
+    for name, values in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(values)
+        elif config.initialisation == "glorot":
+            nn.init.xavier_uniform_(values, generator=generator)
         else:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
+            nn.init.kaiming_normal_(values, nonlinearity="relu", generator=generator)
 
 
 def build_optimiser(network: Trainable, config: TrainConfig) -> torch.optim.Optimizer:

@@ -149,20 +149,17 @@ def train_epoch(run: "Run", config: TrainConfig, epoch: Epoch) -> tuple[float, f
     total_loss = torch.zeros((), device=device)
     correct = torch.zeros((), device=device, dtype=torch.int64)
     for x, rows, masks, labels, teacher_logits in batches(run, config, epoch):
-        B, plain = len(labels), None
+        B = len(labels)
         # Weights, their gradients and the loss stay in single precision.
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             every_pass = network(x, masks, rows).float()
-            if len(x) > B and config.plain_outlier_weight > 0:
-                plain = network(x[B:]).float()
+            plain = network(x[B:]).float() if config.plain_outlier_weight > 0 else None
         logits, outlier_logits = every_pass.split([B, len(rows) - B])
-        loss = _loss(logits, labels, teacher_logits, config)
-        objective = loss
+        objective = loss = _loss(logits, labels, teacher_logits, config)
         if len(x) > B:
             objective = loss + outlier_loss(outlier_logits, plain, config)
         if config.l1 > 0 or config.l2 > 0:
-            weights = _weights_of(network)
-            objective = objective + weight_penalty(weights, l1=config.l1, l2=config.l2)
+            objective = objective + weight_penalty(_weights_of(network), l1=config.l1, l2=config.l2)
         run.optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
@@ -323,8 +320,7 @@ def _loss(
 
 
 def _weights_of(network: Trainable) -> list[Tensor]:
-    kinds = nn.Linear | nn.Conv2d
-    return [layer.weight for layer in network.layers if isinstance(layer, kinds)]
+    return [values for name, values in network.named_parameters() if name.endswith("weight")]
 
 
 def recipe_of(
@@ -363,8 +359,7 @@ def _checkpoint_of(
         "data_md5": {name: dataset.md5[name] for name in FILES["train"]},
     }
     measured = {name: getattr(scores, name) for name in ("images", "error", "nll", "ece")}
-    metrics = {"validation": measured}
-    return AnyCheckpoint(network.to_network(), training=training, metrics=metrics)
+    return AnyCheckpoint(network.to_network(), training=training, metrics={"validation": measured})
 
 
 def _finished(recipe: dict[str, Any], files: RunFiles) -> AnyCheckpoint:

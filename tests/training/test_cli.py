@@ -170,6 +170,7 @@ def test_every_setting_reaches_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         input_dropout=0.375,
         patience=17,
         optimiser="sgd",
+        precision="bfloat16",
         momentum=0.5,
         schedule="constant",
         initialisation="glorot",
