@@ -7,8 +7,9 @@ import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from model.literals import Precision
 from training.errors import TrainingError
 from training.options import Checked, about, option, setting
 
@@ -82,9 +83,7 @@ class TrainConfig(Checked):
     optimiser: str = option(
         "adamw", "what turns gradients into steps", choices=("adamw", "sgd"), group="experiments"
     )
-    precision: str = option(
-        "float32", "of matrix products; bfloat16 is faster", choices=("float32", "bfloat16")
-    )
+    precision: str = option("float32", "of matrix products", choices=get_args(Precision))
     momentum: float = option(0.0, "momentum of SGD", 0, 0.9999)
     schedule: str = option("one-cycle", "of the learning rate", choices=("one-cycle", "constant"))
     initialisation: str = option(
